@@ -1,10 +1,10 @@
 """Solve a differential equation with KANs or MLPs, and report how reliable each solution is.
 
-The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3). It
-differs from the paper in the solver (Levenberg-Marquardt on exact Jacobian rows, with exactly
-refined grids) and in the network (a sum of products of one-layer KANs). On request an MLP with the
-same solver, points and weights shows what each of them adds. Errors are measured at new points; the
-verdict rests on residuals and on the change from grid to grid alone.
+The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3), but
+with another solver and another network than in the paper: tensor products of splines, which become
+a sum of products of one-layer KANs. Other KANs and MLPs can be trained for comparison. If a
+solution is known, errors are measured at points not used for fitting. A small error never improves
+the verdict, which rests on residuals, on the change from grid to grid and on estimated errors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: SolveConfig) -> list[Cell]:
-    """Return a cell for each network, of each equation of a suite."""
+    """Return one cell per equation and network.
+
+    A cell is a dictionary with the entry of `suite` (empty for a single equation), to which
+    `network`, the number of the network, is added.
+    """
     return [
         {**entry, "network": number}
         for entry in map(dict, _entries(cfg))
@@ -49,7 +53,11 @@ def check(cfg: SolveConfig) -> None:
 
 
 def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
-    """Solve with one network; yield a row per grid, the summary, the solution, its checkpoint."""
+    """Solve one equation with one network.
+
+    Yield warnings about the conditions, a row of `metrics` per grid, the verdict, a row of
+    `summary`, tables of the solution (for the first seed only), and a checkpoint.
+    """
     from kanrun.experiments.solve.checks import condition_warnings
     from kanrun.experiments.solve.problem import make_solve_problem, settings_of
     from kanrun.experiments.solve.settings import network_choices
@@ -80,7 +88,11 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield convergence and windows by equation, and solution, errors and sections by network."""
+    """Yield the figures by name.
+
+    There is a figure of the convergence or of the windows per equation, and figures of the solution
+    (with errors and residuals) and of its sections per network.
+    """
     from kanrun.experiments.solve.plots import (
         convergence,
         curves_figure,
@@ -109,7 +121,7 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> list[Claim]:
-    """Return claims about the verdicts and the estimated parameters."""
+    """Return the claims about verdicts, errors and estimated parameters."""
     from kanrun.experiments.solve.needles import needle_claims
     from kanrun.experiments.solve.verdict import claims_of
 

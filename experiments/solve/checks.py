@@ -1,7 +1,7 @@
 """Checks of an equation before it is solved.
 
-They are about too few or incompatible conditions, a wrong exact solution, and the memory of this
-machine.
+They find too few or incompatible conditions, a wrong exact solution, and problems that are too
+large for the memory of this machine.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ _FACE_POINTS = 40
 #: Largest difference of two conditions that agree, relative to their size. A smaller value refuses
 #: conditions that differ only by rounding.
 _AGREEMENT = 1e-9
-#: Relative difference of conditions from which on a corner is incompatible.
+#: Largest relative residual of a condition at a corner at which it agrees with the other conditions
+#: there. With a larger one, the corner is incompatible.
 _INCOMPATIBLE = 1e-4
 #: Largest residual of an exact solution, relative to the largest term. A larger value accepts
 #: wrong solutions; a smaller one refuses solutions with rounded constants.
 _EXACT = 1e-6
-#: Number of points inside the box at which that residual is evaluated. With fewer points, local
+#: Number of points inside the box at which an exact solution is checked. With fewer points, local
 #: errors of a solution are missed.
 _EXACT_POINTS = 200
-#: Digits with which a residual is evaluated again that may be rounding.
+#: Number of digits with which a large residual is evaluated again, in case it is due to rounding.
 _DIGITS = 50
 #: Largest fraction of the machine's memory that the rows of one problem may take; larger problems
 #: are refused. The message calls it half.
@@ -56,7 +57,12 @@ _TINY = 1e-300
 
 
 def check_determined(system: System) -> None:
-    """Raise UsageError for underdetermined equations and contradictory conditions."""
+    """Check that an equation has enough conditions, and that they do not contradict each other.
+
+    Raises:
+        UsageError: If the equation is underdetermined, a name occurs nowhere, or two conditions
+            prescribe different values.
+    """
     names = system.vocabulary.unknowns
     variables = system.vocabulary.variables
     if not system.conditions and not system.observations:
@@ -99,7 +105,7 @@ def check_determined(system: System) -> None:
 
 
 def _check_agreement(system: System) -> None:
-    """Raise UsageError for two conditions that give one derivative different values on a face."""
+    """Raise UsageError if two conditions prescribe different values of a derivative on a face."""
     for (first, d, _), (second, e, other) in itertools.combinations(system.given, 2):
         for face in set(first.faces) & set(second.faces) if d == e else ():
             points = on_face(face, system.box, _FACE_POINTS).numpy()
@@ -117,7 +123,11 @@ def _place(face: Face, names: Sequence[str], between: str = ", ") -> str:
 
 
 def _counted(system: System) -> tuple[int, int]:
-    """Return the sum of the unknowns' orders in the first variable, and the conditions."""
+    """Return the number of conditions that an ordinary equation needs, and the number it has.
+
+    The first number is the sum over the unknowns of their orders in the first variable. A condition
+    on several faces counts once per face.
+    """
     places = (1 if each.periodic is not None else len(each.faces) for each in system.conditions)
     return sum(highest_orders(system.equations, 0)), sum(places)
 
@@ -165,9 +175,10 @@ def missing_conditions(system: System) -> list[str]:
 
 
 def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
-    """Return the corners where a condition contradicts the other ones.
+    """Return the corners at which a condition contradicts those on other faces.
 
-    A condition on a face also determines the derivatives along the face.
+    A condition that prescribes a value on a face also determines the derivatives along this face,
+    so that conditions on derivatives can be compared as well.
     """
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
@@ -199,7 +210,7 @@ def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
 
 
 def contradiction_sentence(contradiction: Contradiction, names: Sequence[str]) -> str:
-    """Return what says that conditions contradict the equation, and by how much."""
+    """Return the message that conditions contradict the equation, with numbers."""
     found = (
         "the conditions contradict the equation: every function that meets them has a residual of "
         f"at least {contradiction.residual:.2g} relative to its terms"
@@ -216,9 +227,11 @@ def contradiction_sentence(contradiction: Contradiction, names: Sequence[str]) -
 
 
 def _given_value(wanted: Derivative, given: Sequence[Any], names: Sequence[str]) -> Any:
-    """Return the value of a derivative from the first condition that gives it along its face.
+    """Return the formula of a derivative that conditions determine at a corner, or None.
 
-    `given` holds triples (derivative, value, face).
+    `given` holds triples (derivative, value, face) of conditions that prescribe a value on a face.
+    The first of them is used whose derivatives along its face include `wanted`. The result is None
+    if the value jumps.
     """
     for derivative, value, face in given:
         more = [a - b for a, b in zip(wanted.index, derivative.index, strict=True)]
@@ -238,10 +251,16 @@ def _residual(
     near: Sequence[Array],
     sizes: Sequence[float] = (),
 ) -> tuple[Array, float]:
-    """Return |left - right| at points, and the largest term at the points `near`.
+    """Return |left - right| of a relation at points, and the size of its largest term.
 
-    `values` are formulas of the derivatives. A term is at least what derivatives of the given
-    `sizes` would make of it: where a solution is straight, its derivatives are rounding.
+    Args:
+        relation: Relation to evaluate.
+        values: Formulas of the derivatives in the relation.
+        constants: Values of the unknown parameters.
+        points: Points of the residual, shape (points, variables).
+        near: Arrays of points at which the size of the terms is measured.
+        sizes: Typical sizes of the derivatives. Terms with these sizes count as well, because
+            derivatives of a straight solution consist of rounding only.
     """
     names = relation.vocabulary.variables
     count = len(values)
@@ -264,10 +283,10 @@ def _residual(
 def _precise_residual(
     relation: Relation, values: Sequence[Any], constants: Sequence[float], point: Array
 ) -> float:
-    """Return |left - right| at a point (variables,), evaluated with `_DIGITS` digits.
+    """Return |left - right| of a relation at a point (variables,), evaluated with `_DIGITS` digits.
 
-    In float64, formulas such as tanh(s + 3) - tanh(s - 3) leave rounding alone far from s = 0,
-    which derivatives of narrow functions multiply.
+    In float64, formulas such as tanh(s + 3) - tanh(s - 3) lose all digits far from s = 0, and the
+    derivatives of narrow functions amplify this rounding error.
     """
     arguments = zip(relation.names, (*point, *values, *constants), strict=True)
     place = dict(zip(map(variable, relation.vocabulary.variables), point, strict=True))
@@ -282,7 +301,18 @@ def _precise_residual(
 def check_exact(
     system: System, formulas: Sequence[sympy.Expr], parameters: Mapping[str, float]
 ) -> None:
-    """Raise UsageError if an exact solution does not satisfy the equations and conditions."""
+    """Check that an exact solution satisfies the equations and conditions.
+
+    Nothing is checked if a parameter is not known.
+
+    Args:
+        system: The system.
+        formulas: Formulas of the exact solution, one per unknown.
+        parameters: True values of the unknown parameters by name.
+
+    Raises:
+        UsageError: If the solution does not satisfy an equation or a condition.
+    """
     names = system.vocabulary.variables
     unknown = system.vocabulary.constants
     if set(unknown) - set(parameters):
@@ -295,7 +325,7 @@ def check_exact(
         for each in system.conditions
         for face in each.faces
     ]
-    # A function in the box, over the ranges to the orders, is the size of its derivative.
+    # The size of a derivative is that of the function, divided by the range per differentiation.
     ranges = np.diff(system.box.numpy())[:, 0]
     largest = [np.abs(np.nan_to_num(to_numpy(each, names)(inside))).max() for each in formulas]
     for relation, points in places:
@@ -320,7 +350,10 @@ def check_exact(
 
 
 def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:
-    """Raise UsageError if the rows of a problem exceed the memory of this machine."""
+    """Raise UsageError if a least squares problem takes too much of this machine's memory.
+
+    `unknowns` is the number of unknowns of the problem.
+    """
     faces = sum(len(each.faces) or 1 for each in system.conditions)
     rows = len(system.equations) * policy.collocation_points + faces * policy.boundary_points
     rows += sum(len(each.points) for each in system.observations)

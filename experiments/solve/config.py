@@ -1,4 +1,4 @@
-"""Settings of `kanrun solve`: the equation, and how it is solved."""
+"""Settings of `kanrun solve`: the equation and the solver."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kanrun.config.rules import (
     copied,
 )
 
-#: Numbers, text, lists or mappings. Mappings are not declared as such, because the shell may set
-#: keys of one that does not exist yet.
+#: Setting of any type: number, text, list or mapping. Mappings have no type of their own here,
+#: because the command line may set a key of a mapping that does not exist yet.
 AsTyped = Annotated[Any, FREE_TEXT]
 
 
 @dataclass
 class AnsatzConfig:
-    """Form of the unknown functions in terms of the outputs of a network."""
+    """How the outputs of a network are combined into the unknown functions."""
 
     terms: Annotated[
         Count | None, "number of products that are summed; null is 8, 1 for one variable"
@@ -83,7 +83,7 @@ class EquationConfig:
     ] = None
 
     def check(self) -> None:
-        """Raise UsageError for an equation that cannot be read."""
+        """Raise UsageError if an equation cannot be parsed."""
         from kanrun.formulas.equations import Vocabulary, parse_relation
 
         constants = (*(self.unknown_parameters or ()), *(self.constants or ()))
@@ -92,7 +92,7 @@ class EquationConfig:
             parse_relation(str(text), vocabulary)
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield an error for each mapping that is not one."""
+        """Yield an error for each setting that must be a mapping but is not."""
         for name in ("variables", "constants", "continuation", "conditions", "unknown_parameters"):
             value = getattr(self, name)
             sentences = name == "conditions" and isinstance(value, list | tuple)
@@ -118,9 +118,10 @@ class EquationConfig:
 class SolveConfig(ExperimentConfig):
     """`kanrun solve`.
 
-    A network is {kind: kan, hidden: [], degree: 5} (6 for equations of order 4) with the ansatz of
-    the equation, or {kind: kan, hidden: [2], terms: 1, factors: 1}, or
-    {kind: mlp, hidden: [20, 20], activation: tanh}.
+    Entries of `networks` are, for example, {kind: kan, hidden: [], degree: 5}, which takes terms
+    and factors from `equation.ansatz`; {kind: kan, hidden: [2], terms: 1, factors: 1}; and
+    {kind: mlp, hidden: [20, 20], activation: tanh}. The default degree is 5, or 2 more than the
+    order of the equation if that is larger.
     """
 
     equation: Annotated[EquationConfig, "equation to solve"] = copied(EquationConfig())

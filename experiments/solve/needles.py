@@ -1,10 +1,10 @@
-"""Sixty generated equations with narrow features and known solutions: the study `needles`.
+"""The study `needles`: sixty generated equations with narrow features and known solutions.
 
-`needles.yaml` has the kinds of problems. Each kind is a pair of formulas, an equation and a
-solution that satisfies it identically, in which {p}, {P} and {R} stand for a pulse and its
-integrals. The shape of the pulse, its width w, its place a and other constants are drawn. The
-conditions are the solution's values on faces of the box. Where only the inverse t(u) of the
-solution has a formula, the solution is tabulated by bisection.
+`needles.yaml` lists the kinds of problems. Each kind has an equation and a formula of its exact
+solution. In both, {p}, {P} and {R} stand for a pulse, its integral and the integral of that. The
+shape of the pulse, its width w, its position a and other constants are drawn at random. The
+conditions prescribe the values of the exact solution on faces of the box. If there is a formula for
+the inverse t(u) of a solution only, the solution is tabulated by bisection.
 """
 
 from __future__ import annotations
@@ -29,14 +29,20 @@ from kanrun.study.suite import claim_at_least, claim_at_most
 
 
 class Shape(NamedTuple):
-    """Pulse of area 1, its integral from 0 to 1, and the integral of that, as formulas of S."""
+    """Formulas in S of a pulse with narrow support.
+
+    Attributes:
+        pulse: Pulse of area 1.
+        step: Integral of the pulse, which rises from 0 to 1.
+        ramp: Integral of the step; empty if there is no formula.
+    """
 
     pulse: str
     step: str
     ramp: str = ""
 
 
-#: 1 - S^2 on [-1, 1], but at least 0.001, where sech(2*S/q) is 0 in float64.
+#: The larger of 1 - S^2 and 0.001, at which sech(2*S/q) is 0 in float64.
 _Q = "((1.001 - S^2 + abs(0.999 - S^2))/2)"
 SHAPES = {
     "gaussian": Shape(
@@ -54,38 +60,39 @@ SHAPES = {
         "(1/2 + erf(S/4)/2 + sin(2*S)*exp(-S^2/16)/4)",
     ),
 }
-#: Names of shapes by the word for them in `needles.yaml`.
+#: Names of shapes for each value of `shapes` in `needles.yaml`.
 CHOICES = {
     "all": [*SHAPES],
     "positive": [name for name in SHAPES if name != "burst"],
     "ramp": [name for name, shape in SHAPES.items() if shape.ramp],
 }
-#: Integral of 1/(1 - 0.8*exp(-S^2)) - 1, as a series.
+#: Integral of 1/(1 - 0.8*exp(-S^2)) - 1 from 0 to S, as a series.
 _DIP = " + ".join(f"0.8^{n}*sqrt(pi/{n})/2*erf(sqrt({n})*S)" for n in range(1, 150))
-#: Smallest and largest width relative to the range of the variable or unknown.
+#: Smallest and largest width of a feature, relative to the range of the variable or unknown.
 WIDTHS = (1e-5, 1e-2)
-#: The same for features that are narrow in two variables together.
+#: Smallest and largest width of features that are narrow in two variables together.
 WIDTHS_IN_TWO = (1e-3, 1e-2)
-#: Values in conditions that are smaller count as zero.
+#: Constant terms in conditions at or below this absolute value are replaced by zero.
 SMALLEST = 1e-100
-#: Digits of the constants that are drawn.
+#: Number of significant digits of random constants.
 DIGITS = 4
-#: Rows of a tabulated solution.
+#: Number of intervals between the rows of a tabulated solution.
 ROWS = 400
-#: Bisections of an interval of length 1 that reach the precision of float64.
+#: Number of bisections of an interval of length 1, enough for the precision of float64.
 BISECTIONS = 60
-#: Fewest problems to be solved.
+#: Smallest number of solved problems for the claim that many are solved.
 FEWEST_SOLVED = 30
-#: Largest ratio of the true error to the estimated one.
+#: Largest ratio of the true error to the estimated one of a problem that is rightly called solved.
 HONEST = 10.0
 
 
 @cache
 def needle_cells(seed: int) -> tuple[Cell, ...]:
-    """Return the problems of a seed as entries of a suite.
+    """Generate the problems of a seed, as entries of the setting `suite`.
 
-    Beside the equation an entry has its `facts` (kind, shape, relative width, and the width down to
-    which a run looks), and in `near` the formulas that are small where the solution is narrow.
+    In addition to the equation and its name, an entry has `facts` (kind, shape and relative width
+    of the feature, and the smallest width that solvers look for) and `near` (formulas that are
+    nearly zero at the narrow feature).
     """
     kinds = [(name, kind) for name, kind in _kinds().items() for _ in range(kind["count"])]
     return tuple(
@@ -102,7 +109,7 @@ def _kinds() -> dict[str, Any]:
 
 
 def _problem(rng: np.random.Generator, name: str, kind: Mapping[str, Any]) -> Cell:
-    """Return a problem of one kind, with a name such as source_0."""
+    """Generate a problem of one kind; `name` is for example source_0."""
     shape = str(rng.choice(CHOICES[kind["shapes"]])) if "shapes" in kind else ""
     texts = {key: _filled(str(text), kind, shape) for key, text in kind.items()}
     names = [each for each in "xt" if f"_{each}" in kind["formula"]]
@@ -139,7 +146,7 @@ def _problem(rng: np.random.Generator, name: str, kind: Mapping[str, Any]) -> Ce
 
 
 def _filled(text: str, kind: Mapping[str, Any], shape: str) -> str:
-    """Return a text of `needles.yaml` with the formulas of a shape for its placeholders."""
+    """Replace the placeholders in a text of `needles.yaml` by the formulas of a shape."""
     pulse, step, ramp = SHAPES.get(shape, ("", "", ""))
     formulas = {"p": (pulse, "s"), "P": (step, "s"), "R": (ramp, "s"), "Z": (f"({_DIP})", "s")}
     formulas |= {"q": (pulse, "r"), "Q": (step, "r")}
@@ -151,10 +158,14 @@ def _filled(text: str, kind: Mapping[str, Any], shape: str) -> str:
 def _constants(
     rng: np.random.Generator, width: float, *, timed: bool, alone: bool
 ) -> dict[str, float]:
-    """Draw the constants.
+    """Draw the constants of a problem.
 
-    The range of time, T, is 1 in equations with space. The pulse lies in the range of time if
-    `timed`, else in [0, 1].
+    Args:
+        rng: Random generator.
+        width: Relative width of the pulse.
+        timed: Whether the position of the pulse is a time, between 0 and T; otherwise it lies
+            between 0 and 1.
+        alone: Whether time is the only variable; otherwise its range T is 1.
     """
     end = _rounded(10 ** rng.uniform(-0.7, 0.7)) if alone else 1.0
     size = end if timed else 1.0
@@ -182,9 +193,9 @@ def _condition(
     derivative: str,
     face: str,
 ) -> str:
-    """Return the condition that gives a derivative its value on a face such as t=0.
+    """Return the condition that prescribes the exact value of a derivative on a face such as t=0.
 
-    Constant sums become numbers here: sympy would look for all digits of erf(1e4) - 1.
+    Constant sums are evaluated here, because sympy would take very long for erf(1e4) - 1.
     """
     unknown, _, suffix = derivative.partition("_")
     expression = parse_expression(exact[unknown], [*variables, *constants])
@@ -205,7 +216,10 @@ def _condition(
 
 
 def _tabulated(time: str, constants: Mapping[str, float]) -> dict[str, Any]:
-    """Return variables, conditions and known values of u(t) from 0 to 1 by its inverse."""
+    """Tabulate u(t), which grows from 0 to 1, from the formula `time` of its inverse t(u).
+
+    Return the variables, conditions and reference values as settings of the equation.
+    """
     known = {variable(name): sympy.Rational(repr(value)) for name, value in constants.items()}
     inverse = to_numpy(parse_expression(time, ["u", *constants]).subs(known), ["u"])
     first, end = inverse([[0.0], [1.0]])
@@ -227,11 +241,11 @@ def _tabulated(time: str, constants: Mapping[str, float]) -> dict[str, Any]:
 def needle_claims(summary: DataFrame) -> Iterator[Claim]:
     """Yield the claims that no problem is wrongly called solved, and that many are solved.
 
-    A feature that is narrower than the width that the run says it has looked at is no wrong
-    certificate.
+    A problem is wrongly called solved if its true error is much larger than the estimated one,
+    unless its feature is narrower than the smallest width that solvers look for.
     """
     solved = summary["verdict"] == "solved"
-    # The place of a feature of width w is known to within the spacing of float64 over w.
+    # Rounding of a coordinate shifts a feature of width w by about eps / w of its width.
     rounding = np.finfo(float).eps / summary["width"].fillna(1.0)
     estimate = summary["estimate"].astype(float).fillna(summary["grid_change"])
     wrong = solved & ~(summary["l2"] <= HONEST * (estimate + rounding))

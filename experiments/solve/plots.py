@@ -23,8 +23,9 @@ from kanrun.study import Tables
 #: Number of values of the second variable at which sections are drawn.
 SECTIONS = 5
 STYLES = ("--", ":", "-.")
-#: Relative L2 errors that others published, by the name of the equation, and their source. The KAN
-#: paper's is the root of its mean squared error over that of the solution (0.25).
+#: Published relative L2 errors with their sources, by the name of the equation. The KAN paper
+#: reports the mean squared error instead, from which the relative error was computed by dividing by
+#: the mean square of the solution (0.25) and taking the root.
 PUBLISHED: dict[str, tuple[tuple[float, str], ...]] = {
     "poisson": ((5.7e-4, "KAN [2,10,1], arXiv 2404.19756"), (4.7e-3, "MLP, arXiv 2404.19756")),
     "poisson_product": (
@@ -48,11 +49,16 @@ PUBLISHED: dict[str, tuple[tuple[float, str], ...]] = {
 
 @dataclass(frozen=True)
 class SolutionTables:
-    """Tables of one solution, and the names of its columns.
+    """Tables of one solution, and the names of their columns.
 
     Attributes:
-        variables: Variables that change, one or two.
-        residuals: Columns of the residuals, as many as there are `unknowns`.
+        label: Name of the network.
+        solution: Values of the unknowns, their true values and the residuals on a regular grid.
+        variables: Columns of the variables that change in the grid, one or two.
+        unknowns: Columns of the unknowns.
+        residuals: Columns of the residuals, one per equation.
+        points: Collocation points, or None.
+        knots: Breakpoints with the columns window, variable and at; None without grids.
     """
 
     label: str
@@ -64,7 +70,7 @@ class SolutionTables:
     knots: DataFrame | None
 
     def error(self, unknown: str) -> Any:
-        """Return the error of an unknown, or None if the true solution is unknown."""
+        """Return the error of an unknown, shape (rows,), or None if no solution is known."""
         true = f"{unknown}_true"
         return self.solution[unknown] - self.solution[true] if true in self.solution else None
 
@@ -179,7 +185,7 @@ def maps_figure(tables: SolutionTables) -> Figure:
 
 
 def solution_tables(tables: Tables) -> dict[str, SolutionTables]:
-    """Return the tables of each solution by their common ending, such as 0 or heat_0."""
+    """Collect the tables of each solution, by the common ending of their names: 0 or heat_0."""
     found = {}
     summary = tables["summary"]
     labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []

@@ -47,10 +47,11 @@ from kanrun.study.resources import generator
 
 from .config import EquationConfig, SolveConfig
 
-#: From points (points, variables) to values of the unknowns (points, unknowns).
+#: Known solution; maps points (points, variables) to the unknowns (points, unknowns).
 Reference = Callable[[Array], Array]
 
-#: Methods for ordinary equations with their relative tolerances, tried in this order.
+#: Methods of scipy's `solve_ivp` for reference solutions of ordinary equations, with their relative
+#: tolerances. They are tried in this order.
 METHODS: tuple[tuple[Literal["DOP853", "Radau"], float], ...] = ("DOP853", 1e-13), ("Radau", 1e-10)
 #: Absolute tolerance of both methods, in units of the solution. A smaller value gives more
 #: accurate references and needs more evaluations.
@@ -58,23 +59,28 @@ ABSOLUTE = 1e-12
 #: Largest number of evaluations of the slopes by one method; beyond it, the method has failed. A
 #: larger number solves harder equations and takes more time.
 EVALUATIONS = 50_000
-#: First grid of references on tensor products; finer ones follow automatically.
+#: First grid of reference solutions on tensor products of splines; finer ones follow automatically.
 FIRST_GRID = Grids((8,), grows=True)
-#: Tolerances of references in windows and on tensor products. Smaller ones give more accurate
-#: references; on tensor products they are expensive if slopes differ in a corner.
+#: Tolerances of reference solutions: in slabs of time, and on tensor products of splines. Smaller
+#: ones give more accurate references. On tensor products they are expensive if derivatives
+#: contradict each other in a corner.
 TOLERANCES = (1e-8, 1e-5)
 #: Largest estimated relative error of a reference; one with a larger error is not used. A larger
 #: value allows less accurate references.
 LARGEST_ERROR = 1e-4
-#: Observations that are drawn from a reference solution by default.
+#: Default number of observations that are drawn from a reference solution.
 _OBSERVATIONS = 200
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Known solution: `exact`, `recorded` or `numerical`, its values, and its slopes if known.
+    """Known solution against which errors are measured.
 
-    Values have the shape (points, unknowns), slopes (points, unknowns * variables).
+    Attributes:
+        what: `exact` (a formula), `recorded` (a table) or `numerical` (another solver).
+        values: Function that returns the unknowns, shape (points, unknowns).
+        slopes: Function that returns their first derivatives, shape (points, unknowns *
+            variables), with the variables of one unknown next to each other; None if not known.
     """
 
     what: str
@@ -84,14 +90,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SolveProblem:
-    """System with its exact solution and true parameters, as far as they are known.
+    """System to be solved, with its exact solution and true parameters as far as they are known.
 
     Attributes:
+        name: Name of the equation in tables and figures.
+        system: The system.
+        exact: Formulas of the exact solution, one per unknown, or None.
         recorded: Points (points, variables) and known values there (points, unknowns), or None.
-        known: The system with the true parameters, or None.
-        easier: The systems with the constants of `equation.continuation`, in that order.
-        near: Formulas that are small where the solution is narrow, so that errors are measured
-            there too.
+        truth: True values of the unknown parameters by name; empty if they are not known.
+        known: The system with the true parameters, or None if they are not known.
+        easier: Systems with the constants of `equation.continuation`, which are solved first, in
+            this order.
+        near: Formulas that are nearly zero where the solution has a narrow feature. Errors are
+            measured at additional points there.
     """
 
     name: str
@@ -105,7 +116,10 @@ class SolveProblem:
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """Known solution; a numerical reference is computed on first use."""
+        """Known solution, or None: exact, otherwise recorded, otherwise numerical.
+
+        A numerical solution is computed on first use.
+        """
         names = self.system.vocabulary.variables
         if self.exact is not None:
             slopes = [sympy.diff(each, variable(name)) for each in self.exact for name in names]
@@ -120,10 +134,11 @@ class SolveProblem:
         return None if found is None else Comparison("numerical", found)
 
     def compared_for(self, method: Method) -> SolveProblem:
-        """Return the problem without a numerical reference where the solver estimates its error.
+        """Return the problem as it is used for a solver; without numerical reference if useless.
 
-        A reference takes longer than such a solution, and is less accurate, except for ordinary
-        initial value problems.
+        If the solver estimates its error, a numerical reference would take longer and be less
+        accurate than the solution itself. Initial value problems of ordinary equations keep their
+        reference.
         """
         ordinary = len(self.system.box) == 1 and self.system.is_evolution
         return self if ordinary or isinstance(method, Ansatz) else replace(self, known=None)
@@ -135,12 +150,13 @@ def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
 
 
 def settings_of(cfg: SolveConfig, cell: Cell) -> SolveConfig:
-    """Return the settings of one cell of a suite.
+    """Return the settings `cfg` with the changes of one cell.
 
-    A cell is for example {equation: {formula: ..., ...}, name: heat, bounds: {l2: 1e-6}}.
+    A cell is for example {equation: {formula: ..., ...}, name: heat, bounds: {l2: 1e-6}}. Its
+    equation replaces that of `cfg`; its other settings replace single settings of `cfg`.
 
-    Its equation replaces that of `cfg`, to which it may have further differences. Raises UsageError
-    for settings against their rules.
+    Raises:
+        UsageError: If a setting is not valid.
     """
     if "equation" in cell:
         cfg = replace(cfg, equation=typed(EquationConfig, cell["equation"], "equation."))
@@ -149,9 +165,15 @@ def settings_of(cfg: SolveConfig, cell: Cell) -> SolveConfig:
 
 
 def make_solve_problem(cfg: SolveConfig, seed: int, near: Sequence[str] = ()) -> SolveProblem:
-    """Return the problem of `cfg.equation`; for `near` see `SolveProblem`.
+    """Build the problem that `cfg.equation` describes, and check it.
 
-    Raises UsageError for an invalid equation, condition, box or table.
+    Args:
+        cfg: Settings.
+        seed: Seed of observations that are drawn from a reference solution.
+        near: Formulas for `SolveProblem.near`, as text.
+
+    Raises:
+        UsageError: If the equation, a condition, the box or a table is not valid.
     """
     equation = cfg.equation
     truth = dict[str, float]()
@@ -187,7 +209,7 @@ def _checked(system: System) -> System:
 
 
 def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | None:
-    """Return the system with the true parameters, or None if one is not known."""
+    """Return the system with the true parameters, or None if a parameter is not known."""
     if set(equation.unknown_parameters or ()) - set(truth):
         return None
     constants = {**(equation.constants or {}), **truth}
@@ -196,7 +218,7 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
 
 
 def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
-    """Return the constants of each easier problem."""
+    """Return the constants by name for each problem of `equation.continuation`."""
     given = dict(equation.continuation or {})
     constants = dict(equation.constants or {})
     for name, values in given.items():
@@ -216,7 +238,21 @@ def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
 def _draw_observations(
     data: Any, equation: EquationConfig, system: System, seed: int
 ) -> tuple[list[str], Array, dict[str, float]]:
-    """Return noisy observations of a reference solution, and the true parameters."""
+    """Draw noisy observations from a reference solution.
+
+    Args:
+        data: Setting `equation.data` with the keys points, noise and constants.
+        equation: Settings of the equation.
+        system: The system with unknown parameters.
+        seed: Seed of the points and the noise.
+
+    Returns:
+        Names of the unknowns; columns of the variables and of these unknowns, shape (points,
+        variables + unknowns); and the true parameters by name.
+
+    Raises:
+        UsageError: If `data` has other keys, or no reference solution can be computed.
+    """
     if not isinstance(data, Mapping) or set(data) - {"points", "noise", "constants"}:
         raise UsageError(
             f"equation.data={data} must be a file, or have the keys points, noise and constants."
@@ -240,7 +276,12 @@ def _draw_observations(
 
 
 def reference_of(system: System) -> Reference | None:
-    """Return a numerical reference for a system without unknown parameters, or None."""
+    """Solve a system without unknown parameters numerically, as a reference.
+
+    Initial value problems of ordinary equations are integrated by scipy, others by the solvers that
+    estimate their error. Return None if no such solver applies or its result is not accurate
+    enough.
+    """
     evolution = evolution_system(system)
     if len(system.box) == 1 and system.is_evolution:
         return None if evolution is None else _integrate(evolution)
@@ -268,10 +309,10 @@ def reference_of(system: System) -> Reference | None:
 
 
 def _integrate(system: EvolutionSystem) -> Reference | None:
-    """Integrate ordinary equations by the first method that reaches the end, or return None.
+    """Integrate ordinary equations by scipy, as a system of first order.
 
-    States are the unknowns and their derivatives below the highest, for which the equations are
-    solved.
+    The first method that reaches the end of the range is used. Return None if none does, or if
+    sympy cannot solve the equations for the highest derivatives.
     """
     vocabulary = system.vocabulary
     orders = system.orders
@@ -299,7 +340,7 @@ def _integrate(system: EvolutionSystem) -> Reference | None:
             rate[last] = [float(each(row)[0]) for each in right]
             return rate
 
-        # Scipy raises ValueError for slopes that are not finite.
+        # Scipy raises ValueError if a slope is not finite.
         with suppress(ValueError, StopIteration):
             found = integrate.solve_ivp(
                 slope, (low, high), start, method, dense_output=True, rtol=relative, atol=ABSOLUTE

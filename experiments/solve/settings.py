@@ -1,4 +1,4 @@
-"""Settings to a system of equations and to the networks that solve it."""
+"""Conversion of settings to a system of equations, and to the solvers for its networks."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ _NETWORK_KEYS = {
     "kan": {"kind", "hidden", "terms", "factors", "degree"},
     "mlp": {"kind", "hidden", "terms", "factors", "activation"},
 }
-#: Default number of terms.
+#: Default number of products that are summed, for a KAN in several variables.
 _TERMS = 8
-#: Default grids; finer ones follow if they help.
+#: Default numbers of intervals of successive grids; finer ones follow if they help.
 _INTERVALS = (5, 10, 20, 40)
-#: Default first grid of tensor products.
+#: Default number of intervals of the first grid on tensor products of splines.
 _TENSOR_INTERVALS = 8
-#: Default hidden widths of an MLP, default and highest degree of a KAN.
+#: Default hidden widths of an MLP, default degree of a KAN, and its highest allowed degree.
 _MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
 
 MAX_VARIABLES = 3
-#: Sentences of conditions: the pattern of the variable, the formula, or both.
+#: Patterns of conditions as sentences: "[FORMULA] periodic in VARIABLE" and "EQUATION at PLACES".
 _SENTENCES = (
     r"((?P<formula>.+?)\s+)?periodic\s+in\s+(?P<periodic>\w+)",
     r"(?P<formula>.+=.+?)\s+at\s+(?P<at>.+)",
@@ -65,7 +65,14 @@ _FACE = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
 
 
 class EquationParser:
-    """Parser of formulas and conditions, which substitutes the fixed constants."""
+    """Parser of the settings of an equation; it substitutes the values of known constants.
+
+    Attributes:
+        equation: The settings.
+        fixed: Values of the known constants by name.
+        box: Range of each variable, shape (variables, 2).
+        vocabulary: Names of variables, unknowns and unknown parameters.
+    """
 
     def __init__(self, equation: EquationConfig) -> None:
         self.equation, self.fixed = equation, dict[str, float]()
@@ -98,7 +105,7 @@ class EquationParser:
         )
 
     def system(self) -> System:
-        """Return the system without observations."""
+        """Return the system of equations and conditions; observations are added elsewhere."""
         equations = tuple(map(self.relation, self.each_unknown("formula", "equation")))
         named = _conditions_by_name(self.equation.conditions, equations).items()
         conditions = tuple(self._condition(f"equation.conditions.{n}", each) for n, each in named)
@@ -108,18 +115,26 @@ class EquationParser:
         return System(self.vocabulary, box, equations, conditions, constants=guesses)
 
     def exact(self) -> list[sympy.Expr] | None:
-        """Return the formulas of the exact solution with the fixed constants substituted."""
+        """Return the formulas of the exact solution, one per unknown; None if it is not known."""
         if self.equation.exact is None:
             return None
         return [self.formula(text) for text in self.each_unknown("exact", "formula")]
 
     def formula(self, text: str) -> sympy.Expr:
-        """Return a formula of the variables with the fixed constants substituted."""
+        """Parse a formula in the variables, and substitute the known constants."""
         names = (*self.vocabulary.variables, *self.fixed)
         return self._substitute(parse_expression(text, names))
 
     def each_unknown(self, key: str, noun: str) -> list[str]:
-        """Return the texts of a setting that has one for each unknown."""
+        """Return the texts of a setting that must have one text per unknown.
+
+        Args:
+            key: Name of the setting, such as formula.
+            noun: What the error message calls one text.
+
+        Raises:
+            UsageError: If the number of texts is not the number of unknowns.
+        """
         given = getattr(self.equation, key)
         unknowns = self.vocabulary.unknowns
         texts = list(map(str, given if isinstance(given, list | tuple) else [given]))
@@ -133,7 +148,7 @@ class EquationParser:
         return texts
 
     def relation(self, text: str) -> Relation:
-        """Return an equation or condition with the fixed constants substituted."""
+        """Parse an equation or the relation of a condition, and substitute the known constants."""
         known = replace(self.vocabulary, constants=(*self.vocabulary.constants, *self.fixed))
         found = parse_relation(text, known)
         expression = self._substitute(found.expression)
@@ -189,10 +204,10 @@ class EquationParser:
 
 
 def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, Any]:
-    """Return conditions as mappings by name, also those written as sentences.
+    """Return the conditions, including those written as sentences, as mappings by name.
 
-    "periodic in x" alone applies to every unknown and to its derivatives in x below the highest in
-    the equations.
+    The sentence "periodic in x" without a formula is replaced by one condition for every unknown
+    and for each of its derivatives with respect to x below the highest one in the equations.
     """
     if given is None or isinstance(given, Mapping):
         return dict(given or {})
@@ -228,9 +243,18 @@ def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, 
 
 
 def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
-    """Return the observed unknowns, and the columns of the variables and of these.
+    """Read observations of a system.
 
-    `data` is a file or a mapping of columns. Raises UsageError if a column is missing or invalid.
+    Args:
+        data: Name of a file, or a mapping from names to columns.
+        system: System whose variables and unknowns are columns of the data.
+
+    Returns:
+        Names of the observed unknowns; and the columns of the variables and then of these unknowns,
+        shape (rows, variables + unknowns).
+
+    Raises:
+        UsageError: If a column is missing or not valid.
     """
     names = system.vocabulary.variables
     unknowns = list(system.vocabulary.unknowns)
@@ -240,14 +264,17 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
 
 
 def _columns(key: str, data: Any, names: Sequence[str]) -> Array:
-    """Return the columns of a file, or of a mapping."""
+    """Return the columns `names` of a file or a mapping, shape (rows, names).
+
+    `key` is the setting that messages name.
+    """
     if isinstance(data, str):
         return read_inputs(data, names)
     return input_rows(frame_columns(data, names, f"equation.{key}"), names)[0]
 
 
 def with_observations(system: System, unknowns: Sequence[str], columns: Array) -> System:
-    """Return the system with observed `columns` of its variables and of `unknowns`."""
+    """Return the system with observations of `unknowns`; for `columns` see `read_observations`."""
     points, values = map(torch.as_tensor, _points_and_values("data", system, columns))
     observations = (
         Observations(parse_relation(f"{name} = 0", system.vocabulary), points, column)
@@ -257,7 +284,11 @@ def with_observations(system: System, unknowns: Sequence[str], columns: Array) -
 
 
 def _points_and_values(key: str, system: System, columns: Array) -> tuple[Array, Array]:
-    """Return points inside the box, and the values there."""
+    """Split columns into points, shape (rows, variables), and values, shape (rows, columns).
+
+    Raises:
+        UsageError: If a point lies outside the box.
+    """
     points, values = np.split(columns, [len(system.box)], axis=1)
     low, high = system.box.numpy().T
     outside = ((points < low) | (points > high)).any(axis=1)
@@ -273,9 +304,15 @@ def _points_and_values(key: str, system: System, columns: Array) -> tuple[Array,
 
 
 def read_reference(given: Any, system: System) -> tuple[Array, Array]:
-    """Return points and known values of all unknowns.
+    """Read a known solution, given by its values at some points.
 
-    `given` is the name of a table of the program, a file, or a mapping of columns.
+    Args:
+        given: Name of a table bundled with kanrun, name of a file, or mapping from names to
+            columns.
+        system: System whose variables and unknowns are columns of the table.
+
+    Returns:
+        Points, shape (rows, variables), and values of all unknowns, shape (rows, unknowns).
     """
     wanted = [*system.vocabulary.variables, *system.vocabulary.unknowns]
     if isinstance(given, str):
@@ -285,28 +322,34 @@ def read_reference(given: Any, system: System) -> tuple[Array, Array]:
 
 
 class NetworkChoice(NamedTuple):
-    """Network of the settings: its name in tables, and how it solves a system."""
+    """Network for a system.
+
+    Attributes:
+        label: Name of the network in tables and figures.
+        method: Settings of the solver.
+    """
 
     label: str
     method: Method
 
 
 def policy_of(cfg: SolveConfig) -> EquationPolicy:
-    """Return the constants of a solution with the settings of `cfg`."""
+    """Return the solver's numbers of points and steps, and its budget, from the settings `cfg`."""
     return EquationPolicy(
         cfg.collocation_points, cfg.boundary_points, steps=cfg.steps, budget=cfg.budget
     )
 
 
 def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
-    """Return the networks of the settings, for this system."""
+    """Return the networks of the setting `networks`, in order, for a system."""
     return [_network_choice(cfg, dict(entry), system) for entry in cfg.networks]
 
 
 def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
-    """Return the network of a direct solver, in windows of time or on tensor products of splines.
+    """Return the network of a solver that estimates its error, or None if none can be used.
 
-    None if there is none, or a setting asks for another.
+    Slabs of time are preferred to tensor products of splines. They cannot be used if the settings
+    contain planned grids or parameter continuation.
     """
     given = cfg.equation
     count = len(system.vocabulary.unknowns)
@@ -362,7 +405,15 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
 def _network(
     cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
 ) -> tuple[NetworkChoice, int]:
-    """Return a network, and its number of unknowns; of a KAN on the finest planned grid."""
+    """Return a network and its number of unknowns, for a KAN on the finest planned grid.
+
+    Args:
+        cfg: Settings.
+        entry: Entry of the setting `networks`.
+        form: How the outputs are combined into the unknowns.
+        shape: Number of nodes of each layer, including inputs and outputs.
+        order: Highest order of a derivative in the equations.
+    """
     given = cfg.equation
     widths = "-".join(map(str, shape))
     intervals = tuple(given.intervals or _INTERVALS)

@@ -1,4 +1,4 @@
-"""Solutions with their certificates, as a run records them and `kanrun.solve` returns them."""
+"""Solutions with their verdicts and errors: what a run records and `kanrun.solve` returns."""
 
 from __future__ import annotations
 
@@ -45,23 +45,27 @@ from kanrun.study.resources import generator
 
 from .config import AnsatzConfig, EquationConfig, SolveConfig
 
-#: Points of the table along each variable: of a curve, of a map, and of the map through the middle
-#: of a 3-D box.
+#: Number of points along each variable in the table of a solution, by the number of variables. In
+#: three variables, the table holds a plane through the middle of the box.
 RESOLUTION = {1: 401, 2: 81, 3: 61}
 
 
 @dataclass(frozen=True)
 class SolvedEquation:
-    """Solution with its certificate; call it with points to evaluate the unknowns there.
+    """Solution of a differential equation, with a verdict on how reliable it is.
+
+    Call it with points to evaluate the unknowns there.
 
     Attributes:
         problem: The problem that was solved.
-        network: Name of the network.
+        network: Name of the network, such as `MLP 2-16-16-1`.
         solution: The solution as the solver returned it.
-        errors: Errors against a known solution, None where nothing is known.
+        errors: Errors against a known solution: relative L2 error `l2`, relative H1 error `h1`,
+            mean squared error `mse` and largest absolute error `max_error`; None where no solution
+            is known.
         verdict: `solved`, `doubtful` or `failed`.
-        reason: The reason of the verdict, in one sentence.
-        seconds: CPU seconds.
+        reason: Reason for the verdict, in one sentence.
+        seconds: CPU time of the solver in seconds.
         seed: Seed of the training.
     """
 
@@ -85,7 +89,7 @@ class SolvedEquation:
 
     @cached_property
     def model(self) -> Model:
-        """Solution as a `kanrun.Model`."""
+        """The solution as a `kanrun.Model`, in the user's units."""
         system = self.problem.system
         network = self.solution.network
         names = system.vocabulary.variables, system.vocabulary.unknowns
@@ -94,7 +98,7 @@ class SolvedEquation:
         return Model(network, *names, box, scale, unscale, classes=None, seed=self.seed)
 
     def __call__(self, x: ArrayLike) -> Array:
-        """Return the unknowns at points.
+        """Evaluate the unknowns at points.
 
         Args:
             x: Points, shape (points, variables), or (points,) for one variable.
@@ -115,12 +119,12 @@ class SolvedEquation:
             Values of the derivative, shape (points,).
 
         Raises:
-            UsageError: If the name is not a derivative of an unknown.
+            UsageError: If `name` is not a derivative of an unknown, or `x` has another shape.
         """
         return self.model.derivative(name, self._points(x))
 
     def residual(self, x: ArrayLike) -> Array:
-        """Compute left - right of every equation at points.
+        """Compute the residual, left side minus right side, of every equation at points.
 
         Args:
             x: Points, shape (points, variables), or (points,) for one variable.
@@ -137,7 +141,7 @@ class SolvedEquation:
 
     @property
     def constants(self) -> dict[str, float]:
-        """Unknown parameters by name."""
+        """Estimated values of the unknown parameters by name."""
         names = self.problem.system.vocabulary.constants
         values = self.solution.last[-1].constants
         return dict(zip(names, values.tolist(), strict=True))
@@ -149,7 +153,7 @@ class SolvedEquation:
         return dict(zip(self.constants, values, strict=True))
 
     def summary(self) -> dict[str, Any]:
-        """Return the certificate as one row: verdict, errors, residuals, sizes and parameters."""
+        """Return a row of the table `summary`: verdict, errors, residuals, sizes and parameters."""
         last = self.solution.last
         found = dict[str, float]()
         truth = self.problem.truth
@@ -178,14 +182,16 @@ class SolvedEquation:
         }
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Return the solution as a checkpoint, in the user's units."""
+        """Return the solution as a checkpoint; `name` becomes part of the name of the file."""
         return to_checkpoint(f"{self.problem.name}-{name}-seed{self.seed}", self.model)
 
     def tables(self, name: str) -> Iterator[Table]:
-        """Yield tables of the solution on a regular grid, collocation points and breakpoints.
+        """Yield three tables, whose names end in `name`.
 
-        The solution comes with the known one and the residuals. In three variables the grid is the
-        plane through the middle of the last one's range.
+        `solution` has the unknowns on a regular grid, their true values (if known everywhere) and
+        the residuals. In three variables, the last one is fixed at the middle of its range.
+        `points` has the collocation points. `knots` has the breakpoints of each variable and
+        window; it is left out for networks without grids.
         """
         box = self.problem.system.box.numpy()
         vocabulary = self.problem.system.vocabulary
@@ -231,7 +237,10 @@ class SolvedEquation:
 def stage_row(
     problem: SolveProblem, stage: EquationStage, points: ErrorPoints
 ) -> dict[str, float | int | None]:
-    """Return a grid as a row of metrics.csv, with errors in this window's part of the box."""
+    """Return the row of metrics.csv for one grid or window of time.
+
+    Errors are measured at those of the `points` that lie in the window.
+    """
     box = stage.solution.box.numpy()
     return {
         "window": stage.window,
@@ -253,7 +262,11 @@ def stage_row(
 def solutions(
     cfg: SolveConfig, problem: SolveProblem, choice: NetworkChoice, seed: int
 ) -> Iterator[EquationStage | SolvedEquation]:
-    """Yield every grid as it ends, then the solution."""
+    """Solve a problem with one network; yield the record of every grid, then the solution.
+
+    The problems of `equation.continuation` are solved first; each solution is the initial guess for
+    the next problem.
+    """
     known = problem.comparison
     method = choice.method
     start = None
@@ -296,30 +309,32 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     """Solve a differential equation and report how reliable the solution is.
 
     Args:
-        formula: Equation such as `u_t = u_xx`; a list for a system.
-        variables: Range of each variable; time comes last.
+        formula: Equation such as `u_t = u_xx`; for a system, a list with one equation per unknown.
+        variables: Range (low, high) of each variable by name; time comes last.
         conditions: Sentences such as `u = 0 at x=0, x=1` or `u_x periodic in x`.
         unknowns: Names of the unknown functions.
-        constants: Numbers by name, for use in all formulas.
-        exact: The solution, if known; a list for a system.
-        continuation: Values of constants that are solved for first, each solution being the next
-            initial guess.
-        unknown_parameters: Initial guesses of parameters to be estimated from `data`.
-        data: Observations: a file, or columns by name.
-        network: An entry of the setting `networks` of `kanrun solve`.
-        terms: Number of products that are summed.
-        intervals: Grids in turn; default: as fine as helps.
-        tolerance: Estimated relative error at which a solution in windows of time or on tensor
-            products of splines ends.
-        budget: Total work, in approximate seconds of one core.
-        seed: Seed of the training.
+        constants: Values of constants by name, for use in all formulas.
+        exact: Formula of the solution if it is known, to measure errors; for a system, a list.
+        continuation: Lists of values of constants, for parameter continuation: the equation is
+            solved with these values first, and each solution is the initial guess for the next.
+        unknown_parameters: Initial guesses, by name, of parameters to be estimated from `data`.
+        data: Observations: the name of a file, or columns by name.
+        network: Network, such as {"kind": "mlp", "hidden": [20, 20]}, in the form of an entry of
+            the setting `networks` of `kanrun solve`. By default, a suitable KAN is chosen.
+        terms: Number of products that are summed in the solution; chosen automatically by default.
+        intervals: Number of intervals per variable of each grid, coarsest first; by default, grids
+            are refined as long as that helps.
+        tolerance: Wanted relative L2 error, for solvers that estimate their error. These are used
+            by default for equations in at most two variables without unknown parameters or data.
+        budget: Largest amount of work, in approximate seconds of one core.
+        seed: Seed of random initial guesses and points.
 
     Returns:
-        The solution with its certificate.
+        The solution, with a verdict on how reliable it is.
 
     Raises:
-        UsageError: If the equation, a condition or the data are invalid.
-        TrainingFailed: If the residual is not finite at any start.
+        UsageError: If the equation, a condition or the data are not valid.
+        TrainingFailed: If the residual is not finite at any initial guess.
 
     Examples:
         >>> from kanrun import solve

@@ -1,8 +1,9 @@
-"""Verdict on a solution, and the claims of `kanrun solve` about its recorded summary.
+"""Verdict on a solution, and the claims of `kanrun solve` about its results.
 
-A small residual alone proves nothing: a front may slip between the points, and an equation with too
-few conditions has many solutions. The change of the solution from the previous grid tells most.
-Bounds are relative to the size of the equation's terms or of the solution.
+A small residual alone proves nothing: the points may miss a narrow front, and an equation with too
+few conditions has many solutions. The change of the solution from the previous grid is the best
+evidence. Limits of residuals are relative to the largest term of the equation, and limits of errors
+and changes are relative to the solution.
 """
 
 from __future__ import annotations
@@ -33,41 +34,45 @@ from kanrun.formulas.equations import RowFunction
 from kanrun.runs import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
 
-#: Largest change of the solution from the last grid but one to the last.
+#: Largest relative change of the solution from the last grid but one to the last for the verdict
+#: `solved`.
 SOLVED_CHANGE = 2e-3
-#: Largest root mean square residual at new points, and of the conditions between their points.
+#: Largest root mean square residual, of equations or conditions, for the verdict `solved`.
 SOLVED_RESIDUAL = 1e-2
-#: The same for networks without grids, whose change does not show what they cannot represent.
+#: The same limit for networks without grids. It is stricter, because their change does not show
+#: what the network cannot represent.
 UNREFINED_RESIDUAL = 1e-4
-#: At or above this value of either, nothing of the solution is to be trusted.
+#: The verdict is `failed` if a residual, the change or the error is at least this large.
 FAILED = 0.1
 #: Largest sensitivity (see `EquationStage`) of a determined equation. It was at most 300 for the
 #: well-posed of 38 equations, and 1e5 or more for those with a condition too few. A larger value
 #: accepts underdetermined equations; a smaller one rejects determined ones.
 MAX_SENSITIVITY = 1e4
-#: The same limit if an unknown has fewer conditions in a variable than the equation's order, which
-#: is why it is stricter.
+#: The same limit if there are fewer conditions in a variable than the order of the equation. It is
+#: stricter, because such equations are often underdetermined.
 MAX_SENSITIVITY_IF_MISSING = 500.0
-#: Largest relative error against a known solution. Errors never raise a verdict.
+#: Largest relative error against a known solution for the verdict `solved`. A small error never
+#: improves a verdict.
 SOLVED_ERROR = 1e-2
-#: Factor between the last difference from the observations and the smallest on any grid (the first
-#: grids follow the observations more closely) above which the equation does not describe them.
+#: If the difference from the observations is larger than on the best grid by this factor, the
+#: equation does not describe the observations (early grids may fit them more closely).
 MISFIT = 2.0
-#: Inflation of a standard error above which the observations do not identify the parameters: errors
-#: of the solution then separate them. It was 1.2 for D and k of a reaction, 47 for two parameters
-#: with the same effect.
+#: Largest inflation of a standard error by the other parameters (see `standard_errors`) at which
+#: the observations identify the parameters. A larger value accepts parameters that small errors of
+#: the solution can shift.
 MAX_INFLATION = 20.0
 
-#: The true error may be this many times the change from the last grid, which estimates it.
+#: Largest ratio of the true error to the estimated one, or to the change from the last grid, at
+#: which the verdict `solved` is honest.
 HONEST = 10.0
-#: Below this, change and error are rounding: an exact formula has sixteen digits, of which a
-#: solution in 1e3 numbers by normal equations keeps thirteen; references are integrated to 1e-10 to
-#: 1e-13.
+#: Relative accuracy of a known solution, or of rounding, by the kind of the known solution. It is
+#: added to the estimated error before the true error is divided by it.
 ROUNDING = {"exact": 1e-13, "numerical": 1e-10, "recorded": 1e-7}
-#: Points at which errors are measured.
+#: Number of points all over the box at which errors are measured.
 ERROR_POINTS = 10_000
-#: Points in each place where the solution is narrow, and the widths within which they lie.
+#: Number of additional points near each narrow feature.
 NEAR_POINTS = 2_000
+#: Distance from a narrow feature within which the additional points lie, in widths of the feature.
 NEAR = 10.0
 #: Largest distance of an unknown parameter from its true value, in standard errors, at which it
 #: counts as found. A larger value makes the claim easier to meet.
@@ -78,14 +83,16 @@ MIN_FRACTION = 0.8
 
 
 def maximum(values: Iterable[float | None]) -> float | None:
-    """Return the largest value that is not None, or None."""
+    """Return the largest of the values that are not None; None if there are none."""
     return max((each for each in values if each is not None), default=None)
 
 
 def residual_rms(solution: Solution) -> float:
-    """Return the residual of the worst window, or that of all where the error is estimated.
+    """Return the root mean square residual of a solution, relative to the equation's terms.
 
-    Short windows next to jumps of the initial values have large residuals and small errors.
+    If the solver estimated the error, it is the mean over all windows of time; otherwise it is the
+    residual of the worst window. Short windows after jumps of the initial values may have large
+    residuals in spite of small errors.
     """
     found = np.array([stage.equation.rms for stage in solution.last])
     if solution.estimate is None:
@@ -95,9 +102,15 @@ def residual_rms(solution: Solution) -> float:
 
 
 def verdict(solution: Solution, system: System, error: float | None) -> tuple[str, str]:
-    """Return `solved`, `doubtful` or `failed`, and the reason; the worst window decides.
+    """Judge a solution.
 
-    `error` is the relative error against a known solution, which may lower the verdict.
+    Args:
+        solution: Solution to judge.
+        system: The system that it solves.
+        error: Relative error against a known solution, or None. It can only make the verdict worse.
+
+    Returns:
+        `solved`, `doubtful` or `failed`; and the reason as a sentence.
     """
     last = solution.last
     names = system.vocabulary.variables
@@ -125,8 +138,8 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
         return "failed", f"{until} ({solution.doubt or solution.stopped}); {left}"
-    # The raw residual stays large next to contradicting conditions, and in evolution equations of
-    # high order, where the error is small: only what no window represents counts.
+    # Near incompatible conditions, and in evolution equations of high order, the residual stays
+    # large although the error is small. If the error is estimated, only the unseen residual counts.
     local = solution.estimate is not None and bool(system.is_evolution or system.corners)
     counted = max(0.0 if local else residual, solution.unseen or 0.0)
     values = [each for each in (counted, conditions, change, error) if each is not None]
@@ -149,7 +162,11 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
 
 
 def _doubt(solution: Solution, system: System) -> str | None:
-    """Return why a solution of small residuals may not be the only one, or not that of the data."""
+    """Return why a solution with small residuals may be wrong, or None.
+
+    It may be one of many solutions, may not fit the observations, or its parameters may not be
+    determined by the observations.
+    """
     sensitivity = maximum(stage.sensitivity for stage in solution.last) or 0.0
     missing = missing_conditions(system)
     if sensitivity == inf:
@@ -173,22 +190,29 @@ def _doubt(solution: Solution, system: System) -> str | None:
 
 
 class ErrorPoints(NamedTuple):
-    """Points (points, variables) at which errors are measured, and their weights (points,)."""
+    """Points at which errors are measured.
+
+    Attributes:
+        at: Points, shape (points, variables).
+        weights: Weights of the points in means, shape (points,); they need not sum to 1.
+    """
 
     at: Array
     weights: Array
 
     def inside(self, box: Array) -> ErrorPoints:
-        """Return the points within a box (variables, 2)."""
+        """Return the points inside `box`, shape (variables, 2), with their weights."""
         low, high = box.T
         kept = ((self.at >= low) & (self.at <= high)).all(axis=1)
         return ErrorPoints(self.at[kept], self.weights[kept])
 
 
 def error_points(problem: SolveProblem, seed: int) -> ErrorPoints:
-    """Return points all over the box and, if the solution is narrow, more of them there.
+    """Return the points at which errors of a problem are measured.
 
-    A weight is one over the density of the points, so that weighted means are those over the box.
+    They are the points of the recorded solution, if there is one. Otherwise they are spread over
+    the box, with additional points near the narrow features in `problem.near`. Weights are
+    inverse to the density of the points, so that weighted means are means over the box.
     """
     if problem.recorded is not None:
         return ErrorPoints(problem.recorded[0], np.ones(len(problem.recorded[0])))
@@ -215,7 +239,12 @@ def error_points(problem: SolveProblem, seed: int) -> ErrorPoints:
 def errors(
     known: Comparison | None, network: Field | Windows, points: ErrorPoints
 ) -> dict[str, float | None]:
-    """Return relative L2 and H1 errors, mean squared and largest error at points."""
+    """Measure the errors of a solution against a known one.
+
+    Returns:
+        Relative L2 error `l2`, relative H1 error `h1` (with first derivatives), mean squared error
+        `mse` and largest absolute error `max_error`; None for those that cannot be computed.
+    """
     found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
     if known is None or not len(points.at):
         return found
@@ -243,7 +272,11 @@ def errors(
 
 
 def claims_of(summary: DataFrame) -> Iterator[Claim]:
-    """Yield the claims about the first network, or about all networks and bounds of a suite."""
+    """Yield the claims about the table `summary`.
+
+    For a single equation they are about the first network; for a suite, about all equations and
+    networks for which the suite has bounds.
+    """
     bounds = [name for name in map(str, summary) if name.endswith("_bound")]
     bounds = [name for name in bounds if summary[name].notna().any()]
     first = summary["network"].iloc[0]
