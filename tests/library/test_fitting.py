@@ -304,3 +304,11 @@ def test_constant_columns_and_float16_data_are_no_obstacle():
     assert model.score(with_constant, Y) > 0.99
     assert any("constant" in note for note in model.notes)
     assert fit(X.astype(np.float16), Y, selection="evidence").score(X, Y) > 0.99
+
+
+def test_functions_without_noise_are_fitted_although_their_covariance_is_nearly_singular():
+    x = np.linspace(-1, 1, 200)
+    for function in (np.exp, lambda t: np.sin(3 * t)):
+        model = fit(x, function(x))
+        inside = np.linspace(-0.9, 0.9, 101)
+        assert np.abs(model.predict(inside) - function(inside)).max() < 1e-4

@@ -30,6 +30,8 @@ _TOLERANCE = 1e-6
 _LARGEST_STEP = 4.0
 #: Smallest information of a row relative to the mean; it limits the noise variance of the row.
 _LEAST_INFORMATION = 1e-3
+#: Relative rounding of the diagonal of a normal matrix, for each of its columns.
+_ROUNDING = 4 * np.finfo(float).eps
 #: Limits of the logarithm of the common scale of the prior variances.
 _SCALES = (-3.0, 3.0)
 #: Limits of the logarithm of the dispersion.
@@ -243,7 +245,11 @@ def _solved(
     """Solve weighted least squares with the prior; weights are divided by the dispersion."""
     dispersion = likelihood.dispersion
     hessian = moments.gram / dispersion
-    hessian[np.diag_indices(len(hessian))] += 1 / prior
+    diagonal = np.diag_indices(len(hessian))
+    # With almost no noise, rounding exceeds 1 / prior; with this, a Cholesky factor exists
+    # (Demmel, On floating point errors in Cholesky, LAPACK Working Note 14, 1989).
+    hessian[diagonal] *= 1 + _ROUNDING * len(hessian)
+    hessian[diagonal] += 1 / prior
     factor = _cholesky(hessian)
     right = moments.right / dispersion
     if constraints is None:

@@ -172,7 +172,7 @@ def test_windows_join_to_rounding_though_breakpoints_move():
         for index, tolerance in (((0, 0), 1e-11), ((1, 0), 1e-9)):
             left, right = (each.derivatives(points, [index]) for each in (before, after))
             torch.testing.assert_close(left, right, rtol=0, atol=tolerance)
-    again = from_description(found.network.describe())
+    again = from_description(found.network.describe(), Windows)
     again.load_state_dict(found.network.state_dict())
     points = torch.rand(50, 2, dtype=torch.float64) * torch.tensor([2.0, 0.5]) - torch.tensor(
         [1, 0]
