@@ -32,14 +32,14 @@ from kanrun.formulas.equations import Derivative, Relation
 #: Number of points of a face at which conditions are compared and exact solutions are checked.
 #: With fewer points, contradictions in a small part of a face are missed.
 _FACE_POINTS = 40
-#: Largest difference of two conditions that agree, relative to their size. A smaller value refuses
-#: conditions that differ only by rounding.
+#: Largest difference of two conditions that count as equal, relative to their size. A smaller value
+#: refuses conditions that differ only by rounding.
 _AGREEMENT = 1e-9
 #: Largest relative residual of a condition at a corner at which it agrees with the other conditions
 #: there. With a larger one, the corner is incompatible.
 _INCOMPATIBLE = 1e-4
-#: Largest residual of an exact solution, relative to the largest term. A larger value accepts
-#: wrong solutions; a smaller one refuses solutions with rounded constants.
+#: Largest accepted residual of an exact solution, relative to the largest term of the equation. A
+#: larger value accepts wrong solutions; a smaller one refuses solutions with rounded constants.
 _EXACT = 1e-6
 #: Number of points inside the box at which an exact solution is checked. With fewer points, local
 #: errors of a solution are missed.
@@ -133,7 +133,7 @@ def _counted(system: System) -> tuple[int, int]:
 
 
 def condition_warnings(system: System) -> list[str]:
-    """Return warnings about conditions that are too many, too few, or incompatible at corners."""
+    """Return warnings about too many, too few, and incompatible conditions, one sentence each."""
     names, (needed, count) = system.vocabulary.variables, _counted(system)
     found = missing_conditions(system)
     exact = len(names) == 1 and not system.observations and not system.vocabulary.constants
@@ -155,7 +155,10 @@ def condition_warnings(system: System) -> list[str]:
 
 
 def missing_conditions(system: System) -> list[str]:
-    """Return a sentence for each variable with fewer conditions than the order of the equation."""
+    """Return a warning for each variable with fewer conditions than the order of the equation.
+
+    There are none for ordinary equations, several equations, or equations with observations.
+    """
     names = system.vocabulary.variables
     if len(names) == 1 or len(system.equations) > 1 or system.observations:
         return []

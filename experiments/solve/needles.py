@@ -53,7 +53,7 @@ SHAPES = {
         "1/(pi*(1 + S^2))", "(1/2 + atan(S)/pi)", "(S/2 + S*atan(S)/pi - log(1 + S^2)/(2*pi))"
     ),
     "two_tanh": Shape("(tanh(S + 3) - tanh(S - 3))/12", "(1/2 + atanh(tanh(3)*tanh(S))/6)"),
-    # Differentiable infinitely often, and zero outside [-1, 1].
+    # This pulse is infinitely often differentiable, and zero outside [-1, 1].
     "bump": Shape(f"sech(2*S/{_Q})^2*(1 + S^2)/{_Q}^2", f"(1 + tanh(2*S/{_Q}))/2"),
     "burst": Shape(
         "exp(-S^2/16)*(1/(4*sqrt(pi)) + cos(2*S)/2 - S*sin(2*S)/32)",

@@ -176,7 +176,7 @@ def maps_figure(tables: SolutionTables) -> Figure:
         line[-1].grid(visible=False)
         if tables.points is not None:
             line[-1].plot(tables.points[across], tables.points[up], ".", ms=1, color=GREY)
-        if (knots := tables.knots) is not None:  # at the borders
+        if (knots := tables.knots) is not None:  # Knots are drawn along the axes.
             below, beside = (knots.loc[knots["variable"] == name, "at"] for name in (across, up))
             look: Any = {"color": BLACK, "ms": 6}
             line[-1].plot(below, 0 * below, "|", transform=line[-1].get_xaxis_transform(), **look)

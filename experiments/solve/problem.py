@@ -1,8 +1,9 @@
 """Problems of `kanrun solve`: systems and known solutions.
 
-Numerical references are more precise than networks that are trained. Ordinary initial value
-problems are integrated by Runge-Kutta methods. Other systems are solved in windows of time or on
-tensor products of splines, as far as these estimate a small error.
+If no solution is known, networks are compared with a numerical reference solution, which is more
+accurate than they are. Initial value problems of ordinary equations are integrated by Runge-Kutta
+methods. Other systems are solved in slabs of time or on tensor products of splines, and the result
+is used if its estimated error is small.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ SOLVED_RESIDUAL = 1e-2
 UNREFINED_RESIDUAL = 1e-4
 #: The verdict is `failed` if a residual, the change or the error is at least this large.
 FAILED = 0.1
-#: Largest sensitivity (see `EquationStage`) of a determined equation. It was at most 300 for the
-#: well-posed of 38 equations, and 1e5 or more for those with a condition too few. A larger value
-#: accepts underdetermined equations; a smaller one rejects determined ones.
+#: Largest sensitivity (see `EquationStage`) at which an equation counts as determined by its
+#: conditions. A larger value accepts underdetermined equations; a smaller one rejects determined
+#: ones.
 MAX_SENSITIVITY = 1e4
 #: The same limit if there are fewer conditions in a variable than the order of the equation. It is
 #: stricter, because such equations are often underdetermined.
@@ -259,7 +259,7 @@ def errors(
     square = mean_square(difference)
     size = mean_square(truth)
     found |= {"mse": square / truth.shape[1], "max_error": float(np.abs(difference).max())}
-    if not truth.any():  # No error is relative to zero.
+    if not truth.any():  # Relative errors are not defined if the known solution is zero.
         return found
     found["l2"] = float(np.sqrt(square / size))
     if known.slopes is not None:

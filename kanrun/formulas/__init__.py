@@ -53,9 +53,10 @@ Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class NumpyFunction:
-    """A formula compiled to a list of NumPy operations: points (..., d) to float64 values (...).
+    """Formula compiled to a list of NumPy operations; call it with points.
 
-    Values are NaN or infinite where the formula is not real or not finite.
+    It maps points of shape (..., d) to float64 values of shape (...). Values are NaN or infinite
+    where the formula is not real or not finite.
 
     Attributes:
         width: Number of variables d.
@@ -140,15 +141,15 @@ def _operation(node: Expr) -> tuple[Callable[..., Any], Sequence[Expr]]:
         return np.reciprocal, (RECIPROCALS[node.func](*node.args),)
     if node.func is sympy.besselj and node.args[0].is_Integer:
         special = scipy.special
-        order = int(node.args[0])  # scipy has faster routines for the first two orders
+        order = int(node.args[0])  # scipy has faster functions for the orders 0 and 1.
         faster: dict[int, Callable[..., Any]] = {0: special.j0, 1: special.j1}
         return faster.get(order) or partial(special.jv, order), node.args[1:]
     if node.func not in (known := _functions()):
         raise UsageError(
             f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
         )
-    # Delta functions become 0, their value almost everywhere. The second argument of Heaviside is
-    # its value at 0.
+    # Delta functions become 0, their value almost everywhere. The second argument of Heaviside, the
+    # value at 0, is dropped.
     is_jump = node.func in (sympy.DiracDelta, sympy.Heaviside)
     return known[node.func], node.args[:1] if is_jump else node.args
 

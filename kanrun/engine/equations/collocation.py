@@ -30,7 +30,7 @@ POINTS_PER_INTERVAL = 10
 #: Smallest number of collocation points per unknown of the network, in several variables.
 POINTS_PER_UNKNOWN = 2.5
 #: Number of points per face at which the magnitudes of the unknowns are estimated from the
-#: conditions. Fewer points may miss a narrow peak of the given values; more only take time.
+#: conditions. Fewer points may miss a narrow peak of the prescribed values; more only take time.
 SIZE_POINTS = 60
 #: Largest number of points at which the sizes of the terms of a relation are measured. More points
 #: give steadier units of the residuals and take more time.
@@ -47,8 +47,9 @@ NEGLIGIBLE = 1e-6
 EQUAL_WEIGHTS = 1.0, 1.0
 #: Weights of conditions and of observations on the first grid, relative to the equation.
 FIRST_WEIGHTS = 100.0, 100.0
-#: Factor by which the weight of conditions rises, and that of observations falls, from one grid to
-#: the next. With a larger factor the bounds below are reached on coarser grids.
+#: Factor by which the weight of conditions rises, and the weight of observations falls, from one
+#: grid to the next. With a larger factor, `MAX_WEIGHT` and `MIN_DATA_WEIGHT` are reached on coarser
+#: grids.
 WEIGHT_GROWTH = 10.0
 #: Largest weight of conditions, relative to the equation. A larger weight satisfies conditions
 #: more closely, but costs the normal equations digits.
@@ -56,8 +57,8 @@ MAX_WEIGHT = 1e6
 #: Smallest weight of observations, relative to the equation. With a smaller weight, noise affects
 #: the solution less, but unknown parameters are determined less well.
 MIN_DATA_WEIGHT = 1e-2
-#: Conditions are incompatible if their part of the objective rises and exceeds that of the equation
-#: by this factor.
+#: Conditions count as incompatible if their part of the objective rises from one grid to the next,
+#: and exceeds the part of the equation by this factor.
 INCOMPATIBLE_FACTOR = 10.0
 
 

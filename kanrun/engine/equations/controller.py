@@ -179,7 +179,10 @@ class Controller:
         return self.march.counted + evaluated > self.budget or time_limit_reached()
 
     def _next_slab(self, end: float) -> tuple[bool, float]:
-        """Solve the slab up to `end`; return whether it is accepted, and the next length."""
+        """Try a slab that ends at `end`.
+
+        Return whether it is accepted, and the length of the next slab or of the next attempt.
+        """
         length = end - self.march.end
         problem = SlabProblem(self.system, self.state, (self.march.end, end), self.sizes)
         unknowns, steps = problem.solved(self.tolerance)

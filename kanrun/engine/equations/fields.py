@@ -204,7 +204,7 @@ class Windows(Network):
 
     @property
     def ends(self) -> Float[Tensor, " windows_but_one"]:
-        """Upper ends of all windows but the last."""
+        """Ends of all windows but the last, shape (windows - 1,)."""
         return torch.stack([field.box[-1, 1] for field in self.parts])[:-1]
 
     @property

@@ -56,8 +56,8 @@ from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Number of random networks that are tried for a separated form (see `OutputForm`).
 RANDOM_IF_SEPARATED = 5
-#: Bounds of the standard deviation of random coefficients in units of the solution; drawn on a log
-#: scale.
+#: Bounds of the standard deviation of random initial coefficients, in units of the solution. The
+#: standard deviation is drawn on a log scale.
 START_SIZES = (0.02, 0.5)
 #: Largest relative error with which products on the first grid represent the initial values.
 INITIAL_VALUE_TOLERANCE = 1e-3
@@ -66,16 +66,17 @@ SMALL_NETWORK = 100
 #: Largest number of unknowns of a grid that is added automatically. A larger number allows finer
 #: grids, whose steps take much longer.
 MAX_UNKNOWNS = 1000
-#: Largest number of products that represent given initial values if the number of terms is free.
-#: More products represent more complicated initial values and add unknowns.
+#: Largest number of products that approximate the initial values if the setting does not fix the
+#: number of terms. More products represent more complicated initial values and add unknowns.
 MAX_TERMS = 16
 #: Levenberg-Marquardt steps on all grids.
 LM = LMPolicy(damping=1e-4, min_damping=1e-15, damping_search=False, max_trials=12)
 #: Stopping criteria on grids coarser than the finest planned one. Stricter criteria spend steps
 #: on a solution that the next grid improves anyway.
 COARSE = StoppingCriteria(max_steps=15, rtol=1e-2)
-#: Relative decrease of the objective below which a step of a race counts as slow; a race ends
-#: after three slow steps in a row. A smaller value gives poor starts more steps.
+#: Relative decrease of the objective below which a step from a random initial guess counts as slow;
+#: after three slow steps in a row, the guess takes no more steps in this round. A smaller value
+#: gives poor guesses more steps.
 START_RTOL = 1e-2
 #: Margin of a new hidden grid beyond the activations, as a fraction of their range. A larger
 #: margin leaves activations more room to grow but makes the grid coarser.

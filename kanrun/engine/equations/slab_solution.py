@@ -174,7 +174,7 @@ def _stages(system: EvolutionSystem, march: March) -> Iterator[EquationStage]:
         equation, conditions = slab_residuals(system, field, before, sizes)
         before = field
         points = breakpoints_of(field)
-        assert points is not None  # An invariant: slabs are splines.
+        assert points is not None  # Networks of slabs always have breakpoints.
         points[:, -1] = field.box[-1, 1]
         yield EquationStage(
             window=number,

@@ -44,10 +44,10 @@ DENSITY_POINTS = 8
 #: Width, in intervals, of the moving maximum and the moving average that smooth the density of
 #: breakpoints. A larger width spreads fine intervals further around a narrow feature.
 DENSITY_WIDTH = 1
-#: Factor by which halving an interval is assumed to reduce its squared residual. An interval is
-#: halved twice before another one is halved once if its residual is this many times larger.
+#: Factor by which halving an interval is assumed to reduce its squared residual. With a smaller
+#: value, intervals are halved more evenly; with a larger one, refinement is more local.
 HALVED = 0.01
-#: Intervals narrower than twice this fraction of the range are not halved.
+#: Intervals are not halved if the halves would be narrower than this fraction of the range.
 NARROWEST = 1e-6
 #: Breakpoints that differ by less than this fraction of the range count as equal.
 SAME_BREAKPOINT = 1e-9
@@ -268,7 +268,7 @@ class Space:
         middle = (self.breakpoints[1:] + self.breakpoints[:-1]) / 2
         top = self.evaluate(coefficients, middle, DEGREE)
         jumps = np.abs(np.diff(top, append=top[:1] if self.periodic else top[-1:]))
-        jumps[(width == 0) | (np.roll(width, -1) == 0)] = 0  # at kinks
+        jumps[(width == 0) | (np.roll(width, -1) == 0)] = 0  # Kinks are no errors.
         either = np.maximum(jumps, np.roll(jumps, 1))
         errors = 2 / (2 * pi) ** (DEGREE + 1) * width**DEGREE * either
         return float(np.sqrt(np.square(errors) @ width / width.sum()))

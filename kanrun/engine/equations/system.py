@@ -35,8 +35,8 @@ from kanrun.formulas.equations import (
 
 #: Largest number of compiled derivatives of formulas that are kept in memory.
 COMPILED = 1024
-#: Number of equally spaced points between which jumps and kinks of formulas are searched for. With
-#: fewer points, two that lie close together may be missed.
+#: Number of equally spaced points between which formulas are searched for jumps and kinks. With
+#: fewer points, two jumps that lie close together may be missed.
 JUMP_POINTS = 2001
 #: Absolute error of the position of a jump, in units of the variable. Jumps closer to an end of the
 #: range than this fraction of its length are ignored. A larger value puts breakpoints beside jumps.

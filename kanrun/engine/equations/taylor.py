@@ -49,7 +49,7 @@ class Monomials:
 
     @property
     def order(self) -> int:
-        """Highest total order of a derivative."""
+        """Highest order of a derivative in the set, summed over the variables."""
         return sum(self.indices[-1])
 
     def factorial(self, index: Index) -> int:

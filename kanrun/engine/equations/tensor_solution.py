@@ -64,8 +64,8 @@ from kanrun.monitoring import report_progress, time_limit_reached
 #: Products smaller than this fraction of the estimated error (at most 1), relative to the largest
 #: product, are left out. A larger value gives shorter and less accurate solutions.
 NEGLIGIBLE_PRODUCT = 1e-3
-#: Smallest relative size below which products are always left out, whatever the estimated error. A
-#: larger value limits the accuracy; a smaller one keeps products that are only rounding.
+#: Size, relative to the largest product, below which products are left out whatever the estimated
+#: error. A larger value limits the accuracy; a smaller one keeps products that are only rounding.
 ROUNDING = 1e-15
 #: Nodes on [-1, 1], away from the Gauss points, at which the residuals in each interval are
 #: measured after the fit, and their weights.
@@ -273,7 +273,7 @@ class TensorSolver:
         if self.field is not None and (ends := breakpoints_of(self.field)) is not None:
             return [*ends.T.numpy()]
         kinks = [kinks_of(self.system, number) for number in range(len(self.box))]
-        empty = [len(each) - len({*each}) for each in kinks]  # intervals of length 0
+        empty = [len(each) - len({*each}) for each in kinks]  # Intervals of length 0 at kinks.
         found = [
             with_kinks(np.linspace(low, high, intervals + 1 + max(empty) - own), places)
             for (low, high), places, own in zip(self.box, kinks, empty, strict=True)

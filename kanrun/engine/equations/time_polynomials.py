@@ -38,9 +38,9 @@ def legendre_values(
 
 @cache
 def radau_points(stages: int) -> tuple[Array, Array]:
-    """Return `stages` Radau points of [-1, 1], the last of which is 1, and their weights.
+    """Return the points and weights of the Radau quadrature rule on [-1, 1].
 
-    Both have shape (stages,).
+    Both have the shape (stages,). The last point is 1, and the weights have the sum 2.
     """
     unit = np.eye(stages + 1)
     points = np.sort(legroots(unit[-1] - unit[-2]).real)
