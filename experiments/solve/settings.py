@@ -348,7 +348,7 @@ def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
 def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
     """Return the network of a solver that estimates its error, or None if none can be used.
 
-    Slabs of time are preferred to tensor products of splines. They cannot be used if the settings
+    Slabs of time are preferred to tensor products of splines, but cannot be used if the settings
     contain planned grids or parameter continuation.
     """
     given = cfg.equation

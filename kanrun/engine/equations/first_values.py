@@ -166,7 +166,7 @@ class FirstValues:
         """Return the error with which the next slab starts, in the space of halved intervals.
 
         Args:
-            state: Splines that approximate the values, from `state`.
+            state: Splines that approximate the values, computed by the method `state`.
             before: Error at the end of the previous slab, which is added; None at the start.
         """
         if self.system.variables == 1:
