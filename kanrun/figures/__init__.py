@@ -1,4 +1,7 @@
-"""Figures drawn from recorded tables alone: DataFrames in, `matplotlib.figure.Figure` out."""
+"""Figures that are drawn only from recorded tables.
+
+Functions take DataFrames and return a `matplotlib.figure.Figure`.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ if TYPE_CHECKING:
 
 
 def figures_of(tables: Mapping[str, Any], draws: Iterable[Callable[..., Figure]]) -> Figures:
-    """Yield the name and the drawing of each figure whose tables are there.
+    """Yield the name of each figure whose tables exist, and a function that draws it.
 
-    A function of `draws` has the name of its figure, and its parameters those of its tables.
+    The name of a function in `draws` is the name of its figure, and the names of its parameters are
+    those of the tables that it needs.
     """
     for draw in draws:
         needed = inspect.signature(draw).parameters

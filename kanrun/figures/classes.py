@@ -1,4 +1,4 @@
-"""Predicted classes and their probabilities: confusion matrices, and curves."""
+"""Figures of predicted classes: confusion matrices, and ROC, precision and calibration curves."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ from kanrun.figures.style import (
 )
 from kanrun.points import Array
 
-#: Largest number of classes of a confusion matrix.
+#: Largest number of classes in a confusion matrix; further classes are left out.
 MAX_CLASSES = 30
 #: Height and width of a confusion matrix (inches).
 MATRIX = (3.2, 4.2)
 #: Height of a panel of curves (inches).
 SIDE = 3.2
-#: Number of groups of rows with similar probabilities, whose mean is compared with the observed
-#: frequency.
+#: Number of groups in a calibration curve. Each group has rows with similar probabilities, whose
+#: mean is compared with the observed frequency.
 GROUPS = 10
-#: Number of rows whose precision is drawn first: that of fewer rows jumps between 0 and 1.
+#: The precision curve starts at this many rows. With fewer rows, precision jumps between 0 and 1.
 FEWEST_ROWS = 10
 CHANCE: Look = {"color": BLACK, "lw": 0.8, "ls": ":"}
 
 
 @styled
 def confusion(table: DataFrame) -> Figure:
-    """Draw confusion matrices of the first seed: of the training, held-out and test points.
+    """Draw confusion matrices of the first seed for the training, held-out and test points.
 
-    `table` has the columns seed, split, and `truth:<name>` and `prediction:<name>` of the output.
+    `table` has the columns seed, split, `truth:<name>` and `prediction:<name>`, where `<name>` is
+    the output.
     """
     rows = first_seed(table)
     ((guess, output),) = named_columns(rows, "prediction:").items()
     known = rows.dropna(subset=[f"truth:{output}", guess])
-    # A label 7 may have been read as 7.0 in one of the columns.
+    # A label such as 7 may have been read as 7.0 in one of the two columns.
     truth, predicted = (
         known[name].map(lambda value: f"{value:.15g}" if isinstance(value, float) else str(value))
         for name in (f"truth:{output}", guess)
@@ -66,7 +67,7 @@ def confusion(table: DataFrame) -> Figure:
 
 
 def _draw_matrix(axes: Axes, truth: Series[str], predicted: Series[str], name: str) -> None:
-    """Draw a confusion matrix with the accuracy and the share of the largest class."""
+    """Draw a confusion matrix; the title has the accuracy and the fraction of the largest class."""
     labels = sorted({*truth, *predicted}, key=_order)[:MAX_CLASSES]
     counts = crosstab(truth, predicted).reindex(index=labels, columns=labels, fill_value=0)
     values = counts.to_numpy(dtype=float)
@@ -90,10 +91,10 @@ def _order(label: str) -> tuple[float, str]:
 def class_curves(held_out: DataFrame) -> Figure:
     """Draw ROC, precision-recall and calibration curves of the first seed's held-out rows.
 
-    `held_out` has the columns seed, truth:<output> and probability:<class>. Of two classes the
-    second is drawn, of more the first few against all others. Areas under the curves are named; the
-    precision of fewer than 10 rows is not drawn. The calibration compares the mean probability of
-    tenths of the rows with the observed frequency.
+    `held_out` has the columns seed, `truth:<output>` and `probability:<class>`. With two classes,
+    the curves are those of the second class; otherwise each of the first classes is compared with
+    all others. The legend gives the areas under the curves. The calibration curve compares the mean
+    predicted probability in each tenth of the rows with the observed frequency.
     """
     table = first_seed(held_out)
     (truth,) = named_columns(table, "truth:")
@@ -115,9 +116,10 @@ def class_curves(held_out: DataFrame) -> Figure:
 
 
 def _draw_class(panels: Sequence[Axes], hit: Array, likely: Array, label: str, colour: str) -> None:
-    """Draw the three curves of a class from its probabilities `likely`, in descending order.
+    """Draw the three curves of one class.
 
-    `hit` is 1 for rows that have the class and 0 for others; both have the shape (rows,).
+    `likely` has the predicted probabilities of the class in descending order. `hit` is 1 for rows
+    of the class and 0 for others. Both have the shape (rows,).
     """
     roc, recall, calibration = panels
     last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)  # of equal probabilities

@@ -1,4 +1,4 @@
-"""Effects of inputs on predictions: of single ones as curves, of pairs as maps."""
+"""Figures of effects on predictions: of single inputs as curves, of pairs of inputs as maps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from kanrun.figures.style import (
 
 #: Largest number of inputs whose effects are drawn.
 MAX_INPUTS = 12
-#: Smallest probability that is drawn; smaller ones are raised to it, and 1 - p likewise.
+#: Probabilities p are drawn between this and 1 minus this, since log-odds of 0 and 1 are infinite.
 SMALLEST_PROBABILITY = 1e-6
 #: Height of a panel of effects (inches).
 EFFECT = 1.9
@@ -45,16 +45,17 @@ EFFECT = 1.9
 MAP = 2.6
 #: Margin on either side of the data, as a fraction of their range.
 ROOM = 0.08
-#: Bands are cut off at this distance above and below the curves, relative to the curves' range.
+#: Largest distance of a band above and below the curves, relative to the range of the curves. Wider
+#: bands are cut off.
 BAND_ROOM = 1.0
 #: Margin on either side of the levels of an input, as a fraction of their range.
 LEVELS_ROOM = 0.2
-#: Total length of the names of levels, with two letters between them, up to which they stand side
-#: by side below a panel of effects.
+#: Largest total number of letters in the names of levels, plus two per name, for which the names
+#: are written side by side below a panel of effects. Longer names are turned.
 LEVEL_LETTERS = 24
 #: Length of the ticks at quantiles of an input (in points).
 QUANTILE = 5
-#: Area of a dot on a map in the limit of no rows (square points).
+#: Smallest area of a dot on a map, for few rows (square points).
 SMALLEST = 1
 #: Additional area of the dot with the most rows (square points).
 LARGER = 14
@@ -76,11 +77,17 @@ def effects(
 ) -> Figure:
     """Draw a panel per input, the most important first: its effect with the others at their mean.
 
-    `table` has the columns input, level (of a category), output, x, value, lower, upper, is_date (x
-    are days since 1970-01-01) and, optionally, ale (a second curve). `order` lists the inputs; at
-    most 12 are drawn. `values` holds quantiles of inputs, drawn as ticks along the axis. All panels
-    share the scale of the output. Probabilities of `classes` are drawn over their log-odds, so that
-    effects on rare classes show; of two classes the second is drawn.
+    All panels share the scale of the output.
+
+    Args:
+        table: Columns input, level (of a category, otherwise empty), output, x, value, lower,
+            upper, is_date (whether x is in days since 1970-01-01) and, optionally, ale (the
+            accumulated local effect, a second curve).
+        order: Names of the inputs, the most important first; at most 12 are drawn.
+        values: Columns input and x: quantiles of the inputs, drawn as ticks.
+        remark: Text above the panels.
+        classes: Whether the values are probabilities. They are drawn on a log-odds scale, so that
+            effects on rare classes are visible. With two classes, only the second is drawn.
     """
     table = _placed(first_seed(table))
     values = first_seed(values)
@@ -109,7 +116,7 @@ def effects(
 
 
 def _placed(rows: DataFrame) -> DataFrame:
-    """Return the rows with their levels as text, at the places 0, 1, ... of each input's axis."""
+    """Return the rows with levels as text, and with x = 0, 1, ... for the levels of each input."""
     levels = rows["level"].astype(object).fillna("").astype(str)
     places = rows.groupby("input")["x"].rank("dense") - 1
     return rows.assign(level=levels, x=rows["x"].where(levels == "", places))
@@ -118,7 +125,7 @@ def _placed(rows: DataFrame) -> DataFrame:
 def _show_quantiles(panel: Axes, x: Series[float]) -> None:
     """Draw a tick at each quantile of an input.
 
-    Nothing is drawn without quantiles, because an empty line has no extent for the layout.
+    Without quantiles, nothing is drawn, because the layout cannot handle an empty line.
     """
     look: Any = {"ms": QUANTILE, "transform": panel.get_xaxis_transform(), "clip_on": False}
     if len(x):
@@ -141,7 +148,10 @@ def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
 
 
 def _show_input(axis: Axis, rows: DataFrame, letters: int = MAX_LETTERS) -> None:
-    """Set the ticks of the axis of an input: names of levels or of days, dates, or numbers."""
+    """Set the ticks of an input's axis: names of levels, weekdays, dates, or numbers.
+
+    Names of levels with more than `letters` letters in total are turned.
+    """
     levels = rows.drop_duplicates("x").sort_values("x")["level"]
     if levels.all():
         name_places(axis, list(levels), letters)
@@ -186,9 +196,9 @@ def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool
 def pair_maps(table: DataFrame) -> Figure:
     """Draw a map per strong pair of inputs: the prediction with all others at their mean.
 
-    `table` has the columns input_1, input_2, output, x, y, level_1, level_2 (names of levels, whose
-    numbers are x and y), value and rows. Dots show where training rows lie. All maps share the
-    colours of the output.
+    `table` has the columns input_1, input_2, output, x, y, level_1, level_2, value and rows. For a
+    category, `level_1` or `level_2` has the name of the level with the number x or y. `rows` is the
+    number of training rows there, which the size of a dot shows. All maps share one colour scale.
     """
     table = first_seed(table)
     pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))

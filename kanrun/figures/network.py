@@ -1,6 +1,6 @@
-"""Edge functions of a KAN: one panel each, and as a diagram with nodes in layers.
+"""Figures of the edge functions of a KAN: one panel per edge, and a diagram of the network.
 
-Lengths of the diagram are in inches, unless another unit is named.
+Lengths are in inches unless another unit is given.
 """
 
 from __future__ import annotations
@@ -39,49 +39,50 @@ KEYS = ["layer", "out", "in"]
 MAX_PANELS = 20
 #: Largest number of edges of a diagram; the strongest are drawn.
 MAX_EDGES = 60
-#: Columns of panels.
+#: Number of panels in a row.
 COLUMNS = 5
-#: Height and width of a panel with its texts.
+#: Height and width of a panel, including its texts.
 PANEL = (1.55, 1.3)
-#: Room for a remark above the panels.
+#: Height of the space for a remark above the panels.
 HEAD = 0.2
-#: Room for the title of a panel.
+#: Height of the space for the title of a panel.
 ABOVE = 0.5
-#: Room for the name of an axis.
+#: Width of the space for the label of an axis.
 BESIDE = 0.2
-#: Distances of panels, as fractions of their widths and heights.
+#: Horizontal and vertical distance between panels, as fractions of their width and height.
 SPACING = (0.24, 0.82)
-#: The axis of a function is this much longer than the function's range in either direction.
+#: Half the length of the vertical axis of a panel, relative to the largest range of a function in
+#: the same layer.
 ROOM = 0.55
-#: A function that varies by less is constant.
+#: A function whose range is smaller than this counts as constant.
 ROUNDING = 1e-12
-#: Most letters of the label of a node.
+#: Largest number of letters in the label of a node.
 MAX_LETTERS = 18
-#: Most letters of a line in the title of a panel.
+#: Largest number of letters in a line of a panel's title.
 MAX_TITLE = 17
-#: Most letters of the symbol of an edge.
+#: Largest number of letters in the symbol of an edge.
 MAX_SYMBOL = 16
-#: Label of an identity edge, which is drawn as a line alone.
+#: Symbol of an identity edge, which is drawn as a line without a box.
 CARRIED = "="
-#: Distance of two levels of nodes.
+#: Vertical distance between two layers of nodes.
 LEVEL = 1.75
-#: Height that labels and margins take in addition to the levels.
+#: Height of the labels and margins above and below the network.
 AROUND = 0.6
-#: Side of the largest box of an edge function.
+#: Largest side of the box around an edge function.
 BOX = 0.5
-#: Fraction of the room of a box that the box takes.
+#: Largest side of a box, as a fraction of the width that is available for one box.
 BOX_PART = 0.8
-#: Fraction of a box that its function takes.
+#: Side of an edge function's curve, as a fraction of its box.
 CURVE_PART = 0.84
-#: Wanted room of a box.
+#: Preferred width of a diagram per box in its fullest layer.
 BOX_ROOM = 0.62
-#: Wanted room of a node.
+#: Preferred width of a diagram per node in its fullest layer.
 NODE_ROOM = 0.45
 #: Smallest width of a diagram.
 MIN_WIDTH = 1.8
 #: Largest width of a diagram.
 MAX_WIDTH = 12.4
-#: Width of a letter of a label.
+#: Width of one letter in a label.
 LETTER = 0.065
 #: Distance of a label from its node (points).
 BESIDE_NODE = 6
@@ -93,21 +94,21 @@ WEAKEST = 0.12
 PALEST = 0.25
 #: Width of the weakest edge (points).
 THIN = 0.4
-#: Width that the strongest edge has in addition (points).
+#: Difference in width between the strongest and the weakest edge (points).
 THICKER = 1.4
-#: Widths of lines at a small box, in points per inch of its side.
+#: Largest width of a line near a box, in points per inch of the box's side.
 WIDEST = 2.5
 #: Diameter of a node (points).
 NODE = 5
 #: Diameters of the circle and of the cross of a node that multiplies (points).
 PRODUCT = (8, 4.5)
-#: Largest size of text at nodes (points), and points by inch of room.
+#: Largest size of text at nodes (points), and largest size per inch of width for one node.
 NODE_TEXT = (8, 60)
-#: Largest size of text at boxes (points), and points by inch of room.
+#: Largest size of text at boxes (points), and largest size per inch of the box's side.
 BOX_TEXT = (7, 17.5)
-#: Smallest size of text that is written at boxes (points).
+#: Smallest size of text at boxes (points). Smaller text is left out.
 READABLE = 3
-#: Texts stand at a distance from their nodes and boxes, which is given in points.
+#: Look of texts whose distance from a node or box is given in points.
 OFFSET: Look = {"textcoords": "offset points", "zorder": 5}
 #: Background of the text of a box.
 WHITE = {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6}
@@ -117,11 +118,11 @@ WHITE = {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6}
 def edges(table: DataFrame) -> Figure:
     """Draw the function of each edge (layer, out, in) of the first seed over its input range.
 
-    `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name,
-    pruned, x_data (x in the user's units) and seen (false beyond the data). Pruned edges are
-    counted and not drawn; of many others the 20 strongest, relative to their layers, are. All
-    panels of a layer have one scale, so that a dead edge looks dead. The function is thin and grey
-    where there are no data.
+    `table` has the columns seed, layer, out, in, x, y and score. Optional columns are input_name,
+    output_name, pruned, x_data (x in the user's units) and seen (false outside the range of the
+    data). Pruned edges are counted but not drawn. If more than 20 others remain, only the strongest
+    relative to their layers are drawn. All panels of a layer share one vertical scale, so that a
+    nearly constant function looks constant. The curve is thin and grey where there are no data.
     """
     table = first_seed(table)
     pruned = are_pruned(table)
@@ -134,14 +135,14 @@ def edges(table: DataFrame) -> Figure:
     low = groups["y"].min().fillna(0.0)
     high = groups["y"].max().fillna(0.0)
     span = (high - low).groupby("layer").transform("max")
-    # A panel around a constant would show nothing but rounding errors.
+    # If the axis fitted the range of a constant function, it would show only rounding errors.
     half = (ROOM * span).where(span > ROUNDING, 1.0)
     limits = np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
     ends = groups.head(1).sort_values(KEYS)
     scores = "\nscore " + ends["score"].astype(float).map(number)
     titles = map(str.__add__, titles_of(ends), scores)
     figure, panels = small_multiples(len(ends), COLUMNS, *PANEL, room=HEAD)
-    # Each text has its room: to measure all of them takes a third of the time.
+    # Texts have fixed places, since measuring them for a layout takes a third of the time.
     figure.set_layout_engine(None)
     width, height = figure.get_size_inches()
     top = 1 - (HEAD + ABOVE) / height
@@ -154,7 +155,7 @@ def edges(table: DataFrame) -> Figure:
 
 
 def _draw_panel(panel: Axes, rows: DataFrame, limits: Array) -> None:
-    """Draw the function of an edge, with the ends of both axes."""
+    """Draw the function of one edge; the labels of both axes give their ends."""
     x = rows["x_data" if "x_data" in rows else "x"].to_numpy(float)
     y = rows["y"]
     if "seen" in rows:
@@ -172,8 +173,7 @@ def _draw_panel(panel: Axes, rows: DataFrame, limits: Array) -> None:
 def strongest_edges(table: DataFrame, most: int = MAX_EDGES) -> tuple[DataFrame, str]:
     """Return the rows of at most `most` edges, and a remark if there are more.
 
-    Edges that carry a value on come first, then those with the highest scores relative to their
-    layers.
+    Identity edges come first, then the edges with the highest scores relative to their layers.
     """
     edges = table.drop_duplicates(KEYS)
     if len(edges) <= most:
@@ -184,20 +184,20 @@ def strongest_edges(table: DataFrame, most: int = MAX_EDGES) -> tuple[DataFrame,
 
 
 def _relative_scores(edges: DataFrame) -> Series[float]:
-    """Return the score of each edge relative to the highest of its layer; 0 for unknown ones."""
+    """Return each edge's score divided by the highest score of its layer; 0 if it is unknown."""
     size = edges["score"].abs().replace(np.inf, np.nan).fillna(0.0)
     return size / size.groupby(edges["layer"]).transform("max").clip(lower=np.finfo(float).tiny)
 
 
 def are_pruned(table: DataFrame) -> Series[bool]:
-    """Return which rows are of pruned edges: none if the table does not say."""
+    """Return which rows belong to pruned edges; none if there is no column `pruned`."""
     return as_bool(table.get("pruned", Series(False, index=table.index)))
 
 
 def titles_of(edges: DataFrame) -> list[str]:
-    """Return `source → node` of each edge, with the names of inputs and outputs if it has them.
+    """Return the title of each edge, as in "x0 → h1.2" for an edge to node 2 of layer 1.
 
-    Long names stand on two lines.
+    Inputs and outputs have their names if the table has them. Long titles have two lines.
     """
     names = zip(_texts(edges, "input_name"), _texts(edges, "output_name"), strict=True)
     titles = []
@@ -210,7 +210,7 @@ def titles_of(edges: DataFrame) -> list[str]:
 
 
 def _texts(rows: DataFrame, column: str) -> Series[str]:
-    """Return a column of text; empty texts where it is missing."""
+    """Return a column as text; missing entries, or a missing column, become empty text."""
     texts = rows.get(column, Series("", index=rows.index))
     return texts.astype(object).where(texts.notna(), "").astype(str)
 
@@ -219,11 +219,12 @@ def _texts(rows: DataFrame, column: str) -> Series[str]:
 def network_diagram(table: DataFrame) -> Figure:
     """Draw the first seed's network, inputs below and outputs above.
 
-    `table` is as for `edges`; of more than 60 edges the strongest, relative to their layers, are
-    drawn. Width and opacity of an edge grow with its score, relative to the highest of its layer.
-    Further columns are optional: `symbolic` (text at the edge, which then has another colour; `=`
-    is an edge that carries a value on, a line alone), `pruned` (true: the edge is a ghost), and
-    `operation` (`product` if the node that the edge leads to multiplies).
+    `table` has the columns of `edges`. If there are more than 60 edges, only the strongest relative
+    to their layers are drawn. The width and opacity of an edge grow with its score, relative to the
+    highest score of its layer. Further columns are optional: `symbolic`, a formula that is written
+    at the edge, which then has another colour (`=` marks an identity edge, drawn as a line without
+    a box); `pruned`, for edges that are drawn pale; and `operation`, which is `product` if the node
+    at the end of the edge multiplies.
     """
     diagram = lay_out(first_seed(table))
     figure, axes = one_panel(diagram.height, width=diagram.width, room=0)
@@ -234,16 +235,17 @@ def network_diagram(table: DataFrame) -> Figure:
 
 @dataclass(frozen=True)
 class Diagram:
-    """Places of the nodes and boxes of a network, of one seed.
+    """Layout of the network diagram of one seed: positions of its nodes and boxes, in inches.
 
     Attributes:
-        table: Rows of the edges that are drawn.
-        edges: The first row of each of these edges.
-        nodes: Places (count, 2) of the nodes of each level, inputs first.
-        boxes: Centres (edges, 2) of the boxes of the edges.
-        sides: Sides (edges,) of the boxes.
-        names: Names of inputs and of outputs by their numbers.
-        remark: Says that not all edges are drawn, if so.
+        table: Rows of all edges that are drawn.
+        edges: One row (the first) for each of these edges.
+        width: Width of the diagram.
+        nodes: For each layer of nodes, inputs first, their positions, shape (count, 2).
+        boxes: Centres of the boxes of the edges, shape (edges, 2).
+        sides: Sides of the boxes, shape (edges,).
+        names: Labels of the inputs and of the outputs, by their numbers.
+        remark: States that some edges are not drawn; "" if all are.
     """
 
     table: DataFrame
@@ -262,15 +264,18 @@ class Diagram:
         return LEVEL * (len(self.nodes) - 1) + AROUND + sum(upright)
 
     def upright(self, names: dict[int, str], level: Array) -> float:
-        """Return the height of the labels of a level that stand upright; 0 if they lie."""
+        """Return the height of the labels of a layer if they are vertical; 0 if horizontal.
+
+        `level` has the positions of the nodes, shape (count, 2).
+        """
         length = LETTER * max(map(len, names.values()), default=0)
         return length if length > self.width / len(level) else 0.0
 
 
 def lay_out(table: DataFrame) -> Diagram:
-    """Return the diagram of the network in `table`, columns as for `network_diagram`."""
+    """Compute the layout of the network in `table`, which has the columns of `network_diagram`."""
     shown, remark = strongest_edges(table)
-    # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
+    # Boxes are sorted by the inputs of their edges, so that few lines below them cross.
     edges = shown.drop_duplicates(KEYS).sort_values(["layer", "in", "out"])
     every = table.drop_duplicates(KEYS)
     layer, out, source = every[KEYS].to_numpy(dtype=int).T
@@ -302,14 +307,14 @@ def lay_out(table: DataFrame) -> Diagram:
 
 
 def _names(edges: DataFrame, column: str, name: str, letter: str) -> dict[int, str]:
-    """Return the labels of inputs or outputs by their numbers."""
+    """Return the labels of inputs or outputs by their numbers, such as x0 if they have no name."""
     nodes = edges.drop_duplicates(column)
     texts = zip(nodes[column].astype(int), _texts(nodes, name), strict=True)
     return {i: shorten(text or f"{letter}{i}", MAX_LETTERS) for i, text in texts}
 
 
 def draw_network(axes: Axes, diagram: Diagram) -> None:
-    """Draw a diagram into `axes`, whose unit becomes one inch or less."""
+    """Draw a diagram into `axes`. One unit of the axes is an inch, or less if there is no room."""
     highest = LEVEL * (len(diagram.nodes) - 1)
     axes.set(xlim=(0, diagram.width), ylim=(0, highest), aspect="equal")
     axes.set_axis_off()
@@ -331,7 +336,7 @@ def draw_network(axes: Axes, diagram: Diagram) -> None:
 
 
 def _draw_edges(axes: Axes, diagram: Diagram) -> None:
-    """Draw boxes with the functions of edges, each joined to its two nodes."""
+    """Draw the edges: boxes with their functions, and lines to both nodes."""
     edges = diagram.edges
     order = ["layer", "in", "out"]
     groups: Any = diagram.table.sort_values("x").groupby(order)
@@ -365,7 +370,7 @@ def _draw_edges(axes: Axes, diagram: Diagram) -> None:
 
 
 def _curve(points: Array, centre: Array, side: float) -> Array:
-    """Return the points (points, 2) of an edge function scaled into a square around `centre`."""
+    """Return the points of an edge function, (points, 2), scaled to a square around `centre`."""
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         return np.stack([centre, centre])

@@ -35,40 +35,41 @@ from kanrun.figures.style import (
 
 Values = NDArray[np.float64]
 Numbers = Sequence[float] | NDArray[np.float64] | Series
-#: A panel, the name of its group, and the rows of that.
+#: For each panel, its axes, the name of its group of rows, and these rows.
 Panels = list[tuple[Axes, Any, DataFrame]]
-#: Legend of `medians`, for a remark above the figure.
+#: Remark that explains the lines and bands of `medians`.
 BANDS = "lines: medians; bands: range over seeds"
 DOTS = "dots: seeds; lines: medians"
-#: Width of a page's text (inches).
+#: Width of a figure with several columns of panels (inches).
 WIDTH = 6.5
 #: Width of a figure with a single panel (inches).
 SINGLE_WIDTH = 5.4
 #: Height of a panel (inches).
 HEIGHT = 2.6
-#: Height of a row of a panel with named rows (inches).
+#: Height of one row in a panel with named rows (inches).
 ROW = 0.32
-#: Height around the rows of a panel with named rows (inches).
+#: Additional height of a panel with named rows (inches).
 AROUND_ROWS = 0.6
-#: Cells of a map up to which each shows its number.
+#: Largest number of entries of a heat map for which each shows its number.
 MAX_NUMBERED = 144
-#: Most letters of a panel's title on one line.
+#: Largest number of letters in one line of a panel's title.
 TITLE_LETTERS = 30
-#: Most letters of the name of a place of an axis.
+#: Largest number of letters in a named tick.
 PLACE_LETTERS = 24
-#: Letters of all names below an axis up to which they stand side by side.
+#: Largest total number of letters in the names below an axis, plus two per name, for which they are
+#: written side by side. Longer names are turned.
 MAX_LETTERS = 34
 TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
-#: Smallest distance of named ticks of a logarithmic axis (fraction of the axis).
+#: Smallest distance between named ticks on a logarithmic axis (fraction of the axis).
 TICK_ROOM = 1 / 9
-#: Smallest distance of named ticks of a logarithmic axis (natural logarithm).
+#: Smallest natural logarithm of the ratio of two named ticks on a logarithmic axis.
 TICK_RATIO = 0.3
-#: Names of stages are this fraction of all steps apart.
+#: Smallest distance between the names of two stages, as a fraction of all steps.
 STAGE_ROOM = 0.09
-#: Size of the markers of the first of several curves that may lie on each other (points).
+#: Size of the markers of the first of several overlapping curves (points).
 LARGE = 6
-#: Size of the markers of the last ones (points).
+#: Smallest size of the markers of the other curves (points).
 SMALL = 2
 
 
@@ -82,7 +83,8 @@ def grid_of_panels(
 ) -> tuple[Figure, Any]:
     """Return a figure and its axes, shape (rows, columns).
 
-    `height` and `width` are those of a panel, `room` that of legends and titles (all in inches).
+    `height` and `width` are those of one panel, and `room` is additional height for legends and
+    titles, all in inches. `options` are those of `Figure.subplots`.
     """
     width = width or (SINGLE_WIDTH if columns == 1 else WIDTH / columns)
     figure = Figure(figsize=(columns * width, height * rows + room), layout="constrained")
@@ -108,11 +110,12 @@ def small_multiples(
 def panels_by(
     table: DataFrame, by: str, max_columns: int = 3, height: float = HEIGHT, **options: Any
 ) -> tuple[Figure, Panels]:
-    """Return a figure with a panel for each value of the column `by`, titled with it.
+    """Return a figure with one panel for each value of the column `by`, which is its title.
 
-    This is what most figures of studies are made of: a panel for each target, task or learner, in
-    which `medians` or `series` draw lines by group, and `log_log` makes both axes logarithmic.
-    Panels come with their value and rows, in the order of the table; see `small_multiples`.
+    Most figures of studies have a panel for each target, task or learner, in which `medians` or
+    `series` draw lines by group, and `log_log` makes both axes logarithmic. For each panel, its
+    axes, value and rows are returned, in the order of the table. Options are those of
+    `small_multiples`.
     """
     groups: Any = list(table.groupby(by, sort=False))
     figure, axes = small_multiples(len(groups), max_columns, height, **options)
@@ -129,7 +132,7 @@ def one_panel(height: float = HEIGHT, **options: Any) -> tuple[Figure, Axes]:
 
 
 def panel_of_rows(names: Sequence[str]) -> tuple[Figure, Axes]:
-    """Return a figure with a single panel that has a named row for each of `names`."""
+    """Return a figure with a single panel that has one horizontal row for each of `names`."""
     figure, panel = one_panel(ROW * len(names) + AROUND_ROWS)
     name_rows(panel, names)
     return figure, panel
@@ -145,10 +148,10 @@ def medians(
     floor: float | None = None,
     **look: Any,
 ) -> None:
-    """Draw the median over seeds of one column against another, `columns` = (x, y).
+    """Draw the median over seeds of column y against column x, where `columns` = (x, y).
 
-    `spread` shows the seeds: as a band from the smallest to the largest value, or as dots. Values
-    below `floor` are drawn there: zero has no place on a logarithmic axis.
+    `spread` shows the values of the seeds: as a band from the smallest to the largest, or as dots.
+    Values below `floor` are drawn at `floor`, because a logarithmic axis cannot show zero.
     """
     x, y = columns
     values = rows[y].clip(lower=floor)
@@ -170,10 +173,10 @@ def series(
     overlapping: bool = False,
     **look: Any,
 ) -> None:
-    """Draw `medians` of each group of the column `by` in a colour and with a marker of its own.
+    """Draw the `medians` of each group of the column `by` in a different colour and marker.
 
-    Where curves may lie on each other (`overlapping`), later ones are dashed and have smaller
-    markers.
+    If the curves may lie on top of each other (`overlapping`), all but the first are dashed and
+    have smaller markers.
     """
     for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
         style = MARKERS[index % len(MARKERS)] + ("--" if overlapping and index else "-")
@@ -193,22 +196,23 @@ def power_law(panel: Axes, x: Numbers, y: Numbers, power: float, **look: Any) ->
 
 
 def seeds_across(panel: Axes, values: Series[Any], place: float) -> None:
-    """Draw the value of each seed on one row of a panel, and their median as a bar."""
+    """Draw the values of all seeds on the row `place` of a panel, and their median as a bar."""
     panel.plot(values, [place] * len(values), "o", color=BLUE, label="a seed", **SEED)
     panel.plot(values.median(), place, "|", **MEDIAN)
 
 
 def name_rows(panel: Axes, names: Sequence[str]) -> None:
-    """Name the rows of a panel from the top, the first at height 0."""
+    """Label the rows y = 0, 1, ... of a panel, with the first at the top."""
     panel.set_yticks(range(len(names)), names)
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)
 
 
 def name_places(axis: Axis, names: Sequence[object], letters: int = MAX_LETTERS) -> None:
-    """Name the places 0, 1, ... of an axis.
+    """Label the positions 0, 1, ... of an axis with `names`.
 
-    Names below a panel are turned if they have more than `letters` together with two between them.
+    Names below a panel are turned if they have more than `letters` letters in total, counting two
+    for each gap.
     """
     shown = [shorten(name, PLACE_LETTERS) for name in names]
     turned = isinstance(axis, XAxis) and sum(len(name) + 2 for name in shown) > letters
@@ -223,7 +227,10 @@ def heat_map(
     form: Callable[[float], str] | None = None,
     **look: Any,
 ) -> Any:
-    """Draw a matrix with named rows and columns; write numbers by `form` if there are few cells."""
+    """Draw a matrix in colours, with named rows and columns; return what a colour bar needs.
+
+    If `form` is given and there are few entries, write each number as `form` converts it to text.
+    """
     image: Any = panel.imshow(values, **{"aspect": "auto", **look})
     panel.grid(visible=False)
     name_places(panel.xaxis, columns)
@@ -255,8 +262,8 @@ def draw_map(
 ) -> Any:
     """Draw values at points (x, y), all of shape (samples,); return what a colour bar needs.
 
-    Points on a lattice become cells. Others are joined by triangles, or stay points if they lie on
-    a line.
+    Points on a complete lattice are drawn as rectangles. Other points are joined by triangles, or
+    drawn as dots if they lie on a line.
     """
     panel.grid(visible=False)
     look: Any = {"vmin": limits[0], "vmax": limits[1], "cmap": colours, "rasterized": True}
@@ -281,10 +288,10 @@ def map_with_bar(
     limits: tuple[float, float] | None = None,
     label: str = "",
 ) -> None:
-    """Draw values at points as `draw_map`, with a colour bar below that is called `label`.
+    """Draw values as `draw_map` does, with a colour bar below whose label is `label`.
 
-    Without `limits` the values are errors: colours are centred at zero, and a few large errors,
-    whose largest is named, do not hide the others.
+    Without `limits`, the values are errors. Colours are then centred at zero, their range ignores a
+    few large errors so that these do not hide the others, and the label gives the largest error.
     """
     bar: Any = {"location": "bottom", "pad": 0.04, "aspect": 20, "ticks": MaxNLocator(3)}
     if limits is None:
@@ -300,9 +307,10 @@ def map_with_bar(
 
 
 def mark_stages(panel: Axes, steps: Values, stages: Iterable[Any], names: NDArray[Any]) -> None:
-    """Draw a line at the first step of each stage but the first, and write its name above.
+    """Draw a line at the first step of each stage except the first, and write its name at the top.
 
-    Names that would lie on the next one, nearer than STAGE_ROOM, are left out.
+    `stages` and `names` have one entry per step. A name is left out if the next name is nearer than
+    STAGE_ROOM.
     """
     starts = np.flatnonzero(Series(list(stages), dtype=float).diff().ne(0))
     last = np.inf
@@ -316,13 +324,13 @@ def mark_stages(panel: Axes, steps: Values, stages: Iterable[Any], names: NDArra
 
 
 def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:
-    """Make both axes logarithmic, the lower one with these ticks; `names` as for `Axes.set`."""
+    """Make both axes logarithmic, with `ticks` on the horizontal one; `names` go to `Axes.set`."""
     panel.set(xscale="log", yscale="log", **names)
     ticks_at(panel.xaxis, ticks)
 
 
 def ticks_at(axis: Axis, values: Iterable[float]) -> None:
-    """Put the ticks of a logarithmic axis at those of `values` that there is room to name."""
+    """Put the ticks of a logarithmic axis at `values`, except where labels would be too close."""
     every = sorted({float(value) for value in values})
     room = max(np.log(every[-1] / every[0]) * TICK_ROOM, TICK_RATIO) if every else 0.0
     kept: list[float] = []
@@ -340,7 +348,10 @@ def finish(
     where: str = "outside lower center",
     **legend: Any,
 ) -> Figure:
-    """Return the figure with a remark above and one legend that has each label once."""
+    """Add a remark above the panels, and one legend for all of `panels`, to a figure; return it.
+
+    The legend has each label once. `where` is its location.
+    """
     set_remark(figure, remark)
     handles = dict[str, Any]()
     for panel in panels:
@@ -353,12 +364,15 @@ def finish(
 
 
 def two_lines(name: str, max_letters: int = TITLE_LETTERS) -> str:
-    """Return `name` on at most two lines, with its end, which distinguishes long names."""
+    """Return `name` on at most two lines.
+
+    A long name loses its middle, because names often differ at the end.
+    """
     lines = textwrap.wrap(name, max_letters)
     shown = lines if len(lines) <= 2 else [f"{lines[0]} …", lines[-1]]
     return "\n".join(shorten(line, max_letters + 2) for line in shown)
 
 
 def shape_name(text: str) -> str:
-    """Return the recorded shape 2-5-1 as [2, 5, 1]."""
+    """Convert a recorded shape such as 2-5-1 to [2, 5, 1]."""
     return f"[{str(text).replace('-', ', ')}]"
