@@ -1,4 +1,4 @@
-"""Figures of `kanrun compare-mlp`, each from the tables that its parameters name."""
+"""Figures of `kanrun compare-mlp`. The parameters of each function name the tables it draws."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from kanrun.study.suite import exponent
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
 SIZES = {"parameters": "parameters", "flops": "FLOPs per sample", "seconds": "seconds of training"}
-#: Quantities that the number of parameters grows with: column, label, and the power that the
-#: lecture states.
+#: Columns of sizes with which the number of parameters grows: for each, its label and the power
+#: that the lecture states.
 LAWS = {"width": ("nodes N", 2), "depth": ("layers L", 1), "functions": ("G + k", 1)}
 DIFFERENCES = {
     "from_least_squares": "from ordinary least squares",
     "from_product": "from the product of the matrices",
 }
-#: Smallest number of sizes for which an exponent is shown.
+#: Smallest number of different sizes for which a power law is fitted.
 MIN_SIZES = 3
-#: Sizes nearer to each other than this factor count as one.
+#: Two sizes whose ratio is at most this count as the same size.
 ONE_SIZE = 1.4
-#: Differences below this, zero among them, are drawn here.
+#: Differences below this value, including zero, are drawn at this value.
 SMALLEST = 1e-17
 QUARTILES = (0.25, 0.75)
 RELATIVE = "test RMSE / std of the target"
@@ -48,11 +48,11 @@ RELATIVE = "test RMSE / std of the target"
 PARETO = 1.9
 #: Height of a panel of growth (inches).
 GROWTH = 2.2
-#: Most letters in a line of the label of a row of panels.
+#: Largest number of letters in one line of the label of a row of panels.
 LABEL_LETTERS = 22
-#: Half of the height of a mark of a bound (rows).
+#: Half the height of the line that marks a bound (rows).
 HALF_BOUND = 0.35
-#: Offset of one mark beside another (layers).
+#: Horizontal distance between the marks of two columns (hidden layers).
 BESIDE = 1 / 12
 ABOVE: Look = {"where": "outside upper center"}
 BELOW_PANEL: Look = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.28)}
@@ -88,7 +88,7 @@ def pareto(summary: DataFrame) -> Figure:
 
 @styled
 def scaling(summary: DataFrame) -> Figure:
-    """Draw test error against parameters, with a power law for models of at least three sizes."""
+    """Draw test error against parameters, with a power law if there are at least three sizes."""
     keys = ["target", "error_name", "model", "parameters"]
     middle = summary.groupby(keys, sort=False)["error"].median().reset_index()
     figure, panels = panels_by(middle, "target", room=0.2)
@@ -113,14 +113,14 @@ def scaling(summary: DataFrame) -> Figure:
 
 
 def along(growth: DataFrame, name: str) -> DataFrame:
-    """Return rows that differ only in `name`; the other sizes are the largest that occur."""
+    """Return the rows in which all sizes but `name` have their largest value."""
     others = growth[list({"width", "depth", "functions"} - {name})]
     return growth[(others.isna() | (others == others.max())).all(axis=1)]
 
 
 @styled
 def growth(growth: DataFrame) -> Figure:
-    """Draw parameters of real modules against width, depth and G + k, with the lecture's powers."""
+    """Draw parameters of networks against width, depth and G + k, with the lecture's power laws."""
     figure, (panels,) = grid_of_panels(1, len(LAWS), GROWTH, sharey=True)
     for panel, (name, (label, law)) in zip(panels, LAWS.items(), strict=True):
         table = growth.dropna(subset=[name])
@@ -137,7 +137,11 @@ def growth(growth: DataFrame) -> Figure:
 
 @styled
 def widths(summary: DataFrame, reached: DataFrame) -> Figure:
-    """Draw the relative error of one hidden layer against its width; lines at the wanted errors."""
+    """Draw the relative error of MLPs with one hidden layer against its width.
+
+    Lines mark the errors to be reached. `summary` has the columns target, activation, width and
+    relative_error; `reached` has the column wanted.
+    """
     figure, panels = panels_by(summary, "target")
     for panel, _, rows in panels:
         series(panel, rows, ("width", "relative_error"), "activation", spread="dots")
@@ -150,7 +154,7 @@ def widths(summary: DataFrame, reached: DataFrame) -> Figure:
 
 @styled
 def errors(summary: DataFrame) -> Figure:
-    """Draw the relative error of each seed by target and grid, the median, and the stated bound."""
+    """Draw the relative error of each seed, its median and its bound, by target and grid."""
     groups: Any = list(summary.groupby(["target", "grid"], sort=False))
     several = summary["grid"].nunique() > 1
     names = [
@@ -168,7 +172,7 @@ def errors(summary: DataFrame) -> Figure:
 
 @styled
 def differences(linear: DataFrame) -> Figure:
-    """Draw how far networks without activations are from least squares and their matrix product."""
+    """Draw how far MLPs without activations are from least squares and their matrix product."""
     figure, panel = one_panel()
     for index, (column, label) in enumerate(DIFFERENCES.items()):
         values = linear[column].clip(lower=SMALLEST)
@@ -182,7 +186,7 @@ def differences(linear: DataFrame) -> Figure:
 
 @styled
 def variants(summary: DataFrame) -> Figure:
-    """Draw the test error of a KAN with all tricks and with each one switched off."""
+    """Draw the test error of a KAN with all tricks, and with each trick switched off."""
     names = list(summary["variant"].unique())
     columns = summary["target"].nunique()
     figure, panels = panels_by(summary, "target", columns, ROW * len(names), room=1.0, sharey=True)

@@ -1,4 +1,4 @@
-"""How wide one hidden layer must be for smaller and smaller errors."""
+"""The width that a single hidden layer needs to reach given errors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from kanrun.study import Cell, Claims, Tables
 from .cases import Case, model_of, result, train
 from .config import CompareMLPConfig
 
-#: Largest number of solver steps of an MLP. It is large because the universal approximation theorem
-#: is about the best possible weights.
+#: Largest number of solver steps of an MLP. It is large, because the universal approximation
+#: theorem is about the best possible weights.
 STEPS = 300
 FIGURES = ("widths",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
-    """Return an MLP with one hidden layer for each activation and width."""
+    """Return an MLP with one hidden layer for each activation and width.
+
+    Raises UsageError if no errors or no widths are listed.
+    """
     if not cfg.errors:
         raise UsageError(
             f"errors={cfg.errors} must list relative errors to be reached, such as [0.1, 0.01]."
@@ -31,7 +34,7 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train one width; yield its relative error beside each of the wanted errors."""
+    """Train an MLP of one width; yield a row with its relative error for each error to reach."""
     trained = yield from train(case, model_of(case, cell), seed, STEPS)
     marks = {"activation": cell["activation"], "width": cell["hidden"][0]}
     row = result(case, trained, **marks)
@@ -41,9 +44,10 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
 
 
 def claims(tables: Tables) -> Claims:
-    """Claim that networks of some width reach each of the wanted errors.
+    """Claim for each error to reach that networks of some width reach it.
 
-    The seed with the lowest error decides, since the theorem states that suitable weights exist.
+    The seed with the lowest error counts, since the theorem states only that suitable weights
+    exist.
     """
     keys = ["target", "activation", "wanted"]
     best = tables["reached"].groupby([*keys, "width"], sort=False)["relative_error"].min()

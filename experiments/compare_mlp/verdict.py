@@ -1,4 +1,4 @@
-"""Who wins: the ratio of errors over seeds, with Student's interval."""
+"""Which of two networks wins: the ratio of their errors over seeds, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from scipy.special import stdtrit
 from kanrun.points import Array
 from kanrun.runs.records import Claim
 
-#: Coverage of the interval.
+#: Probability with which the confidence interval contains the true ratio.
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Ratio of two errors (geometric mean over seeds) with its interval."""
+    """Ratio of two errors (geometric mean over seeds), with the ends of its confidence interval.
+
+    With a single seed, the ends are NaN.
+    """
 
     ratio: float
     low: float
@@ -31,7 +34,7 @@ class Verdict:
 
     @property
     def winner(self) -> str:
-        """Which network wins, in words, if the ratio is the MLP's error over the KAN's."""
+        """Which network wins, in words. The ratio must be the MLP's error over the KAN's."""
         if not np.isfinite([self.ratio, self.low]).all():
             return "undecided, an error is not finite" if self.seeds > 1 else "undecided"
         if self.above:
@@ -40,21 +43,22 @@ class Verdict:
 
     @property
     def interval(self) -> str:
-        """Interval in words."""
+        """Confidence interval in words."""
         if self.seeds < 2:
             return f"one seed has no {LEVEL:.0%} interval"
         return f"{LEVEL:.0%} interval {self.low:.3g} .. {self.high:.3g} over {self.seeds} seeds"
 
     def claim(self, sentence: str, bound: str, spread: str) -> Claim:
-        """Return the claim that the interval lies above 1."""
+        """Return the claim `sentence`, which holds if the confidence interval lies above 1."""
         return Claim(sentence, self.ratio, bound, self.above, spread)
 
 
 def judge(logs: Array) -> Verdict:
-    """Return the verdict on log10 of ratios of errors, shape (seeds, pairs).
+    """Return the verdict on ratios of errors, given their log10, shape (seeds, pairs).
 
-    The interval is Student's for the mean over seeds, each the mean of its pairs, which share the
-    data of the seed. It assumes that logarithms of ratios are about normal. One seed has none.
+    The logarithms are first averaged over the pairs of each seed, which share their data. The
+    confidence interval is Student's t interval for the mean over seeds. It assumes that the
+    logarithms are about normally distributed.
     """
     each = logs.mean(1)
     seeds = len(each)
@@ -66,10 +70,9 @@ def judge(logs: Array) -> Verdict:
 
 
 def log_ratios(errors: pd.Series, others: pd.Series) -> Array:
-    """Return log10 of the ratios of errors, shape (seeds, pairs).
+    """Return log10 of `errors` / `others`, shape (seeds, pairs).
 
-    `errors` and `others` are indexed by seed and pair. Seeds without all pairs are left out; NaN is
-    kept.
+    Both are indexed by seed and pair. Seeds that lack some pair are left out. NaN is kept.
     """
     both = errors.index.intersection(others.index)
     smallest = np.finfo(float).tiny

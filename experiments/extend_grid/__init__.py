@@ -2,18 +2,19 @@
 
 Reproduces the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3) on exp(sin(pi x0) + x1^2): the
 staircase of the loss, the error against the number of grid intervals G, and the training time.
-`parts` says what is run:
+The setting `parts` selects what is run:
 
-- `schedules`: each schedule of the configuration with warm starts; its best grid is chosen on
-  validation points;
-- `scratch`: grids of the first schedule alone, with the same solver, starts and steps;
-- `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k +
-  1);
-- `overfit`: few points, exact and noisy, with the penalty that validation chooses, and with neither
-  of the two.
+- `schedules`: each schedule of the configuration, in which each grid starts from the one before;
+  the best grid is chosen on validation points;
+- `scratch`: each grid of the first schedule from random starts, with the same solver, number of
+  starts and steps;
+- `order`: grids for several degrees k, to compare the order of convergence with the theoretical
+  G^-(k + 1);
+- `overfit`: few points, exact and noisy, once with a penalty chosen on validation points, and once
+  with neither penalty nor validation.
 
-It differs from the paper in the solver (second order) and in the smoothness penalty, whose weight
-validation chooses.
+There are two differences from the paper: the solver is of second order, and there is a smoothness
+penalty whose weight is chosen on validation points.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
         grids = cfg.scratch_intervals or schedule_of(cfg.schedules[0]).grids
         return [cell([g], model={"hidden": hidden}) for hidden in cfg.shapes for g in grids]
     if part == "order":
-        # If several widths compete, the penalty is not tried on every grid.
+        # Only the narrowest shape is used, so that grids of different shapes do not compete.
         narrowest = min(cfg.shapes, key=sum)
         sampling = {"n_train": cfg.order_points}
         models = ({"hidden": narrowest, "degree": k} for k in cfg.degrees)
@@ -67,12 +68,12 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
 
 
 def prepare(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
-    """Build everything that a training needs."""
+    """Build everything that a training needs. Raises UsageError if the settings conflict."""
     return extension.extension(cfg, cell, seed)
 
 
 def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None = None) -> Records:
-    """Train along one schedule: yield rows of each step, then of the stages and the summary."""
+    """Train along one schedule. Yield a row per step, then the rows of stages and the summary."""
     one = prepared or prepare(cfg, cell, seed)
     if one.left_out:
         yield Note(
@@ -98,5 +99,9 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Return claims on exactness, order, what the penalty prevents, and what warm starts save."""
+    """Return the claims of the parts that were run.
+
+    They are about the exactness of knot insertion, the order of convergence, overfitting with and
+    without the penalty, and the time that warm starts save.
+    """
     return [claim for check in extension.CLAIMS for claim in check(tables["stages"])]

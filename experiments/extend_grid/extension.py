@@ -1,9 +1,10 @@
 """Settings, recorded rows and claims of one training along a grid schedule.
 
-Refining to a multiple of a grid (*nested*) keeps the function exactly; any other grid is reached by
-least squares. The published test errors are those of exp(sin(pi x0) + x1^2) on [-1, 1]^2, 1000
-training points, k = 3, by number of grid intervals: Liu et al., arXiv 2404.19756, Figure 2.3
-(LBFGS, 200 steps a grid), and pykan 0.2.8 run with the same recipe.
+If the number of intervals is multiplied by an integer (*nested* grids), knot insertion keeps the
+function exactly; otherwise it is transferred to the new grid by least squares. The published test
+errors are those of exp(sin(pi x0) + x1^2) on [-1, 1]^2 with 1000 training points and k = 3, for
+each number of grid intervals: Liu et al., arXiv 2404.19756, Figure 2.3 (LBFGS, 200 steps per grid),
+and pykan 0.2.8 run with the same settings.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from kanrun.study.suite import (
 
 from .config import ExtendGridConfig
 
-#: Target, number of training points and degree k of the results in `published.csv`, which omits
-#: trainings that diverged or were not run.
+#: Target, number of training points and degree k of the results in `published.csv`. Trainings that
+#: diverged or were not run are missing there.
 PUBLISHED = "exp_sin_square", 1000, 3
 #: Configuration groups whose settings a cell may change.
 GROUPS = ("model", "sampling", "solver")
@@ -60,8 +61,8 @@ ROUNDING = 1e-10
 PATIENCE = 2
 #: Default maximum number of steps on each grid of a `plateau` schedule.
 STEPS = 200
-#: Largest change of the function that counts as rounding when knots are inserted, relative to the
-#: size of the function: four digits above the rounding of float64.
+#: Largest accepted change of the function when knots are inserted, relative to the size of the
+#: function. It is four digits above the rounding of float64.
 EXACT = 1e-12
 #: Largest accepted difference between the fitted exponent and its theoretical value, -(k + 1)
 #: (de Boor, A Practical Guide to Splines, ch. XII).
@@ -69,10 +70,11 @@ ORDER = 0.3
 #: The test error is said to turn up if its final value is at least this multiple of its lowest
 #: value below the interpolation threshold.
 OVERFITS = 2.0
-#: The test error is said not to turn up if its final value is at most this multiple of that lowest
-#: value. Ratios between the two bounds are within the scatter of seeds and support neither claim.
+#: The test error is said not to turn up if its final value is at most this multiple of its lowest
+#: value below the interpolation threshold. Ratios between STAYS and OVERFITS are within the scatter
+#: of seeds and support neither claim.
 STAYS = 1.1
-#: Settings that may define the grids, for each kind of schedule.
+#: For each kind of schedule, the settings that may define its grids.
 WAYS = {
     "list": ("intervals",),
     "doubling": ("first and last",),
@@ -84,11 +86,11 @@ WAYS = {
 class Schedule:
     """A sequence of grids: listed in `intervals`, or doubled from `first` up to `last`.
 
-    If it is not `nested`, each grid of G intervals is followed by one of 2 G + 1, because the two
-    share no inner breakpoints. Training moves to the next grid at the step limit, or earlier if
-    steps hardly lower the loss. With `kind=plateau` it also moves on once the validation error has
-    not fallen for `patience` steps; the step limit is then `steps`, and the schedule ends after two
-    grids in a row without a lower error.
+    If doubling is not `nested`, a grid of G intervals is followed by one of 2 G + 1 intervals, with
+    which it shares no inner breakpoints. Training moves to the next grid at the step limit, or
+    earlier if steps hardly lower the loss. With `kind=plateau`, it also moves on when the
+    validation error has not fallen for `patience` steps; the step limit is then `steps`, and the
+    schedule ends after two successive grids without a lower error.
     """
 
     intervals: Annotated[
@@ -102,7 +104,7 @@ class Schedule:
     steps: Annotated[Count | None, "most steps on a grid of a plateau; null is 200"] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for settings that do not suit the kind, and for `last` below `first`."""
+        """Yield a message for each conflict between settings. `at` is the prefix of their keys."""
         given = [name for name in ("intervals", "first", "last") if vars(self)[name] is not None]
         if " and ".join(given) not in WAYS[self.kind]:
             yield f"{at}kind={self.kind} needs {' or '.join(WAYS[self.kind])}."
@@ -113,7 +115,7 @@ class Schedule:
 
     @property
     def grids(self) -> tuple[int, ...]:
-        """Numbers of intervals, in the order of training."""
+        """Numbers of intervals of all grids, in the order of training."""
         grids = list(self.intervals or [self.first or 1])
         while self.last and (finer := 2 * grids[-1] + (not self.nested)) <= self.last:
             grids.append(finer)
@@ -132,7 +134,7 @@ class Schedule:
 
     @property
     def exact(self) -> bool:
-        """True if every grid divides the next, so that each extension can be exact."""
+        """True if each number of intervals divides the next, so that extensions are exact."""
         return all(fine % coarse == 0 for coarse, fine in itertools.pairwise(self.grids))
 
     @property
@@ -150,7 +152,7 @@ def schedule_of(entry: Any) -> Schedule:
 
 @dataclass(frozen=True)
 class Extension:
-    """A training with grid extension, and what its rows share.
+    """A training with grid extension, and the columns that its rows share.
 
     Attributes:
         training: The training.
@@ -218,7 +220,7 @@ def check_model_of(cfg: ExtendGridConfig) -> None:
 
 
 def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
-    """Sample the target for a cell. Raises UsageError for too few points or no test points."""
+    """Sample the target of a cell. Raises UsageError for too few points or no test points."""
     part = cell["part"]
     sampling = cfg.sampling
     try:
@@ -241,7 +243,7 @@ def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
 def penalises(solver: Any) -> bool:
     """Return whether trainings with `solver` have a smoothness penalty.
 
-    With the weight `auto`, all solvers have one except first-order ones such as Adam.
+    With the weight `auto`, all solvers have a penalty except first-order ones such as Adam.
     """
     weight = getattr(solver, "smoothness_weight", "auto")
     kind = SOLVERS[solver.kind]
@@ -249,9 +251,9 @@ def penalises(solver: Any) -> bool:
 
 
 def from_scratch(one: Extension, seed: int) -> Trained:
-    """Train each of the plan's starts on the single grid; return the best by validation error.
+    """Train on a single grid from several random starts; return the best by validation error.
 
-    Its seconds are summed over all starts. Raises TrainingFailed if no start stays finite.
+    The seconds are those of all starts together. Raises TrainingFailed if all starts diverge.
     """
     training = one.training
     tries = list[Trained]()
@@ -269,9 +271,9 @@ def from_scratch(one: Extension, seed: int) -> Trained:
 
 
 def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Iterator[Row]:
-    """Yield a row of `stages` for each stage.
+    """Yield a row of the table `stages` for each grid.
 
-    If the error of its grid was published, yield also a row of `published`.
+    If an error was published for the grid, also yield a row of the table `published`.
     """
     problem = one.training.problem
     published = published_errors(one)
@@ -289,14 +291,14 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
         distances = np.abs(predicted_values(model_of(network, problem), test.x) - test.y)
         edges = size_of(network).edges
         measured = {
-            # The paper reports the median instead of the mean of the squares.
+            # The paper reports the median of the squared errors instead of their mean.
             "test_root_median_square": float(np.quantile(distances, 0.5, method="lower")),
             "loss_jump": transfer.after / transfer.before if transfer.before else None,
-            # Smallest number of intervals with which a network of this (possibly narrower) shape
-            # can interpolate the points; each interval adds one coefficient per edge.
+            # Smallest number of intervals with which a network of this shape has as many parameters
+            # as there are points; each interval adds one coefficient per edge.
             "threshold": max(1, stage.intervals - (network.count() - points) // edges),
             "paper_threshold": -(-points // edges),
-            # NaN counts as in order, so that the claims see it.
+            # If the error is NaN, this is true, so that the claim about the order fails.
             "in_order": ordered and error is not None and not error <= rounding,
             "chosen": stage is trained.chosen,
         }
@@ -310,8 +312,8 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
 def published_errors(one: Extension) -> dict[Any, dict[str, Any]]:
     """Return the published errors by (shape, intervals).
 
-    They are comparable only for the first schedule and the setting PUBLISHED; otherwise the result
-    is empty.
+    The result is empty unless the training has the first schedule and the problem is PUBLISHED,
+    since other errors are not comparable.
     """
     name = one.training.problem.dataset.target.name
     setting = name, one.marks["train_points"], one.marks["degree"]
@@ -328,7 +330,7 @@ def published_errors(one: Extension) -> dict[Any, dict[str, Any]]:
 def exact_claims(stages: pd.DataFrame) -> Claims:
     """Claim that knot insertion does not change the function.
 
-    Networks that were overfitted on purpose get a claim of their own.
+    There is a separate claim for networks that were overfitted on purpose.
     """
     inserted = stages[stages["carried_by"] == "insertion"]
     # The edges of overfitted networks cancel, which amplifies rounding.
@@ -356,19 +358,19 @@ def _network(shape: Any) -> str:
 
 
 def overfit_claims(stages: pd.DataFrame) -> Claims:
-    """Claim that the test error turns up past the interpolation threshold only without penalty.
+    """Claim that the test error rises past the interpolation threshold only without a penalty.
 
-    There is one claim each for exact and noisy points, with and without penalty, from scratch and
-    after warm starts. Without a penalty, the last grid is trained until it reproduces the points. A
-    warm start has little left to learn there, so its last, short steps may hardly change the
-    function between the points.
+    There is one claim for each combination of exact or noisy points, with or without a penalty, and
+    training the last grid from scratch or after warm starts. Without a penalty, the last grid is
+    trained until it reproduces the points. After a warm start little is left to learn there, so the
+    last steps are short and may hardly change the function between the points.
     """
     groups: Any = stages[stages["part"] == "overfit"].groupby(["noise", "penalised"])
     for (noise, penalised), one in groups:
         points = f"{100 * noise:.3g}% noise" if noise else "exact points"
         warm = one[one["start"] == "warm"]
         alone = one[one["start"] == "scratch"]
-        # A single grid has no coarser grids of its own, so those of the warm start are used.
+        # A training from scratch has a single grid, so the coarser grids of warm starts are used.
         both = pd.concat([warm[warm["intervals"] < warm["threshold"]], alone])
         for rows, way in ((both, "that grid from scratch"), (warm, "after warm starts")):
             if not len(ratios := overfit_ratio(rows)):
@@ -388,9 +390,9 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
 
 
 def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
-    """Return, for each seed, the test RMSE on the finest grid over the lowest on coarse grids.
+    """Return for each seed the ratio of the test RMSE on the finest grid to the lowest before.
 
-    Coarse grids are those below the interpolation threshold.
+    The lowest is taken over the grids below the interpolation threshold.
     """
     below = rows["intervals"] < rows["threshold"]
     lowest = rows[below].groupby("seed")["test_rmse"].agg(minimum)
@@ -400,15 +402,15 @@ def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
 
 
 def warm_start_claims(stages: pd.DataFrame) -> Claims:
-    """Claim that extending grids reaches the lowest error sooner than the finest grid alone."""
+    """Claim that extending grids takes less time than training the finest grid from scratch."""
     scratch = stages[stages["part"] == "scratch"]
     extended = stages[(stages["part"] == "schedules") & stages["compared"]]
     both = scratch.merge(extended, on=["shape", "seed", "intervals"], suffixes=("", "_extended"))
     for shape, grids in both.groupby("shape", sort=False):
         finest = grids["intervals"].max()
         rows = grids[grids["intervals"] == finest].drop_duplicates("seed")
-        # Infinite if training from scratch ends above OVERFITS times the error of extended grids,
-        # NaN if one is NaN.
+        # The ratio is infinite if training from scratch ends with more than OVERFITS times the
+        # error of extended grids, and NaN if one of the errors is NaN.
         excess = rows["test_rmse"] - OVERFITS * rows["test_rmse_extended"]
         ratios = rows["seconds"] / rows["seconds_extended"]
         ratios = ratios.mask(excess > 0, np.inf).mask(excess.isna())

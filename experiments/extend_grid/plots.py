@@ -1,6 +1,6 @@
-"""Figures of `kanrun extend-grid`, each from the stages and steps that its run recorded.
+"""Figures of `kanrun extend-grid`, drawn from the recorded stages and steps.
 
-A part of the study is a parameter: its rows of the table `stages`.
+A parameter that has the name of a part gets the rows of that part in the table `stages`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, Look, styled
 from kanrun.study import Tables
 from kanrun.study.suite import exponents
 
-#: For each column of `stages` that marks a grid: the label and look of the mark. From the marked
-#: grid on, networks can reproduce all training points. The two marks may coincide.
+#: Columns of `stages` with a number of intervals from which on networks can reproduce all training
+#: points: the label and look of their marks. The two marks may coincide.
 MARKS: dict[str, dict[str, Any]] = {
     "threshold": {
         "label": "parameters = training points",
@@ -48,13 +48,13 @@ MARKS: dict[str, dict[str, Any]] = {
         "zorder": 0,
     },
 }
-#: A mark beyond this many times the finest grid is not drawn.
+#: Marks at more than this multiple of the finest grid are not drawn.
 FARTHEST = 10
 GRIDS = "grid intervals G"
 PUBLISHED = {"paper": ("x", "paper, Figure 2.3"), "pykan": ("+", "pykan 0.2.8")}
 THEIRS: Look = {"color": BLACK, "ms": 5, "zorder": 4}
 MEASURES = {"test_rmse": "test RMSE", "test_root_median_square": "root of the median square"}
-#: Trainings of the part overfit: with the penalty or not, from scratch or not, and their look.
+#: Trainings of the part `overfit`: name, whether with a penalty, kind of start, style and colour.
 WAYS = (
     ("with penalty", True, "warm", "o-", CYCLE[0]),
     ("without penalty", False, "warm", "s--", CYCLE[1]),
@@ -67,7 +67,7 @@ TALL = 3.0
 
 
 def draw_parts(tables: Tables) -> Figures:
-    """Yield the name and the drawing of the figures of each part that was run."""
+    """Yield the name and the drawing function of each figure of the parts that were run."""
     parts: Any = dict(list(tables["stages"].groupby("part", sort=False)))
     if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
         parts["steps"] = steps
@@ -80,7 +80,8 @@ def draw_parts(tables: Tables) -> Figures:
 def staircase(steps: DataFrame, schedules: DataFrame) -> Figure:
     """Draw train and test RMSE over the steps of the first seed, one panel per schedule.
 
-    Lines show extensions, and where the grid first has as many parameters as there are points.
+    Vertical lines mark where the grid is extended, and where the network first has as many
+    parameters as there are training points.
     """
     steps, stages = (
         table.assign(name=table["shape"].map(shape_name) + " " + table["schedule"])
@@ -106,7 +107,7 @@ def staircase(steps: DataFrame, schedules: DataFrame) -> Figure:
 
 @styled
 def error_against_intervals(schedules: DataFrame, published: DataFrame) -> Figure:
-    """Draw medians of the RMSE of every schedule against G, next to published errors."""
+    """Draw the median RMSE of every schedule against G, next to published errors."""
     shapes: Any = list(schedules.groupby("shape", sort=False))
     figure, axes = grid_of_panels(len(shapes), 2, room=1.0)
     for line, (shape, rows) in zip(axes, shapes, strict=True):
@@ -124,7 +125,7 @@ def error_against_intervals(schedules: DataFrame, published: DataFrame) -> Figur
 
 @styled
 def order(order: DataFrame) -> Figure:
-    """Draw test RMSE against G by degree, with the fitted exponent and the theory's slope."""
+    """Draw test RMSE against G by degree, with fitted exponents and lines of theoretical slope."""
     figure, panel = one_panel(TALL)
     ranged = order[order["in_order"]]
     fits = exponents(ranged, ["degree", "seed"], "test_rmse")
@@ -164,7 +165,7 @@ def overfit(overfit: DataFrame) -> Figure:
 
 
 def _mark_thresholds(panel: Axes, rows: DataFrame) -> None:
-    """Draw both marks on an axis of G, if they are near the grids that were trained."""
+    """Draw both marks of MARKS on an axis of G, unless they are far beyond the trained grids."""
     for column, look in MARKS.items():
         at = rows[column].median()
         if at <= FARTHEST * rows["intervals"].max():

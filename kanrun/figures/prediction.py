@@ -1,4 +1,4 @@
-"""Predicted numbers against the truth: curves, maps, parity plots and residuals."""
+"""Figures of predicted numbers against true ones: curves, maps, parity plots and residuals."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ from kanrun.figures.style import (
 
 #: Largest number of outputs that are drawn.
 MAX_OUTPUTS = 4
-#: Rows of a map: its cells are small, but files grow with them.
+#: Largest number of points drawn in a map. More make larger files.
 MAX_CELLS = 40_000
 #: Height and width of a panel of a parity plot (inches).
 SQUARE = (3.2, 3.4)
 #: Width of a map that stands alone (inches).
 ALONE = 3.2
-#: Points of a scatter plot, and training points below a curve.
+#: Look of the points of a scatter plot.
 POINTS: Look = {"s": 6, "alpha": 0.5, "rasterized": True}
 GIVEN: Look = {**POINTS, "s": 10, "c": GREY, "label": "training points"}
-#: Number of training points up to which they are drawn larger, and over the curves.
+#: Largest number of training points that are drawn larger, and in front of the curves.
 FEW = 30
 FEW_POINTS: Look = {"s": 26, "c": BLACK, "alpha": 1.0, "zorder": 4}
 UNSEEN: Look = {**POINTS, "s": 14, "c": BLACK, "marker": "x", "label": "test points"}
 TRUTH: Look = {"color": BLACK, "lw": 2.4, "alpha": 0.45, "label": "truth"}
 REFERENCE: Look = {"color": BLACK, "lw": 0.8, "zorder": 1}
 
-#: For each output, its rows: the columns split, fold, truth, guess and `input:<name>`.
+#: For each output, a table with the columns split, fold, truth, guess and `input:<name>`.
 Outputs = dict[str, DataFrame]
-#: The columns of the inputs, and the names that label them.
+#: For each column of an input, its label.
 Inputs = dict[str, str]
 
 
@@ -63,10 +63,11 @@ Inputs = dict[str, str]
 def predictions(table: DataFrame, title: str | None = None) -> Figure:
     """Draw predictions of the first seed against true values, in a form that suits the inputs.
 
-    `table` has the columns seed, split (train, validation, held out, test, grid), `input:<name>`
-    per input, and for each output `truth:<name>` (which may be missing or empty) and
-    `prediction:<name>`. One input gives curves with the training points, two give maps of truth,
-    prediction and error, more give a parity plot. At most four outputs are drawn.
+    With one input, these are curves and the training points; with two, maps of truth, prediction
+    and error; otherwise, parity plots. At most four outputs are drawn.
+
+    `table` has the columns seed, split (train, validation, held out, test or grid), `input:<name>`
+    for each input, and `prediction:<name>` for each output. A column `truth:<name>` is optional.
     """
     inputs, outputs, remark = _read(table)
     are_numbers = all(table[name].dtype.kind in NUMBERS for name in inputs)
@@ -77,7 +78,10 @@ def predictions(table: DataFrame, title: str | None = None) -> Figure:
 
 
 def _read(table: DataFrame) -> tuple[Inputs, Outputs, str]:
-    """Return inputs and outputs of the first seed, and a remark if not all outputs are there."""
+    """Return the inputs and outputs of the first seed.
+
+    The third result is a remark if there are more outputs than are drawn, otherwise "".
+    """
     table = first_seed(table)
     inputs = named_columns(table, "input:")
     names = named_columns(table, "prediction:")
@@ -94,7 +98,7 @@ def _read(table: DataFrame) -> tuple[Inputs, Outputs, str]:
 
 
 def _parity(inputs: Inputs, outputs: Outputs) -> Figure:
-    """Draw the prediction of each output over its truth."""
+    """Draw the predicted against the true values of each output."""
     figure, panels = small_multiples(len(outputs), 2, *SQUARE)
     for axes, (output, rows) in zip(panels, outputs.items(), strict=True):
         for split, part in _errors(rows).items():
@@ -136,7 +140,8 @@ def _curves(inputs: Inputs, outputs: Outputs) -> Figure:
 def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     """Draw truth, prediction and error of each output side by side.
 
-    Without truth, draw the prediction alone. Truth and prediction share their colours.
+    If no true values are known, draw only the prediction. Truth and prediction share a colour
+    scale.
     """
     (across, up), some = inputs.values(), next(iter(outputs.values()))["split"]
     split = next((name for name in ("grid", "test", "train") if (some == name).any()), "")
@@ -157,7 +162,10 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
 
 
 def _errors(rows: DataFrame) -> dict[str, DataFrame]:
-    """Return, for each split, the columns truth, guess and error of the rows that have both."""
+    """Return the rows of each split that have both a true and a predicted value.
+
+    The column `error` is added: prediction minus truth. Splits without such rows are left out.
+    """
     both = rows.assign(error=rows["guess"] - rows["truth"])
     both = both[np.isfinite(both["error"])]
     parts = {split: both[both["split"] == split] for split in JUDGED}
@@ -165,7 +173,10 @@ def _errors(rows: DataFrame) -> dict[str, DataFrame]:
 
 
 def _rmse(part: DataFrame) -> str:
-    """Return the RMSE in words: of held-out rows the mean over folds, which summaries have."""
+    """Return the RMSE in words.
+
+    For held-out rows it is the mean over folds of their RMSEs, as in the summary.
+    """
     squares = part["error"] ** 2
     if part["fold"].nunique() < 2:
         return f"RMSE {number(float(np.sqrt(squares.mean())))}"
@@ -181,10 +192,10 @@ def _scatter(axes: Axes, part: DataFrame, x: str, y: str, split: str, label: str
 
 @styled
 def residuals(table: DataFrame) -> Figure:
-    """Draw a histogram of prediction - truth, and it over the prediction, for each numeric output.
+    """Draw a histogram of the residuals, prediction - truth, and the residuals over the prediction.
 
-    `table` is as for `predictions`; rows of the first seed and the splits train, held out and test
-    count.
+    `table` has the columns of `predictions`. Each output has a row of panels. Only the first seed
+    and the splits train, held out and test are drawn.
     """
     _, outputs, remark = _read(table)
     figure, grid = grid_of_panels(max(1, len(outputs)), 2, room=0.1)

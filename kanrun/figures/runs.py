@@ -1,4 +1,4 @@
-"""Figures of a training and of runs: learning curves, runs over each other, varied settings."""
+"""Figures of a training and of several runs: learning curves, and results over settings."""
 
 from __future__ import annotations
 
@@ -49,32 +49,32 @@ from kanrun.figures.style import (
     styled,
 )
 
-#: Values that span at least this factor have a logarithmic axis.
+#: Smallest ratio of the largest to the smallest value for which an axis is logarithmic.
 DECADE = 10.0
-#: Errors that learning curves may show, the preferred first.
+#: Errors that learning curves of several runs can show; the first one that all runs have is drawn.
 ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
-#: Line styles; validation comes last, since it often lies on test.
+#: Line styles. Validation is dashed and drawn last, since its curve often lies on that of test.
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
-#: Steps whose network was not kept.
+#: Look of the steps whose network was not kept.
 TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 #: Height of a learning curve (inches).
 CURVE = 2.8
-#: Height of a curve over settings (inches).
+#: Height of a figure of results over settings (inches).
 OVER = 3.0
-#: Bars in place of dots for medians over words.
+#: Look of medians over a setting whose values are not numbers: bars instead of dots.
 BAR: Look = {"ms": 14, "mew": 2}
-LONGEST_TITLE = 60  # characters of a formula
+LONGEST_TITLE = 60  # largest number of characters of a formula that becomes a title
 
 
 @styled
 def loss_curve(metrics: DataFrame, error: str = "RMSE") -> Figure:
     """Draw the error over steps on a logarithmic axis, and the grid stages of the first seed.
 
-    `error` names the recorded errors. `metrics` has the columns seed, stage, step, intervals,
-    train_rmse, validation_rmse, test_rmse, and may have best (whether a step's network is the best
-    of its stage so far). Curves then show the errors of the best network, which training keeps, and
-    pale dots those of the others. Steps that restart with each stage are put one after the other.
-    Further seeds are thin lines.
+    `metrics` has the columns seed, stage, step, intervals, train_rmse, validation_rmse, test_rmse
+    and, optionally, best (whether the network after the step is the best of its stage so far). With
+    this column, curves show the errors of the best network, which training keeps, and pale dots
+    those of the other networks. If steps are counted from 1 in each stage, the stages are drawn one
+    after the other. Further seeds are thin lines. `error` is the label of the vertical axis.
     """
     figure, axes = one_panel(CURVE, width=WIDTH)
     keys = [name for name in ("cell", "seed") if name in metrics]
@@ -103,7 +103,7 @@ def loss_curve(metrics: DataFrame, error: str = "RMSE") -> Figure:
 
 
 def _steps(rows: DataFrame) -> Any:
-    """Return the recorded steps, or their positions if these restart."""
+    """Return the recorded steps, or the numbers of the rows if the steps restart in each stage."""
     steps = rows["step"].to_numpy(dtype=float)
     return np.arange(len(rows), dtype=float) if (np.diff(steps) <= 0).any() else steps
 
@@ -112,7 +112,8 @@ def _steps(rows: DataFrame) -> Any:
 def growth(growth: DataFrame) -> Figure:
     """Draw the validation error of each shape that was tried over its parameters, grid by grid.
 
-    `growth` has the columns shape, parameters, validation_rmse and train_rmse, and may have seed.
+    `growth` has the columns shape, parameters, validation_rmse, train_rmse and, optionally, seed.
+    Without validation errors, the training errors are drawn.
     """
     rows = first_seed(growth).assign(shape=growth["shape"].map(shape_name))
     error = "validation" if rows["validation_rmse"].notna().any() else "train"
@@ -125,9 +126,9 @@ def growth(growth: DataFrame) -> Figure:
 
 @styled
 def overlaid(runs: Mapping[str, DataFrame]) -> Figure:
-    """Draw the lowest error of each run over its recorded steps.
+    """Draw the lowest error of each run so far over its recorded steps.
 
-    `runs` maps the name of a run to its table `metrics`.
+    `runs` maps the name of each run to its table `metrics`. Only the first seed is drawn.
     """
     curves = {name: first_seed(metrics) for name, metrics in runs.items()}
     common = [
@@ -149,10 +150,11 @@ def overlaid(runs: Mapping[str, DataFrame]) -> Figure:
 
 @styled
 def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Figure:
-    """Draw the median of `result` over `settings`, columns of text as typed.
+    """Draw the median of a result over one or two swept settings.
 
-    `table` has one row per point and seed. Of more than two settings, draw the two with the most
-    values, and take medians over the others.
+    `table` has one row per point and seed. `result` is the column of the result, and `settings` are
+    columns with the values of the settings as text. If there are more than two settings, the two
+    with the most values are drawn, and medians are taken over the others.
     """
     table = table[np.isfinite(table[result].astype(float))].copy()
     shown = sorted(settings, key=lambda name: -table[name].nunique())[:2]
@@ -198,11 +200,14 @@ def _spans_decade(values: Series[Any]) -> bool:
 def training_figures(
     tables: Mapping[str, DataFrame], formulas: Mapping[str, str], on_request: bool = False
 ) -> Figures:
-    """Yield the names of the figures that the tables of a training have, and what draws each.
+    """Yield the name of each figure of a training, and a function that draws it.
 
-    `formulas` are those of targets with a name, for titles.
-    With `on_request`, these are also the edges and the network of the automatic model of a table,
-    which has many, and the curves of the probabilities of more than two classes.
+    Args:
+        tables: Recorded tables by name.
+        formulas: Formulas of named targets, which become titles.
+        on_request: Whether to include figures that are drawn only on request: edges and network of
+            the automatic model of a table, which has many edges, and curves of the probabilities
+            of more than two classes.
     """
     is_table = "effects" in tables
     classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
@@ -211,7 +216,7 @@ def training_figures(
         yield "effects", partial(effects, *given, classes=classifies)
     if "pair_maps" in tables:
         yield "pair_maps", partial(pair_maps, tables["pair_maps"])
-    # A model that least squares solve at once has no curve.
+    # A model that is fitted in a single step, by least squares, has no learning curve.
     steps = tables["metrics"].groupby("seed")["train_rmse"] if "metrics" in tables else None
     if steps is not None and steps.nunique().max() > 1:
         error = "RMSE of the class probabilities" if classifies else "RMSE"

@@ -1,7 +1,7 @@
-"""One look for all figures: colours, plain tick labels, and the text of labels and remarks.
+"""The common look of all figures: colours, tick labels, and the text of labels and remarks.
 
-Sizes of text and lines are in kanrun.mplstyle. Labels are plain text: mathtext takes a third of the
-time of a figure.
+Sizes of text and lines are set in kanrun.mplstyle. Labels are plain text, because mathtext would
+take a third of the time of a figure.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ PURPLE = "#CC79A7"
 BLACK = "#1A1A1A"
 GREY = "#7F7F7F"
 PALE = "#D9D9D9"
-#: Keyword arguments of matplotlib: how something is drawn.
+#: Keyword arguments of matplotlib's drawing functions, such as colour and line width.
 Look = dict[str, Any]
 #: Name of each figure, and a function that draws it.
 Figures = Iterator[tuple[str, Callable[[], Figure]]]
-#: Lines of axes, as in kanrun.mplstyle.
+#: Colour of the lines of axes, as in kanrun.mplstyle.
 AXIS = "#4D4D4D"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
-#: Shapes and line styles of several curves that may lie on each other.
+#: Markers of several curves in one panel, one character each.
 MARKERS = "osD^vPX"
 DASHED: Look = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
 SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILLION}
@@ -57,23 +57,23 @@ SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILL
 JUDGED = ("train", "held out", "test")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
-#: A band around a curve, single seeds beside their median, a thin line beside a thick one.
+#: Looks of a band around a curve, of single seeds (SEED), and of secondary lines (THIN).
 BAND: Look = {"alpha": 0.2, "lw": 0}
 SEED: Look = {"alpha": 0.5}
 THIN: Look = {"lw": 0.7, "ms": 2.6, "alpha": 0.6}
-#: Opaque surroundings of text that lies on lines.
+#: Look of text on top of lines, with a white outline.
 HALO: Look = {"path_effects": [withStroke(linewidth=2, foreground="white")], "zorder": 6}
-#: Rows of a scatter plot: more show no more, and make huge files.
+#: Largest number of points in a scatter plot. More show no further detail and make huge files.
 MAX_POINTS = 4000
 #: Kinds of columns (`dtype.kind`) that hold numbers.
 NUMBERS = "fiub"
 #: Numbers in this range are written without a power of ten.
 PLAIN_RANGE = (1e-3, 1e5)
-#: A logarithmic axis of fewer decades has ticks like a linear one.
+#: Number of decades below which a logarithmic axis has ticks like a linear one.
 PART_OF_DECADE = 0.8
-#: A logarithmic axis of fewer decades also has ticks at 2 and 5 times the powers of ten.
+#: Number of decades below which a logarithmic axis also has ticks at 2 and 5 times powers of ten.
 FEW_DECADES = 2.0
-#: Letters of a remark by inch of a figure's width.
+#: Number of letters of a remark per inch of the figure's width.
 LETTERS = 16
 #: Options of MaxNLocator for all linear axes.
 FEW_TICKS: Look = {"nbins": 4, "steps": [1, 2, 5, 10]}
@@ -88,12 +88,12 @@ P = ParamSpec("P")
 
 
 def power(text: str) -> str:
-    """Return `text` in superscript digits."""
+    """Return `text` with digits and minus signs as superscripts."""
     return text.translate(_SUPERSCRIPTS)
 
 
 def subscript(text: object) -> str:
-    """Return `text`, or a number, in subscript digits."""
+    """Return `text`, or a number, with its digits as subscripts."""
     return str(text).translate(_SUBSCRIPTS)
 
 
@@ -108,7 +108,7 @@ def write_powers(text: str) -> str:
 
 
 def formula_text(formula: str) -> str:
-    """Return a formula as people write it: pi*x0^2 is π·x₀²."""
+    """Return a formula as people write it: pi*x0^2 becomes π·x₀²."""
     text = re.sub(r"\^(\d+)", lambda found: power(found[1]), formula)
     text = re.sub(r"\bx(\d+)", lambda found: "x" + subscript(found[1]), text)
     return re.sub(r"\bpi\b", "π", text).replace("*", "·")
@@ -123,9 +123,10 @@ class PlainTicks(ScalarFormatter):
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Let a function draw its figure in this look, whatever the caller's matplotlib settings.
+    """Decorate a drawing function so that its figure has the common look.
 
-    The label of the figure, which becomes its caption, is what the docstring says that it draws.
+    The caller's matplotlib settings are ignored and not changed. The first paragraph of the
+    function's docstring, without "Draw", becomes the label of the figure, which is its caption.
     """
     paragraph = " ".join((draw.__doc__ or "").partition("\n\n")[0].split())
     caption = paragraph.removeprefix("Draw ")
@@ -139,8 +140,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             figure.set_label(caption[:1].upper() + caption[1:])
             for axes in figure.axes:
                 if not axes.get_title():
-                    # A title with a fixed place, even an empty one, saves measuring all ticks each
-                    # time the figure is laid out.
+                    # Setting a title, even an empty one, fixes its place, so matplotlib need not
+                    # measure all ticks each time the layout is computed.
                     axes.set_title("")
                 for axis in (axes.xaxis, axes.yaxis):
                     _finish_axis(axis)
@@ -150,7 +151,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def _finish_axis(axis: XAxis | YAxis) -> None:
-    """Choose few ticks, which are slow, and write them plainly; keep ticks that were set.
+    """Set a small number of ticks, since ticks are slow, with plain labels; keep ticks set before.
 
     A logarithmic axis without positive data gets limits, since matplotlib cannot draw it otherwise.
     """
@@ -177,7 +178,7 @@ def _finish_axis(axis: XAxis | YAxis) -> None:
 
 
 def first_seed(table: DataFrame) -> DataFrame:
-    """Return the rows of the first cell and seed; all rows of a table without these columns."""
+    """Return the rows of the first cell and its first seed; missing columns are ignored."""
     for name in ("cell", "seed"):
         if name in table and len(table):
             table = table[table[name] == table[name].min()]
@@ -185,7 +186,7 @@ def first_seed(table: DataFrame) -> DataFrame:
 
 
 def named_columns(table: DataFrame, prefix: str) -> dict[str, str]:
-    """Return the columns that start with `prefix`, and their names without it."""
+    """Return the columns that start with `prefix`, as column -> name without the prefix."""
     return {name: name.removeprefix(prefix) for name in map(str, table) if name.startswith(prefix)}
 
 
@@ -195,9 +196,10 @@ def thin(table: DataFrame, max_rows: int = MAX_POINTS) -> DataFrame:
 
 
 def error_limit(errors: NDArray[np.float64]) -> float:
-    """Return the half-width of an axis of errors: the largest, or less if it would hide the rest.
+    """Return the half-width of an axis of errors: usually the largest absolute error.
 
-    That is the case if the largest is more than three times the 99% quantile.
+    If the largest is more than three times the 99% quantile, it would hide the other errors; the
+    half-width is then 1.5 times this quantile.
     """
     sizes = np.abs(errors[np.isfinite(errors)])
     largest = float(sizes.max(initial=0.0))
@@ -206,7 +208,7 @@ def error_limit(errors: NDArray[np.float64]) -> float:
 
 
 def shorten(value: Any, max_letters: int = 30) -> str:
-    """Return `value` as text of at most `max_letters`, in which $ does not start mathematics."""
+    """Return `value` as text of at most `max_letters` letters, with $ escaped for matplotlib."""
     text = str(value)
     short = text if len(text) <= max_letters else text[: max_letters - 1] + "…"
     return short.replace("$", r"\$")
@@ -225,17 +227,17 @@ def number(value: float) -> str:
 
 
 def note_of_some(shown: int, total: int, what: str) -> str:
-    """Return a remark that not all are shown, or "" if they are."""
+    """Return a remark such as "4 of 9 outputs", or "" if all are shown."""
     return "" if shown >= total else f"{shown} of {total} {what}"
 
 
 def set_remark(figure: Any, remark: str, **place: float) -> None:
-    """Write `remark`, if any, above all panels of a figure, in lines no wider than it."""
+    """Write `remark`, if not empty, above all panels, wrapped to the width of the figure."""
     if remark:
         lines = textwrap.wrap(remark, int(LETTERS * figure.get_figwidth()))
         figure.suptitle("\n".join(lines), color=GREY, **place)
 
 
 def as_bool(column: Series[Any]) -> Series[bool]:
-    """Return which entries are true; a file with missing entries has them as text."""
+    """Return which entries are true. Columns of files may have them as text or numbers."""
     return column.astype(str).str.lower().isin(["true", "1", "1.0"])
