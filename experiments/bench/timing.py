@@ -1,14 +1,14 @@
-"""Times that are measured in turn: training steps of a layer, and whole commands.
+"""Measure times in turn: of training steps of a layer, and of whole commands.
 
-`layers` measures the steps of every competitor, forward and backward. `startup` measures the CPU
-seconds of the commands that people wait for, over those of `import torch`: ratios compare machines,
-and hours of a busy one.
+`layers` measures training steps (forward and backward) of every competitor. `startup` measures the
+CPU seconds of common commands, divided by those of `import torch`, because ratios can be compared
+between machines, and on a busy machine.
 
-Each competitor steps in turn, round after round, so a busy machine slows all equally. The order
-rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the
-one before left in the caches. A step on another device ends when that device has done its work.
-pykan and inkan are called through their public layers and are optional; what cannot be built says
-why.
+The competitors take turns, round after round, so a busy machine slows all of them equally. Their
+order rotates, and each turn begins with a step that is not timed, so that no competitor is slowed
+by what the one before left in the caches. A step on another device ends when that device has
+finished its work. The optional libraries pykan and inkan are called through their public layers. If
+a layer cannot be built, the reason is recorded.
 """
 
 from __future__ import annotations
@@ -46,40 +46,42 @@ from .config import BenchConfig
 
 Step = Callable[[], Any]
 
-#: Edges of the layers that are measured.
+#: Edge functions of the layers that are measured.
 SPEC = EdgeSpec(base="silu")
-#: Target seconds of a competitor's turn in a round.
+#: Approximate duration of a competitor's turn (seconds).
 TURN_SECONDS = 0.05
 #: Largest number of steps in a turn.
 MOST_STEPS = 100
-#: Steps before the first round, which are not timed.
+#: Number of steps before the first round. They only determine the number of steps in a turn.
 WARM_UP = 3
-#: Rounds that a case has, however long they take.
+#: Smallest number of rounds of a case, however long they take.
 FEWEST_ROUNDS = 3
-#: Lower quantile of the ratios over rounds, recorded next to their median.
+#: Level of the lower quantile of the ratios over rounds, recorded in addition to the median.
 LOW = 0.1
-#: Upper quantile of the ratios over rounds.
+#: Level of the upper quantile of the ratios over rounds.
 HIGH = 0.9
 OURS = "kanrun"
 MLP_NAME = "MLP"
-#: Largest time over an MLP's on coarse grids with WIDTH outputs, stated before it was measured.
+#: Claimed largest ratio of a KAN layer's time to an MLP's, for coarse grids and WIDTH outputs. It
+#: was fixed before anything was measured.
 MLP_FACTOR = 1.5
-#: Largest time over an MLP's on the finest grid, stated before it was measured.
+#: Claimed largest ratio of a KAN layer's time to an MLP's on the finest grid. It was fixed before
+#: anything was measured.
 WIDE_FACTOR = 0.1
-#: Intervals of the coarse grids that are claimed about.
+#: Number of intervals of the layers to which MLP_FACTOR applies.
 SMALL = 5
-#: Outputs of the layers with coarse grids that are claimed about.
+#: Number of outputs of the layers to which MLP_FACTOR applies.
 WIDTH = 64
-#: Intervals of the finest grid that is claimed about.
+#: Number of intervals of the layers to which WIDE_FACTOR applies.
 FINEST = 1000
-#: Ends the name of what runs under torch.compile.
+#: Suffix of the names of competitors that run under torch.compile.
 COMPILED = " compiled"
-#: What is imported of the packages behind other competitors.
+#: Module that is imported for each library.
 MODULES = {"pykan": "kan", "inkan": "inkan"}
 
 IMPORT = "import torch"
-#: Arguments of `kanrun`, and the most CPU seconds over those of `import torch` that they may take,
-#: stated before they were measured.
+#: Arguments of `kanrun`, with the claimed largest ratio of the command's CPU seconds to those of
+#: `import torch`, which was fixed before anything was measured.
 COMMANDS = {
     "--help": 0.2,
     "fit solver.steps=abc": 0.33,
@@ -89,9 +91,9 @@ COMMANDS = {
     "interpret target=product": 2.3,
     "solve": 5.0,
 }
-#: Exit codes of commands that run, and of the refused one.
+#: Accepted exit codes: of commands that succeed, and of the one with an invalid setting.
 EXIT_CODES = (0, 2)
-#: Rows and inputs of the table.
+#: Numbers of rows and of inputs of the table on which commands run.
 TABLE = (93, 7)
 
 
@@ -110,14 +112,14 @@ class LayerCase:
 
     @property
     def parameters(self) -> int:
-        """Parameters of a KAN layer with both scales: E (G + k + 2)."""
+        """Number of parameters of a KAN layer with E edges and both scales: E (G + k + 2)."""
         return self.inputs * self.outputs * (self.intervals + SPEC.degree + 2)
 
 
 def layers(cfg: BenchConfig, _: int) -> Records:
-    """Yield the time of a training step of every layer by every competitor.
+    """Yield the time of a training step for every layer and competitor.
 
-    Ratios are to the faster of kanrun's own layers.
+    Times are also given relative to the faster of kanrun's eager and compiled layers.
     """
     endings = ("", COMPILED) if cfg.compiled else ("",)
     ours = [OURS + ending for ending in endings]
@@ -129,7 +131,7 @@ def layers(cfg: BenchConfig, _: int) -> Records:
         case = LayerCase(*numbers)
         steps = {}
         failed = dict[str, str]()
-        torch.compiler.reset()  # Otherwise a second case is compiled for sizes of any kind.
+        torch.compiler.reset()  # Otherwise later cases are compiled for dynamic sizes.
         for name in competitors:
             try:
                 steps[name] = timer(build(name, case, PRECISIONS[cfg.precision], device))
@@ -168,7 +170,7 @@ def rows_of(name: str, table: DataFrame) -> Iterator[Row]:
 
 
 def timer(step: Step) -> Callable[[], float]:
-    """Return a function that measures the median seconds of a step, over about a turn."""
+    """Return a function that measures the median duration of `step` during a turn, in seconds."""
     expected = min(repeat(step, number=1, repeat=WARM_UP))
     count = int(np.clip(TURN_SECONDS / expected, 1, MOST_STEPS))
     return lambda: float(np.median(repeat(step, number=1, repeat=count + 1)[1:]))
@@ -177,7 +179,12 @@ def timer(step: Step) -> Callable[[], float]:
 def in_turn(
     part: str, timers: Mapping[str, Callable[[], float]], rounds: int, seconds: float = np.inf
 ) -> DataFrame:
-    """Measure in turn, one row per round; `seconds` end it after the fewest rounds."""
+    """Call all timers in turn, and return their results, one row per round.
+
+    There are at most `rounds` rounds. After FEWEST_ROUNDS of them, no further round begins once
+    `seconds` have passed. The time limit of the run ends them after any round. `part` names the
+    measurement in progress messages.
+    """
     rows = list[dict[str, float]]()
     began = time.perf_counter()
     names = list(timers)
@@ -192,7 +199,7 @@ def in_turn(
 
 
 def version(competitor: str) -> str:
-    """Return the installed version of a competitor's package, or ""."""
+    """Return the installed version of a competitor's library, or "" if there is none."""
     package = competitor.removesuffix(COMPILED)
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(package) if package in MODULES else ""
@@ -200,7 +207,7 @@ def version(competitor: str) -> str:
 
 
 def short_reason(competitor: str, error: Exception) -> str:
-    """Return what a library raised, in a few words."""
+    """Describe in a few words why a library failed, such as "not installed"."""
     if not isinstance(error, ModuleNotFoundError):
         return f"failed: {type(error).__name__}"
     lacks = util.find_spec(MODULES[competitor.removesuffix(COMPILED)]) is None
@@ -209,7 +216,11 @@ def short_reason(competitor: str, error: Exception) -> str:
 
 @contextlib.contextmanager
 def foreign_code(dtype: torch.dtype) -> Iterator[None]:
-    """Give other libraries a seeded global generator, a default type, and no standard output."""
+    """Prepare torch for other libraries in the body, and restore it afterwards.
+
+    The global random generator is seeded, `dtype` is the default type, and standard output is
+    discarded.
+    """
     before = torch.get_default_dtype()
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(0)
@@ -221,13 +232,16 @@ def foreign_code(dtype: torch.dtype) -> Iterator[None]:
 
 
 def build(competitor: str, case: LayerCase, dtype: torch.dtype, device: str) -> Step:
-    """Return a training step of the competitor's layer; errors of its package are raised."""
+    """Return a function that does one training step of a competitor's layer.
+
+    It is called once, so that errors of the library are raised here.
+    """
     with foreign_code(dtype):
         x = (2 * torch.rand(case.batch, case.inputs, dtype=dtype) - 1).to(device)
         g = torch.rand(case.batch, case.outputs, dtype=dtype).to(device)
         layer = LAYERS[competitor.removesuffix(COMPILED)](case, dtype).to(device)
         step = _step(layer, x, g, compiled=competitor.endswith(COMPILED))
-    step()  # what cannot run says so here
+    step()  # raises an error if the layer cannot run
     return step
 
 
@@ -249,7 +263,10 @@ def mlp(case: LayerCase, dtype: torch.dtype) -> nn.Module:
 
 
 def _peer(name: str, grid: str, **settings: Any) -> Callable[[LayerCase, torch.dtype], nn.Module]:
-    """Return the maker of a library's layer, whose intervals are the setting `grid`."""
+    """Return a function that makes a layer of the library `name`.
+
+    `grid` is the library's name for the number of intervals.
+    """
 
     def layer(case: LayerCase, dtype: torch.dtype) -> nn.Module:
         kind = import_module(MODULES[name]).KANLayer
@@ -285,9 +302,10 @@ def _step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> Step:
 
 
 def layer_claims(table: DataFrame) -> Iterator[Claim]:
-    """Claim ratios of times, of eager or compiled layers, whichever are faster.
+    """Claim bounds on the ratios of kanrun's times to those of other layers.
 
-    They are medians of ratios within a round: a busy moment slows both.
+    Of eager and compiled layers, the faster ones are compared. A ratio is the median of the ratios
+    within each round, because a busy moment slows both layers.
     """
     for case, rows in table.groupby("case", sort=False):
         times = rows[rows["status"] == "ok"].set_index("competitor")
@@ -341,7 +359,7 @@ def cpu_seconds(command: list[str], seed: int) -> float:
 
 
 def startup_claims(table: DataFrame) -> Iterator[Claim]:
-    """Claim that each command stays within its bound."""
+    """Claim that the time of each command, relative to `import torch`, is within its bound."""
     ratios = table.set_index("command")["over_import"]
     for name, bound in COMMANDS.items():
         sentence = f"CPU seconds of `kanrun {name}` over those of `{IMPORT}`"

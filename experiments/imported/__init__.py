@@ -1,9 +1,9 @@
 """Read a trained network of pykan or efficient-kan as a run of kanrun.
 
-Reproduces nothing from a paper: the network computes the same numbers as in its own library
-(`kanrun.engine.networks.imported` states which), and the run records its outputs on the inputs
-that are stored in its checkpoint or, if there are none, on uniform points of its first grid.
-`predict`, `export`, `interpret` and `runs report` then work as for a network trained by kanrun.
+Reproduces nothing from a paper. The network computes the same outputs as in its original library;
+`kanrun.engine.networks.imported` describes how. The run records the outputs on the inputs that are
+stored in the checkpoint; if there are none, on uniform random points of the first grid. `predict`,
+`export`, `interpret` and `runs report` then work as for a network trained by kanrun.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SAMPLES = 2000
 
 
 def cells(cfg: ImportConfig) -> list[Cell]:
-    """Return the one cell."""
+    """Return a single cell without settings."""
     return [{}]
 
 
 def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
-    """Read the network in `cfg.file` and return its note, summary, predictions, edges and model.
+    """Read the network in `cfg.file` and return all records of the run.
 
     The network's own outputs serve as the true outputs of the recorded points. Raises UsageError
     if the file cannot be read, or if the names do not match the network or are not distinct.
@@ -51,8 +51,8 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     if x is None or len(x) < 2:
         first = found.layers[0]
         where = "uniform points of its first grid"
-        # The breakpoints extend to the outermost knots of the library's extended grid. The grid
-        # proper leaves out `degree` of them at either end.
+        # These breakpoints include `degree` knots beyond either end of the library's original grid,
+        # so they are left out here.
         points = first.grid.breakpoints
         degree = first.spec.degree
         random = generator(seed, "samples")
@@ -84,7 +84,7 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
 
 
 def run(cfg: ImportConfig, cell: Cell, seed: int, prepared: list[Record] | None = None) -> Records:
-    """Yield the network with its edges and predictions."""
+    """Yield the records of the imported network; see `prepare`."""
     yield from prepared or prepare(cfg, cell, seed)
 
 
@@ -104,12 +104,12 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Return no claims: the numbers are those of the file."""
+    """Return no claims, because nothing is trained or compared."""
     return []
 
 
 def _names(given: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:
-    """Return the names `given`, or `usual` if there are none.
+    """Return the names `given`, or the names `usual` if `given` is empty.
 
     Raises UsageError if the number of names does not match the network.
     """
