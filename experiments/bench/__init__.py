@@ -89,7 +89,7 @@ def cells(cfg: BenchConfig) -> list[Cell]:
 
 
 def run(cfg: BenchConfig, cell: Cell, seed: int) -> Records:
-    """Measure one part after the other."""
+    """Measure the selected parts, one after the other, and yield their records."""
     import platform
 
     from .table_suite import tables
@@ -120,7 +120,11 @@ def claims(tables: Tables) -> Claims:
 
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
-    """Yield the seconds until each test error is reached, by kanrun and by other libraries."""
+    """Yield the seconds that kanrun and pykan take to reach each of `cfg.errors`.
+
+    The tables are `time_to_accuracy`, with a row per step, and `accuracy`, with a row per error.
+    The seconds are NaN if an error is not reached.
+    """
     for name, curve in trainings(cfg, seed).items():
         if time_limit_reached():
             break
@@ -135,7 +139,7 @@ def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
         except Exception as error:
             if name != PYKAN:
                 raise
-            status = short_reason(library, error)  # whatever another library raises is its result
+            status = short_reason(library, error)  # an error of another library is recorded
         best = min((error for _, error in points), default=float("inf"))
         trained = points[-1][0] if points else 0.0
         result: dict[str, Any] = {"competitor": name, "version": version(library)}

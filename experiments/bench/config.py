@@ -27,7 +27,7 @@ LIBRARIES: tuple[str, ...] = get_args(Library)
 )
 @dataclass
 class BenchConfig(ExperimentConfig):
-    """`kanrun bench`: competitors run in turn in one process; medians over rounds are compared."""
+    """`kanrun bench`: competitors take turns in one process; medians over rounds are compared."""
 
     precision: Annotated[
         Precision, "floating-point format of the layers; time_to_accuracy is in float64"

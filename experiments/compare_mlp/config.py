@@ -37,9 +37,10 @@ from kanrun.config.rules import DISTINCT, INCREASING, MISSING, Count, Natural, P
 class CompareMLPConfig(TrainingConfig):
     """`kanrun compare-mlp`.
 
-    A case is {target: ..., shapes: [[1], [5]], sampling: ...}: the hidden widths of its KANs, and
-    differences from `sampling`. With a `target` that is the only case, and `model.hidden` the only
-    shape. Each schedule of `grids` is one KAN, judged at its last grid.
+    A case is {target: ..., shapes: [[1], [5]], sampling: ...}. `shapes` lists the hidden widths of
+    its KANs, and `sampling` has differences from the setting `sampling`. If `target` is set, it is
+    the only case, and `model.hidden` its only shape. Each schedule of `grids` is one KAN, which is
+    matched on its last grid.
     """
 
     target: Annotated[Any, "the only target, instead of cases"] = None

@@ -64,7 +64,7 @@ def model_of(case: Case, cell: Cell) -> Model:
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train one variant, with the same starts, steps and data as the others."""
+    """Train one variant, with the same data and the same numbers of starts and steps as others."""
     model = model_of(case, cell)
     variant = cell["variant"]
     begin = unscaled if variant in UNSCALED else None
@@ -87,7 +87,7 @@ def unscaled(network: Network, random: Generator) -> Network:
 
 
 def claims(tables: Tables) -> Claims:
-    """Claim that switching off a trick costs accuracy, on all targets together."""
+    """Claim for each variant that it is less accurate than all tricks, on all targets together."""
     summary = tables["summary"]
     pair = summary["target"] + " " + summary["shape"]
     log = np.log10(summary["error"])

@@ -167,7 +167,7 @@ def claims(tables: Tables) -> Claims:
     """Return the claims on which network has the lower error, and on how parameters grow."""
     summary = tables["summary"]
     yield from verdict_claims(summary, summary["match"].iloc[0])
-    if "growth" in tables:  # an interrupted run may end before
+    if "growth" in tables:  # which an interrupted run may lack
         yield from growth_claims(tables["growth"])
 
 

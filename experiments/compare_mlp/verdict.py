@@ -29,7 +29,7 @@ class Verdict:
 
     @property
     def above(self) -> bool:
-        """True if the interval lies above 1."""
+        """True if the confidence interval lies above 1."""
         return self.low > 1
 
     @property

@@ -30,9 +30,10 @@ ContinualPart = Literal["learners", "intervals", "overlap", "depth"]
 class ContinualConfig(ExperimentConfig):
     """`kanrun continual`: peaks exp(-sharpness |x - c|^2), one for each phase.
 
-    A phase sees the box around the centre of its peak alone. With a table as `target`, the rows
-    with one value of `phase_column` are a phase, in the order of the values; with any other target,
-    or with `phases`, ranges of that column are.
+    The data of a phase lie in the box around the centre of its peak. If `target` is a table, the
+    rows with one value of `phase_column` form a phase, in the order of the values. With `phases`,
+    the rows in one range of its values form a phase. Other targets need `phases`, because their
+    inputs rarely have the same value twice.
 
     A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
     (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,

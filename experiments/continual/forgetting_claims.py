@@ -1,4 +1,4 @@
-"""Claims on continual learning: what KANs keep, what other networks forget, what memories save."""
+"""Claims about continual learning: what KANs and MLPs forget, and how much memories prevent."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Replay(Memory):
     points: int
 
     def with_past(self, samples: Samples) -> Samples:
-        """Return the samples of the phase together with the stored ones."""
+        """Return `samples` together with the stored samples of earlier phases."""
         return samples.join(Samples(*self.kept) if self.kept else None)
 
     def objective(self, network: Network, plain: Objective) -> Objective:
@@ -88,7 +88,7 @@ class Replay(Memory):
 
 
 class PseudoRehearsal(Memory):
-    """A memory of the boxes of the phases, each of shape (2, inputs)."""
+    """A memory of the box of each phase: its lower and upper corner, shape (2, inputs)."""
 
     def objective(self, network: Network, plain: Objective) -> Objective:
         """Add the network's present outputs in the boxes of earlier phases to the targets.

@@ -44,7 +44,7 @@ IDENTITIES = {
 
 
 def check(cfg: CurvesConfig) -> None:
-    """Raise UsageError for settings that cannot work."""
+    """Raise UsageError if the settings cannot be used."""
     check_settings(cfg)
 
 
@@ -121,7 +121,7 @@ def _listed(values: Series[float]) -> str:
 
 
 def convergence(fitted: DataFrame) -> Claims:
-    """Claim that the spline of each degree k converges at least at order k + 1."""
+    """Claim that the error of splines of each degree k converges with order k + 1 or higher."""
     for row in fitted.dropna(subset=["first_points"]).to_dict("records"):
         order = row["degree"] + 1
         sentence = (

@@ -27,7 +27,7 @@ PER_SPAN = 16  # samples per knot span, including its left end but not its right
 
 
 def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degree: int) -> Array:
-    """Return the knots `inner` with k + 1 equal knots at either end."""
+    """Return the knot vector of a clamped spline: `inner`, with k + 1 equal knots at either end."""
     return np.concatenate(
         [np.full(degree + 1, low), np.asarray(inner, dtype=float), np.full(degree + 1, high)]
     )

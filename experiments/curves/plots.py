@@ -172,7 +172,7 @@ def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
 
 @styled
 def bspline_basis(bspline_basis: DataFrame, bspline_knots: DataFrame) -> Figure:
-    """Draw all basis functions (function, t, value) above the knots and their repetitions."""
+    """Draw all basis functions (function, t, value) above the knots with their multiplicities."""
     figure, axes = one_panel(2.0)
     for _, rows, colour in _groups(bspline_basis, "function"):
         axes.plot(rows["t"], rows["value"].where(_widened(rows["value"] != 0)), color=colour)

@@ -30,8 +30,8 @@ class ExtendGridConfig(TrainingConfig):
     """`kanrun extend-grid`; the schedules take the place of `model.intervals`.
 
     A schedule is {kind: list, intervals: [3, 5, 10]}, {kind: doubling, first: 3, last: 96, nested:
-    true}, or {kind: plateau, ...} with the keys of either and `patience` and `steps`. The first one
-    is also trained from scratch.
+    true}, or {kind: plateau, ...} with the keys of one of these and, optionally, `patience` and
+    `steps`. The grids of the first schedule are also trained from scratch.
     """
 
     parts: Annotated[list[GridPart], Meta(min_length=1), "parts to run", DISTINCT] = copied(

@@ -115,7 +115,7 @@ def more_figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Compare the bounds of a suite's entries with the medians over seeds."""
+    """Return the claims that results satisfy the bounds in the entries of the suite."""
     return bound_claims(tables) if "bounds" in tables else ()
 
 
@@ -128,7 +128,7 @@ class Fit:
 
     @property
     def summary_line(self) -> str:
-        """Solver, grids, starts and parameters."""
+        """Solver, grids, number of starts and number of parameters, in one line."""
         return describe_training(self.cfg.model, self.training.plan, self.training.problem)
 
     def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Records:

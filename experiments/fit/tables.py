@@ -231,7 +231,7 @@ def prepare_table(cfg: FitConfig, seed: int, target: Target | None) -> TableFitt
             f"model=auto computes in float64. For precision={cfg.precision}, set model=kan."
         )
     known = target or build_target(cfg.target)
-    plain = replace(known, family="gaussian")  # others are for this model alone
+    plain = replace(known, family="gaussian")  # only this model supports other families
     asked = cfg.sampling.n_test is not None or cfg.sampling.n_train is not None
     sampling = replace(cfg.sampling, validation_fraction=0.0)
     sampling = sampling if asked else replace(sampling, n_test=0)
@@ -322,7 +322,7 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
     standard error is 0 for a single fold, and tiny if all folds agree.
     """
     means = losses.mean().drop(OURS)
-    if not len(means) or means.min() <= 0:  # 0 for constant outputs
+    if not len(means) or means.min() <= 0:  # the loss is 0 for constant outputs
         return
     other = str(means.idxmin())
     ours = losses[OURS]

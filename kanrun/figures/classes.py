@@ -122,7 +122,8 @@ def _draw_class(panels: Sequence[Axes], hit: Array, likely: Array, label: str, c
     of the class and 0 for others. Both have the shape (rows,).
     """
     roc, recall, calibration = panels
-    last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)  # of equal probabilities
+    # The last row of each group of equal probabilities.
+    last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)
     count = last + 1
     right = np.cumsum(hit)[last]
     found = right / max(1.0, hit.sum())

@@ -163,7 +163,7 @@ def _draw_panel(panel: Axes, rows: DataFrame, limits: Array) -> None:
         y = y.where(as_bool(rows["seen"]))
     panel.plot(x, y, color=BLUE)
     panel.grid(visible=False)
-    panel.set(xlim=x[[0, -1]], ylim=limits, xticks=[], yticks=[])  # ticks take most of the time
+    panel.set(xlim=x[[0, -1]], ylim=limits, xticks=[], yticks=[])  # drawing ticks would be slow
     for axis, ends in ((panel.xaxis, x[[0, -1]]), (panel.yaxis, limits)):
         low, high = (write_powers(f"{float(f'{end:.3g}'):.6g}") for end in ends)
         text = f"{low} to {high}".replace("-", "\N{MINUS SIGN}")
@@ -259,7 +259,7 @@ class Diagram:
 
     @property
     def height(self) -> float:
-        """Height of the diagram with its labels."""
+        """Height of the diagram, including its labels."""
         upright = map(self.upright, self.names, (self.nodes[0], self.nodes[-1]))
         return LEVEL * (len(self.nodes) - 1) + AROUND + sum(upright)
 

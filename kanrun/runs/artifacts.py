@@ -89,7 +89,7 @@ def seal(checkpoint: Checkpoint) -> SealedCheckpoint:
 
     arrays = {key: np.asarray(value, order="C") for key, value in checkpoint.arrays.items()}
     for key, array in arrays.items():
-        # numpy and safetensors share these kinds; objects and text are not among them.
+        # Booleans, integers and floating-point numbers: what numpy and safetensors both support.
         if array.dtype.kind not in "biuf":
             raise ValueError(
                 f"array {key!r} of checkpoint {checkpoint.name!r} has the type {array.dtype}"
@@ -203,7 +203,7 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
     with storing(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
-    # Ticks are made, and their labels styled, while a figure is saved.
+    # The settings matter here, because matplotlib makes ticks and their labels only when it saves.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)

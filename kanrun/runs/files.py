@@ -153,7 +153,7 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def to_json(value: Any) -> bytes:
     """Return `value` as one line of JSON; numbers that are not finite become null.
 
-    Raises TypeError as `plain` does.
+    Raises TypeError for a type that cannot be converted to JSON.
     """
     return msgspec.json.encode(value, enc_hook=_plain)
 
@@ -230,7 +230,10 @@ class Appender:
             return os.fstat(descriptor).st_size
 
     def sync(self) -> None:
-        """Make the lines written so far survive a power cut. Raises StorageFailed."""
+        """Flush the lines written so far to disk, so that they survive a power cut.
+
+        Raises StorageFailed if that fails.
+        """
         if self._descriptor is not None:
             with storing(self.path):
                 os.fsync(self._descriptor)
@@ -279,7 +282,7 @@ def plain_value(value: Any) -> Any:
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Return rows as CSV."""
+    """Return `rows` as lines of CSV, encoded in UTF-8."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode("utf-8", "replace")

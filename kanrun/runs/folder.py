@@ -59,7 +59,7 @@ _PACKAGES = (
 )
 #: Folder of kanrun's source.
 _SOURCE = Path(__file__).parents[2]
-#: Seconds that a git command may take.
+#: Time limit of a git command (seconds).
 GIT_SECONDS = 5
 _PLACES = ("tables", "checkpoints", "figures")
 
@@ -120,7 +120,7 @@ class RunFolder:
             UsageError: If the run is still running, or may be on another host.
             StorageFailed: If `run.json` cannot be read.
         """
-        _ = Run(path).manifest  # without one, no lock is left there
+        _ = Run(path).manifest  # raises before a lock file is made in a folder that is not a run
         with contextlib.ExitStack() as stack:
             stack.enter_context(holding(path))
             # Another process may have written run.json before the lock was held.
@@ -131,7 +131,7 @@ class RunFolder:
                     raise UsageError(
                         f"{place} is a link; a run that is resumed must lie in one folder."
                     )
-                for leftover in place.glob(".*.tmp"):  # of a killed `write_atomic`
+                for leftover in place.glob(".*.tmp"):  # left by `write_atomic` if it was killed
                     with contextlib.suppress(OSError):
                         leftover.unlink()
             journal = Journal(path)
@@ -198,7 +198,7 @@ class RunFolder:
         return self._journal.size()
 
     def sync(self) -> None:
-        """Make all records written so far survive a power cut."""
+        """Flush all records written so far to disk, so that they survive a power cut."""
         self._journal.sync()
 
     def write_tables(self) -> None:
@@ -230,7 +230,7 @@ class RunFolder:
             self._held.close()
 
     def _save(self, **changes: Any) -> None:
-        """Write `run.json` with changes."""
+        """Change fields of the manifest and write `run.json`."""
         self.manifest = dataclasses.replace(self.manifest, **changes)
         write_json(self.path / MANIFEST_FILE, self.manifest, durable=True)
 
@@ -250,7 +250,7 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
     hidden = parent / f"{_HIDDEN}{secrets.token_hex(4)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in parent.glob(f"{_HIDDEN}*"):  # by a process that was killed
+        for abandoned in parent.glob(f"{_HIDDEN}*"):  # left by processes that were killed
             # A folder without run.json raises an error here and is kept: it may be in preparation.
             with contextlib.suppress(KanrunError, OSError):
                 if not Run(abandoned).is_alive:
@@ -292,7 +292,7 @@ def _highest(parent: Path) -> int:
 
 
 def _link_latest(parent: Path) -> None:
-    """Point `latest` at the highest number, where the file system has links."""
+    """Point the link `latest` at the run with the highest number, if links are supported."""
     link = parent / LATEST
     temporary = parent / f".{LATEST}.{secrets.token_hex(4)}.tmp"
     number = 0

@@ -131,7 +131,7 @@ class RunIndex:
         if sort is not None:
             column = _quoted(self.column(sort.removeprefix("-")))
             order = f"{column} IS NULL, {column}{' DESC' * sort.startswith('-')}, {order}"
-        # The line break ends a comment in the condition.
+        # The line break ends a comment at the end of the condition, if there is one.
         sql = (
             f"SELECT * FROM runs WHERE ({where}\n) AND instr(lower(status), lower(?)) "
             f"AND instr(', ' || coalesce(tags, '') || ', ', ?) ORDER BY {order}"

@@ -80,7 +80,7 @@ class Line(msgspec.Struct, tag_field="kind", omit_defaults=True):
 
     @property
     def key(self) -> Key:
-        """Numbers of the point and the cell, and the seed."""
+        """Key of the training: the numbers of its point and cell (0 if there is one), its seed."""
         return self.point or 0, self.cell or 0, self.seed or 0
 
     @property
@@ -127,7 +127,7 @@ class FailedLine(Line, tag="failed"):
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The failure as `run.json` lists it."""
+        """The failure as an entry of `failures` in `run.json`."""
         told = {"settings": self.settings, "reason": self.reason, "trace": self.trace}
         return {"cell": 0, **self.marks, **told}
 

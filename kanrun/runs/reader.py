@@ -146,7 +146,7 @@ class Run:
 
     @property
     def labels(self) -> RunLabels:
-        """Tags and note."""
+        """Tags of the run, and the note about it."""
         return RunLabels.read(self.path)
 
     @property

@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a table as columns of equal length."""
+    """Rows of the table `name`, as columns of equal length."""
 
     name: str
     columns: dict[str, NDArray[Any]]
@@ -225,7 +225,7 @@ class RunLabels:
 
     @classmethod
     def read(cls, folder: Path) -> RunLabels:
-        """Return the labels of the run in `folder`, empty if the file is missing or damaged."""
+        """Return the labels of the run in `folder`; none if the file is missing or damaged."""
         try:
             return read_json(folder / LABELS_FILE, cls)
         except StorageFailed:

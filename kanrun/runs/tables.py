@@ -26,7 +26,8 @@ class CsvTables:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, tuple[Appender, list[str]] | None] = {}  # with their headers
+        # The open file and the columns of each table; None after a failure.
+        self._files: dict[str, tuple[Appender, list[str]] | None] = {}
 
     def append(self, table: str, values: Mapping[str, Any]) -> None:
         """Append a row to the file of `table`. After a failure, that file is not written again.

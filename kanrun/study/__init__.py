@@ -89,7 +89,7 @@ class Task:
 
     @property
     def key(self) -> Key:
-        """Numbers of the point and the cell, and the seed."""
+        """Key of the task: the numbers of its point and cell, and its seed."""
         return self.point, self.index, self.seed
 
     def __str__(self) -> str:

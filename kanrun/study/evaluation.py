@@ -249,13 +249,13 @@ def stage_row(stage: Stage) -> dict[str, Value]:
 
 
 def growth_row(stage: Stage) -> dict[str, Value]:
-    """Return the row of a shape that was tried: its grid, size, errors and steps."""
+    """Return the row of a shape that a growing network tried: its grid, size, errors and steps."""
     row = {name: value for name, value in stage_row(stage).items() if name not in ONLY_STAGES}
     return {"shape": stage.network.shape_text, **row}
 
 
 def errors_by_split(errors: Errors) -> dict[str, Value]:
-    """Return the RMSE of each split under its column name, such as `train_rmse`."""
+    """Return the RMSE of each split by column name, such as `train_rmse`."""
     names = ("train", "validation", "test")
     return {f"{name}_rmse": getattr(errors, name) for name in names}
 

@@ -84,7 +84,7 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
             sender = "Ctrl-C" if type(error) is KeyboardInterrupt else str(error)
             status = Status.INTERRUPTED
             failure = Failure(f"stopped by {sender}")
-        with contextlib.suppress(StorageFailed):  # the error that ends the run says more
+        with contextlib.suppress(StorageFailed):  # the first error is more informative
             folder.finish(status, failure.reason, failure.trace)
         raise
     if not options.quiet:
@@ -94,7 +94,7 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
 
 
 class _Execution:
-    """One execution of a study."""
+    """Runs a checked study once, and records, shows and tracks its events."""
 
     def __init__(self, checked: Checked, folder: RunFolder, options: RunOptions) -> None:
         self._study = checked.study

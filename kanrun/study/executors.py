@@ -54,7 +54,7 @@ class TaskRunner:
     """
 
     experiment: Experiment
-    prepared: dict[Key, Any] = field(default_factory=dict)  # stays in this process
+    prepared: dict[Key, Any] = field(default_factory=dict)  # not sent to other processes
 
     def events(self, task: Task, resume: Checkpoint | None) -> Iterator[TaskEvent]:
         """Run a task, and yield its records and its end: Finished, or Failure after an error."""
@@ -147,7 +147,7 @@ def run_local(
 
 
 class _Worker:
-    """A worker process, seen from the parent."""
+    """The parent's handle of a worker process."""
 
     def __init__(self, runner: TaskRunner, seconds: float) -> None:
         context = multiprocessing.get_context("spawn")
@@ -207,7 +207,7 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float) -> None:
             parent.join()
             os._exit(1)
 
-    # Ctrl-C reaches the whole process group; the parent decides.
+    # Ctrl-C reaches all processes of the group. Workers ignore it, and the parent ends them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError):
@@ -318,14 +318,14 @@ def dask_client(address: str) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         for name in list(logging.root.manager.loggerDict):
             if name.partition(".")[0] == "distributed":
-                # Relevant messages come back as an event or an exception.
+                # The log of Dask is silenced: relevant problems return as an event or an exception.
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(logging.CRITICAL + 1)
         answers = list[Any]()
 
         def connect() -> None:
-            with contextlib.suppress(Exception):  # whatever answers there
+            with contextlib.suppress(Exception):  # another kind of server may answer
                 answers.append(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
 
         shown = sys.unraisablehook

@@ -100,7 +100,7 @@ class _Running:
 
     def advance(self, update: ProgressUpdate) -> None:
         """Update the progress. A part without a known total does not move the bar."""
-        if update.part != self.part or update.done < self.done:  # a part may begin again
+        if update.part != self.part or update.done < self.done:  # a part may also start again
             self.part, self.before = update.part, self.share
         self.done = update.done
         if update.total:
@@ -126,7 +126,7 @@ class Reporter:
         self._done = 0
         self._running: dict[Key | None, _Running] = {}
         self._notes: set[str] = set()
-        self._results: dict[Key, Plain] = {}  # summary of a training, until it ends
+        self._results: dict[Key, Plain] = {}  # summary of each training that has not ended
         self._clock, self._told = clock, clock()
         width = max(_NARROW, min(_WIDE, console.width // 5))
         text = Column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -237,5 +237,6 @@ class Reporter:
             self._say(f"{text} ({bar.percentage:.0f}%{pace})")
 
     def _say(self, text: str, style: str = "") -> None:
-        # Brackets in paths and formulas are no markup; long lines wrap only on terminals.
+        # `Text` keeps rich from reading brackets in paths and formulas as markup. Long lines wrap
+        # only on terminals.
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)

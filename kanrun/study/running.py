@@ -194,7 +194,7 @@ def _end(path: Path, options: RunOptions) -> int:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Append the log of the body to a file, and warnings to standard error.
+    """Append log messages of the body to the file `path`, and show warnings on standard error.
 
     Raises UsageError if the file is a link.
     """
@@ -228,7 +228,7 @@ def stdout_kept_clean() -> Iterator[None]:
     try:
         out, err = sys.__stdout__.fileno(), sys.__stderr__.fileno()  # type: ignore[union-attr]
         kept = os.dup(out)
-    except (AttributeError, OSError, ValueError):  # no real files behind them
+    except (AttributeError, OSError, ValueError):  # the streams are not real files
         out = err = kept = -1
     try:
         if kept >= 0:
@@ -255,12 +255,12 @@ def signals_raise() -> Iterator[list[int]]:
     def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)
         is_interrupt = number == signal.SIGINT
-        if is_interrupt and came.count(number) > 1:  # every file is whole or absent at any time
+        if is_interrupt and came.count(number) > 1:  # safe, because files are written atomically
             for worker in multiprocessing.active_children():
                 worker.kill()
             os._exit(exit_code(came))
         if is_interrupt:
-            # Python's buffers may be in use.
+            # os.write bypasses Python's buffers, which the interrupted code may be using.
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 text = b"kanrun: stopping after this step; Ctrl-C once more ends at once\n"
                 os.write(sys.__stderr__.fileno(), text)  # type: ignore[union-attr]
@@ -271,7 +271,7 @@ def signals_raise() -> Iterator[list[int]]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    if threading.current_thread() is not threading.main_thread():  # signals can only be set there
+    if threading.current_thread() is not threading.main_thread():  # handlers can only be set there
         numbers.clear()
     before = {number: signal.signal(number, stop) for number in numbers}
     try:

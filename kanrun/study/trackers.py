@@ -74,9 +74,9 @@ class Tracker:
     def _warning(self) -> Iterator[None]:
         """Turn an error of the tracker into a warning, and stop using the tracker."""
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # where trackers say what they do
+            with contextlib.redirect_stdout(sys.stderr):  # trackers print messages
                 yield
-        except Exception as error:  # No error of a tracker ends the run.
+        except Exception as error:  # whatever a tracker raises, the run continues
             self._backend = None
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             hint = f" (pip install {self._name})" if isinstance(error, ImportError) else ""
@@ -95,8 +95,8 @@ def _numbers(values: Plain, prefix: str = "") -> Numbers:
 
 
 def _mlflow(command: str, folder: Path, settings: Plain) -> Backend:
-    """Log to an SQLite file next to the runs, or to MLFLOW_TRACKING_URI."""
-    # Without a limit, a training waits minutes for a dead server.
+    """Log to the MLflow server MLFLOW_TRACKING_URI, or to an SQLite file in the outputs folder."""
+    # Without these limits, a training would wait minutes for a server that does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
     from mlflow import MlflowClient
