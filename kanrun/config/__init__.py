@@ -1,10 +1,10 @@
-"""Settings as dataclasses, the registries of what they configure, their one check and their keys.
+"""Settings as dataclasses: their declaration, registries, conversion and documentation.
 
-A group with several kinds (targets, models, solvers) has one dataclass for each kind, declared
-where it is built. `registry` shows how a kind is declared, `rules` how its settings are, and
-`conversion` makes them of plain values. Nothing here imports torch. `keys_of` says of each key its
-rule, default and purpose: for `kanrun keys`, the page of keys in the documentation, TAB completion
-and the command line.
+Each kind of a group (targets, models, solvers) has a settings dataclass of its own. `registry`
+explains how a kind is declared, `rules` how a setting is declared, and `conversion` converts plain
+values to typed settings. No module of this package imports torch. `keys_of` lists every key with
+its rule, default and purpose, for `kanrun keys`, the documentation, TAB completion and the command
+line.
 """
 
 from __future__ import annotations
@@ -58,16 +58,17 @@ CONF = Path(kanrun.conf.__path__[0])
 
 @dataclass(frozen=True)
 class Key:
-    """A key.
+    """Documentation of one key of the configuration.
 
     Attributes:
         path: The key as typed, such as "model.degree".
-        rule: Its rule in words; "group" for a group.
-        default: Its default value as typed.
-        about: Its purpose.
-        where: Commands that have it, or the choice of a group that has it, such as "model=kan".
-        choices: Values that TAB offers, if they can be listed.
-        free_text: How its text is read as typed: "text", "list" or "structure"; "" if it is not.
+        rule: Allowed values in words; "group" for a group.
+        default: Default value as typed.
+        about: Purpose of the key.
+        where: Commands that have the key, or the choices of a group that have it ("model=kan").
+        choices: Values that TAB completion offers, if they can be listed.
+        free_text: How free text is parsed: "text", "list" or "structure"; "" if Hydra parses the
+            value.
     """
 
     path: str
@@ -80,7 +81,7 @@ class Key:
 
 
 def keys_of(command: str | None = None) -> list[Key]:
-    """Return the keys of a command (None: of all commands) in the order of their declaration."""
+    """Return the keys of a command (None: of all commands) in the order of declaration."""
     kinds = [EXPERIMENTS.find(command)] if command else list(EXPERIMENTS.values())
     found: dict[tuple[str, ...], Key] = {}
     for kind in kinds:
@@ -94,7 +95,7 @@ def keys_of(command: str | None = None) -> list[Key]:
 
 
 def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
-    """Yield the keys of a dataclass of settings at a path, such as `model.`."""
+    """Yield the keys of a settings dataclass whose path is `at`, such as "model."."""
     for name, one in settings_of(settings).items():
         if name in GROUPS and not at:
             yield Key(name, "group", "", one.about, (where,), tuple(choices_of(name)))
@@ -111,14 +112,17 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
 
 
 def stored_choices(group: str) -> list[str]:
-    """Return the choices of a group that no file has: plug-ins, and all kinds without a folder."""
+    """Return the choices of a group that have no configuration file.
+
+    These are plug-ins or, if the group has no folder of files, all kinds.
+    """
     without_files = not (CONF / group).is_dir()
     kinds = GROUPS.get(group, {}).items()
     return sorted(name for name, kind in kinds if without_files or is_plugin(kind))
 
 
 def choices_of(group: str) -> list[str]:
-    """Return the choices of a group that kanrun and plug-ins have, such as "study/fit"."""
+    """Return all choices of a group, such as "model" or "study/fit", from kanrun and plug-ins."""
     return sorted([*(path.stem for path in (CONF / group).glob("*.yaml")), *stored_choices(group)])
 
 

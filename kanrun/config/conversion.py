@@ -1,10 +1,10 @@
-"""The one conversion of plain values to typed settings.
+"""Conversion of plain values to typed settings.
 
-`typed` makes a dataclass of settings of plain values from the command line, a file, a cell of a
-suite, a stored run or `kanrun.fit`. It rejects the first unknown key, wrong type or broken rule by
-a sentence with key, value, rule and purpose. Conditions on several settings are the dataclass's
-method `conflicts(at)`, which yields one sentence for each conflict; `at` is the path of the
-dataclass, such as `model.`.
+`typed` is used for all plain values: from the command line, a file, an entry of a suite, a stored
+run or `kanrun.fit`. It raises an error for the first unknown key, wrong type or invalid value, with
+the key, value, rule and purpose. Conditions on several settings are checked by the dataclass's
+method `conflicts(at)`, which yields one sentence per conflict; `at` is the path of the dataclass,
+such as `model.`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ S = TypeVar("S")
 def typed_config(command: str, plain: Plain) -> Any:
     """Return the typed and checked configuration of a command.
 
-    Raises UsageError if a key, type or value is wrong, or an interpolation does not resolve, and
-    MissingSettings if a setting without default is not given.
+    Raises UsageError if a key, type or value is invalid or an interpolation cannot be resolved, and
+    MissingSettings if a setting without a default value is not given.
     """
     return _complete(EXPERIMENTS.find(command).settings, resolve_interpolations(dict(plain)))
 
 
 def with_differences(settings: S, differences: Plain, at: str = "") -> S:
-    """Return a copy of the dataclass `settings` with nested differences, typed and checked.
+    """Return a copy of the dataclass `settings` with some values changed, typed and checked.
 
-    A group that names a `kind` is replaced as a whole. Raises UsageError.
+    `differences` are nested plain values; a group that has a `kind` in them is replaced completely.
+    Raises UsageError if the result is invalid.
     """
     plain = asdict(settings)  # type: ignore[call-overload]
     for key, value in differences.items():
@@ -46,7 +47,7 @@ def with_differences(settings: S, differences: Plain, at: str = "") -> S:
 
 
 def _complete(settings: type[S], plain: Plain, at: str = "") -> S:
-    """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
+    """Convert plain values to the dataclass `settings`. Raises MissingSettings if needed."""
     made = typed(settings, plain, at)
     given = _values_of(made, at)
     missing = sorted((path, one.about) for path, one, value in given if value == MISSING)
@@ -56,9 +57,9 @@ def _complete(settings: type[S], plain: Plain, at: str = "") -> S:
 
 
 def typed(settings: type[S], values: Plain, at: str = "") -> S:
-    """Return the dataclass `settings` with these values, typed and checked; `at` is its path.
+    """Convert plain values to the dataclass `settings`, whose path is `at`, and check them.
 
-    Raises UsageError for an unknown key, a wrong type, or a value that breaks its rule.
+    Raises UsageError for an unknown key, a wrong type, an invalid value, or a conflict.
     """
     if not isinstance(values, Mapping):
         path = at.removesuffix(".")
@@ -83,14 +84,14 @@ def check(settings: Any, at: str = "") -> None:
 
 
 def check_files(settings: Any) -> None:
-    """Raise UsageError for the first setting that names a file which is not there."""
+    """Raise UsageError for the first setting that names a missing file."""
     for _, one, value in _values_of(settings):
         if FILE in one.marks and value and not os.path.exists(os.path.expanduser(value)):
             raise UsageError(no_file(value))
 
 
 def check_choices(settings: Any) -> None:
-    """Raise UsageError for a target or equation that is refused before torch is loaded."""
+    """Raise UsageError if the target or equation is invalid, as far as is known without torch."""
     for group in ("target", "equation"):
         chosen: Any = getattr(settings, group, None)
         if chosen is not None:
@@ -98,7 +99,7 @@ def check_choices(settings: Any) -> None:
 
 
 def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:
-    """Yield path, setting and value of each setting, those of dataclasses in it included."""
+    """Yield the path, declaration and value of each setting, including nested dataclasses."""
     for name, one in settings_of(type(made)).items():  # type: ignore[arg-type]
         value = getattr(made, name)
         if is_dataclass(value):
@@ -108,9 +109,10 @@ def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:
 
 
 def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
-    """Return the mapping or list that has a dotted key, and its last part or number there.
+    """Return the mapping or list that contains a dotted key, and the key or index in it.
 
-    With `make`, mappings on the way are made. Raises LookupError, ValueError or TypeError.
+    With `make`, missing mappings on the way are created. Raises LookupError, ValueError or
+    TypeError if `plain` does not contain the key.
     """
     *parents, last = key.split(".")
     for part in parents:
@@ -121,9 +123,10 @@ def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
 
 
 def with_values(plain: Plain, values: Plain) -> dict[str, Any]:
-    """Return a copy of a composed configuration with the values of a point, by dotted key.
+    """Return a copy of a composed configuration with the swept values of a point, by dotted key.
 
-    The choice of a group (`target`, `study`) is no setting: the configuration has it already.
+    Choices of groups (`target`, `study`) are skipped, because the configuration was composed with
+    them.
     """
     changed = deepcopy(dict(plain))
     for key, value in values.items():
@@ -135,7 +138,7 @@ def with_values(plain: Plain, values: Plain) -> dict[str, Any]:
 
 
 def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return plain values with `${...}` resolved. Raises UsageError for what does not resolve."""
+    """Return plain values with interpolations `${...}` resolved. Raises UsageError if one fails."""
     if "${" not in str(plain):
         return plain
     from omegaconf import OmegaConf
@@ -150,7 +153,7 @@ def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 class MissingSettings(UsageError):
-    """Settings without a default that nothing sets, by their paths."""
+    """Error: settings without a default value are not given. `paths` lists them."""
 
     def __init__(self, paths: list[str], about: str) -> None:
         super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE{about}.")
@@ -158,7 +161,7 @@ class MissingSettings(UsageError):
 
 
 def unknown_key(name: str, at: str, known: Sequence[str], kind: str = "") -> UsageError:
-    """Return the error for a key that is not there, with the keys next to it and what to write."""
+    """Return the error for an unknown key, with a suggestion and the keys of the same group."""
     group = at.removesuffix(".")
     if kind in GROUPS.get(group, ()) and (sentence := foreign_setting(at + name, {group: kind})):
         return UsageError(sentence)
@@ -193,7 +196,7 @@ def _typed_value(one: Setting, path: str, value: Any) -> Any:
 
 
 def merged(old: Any, new: Any) -> Any:
-    """Return a copy of the value `new`; one that is a mapping is merged into the mapping `old`."""
+    """Return a copy of `new`, merged into `old` recursively if both are mappings."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return deepcopy(new)
     return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}

@@ -1,4 +1,4 @@
-"""Settings that experiments share: of every run, of sampling, and of trainings."""
+"""Settings shared by experiments: of every run, of sampling points, and of training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class ExecutorConfig:
     address: Annotated[str | None, "scheduler of executor=dask, such as tcp://10.0.0.1:8786"] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for workers that are not local, and for an address of another executor."""
+        """Yield errors: workers without executor=local, or an address without executor=dask.
+
+        A missing address with executor=dask is an error too.
+        """
         if self.workers is not None and self.kind != "local":
             yield f"{at}workers={self.workers} is for executor=local, not executor={self.kind}."
         if self.kind == "dask" and not (self.address or "").strip():
@@ -90,7 +93,7 @@ class ExperimentConfig:
     note: Annotated[str | None, "a sentence about the run", FREE_TEXT] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for seeds, devices, figures, and CPU seconds of a cluster."""
+        """Yield errors for invalid seeds, devices or figures, and CPU limits with executor=dask."""
         kinds = (kind for kind in EXPERIMENTS.values() if kind.settings is type(self))
         known = ", ".join(next((kind.figures for kind in kinds), ()))
         for name in () if isinstance(self.figures, str) else self.figures:

@@ -1,8 +1,9 @@
-"""Settings: their declaration, their rules in words, and the check of one value.
+"""Declaration of settings, description of their rules in words, and the check of one value.
 
 A dataclass declares each setting as `Annotated[TYPE, Meta(...), "its purpose", MARKS] = DEFAULT`.
-msgspec converts values to the type and checks bounds and choices; marks add what msgspec does not
-know. A value that breaks its rule is rejected by a sentence with path, value, rule and purpose.
+msgspec converts values to the type and checks bounds and choices; marks are further rules that
+msgspec does not support. The error for an invalid value names the path, the value, the rule and the
+purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from msgspec import Meta, ValidationError, convert, inspect
 
 from kanrun.errors import UsageError, did_you_mean
 
-#: Value that must be given, as OmegaConf spells it; `kanrun --help` is faster without OmegaConf.
+#: Default of settings that must be given, equal to OmegaConf's MISSING. It is not imported, because
+#: OmegaConf would slow down `kanrun --help`.
 MISSING: Any = "???"
 
 Count = Annotated[int, Meta(ge=1)]
@@ -31,7 +33,7 @@ NonNegative = Annotated[float, Meta(ge=0)]
 
 
 class Mark(Enum):
-    """Rules beyond types: of the entries of a list, of files, and of text taken as typed."""
+    """Rules beyond types: distinct or increasing list entries, existing files, and free text."""
 
     DISTINCT = "each once"
     INCREASING = "increasing"
@@ -44,7 +46,7 @@ DISTINCT, INCREASING, FILE, FREE_TEXT = Mark
 
 @dataclass(frozen=True)
 class Words:
-    """Texts that TAB offers for a setting whose type is wider."""
+    """Texts that TAB completion offers for a setting that also allows other texts."""
 
     names: tuple[str, ...]
 
@@ -54,12 +56,12 @@ class Setting:
     """A declared setting.
 
     Attributes:
-        name: Its name in its dataclass.
-        type: Its type with the bounds that msgspec checks.
-        about: Its purpose.
+        name: Name of the field of the dataclass.
+        type: Type, with the bounds that msgspec checks.
+        about: Purpose.
         marks: Further rules.
-        words: Texts that TAB offers besides the choices of its type.
-        default: Its default value.
+        words: Texts that TAB completion offers besides the choices of the type.
+        default: Default value.
     """
 
     name: str
@@ -70,7 +72,10 @@ class Setting:
     default: Any
 
     def value(self, path: str, value: Any) -> Any:
-        """Return the typed and checked value of this setting. Raises UsageError."""
+        """Convert `value` to the type of this setting, and check it.
+
+        Raises UsageError if it is invalid; `path` is the setting's path for the message.
+        """
         value = _as_text(self._info, value)
         if not all(map(_is_finite, _leaves(value))):
             raise UsageError(f"{path} has a number that is not finite, or too large for float64.")
@@ -85,7 +90,7 @@ class Setting:
 
     @functools.cached_property
     def choices(self) -> tuple[str, ...]:
-        """Texts that the type of the setting allows, followed by further texts that TAB offers."""
+        """Texts that the setting's type lists as choices, followed by `words`."""
         found = (
             part.values for part in _parts(self._info) if isinstance(part, inspect.LiteralType)
         )
@@ -99,7 +104,7 @@ class Setting:
 
     @functools.cached_property
     def free_text(self) -> str:
-        """How text taken as typed is read: "text", "list" (of text) or "structure"; "" if not."""
+        """How free text is parsed: "text", "list" (of text) or "structure"; "" if Hydra does it."""
         if not {FREE_TEXT, FILE} & self.marks:
             return ""
         kinds = [type(part) for part in _parts(self._info)]
@@ -112,7 +117,7 @@ class Setting:
         return inspect.type_info(self.type)
 
     def _has(self, value: Any) -> bool:
-        """Return whether a value has the type, and follows the marks."""
+        """Return whether a value has the setting's type and obeys the rules in `marks`."""
         try:
             convert(value, self.type, strict=False)
         except ValidationError:
@@ -145,12 +150,12 @@ def settings_of(kind: type) -> Mapping[str, Setting]:
 
 
 def defaults_of(kind: Any) -> dict[str, Any]:
-    """Return the default values of a dataclass of settings as plain data."""
+    """Return the default values of a settings dataclass as nested plain data."""
     return asdict(kind())
 
 
 def shown(value: Any) -> str:
-    """Return a value as it would be typed."""
+    """Return a value as it is typed on the command line."""
     if value is NO_DEFAULT or value == MISSING:
         return "must be given"
     if value is None or isinstance(value, bool):
@@ -167,7 +172,7 @@ def _alternatives(info: inspect.Type) -> tuple[inspect.Type, ...]:
 
 
 def _parts(info: inspect.Type) -> Iterator[inspect.Type]:
-    """Yield the types that a type unites, and those of entries in its lists and mappings."""
+    """Yield the members of a union type, and recursively the types of list and mapping entries."""
     for part in _alternatives(info):
         yield part
         if isinstance(part, inspect.ListType):
@@ -177,7 +182,7 @@ def _parts(info: inspect.Type) -> Iterator[inspect.Type]:
 
 
 def _in_words(info: inspect.Type, several: bool = False) -> str:
-    """Return a type in words, to follow "must be", or of `several` values to follow "a list of"."""
+    """Describe a type in words that follow "must be" or, if `several`, "a list of"."""
     *parts, last = (_one_in_words(part, several) for part in _alternatives(info))
     return f"{', '.join(parts)} or {last}" if parts else last
 
@@ -219,7 +224,7 @@ def _bounds_in_words(info: inspect.IntType | inspect.FloatType) -> str:
 
 
 def _as_text(info: inspect.Type, value: Any) -> Any:
-    """Return `value` with text instead of numbers where the type allows no number."""
+    """Convert numbers in `value` to text where the type allows text but no numbers."""
     parts = _alternatives(info)
     for part in parts:
         if isinstance(part, inspect.ListType) and isinstance(value, list | tuple):
@@ -242,7 +247,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _is_finite(value: Any) -> bool:
-    """Return whether a value is no number, or one that float64 can hold."""
+    """Return False for numbers that are infinite, NaN or too large for float64; otherwise True."""
     try:
         return not isinstance(value, int | float) or math.isfinite(value)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""Targets that are tables: files, tables of scikit-learn, and points of a curve."""
+"""Targets that are tables: table files, tables bundled with scikit-learn, and points of a curve."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kanrun.targets.settings import BundledTarget, PointsTarget, TableTarget
 from kanrun.targets.table_files import TableFile, check_columns, check_path
 from kanrun.targets.table_text import Values, canonical, is_number, read_days, read_numbers, text_of
 
-#: Loader of sklearn.datasets and task, by name.
+#: Bundled tables by name: the loader in sklearn.datasets, and the task.
 BUNDLED = {
     "diabetes": ("load_diabetes", "regression"),
     "linnerud": ("load_linnerud", "regression"),
@@ -35,7 +35,7 @@ BUNDLED = {
     "breast_cancer": ("load_breast_cancer", "classification"),
     "digits": ("load_digits", "classification"),
 }
-#: What helps with texts among numbers of inputs, and of outputs.
+#: Advice for messages about texts among the numbers of an input (_REMEDY) or output.
 _REMEDY = (
     ' (target.drop_rows={rows}), say that they mean missing ("target.missing_values={texts}"), or '
     "that the column is a category (target.categorical_columns=[{name}])"
@@ -45,23 +45,24 @@ _OUTPUT_REMEDY = (
     '("target.missing_values={texts}"), or that the column holds labels '
     "(target.task=classification)"
 )
-#: Texts in the last row of a sheet that sums up the others.
+#: Words that mark a last row that summarises the other rows.
 _TOTALS = frozenset(("total", "totals", "sum", "mean", "average", "summe", "gesamt", "mittelwert"))
-#: Names of columns that identify rows, without information on others.
+#: Names of columns that usually number the rows and carry no information.
 _IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
 #: Number of points of the built-in spiral, which has two turns. More points make the curve easier
 #: to follow.
 _SPIRAL_POINTS = 24
-#: Largest shift of a point along the built-in spiral, in radians, and the spiral's growth per
-#: radian. A larger value spaces the points less evenly.
+#: Largest shift of a point along the built-in spiral, in radians; also the growth of the spiral's
+#: radius per radian. A larger value spaces the points less evenly.
 _UNEVEN = 0.2
-_SHOWN = 10  # names of columns in a message
+_SHOWN = 10  # largest number of column names in a message
 
 
 def build_table(config: TableTarget) -> Target:
-    """Return the table's columns as a target, whose domain is the range of all rows.
+    """Return the target of a table file, whose domain is the range of all rows.
 
-    Raises UsageError for an unsuitable table. An unchanged file is read once in a process.
+    Files are cached: within a process, an unchanged file with the same settings is read only once.
+    Raises UsageError if the table cannot be used.
     """
     files = [check_path(path) for path in (config.path, config.test_path) if path]
     states = [file.stat() for file in files]
@@ -72,7 +73,7 @@ def build_table(config: TableTarget) -> Target:
 
 
 def check_names(config: TableTarget) -> None:
-    """Raise UsageError for a column that the header of the file does not name."""
+    """Raise UsageError if a column in the settings is not in the header of the file."""
     table = _file(config)
     check_columns([*_inputs(config, table), *config.outputs], table.names(), table.file.name)
 
@@ -128,7 +129,10 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
 
 
 def _inputs(asked: TableTarget, table: TableFile) -> tuple[str, ...]:
-    """Return the columns that are inputs. Raises UsageError for unknown columns, and for none."""
+    """Return the names of the input columns.
+
+    Raises UsageError if columns are unknown or no input is left.
+    """
     names = table.names()
     roles = [one for one in (asked.weight_column, asked.split_column, asked.offset) if one]
     check_columns([*asked.exclude, *roles], names, table.file.name)
@@ -146,7 +150,15 @@ def _inputs(asked: TableTarget, table: TableFile) -> tuple[str, ...]:
 
 
 class _Rows:
-    """Rows of a table file, with the settings that say how to read them, and notes on them."""
+    """The rows of a table file while they are being prepared, with settings and notes.
+
+    Attributes:
+        asked: Settings of the target.
+        name: Name of the file.
+        table: The rows that are left so far.
+        words: Further texts that count as missing values.
+        notes: Notes for the user.
+    """
 
     def __init__(self, asked: TableTarget, source: TableFile, names: Sequence[str]) -> None:
         self.asked, self.name = asked, source.file.name
@@ -155,11 +167,11 @@ class _Rows:
         self.notes = [f"{note}; target.{key} decides" for key, note in source.notes.items()]
 
     def values(self, names: Sequence[str]) -> dict[str, Values]:
-        """Return columns as they are in the file."""
+        """Return columns with their values unchanged from the file, by name."""
         return {name: self.table[name].to_numpy() for name in names}
 
     def reading(self, inputs: Sequence[str]) -> Reading:
-        """Return how columns are read, with what their refusals advise."""
+        """Return the rules by which columns are read, with the advice for error messages."""
         asked = self.asked
         return Reading(
             [name for name in asked.categorical_columns if name in inputs],
@@ -173,7 +185,7 @@ class _Rows:
         )
 
     def counting(self, inputs: Sequence[str]) -> str | None:
-        """Return the first column with the name of an identifier whose values count the rows."""
+        """Return the first input that has an identifier's name and numbers the rows, or None."""
         for name in inputs:
             if name.strip().casefold() in _IDENTIFIERS and len(inputs) > 1:
                 numbers, faults = read_numbers(self.table[name].to_numpy())
@@ -182,7 +194,7 @@ class _Rows:
         return None
 
     def drop_rows(self) -> None:
-        """Drop the rows that the settings name, and note a last row of totals."""
+        """Drop the rows listed in the settings, and note a last row that looks like totals."""
         asked = self.asked.drop_rows
         if unknown := [row for row in asked if row not in self.table.index]:
             raise UsageError(f"target.drop_rows={unknown}: {self.name} has no such row of data.")
@@ -198,13 +210,20 @@ class _Rows:
                 )
 
     def drop_missing(self, inputs: Sequence[str]) -> None:
-        """Drop rows without output, and those with missing inputs if this is asked for."""
+        """Drop rows with missing outputs, and with `missing=drop` rows with missing inputs.
+
+        With `missing=error`, no rows are dropped.
+        """
         way = self.asked.missing
         self._drop("outputs", self.asked.outputs if way != "error" else ())
         self._drop("inputs", inputs if way == "drop" else ())
 
     def _drop(self, what: str, names: Sequence[str]) -> None:
-        """Drop rows in which one of the columns is missing; of text only empty values are."""
+        """Drop rows in which any of the columns is missing, and add a note.
+
+        In columns of labels or text, only empty values and `missing_values` count as missing.
+        `what`, such as "inputs", is for the messages.
+        """
         labels = what == "outputs" and self.asked.task == "classification"
         given = np.ones(len(self.table), dtype=bool)
         for name in names:
@@ -231,7 +250,7 @@ class _Rows:
         self.table = self.table[given]
 
     def drop_weightless(self) -> Array | None:
-        """Drop rows of weight zero, and return the weights of the others over their mean."""
+        """Drop rows of weight zero, and return the other weights divided by their mean, or None."""
         if (column := self.asked.weight_column) is None:
             return None
         weights = self.reading(()).outputs(self.values([column]))[0][:, 0]
@@ -246,7 +265,7 @@ class _Rows:
         return np.asarray(weights[kept] / weights[kept].mean())
 
     def labels(self) -> NDArray[Any]:
-        """Return the labels of the rows (rows,): whole numbers if all are, otherwise texts."""
+        """Return the labels (rows,): integers if all labels are whole numbers, otherwise texts."""
         column = self.asked.outputs[0]
         texts = list(map(text_of, self.table[column]))
         if EMPTY in texts:
@@ -261,12 +280,12 @@ class _Rows:
                     f"column {column!r} holds {fraction}, which is not a class; labels are text or "
                     "whole numbers (numbers of any kind: target.task=regression)."
                 )
-            # Exactly, as float64 would merge two long ones.
+            # Converted exactly, because float64 would merge long numbers.
             labels = [int(Decimal(text)) for text in texts]
         return np.array(labels, dtype=object)
 
     def known_labels(self, classes: Sequence[str]) -> Array:
-        """Return the numbers (rows, 1) of the labels among the classes of the training rows."""
+        """Return the indices (rows, 1) of the labels in `classes`. Raises UsageError if unknown."""
         number = {name: float(index) for index, name in enumerate(classes)}
         labels = list(map(str, self.labels()))
         if unknown := [label for label in labels if label not in number]:
@@ -277,7 +296,7 @@ class _Rows:
         return np.array([[number[label]] for label in labels])
 
     def groups(self) -> Array | None:
-        """Return the numbers of the groups of the rows, or their times."""
+        """Return the group numbers or the times (rows,) by which rows are split, or None."""
         way, _, column = self.asked.split.partition(":")
         if not column:
             return None
@@ -291,9 +310,9 @@ class _Rows:
 
 
 def build_bundled(config: BundledTarget) -> Target:
-    """Return a table of scikit-learn, with classes such as `target virginica`.
+    """Return the target of a table bundled with scikit-learn.
 
-    Raises UsageError for an unknown table.
+    Labels are texts such as `target virginica`. Raises UsageError if the table is unknown.
     """
     name = config.name
     check_known("target.name", name, BUNDLED, "bundled tables")
@@ -309,10 +328,10 @@ def build_bundled(config: BundledTarget) -> Target:
 
 
 def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
-    """Return the points (points, 2) of a curve in their order, and their parameters if given.
+    """Return the points of a curve in order, shape (points, 2), and their parameters (points,).
 
-    Raises UsageError for a file that is not a table, and for columns that are missing or hold
-    anything but finite numbers.
+    The parameters are None unless the settings name a column for them. Raises UsageError if the
+    file is not a table, or a column is missing or contains values that are not finite numbers.
     """
     if config.path is None:  # unevenly spaced on a spiral, which is not the graph of a function
         angle = np.linspace(0.0, 4 * np.pi, _SPIRAL_POINTS)

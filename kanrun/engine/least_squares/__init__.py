@@ -1,7 +1,4 @@
-"""Nonlinear least squares.
-
-The one Levenberg-Marquardt, its problems, and rows of their Jacobians.
-"""
+"""Nonlinear least squares: Levenberg-Marquardt, the interface of problems, and Jacobian rows."""
 
 from kanrun.engine.least_squares.levenberg_marquardt import (
     CG_MAX_ITERATIONS,

@@ -1,15 +1,15 @@
-"""Levenberg-Marquardt for any nonlinear least squares problem.
+"""Levenberg-Marquardt for any nonlinear least-squares problem.
 
-A step solves the damped linear problem, with S scaling columns to unit norm, which makes the
-damping mu free of units:
+A step d solves the damped linear problem
 
     min over d of  |J d + r|^2 + mu |S d|^2
 
-The normal equations are solved by Cholesky, or by conjugate gradients if their matrix would be too
-large. A *quick*
-step follows the gain ratio: one damping after the other, each solved once (Marquardt 1963; Nielsen
-1999). A *damping search* tries several dampings on one linearisation, and bends the step by
-geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885).
+with the Jacobian J, the residual r, the damping mu, and the diagonal matrix S of column norms of J,
+which makes mu dimensionless. The normal equations are solved by a Cholesky factorisation, or by
+conjugate gradients if their matrix would be too large. A *quick step* increases the damping until a
+step succeeds, and then adapts the damping to the gain ratio (Marquardt 1963; Nielsen 1999). A
+*damping search* tries several dampings for one linearisation, and corrects the step by geodesic
+acceleration (Transtrum and Sethna, arXiv 1201.5885).
 """
 
 from __future__ import annotations
@@ -27,29 +27,32 @@ from torch import Tensor
 from kanrun.engine.least_squares.rows import Rows, Solve, StackedRows, banded_solver
 
 Unknowns = Float[Tensor, " unknowns"]
-#: Largest number of smaller dampings that a damping search tries, each a tenth of the last. More
-#: trials lengthen a step that goes well, at one solution each.
+#: Largest number of smaller dampings that a damping search tries, each a tenth of the last. With
+#: more trials, successful steps become longer, at the cost of one linear solution per trial.
 MAX_DECREASES = 3
 #: Largest number of larger dampings that a damping search tries before the step counts as failed:
 #: three times 10, then times 100. With fewer, training ends earlier.
 MAX_INCREASES = 6
-#: Gain of a smaller damping below which the search ends, as a fraction of the remaining objective
-#: or of the step's decrease, whichever is smaller. A smaller value tries more dampings.
+#: The search for smaller dampings ends if the last one gained less than this fraction of the
+#: remaining objective or of the step's decrease, whichever is smaller. With a smaller value, more
+#: dampings are tried.
 MIN_GAIN = 0.1
-#: Fraction of the step at which its second directional derivative is measured.
+#: Fraction of the step at which the second directional derivative of the residual is measured.
 ACCELERATION_STEP = 0.1
-#: Objective after the straight step, relative to the one before, between which bending is tried.
+#: Range of the ratio of the objective after the uncorrected step to that before, in which geodesic
+#: acceleration is tried.
 ACCELERATION_RANGE = (1e-3, 4.0)
-#: Maximum number of unknowns for a matrix of the normal equations.
+#: Largest number of unknowns for which the matrix of the normal equations is formed.
 MATRIX_UNKNOWNS = 6000
-#: Relative residual at which conjugate gradients stops.
+#: Relative residual, in the preconditioner's norm, at which conjugate gradients stops.
 CG_TOLERANCE = 1e-8
-#: Maximum number of iterations of conjugate gradients; a step that needs more is truncated.
+#: Largest number of iterations of conjugate gradients; a step that needs more is truncated.
 CG_MAX_ITERATIONS = 60
-#: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it.
+#: If the Cholesky factorisation fails because of rounding: pairs (factor, added) with which it is
+#: tried again, with the damping factor * mu + added.
 RETRIES = ((30.0, 1e-13), (1000.0, 1e-12))
-#: Squared column norms count as at least this fraction of the largest one. With a larger value,
-#: unknowns of little effect move less; a smaller one scales rounding up.
+#: Lower bound of squared column norms, as a fraction of the largest one. With a larger value,
+#: unknowns with little effect move less; a smaller value amplifies rounding errors.
 SMALLEST_COLUMN = 1e-30
 #: Smallest divisor, which prevents division by zero. A larger value would change small quotients.
 TINY = 1e-300
@@ -71,13 +74,14 @@ class Linearisation:
 
 
 class Problem(ABC):
-    """A nonlinear least squares problem F(u) = |r(u)|^2.
+    """A nonlinear least-squares problem: minimise F(u) = |r(u)|^2 over the unknowns u.
 
-    Everything that is to be made small is a residual: data, a penalty D u (rows of a constant
-    matrix), a differential equation at collocation points. For the equation u'' = f on a spline
-    u(x) = sum_j c_j B_j(x), for instance, the unknowns are c, the residuals B''(x_n) c - f(x_n) and
-    the boundary values, and the rows B''(x_n). For an equation N(u, u', u'') that is not linear in
-    u, the rows are the partial derivatives of N times B, B', B''. Nothing in the solver changes:
+    All terms of the objective are residuals: errors on data, a penalty D u with a constant matrix
+    D, or a differential equation at collocation points. An example is the equation u'' = f for a
+    spline u(x) = sum_j c_j B_j(x). The unknowns are c, the residuals are B''(x_n) c - f(x_n) and
+    the errors of the boundary values, and the rows of the Jacobian are B''(x_n). For a nonlinear
+    equation N(u, u', u'') = 0, the rows are the partial derivatives of N times B, B', B''. A
+    problem implements these methods:
 
         class Equation(Problem):
             def residual(self, u): ...                                # (rows,)
@@ -96,42 +100,50 @@ class Problem(ABC):
         """Return the linearisation at `unknowns`."""
 
     def residual(self, unknowns: Unknowns) -> Float[Tensor, " rows"]:
-        """Return r(u), in the order of the rows."""
+        """Return the residual r(u), shape (rows,), in the order of the Jacobian's rows."""
         raise NotImplementedError(f"{type(self).__name__} has no residuals of its own.")
 
     def objective(self, unknowns: Unknowns) -> float:
-        """Return F(u); values that are not finite count as infinite."""
+        """Return the objective F(u). The solver rejects steps to values that are not finite."""
         return float(self.residual(unknowns).square().sum())
 
 
 @dataclass(frozen=True)
 class LMPolicy:
-    """Damping of Levenberg-Marquardt steps, relative to columns of unit norm.
+    """Rules for the damping of Levenberg-Marquardt steps, relative to columns of unit norm.
 
-    `damping_search=False` takes quick steps.
+    Attributes:
+        damping: Damping of the first step; positive.
+        min_damping: Smallest damping; at least 0.
+        max_damping: Largest damping.
+        damping_search: Whether several dampings are tried for each linearisation; if not, steps are
+            quick steps.
+        max_trials: Largest number of dampings that a quick step tries; at least 1.
+        damping_increase: Factor of the damping after a rejected quick step; above 1.
+        damping_decrease: Pairs (least, divisor). After a quick step, the damping is divided by the
+            divisor of the first pair with a gain ratio above `least`, where the gain ratio is the
+            decrease of the objective over the decrease of its linear model (Marquardt 1963; Nielsen
+            1999).
     """
 
-    #: Damping of the first step; positive.
     damping: float = 1e-3
-    #: Bounds of the damping; from 0.
     min_damping: float = 1e-13
     max_damping: float = 1e6
     damping_search: bool = True
-    #: Maximum number of dampings that a quick step tries; at least 1.
     max_trials: int = 40
-    #: Factor of the damping after a rejected quick step; above 1.
     damping_increase: float = 8.0
-    #: Gain ratio (decrease / decrease of the linear model) above which the damping is divided, and
-    #: the divisor; the first that applies counts (Marquardt 1963; Nielsen 1999).
     damping_decrease: tuple[tuple[float, float], ...] = ((0.75, 10.0), (0.25, 4.0))
 
 
 @dataclass(frozen=True)
 class StoppingCriteria:
-    """Stopping criteria of `minimise`.
+    """Stopping criteria of `minimise`, which ends at the first that is met.
 
-    `max_steps`, an objective of `target_loss`, or `patience` steps in a row that each lower the
-    objective by less than the fraction `rtol`.
+    Attributes:
+        max_steps: Largest number of steps.
+        target_loss: Objective at or below which the iteration ends.
+        rtol: A step is slow if it lowers the objective by less than this fraction.
+        patience: Number of slow steps in a row after which the iteration ends.
     """
 
     max_steps: int = 100
@@ -142,21 +154,28 @@ class StoppingCriteria:
 
 @dataclass(frozen=True)
 class State:
-    """State of an iteration."""
+    """State of an iteration between two steps.
+
+    Attributes:
+        unknowns: Present unknowns.
+        loss: Objective at the unknowns.
+        damping: Damping of the next step.
+        improved: Whether the last step lowered the objective.
+        truncated: Whether conjugate gradients reached its largest number of iterations in the last
+            step.
+        max_squared_norms: Largest squared column norms so far, if columns can vanish.
+    """
 
     unknowns: Unknowns
     loss: float
     damping: float
-    #: Whether the last step lowered the objective.
     improved: bool
-    #: Whether conjugate gradients met its maximum number of iterations in the last step.
     truncated: bool = False
-    #: Largest squared column norms so far, if columns can vanish.
     max_squared_norms: Unknowns | None = None
 
 
 def begin(problem: Problem, policy: LMPolicy, damping: float | None = None) -> State:
-    """Return the state before the first step; `damping` replaces the policy's."""
+    """Return the state before the first step. `damping` overrides the initial one of `policy`."""
     loss = problem.objective(problem.unknowns)
     loss = loss if isfinite(loss) else inf
     first = policy.damping if damping is None else damping
@@ -179,9 +198,10 @@ def minimise(
     damping: float | None = None,
     ended: Callable[[], bool] = lambda: False,
 ) -> tuple[State, int]:
-    """Minimise the loss; return the final state and the number of steps.
+    """Minimise the objective; return the final state and the number of steps taken.
 
-    `ended` is called before each step, and ends the iteration if it returns True.
+    `damping` overrides the initial damping of `policy`. `ended` is called before each step, and the
+    iteration ends if it returns True.
     """
     state = begin(problem, policy, damping)
     slow = 0
@@ -216,7 +236,11 @@ def _quick_step(
 def _searched_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
-    """Take smaller dampings while they help, or larger ones until one does."""
+    """Take a step with the best of several dampings.
+
+    If the present damping lowers the objective, smaller dampings are tried while they help.
+    Otherwise larger dampings are tried until one lowers the objective.
+    """
     start = state.loss
     mu = state.damping
     at = partial(_damped_step, problem, equations, state)
@@ -246,7 +270,10 @@ def _searched_step(
 def _damped_step(
     problem: Problem, equations: NormalEquations, state: State, mu: float
 ) -> tuple[float, Tensor]:
-    """Return the objective after the step of damping `mu`, straight or bent, and the step."""
+    """Return the objective after the step with damping `mu`, and the step.
+
+    The step includes geodesic acceleration if this lowers the objective further.
+    """
 
     def tried(move: Tensor) -> tuple[float, Tensor]:
         loss = problem.objective(state.unknowns + move)
@@ -256,7 +283,7 @@ def _damped_step(
     best = tried(-solve(equations.gradient))
     low, high = (bound * state.loss for bound in ACCELERATION_RANGE)
     if low < best[0] < high:
-        # The acceleration is -(J^T J)^-1 J^T r'', r'' the second directional derivative of r.
+        # The acceleration is -(J^T J)^-1 J^T r'', with r'' the second directional derivative of r.
         linear = equations.linear
         h = ACCELERATION_STEP
         move = best[1]
@@ -268,12 +295,18 @@ def _damped_step(
 
 
 class NormalEquations:
-    """J^T J d = -J^T r with unit columns.
+    """The normal equations J^T J d = -J^T r, with columns scaled to unit norm.
 
-    Squared column norms given (unknowns,) count if they are larger than the present ones;
-    `squared_norms` are those used. `gradient` is J^T r, zero for frozen unknowns. `damping` is that
-    of the last solver, and `truncated` says whether conjugate gradients met its maximum number of
-    iterations.
+    Args:
+        linear: The linearisation, with J and r.
+        squared_norms: Squared column norms (unknowns,) for the scaling; they are used where they
+            are larger than those of J.
+
+    Attributes:
+        squared_norms: Squared column norms that are used for the scaling.
+        gradient: J^T r, with zeros for frozen unknowns.
+        damping: Damping of the last solver.
+        truncated: Whether conjugate gradients reached its largest number of iterations.
     """
 
     def __init__(self, linear: Linearisation, squared_norms: Tensor | None = None) -> None:
@@ -311,9 +344,10 @@ class NormalEquations:
         return float(damped - self.gradient @ move)
 
     def solver(self, damping: float) -> Solve:
-        """Return the map from right-hand sides to solutions; see RETRIES for lost factors.
+        """Return the map from right-hand sides to solutions of the damped equations.
 
-        Solutions are NaN if there is no factor, so that no step is taken with this damping.
+        If the factorisation fails, larger dampings are tried (see RETRIES). If these fail too,
+        solutions are NaN, so no step is taken.
         """
         scale = self.scale
         self.damping = damping
@@ -331,10 +365,11 @@ class NormalEquations:
         return partial(torch.full_like, fill_value=torch.nan)
 
     def _by_conjugate_gradients(self, damping: float, near: Solve, g: Tensor) -> Tensor:
-        """Solve by products with the rows; `near` solves nearly the same equations.
+        """Solve the damped equations for the right-hand side `g` by conjugate gradients.
 
-        The factor of normal equations in bands has lost the digits of smooth functions where the
-        equation has a high order or the grid is fine; the iteration restores them.
+        `near` is the preconditioner, which approximately solves the equations. For banded normal
+        equations it is a factorisation, which loses accuracy for smooth functions if the
+        differential equation has a high order or the grid is fine; the iteration restores it.
         """
         rows = self.linear.rows
         solution = torch.zeros_like(g)
