@@ -1,15 +1,17 @@
-"""The functions on a layer's edges, phi = w_b b + w_s spline, as pure functions of their numbers.
+"""Pure functions that evaluate the edges of a layer, phi = w_b b + w_s spline, from parameters.
 
     y[n, o] = sum_i (w_b[o, i] b(x[n, i]) + w_s[o, i] sum_f B_f(x[n, i]) c[o, i, f])
 
-Values, slopes, and rows of the Jacobian come from the same basis functions. Everything is
-differentiable to any order, under any transform, and compiled. No tensor of samples x inputs x
-outputs is made, except on wide grids under `torch.vmap`, in forward mode (`torch.func.jvp`,
-`jacfwd`, `hessian`) and under `torch.compile`, which fuses it away.
+Here n is the sample, o the output, i the input and f the basis function. Values, slopes, and rows
+of the Jacobian are computed from the same basis functions. All functions are differentiable to any
+order, under any transform of `torch.func` and under `torch.compile`. No tensor of the shape
+(samples, inputs, outputs) is created, with two exceptions on grids with many intervals:
+`torch.vmap` and forward mode (`torch.func.jvp`, `jacfwd`, `hessian`), and `torch.compile`, which
+fuses the tensor away.
 
-Nodes that multiply (KAN 2.0: Liu et al., arXiv 2408.10205, section 3.1) are products of two sums.
-The last 2 m sums of a layer are the factors of m products, two after each other: a layer of n + m
-sums has n nodes, the products last.
+Multiplication nodes (KAN 2.0: Liu et al., arXiv 2408.10205, section 3.1) are products of two sums.
+A layer with n nodes, of which the last m are multiplication nodes, has n + m sums. The last 2 m
+sums are the factors, in consecutive pairs.
 """
 
 from __future__ import annotations
@@ -50,18 +52,20 @@ Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 @dataclass(frozen=True)
 class EdgeSpec:
-    """Functions on the edges of a layer.
+    """Form of the functions on the edges of a layer.
 
     Attributes:
-        degree: Degree of the splines; `KAN` and `KANLayer` take theirs as an argument.
-        base: Name of the base function b, see `BASES`.
+        degree: Degree of the splines; ignored by `KAN` and `KANLayer`, which have an argument
+            `degree`.
+        base: Name of the base function b: `silu`, `identity`, `zero` (no base function), `tanh`,
+            `relu`, `gelu`, `sigmoid`, `sin` or `gaussian`.
         edge_scaling: `separate`: phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single`:
             phi = w (b + spline).
-        extrapolation: Continuation of the whole edge beyond its grid: `linear` continues value and
-            slope from the border, `constant` the value, `zero` is zero. Under `base` the spline
-            keeps its value and the base function continues by its formula.
-        trained_scales: Weights that are trained with the coefficients: `all`; `base`, all except
-            those that only scale the coefficients (w_s, and w without a base); or `none`.
+        extrapolation: Values of an edge function outside its grid. `linear`: it continues with the
+            slope at the end; `constant`: it keeps the value at the end; `zero`: it is zero; `base`:
+            the spline keeps its value at the end, and the base function continues by its formula.
+        trained_scales: Weights that are trained besides the coefficients. `all`: w_b and w_s, or w;
+            `base`: only weights of a base function (w_b, or w if there is a base function); `none`.
 
     Examples:
         >>> from kanrun import KAN, EdgeSpec
@@ -76,7 +80,7 @@ class EdgeSpec:
     trained_scales: Literal["all", "base", "none"] = "all"
 
 
-#: Edges of splines alone.
+#: Edges that consist of splines without a base function.
 SPLINES = EdgeSpec()
 
 
@@ -86,8 +90,8 @@ def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
     return b, torch.addcmul(share, b, 1 - share)
 
 
-#: Base functions b and their derivatives b' by name. Both are elementwise and can be differentiated
-#: to any order in every mode, which torch's own silu cannot.
+#: By name, functions that return a base function b(x) and its derivative b'(x), elementwise. Both
+#: are differentiable to any order in every mode, unlike torch's silu.
 BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "silu": _silu,
     "identity": lambda x: (x, torch.ones_like(x)),
@@ -105,12 +109,12 @@ BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 
 
 def base_values(name: str, grid: Grid, x: Batch, derivative: Literal[0, 1] = 0) -> Batch:
-    """Return b(x) or b'(x), continued beyond the grid by its policy."""
+    """Return b(x) or its derivative, extrapolated outside the grid by the grid's policy."""
     return torch.zeros_like(x) if name == "zero" else continued_base(x, name, grid)[derivative]
 
 
 class _Bases(torch.autograd.Function):
-    """Local basis and continued base, whose derivatives have derivatives of every order."""
+    """Local basis and extrapolated base function, differentiable to any order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str, place: Place, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -131,7 +135,7 @@ _bases: Callable[[Tensor, str, Place, Grid], tuple[Tensor, Tensor]] = _Bases.app
 
 
 def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return b(x) and b'(x), continued by the policy of the grid."""
+    """Return b(x) and its derivative, extrapolated outside the grid by the grid's policy."""
     if grid.extrapolation == "base":
         return BASES[name](x)
     held = x.clamp(grid.low, grid.high)
@@ -144,9 +148,13 @@ def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class EdgesAt:
-    """Bases of a layer's edges at inputs x: `basis` holds the k + 1 functions from `interval`.
+    """Basis functions and base function of a layer's edges at inputs x, or their slopes.
 
-    `base` holds the values of the base function.
+    Attributes:
+        x: The inputs.
+        basis: The k + 1 nonzero basis functions.
+        interval: Index of the first nonzero basis function.
+        base: The base function.
     """
 
     x: Inputs
@@ -157,7 +165,17 @@ class EdgesAt:
 
 @dataclass(frozen=True)
 class Edges:
-    """Numbers of a layer's edges. Weights are zero for pruned edges."""
+    """Parameters of a layer's edges; the weights of pruned edges are zero.
+
+    Attributes:
+        spec: Form of the edge functions.
+        grid: Grid of the splines.
+        coefficients: Spline coefficients c.
+        base_weight: Weights w_b of the base function.
+        spline_weight: Weights w_s of the splines.
+        mask: False for pruned edges.
+        trains_base: Whether the weights of the base function are unknowns.
+    """
 
     spec: EdgeSpec
     grid: Grid
@@ -168,7 +186,7 @@ class Edges:
     trains_base: bool
 
     def at(self, x: Inputs, derivative: Literal[0, 1] = 0) -> EdgesAt:
-        """Return the bases at x, or their slopes."""
+        """Return the basis functions and the base function at x, or their slopes."""
         name = self.spec.base
         grid = self.grid
         if derivative or name == "zero" or is_traced():
@@ -179,14 +197,14 @@ class Edges:
         return EdgesAt(x, basis, place.interval, base)
 
     def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
-        """Return the sums over the inputs, which are the layer's outputs."""
+        """Return the sums of the edge functions over the inputs, which are the layer's outputs."""
         y = sums_of_splines(
             at.basis, at.interval, self.coefficients * self.spline_weight[..., None]
         )
         return y if self.spec.base == "zero" else torch.addmm(y, at.base, self.base_weight.T)
 
     def values(self, at: EdgesAt) -> Float[Tensor, "samples out inputs"]:
-        """Return each edge's value, or its slope for the slopes of the bases."""
+        """Return the value of each edge function, or its slope if `at` holds slopes."""
         y = splines_of_edges(at.basis, at.interval, self.coefficients) * self.spline_weight
         return y if self.spec.base == "zero" else y + at.base[:, None] * self.base_weight
 
@@ -212,7 +230,10 @@ class Edges:
             block[..., count:] = each.flatten(-2)
 
     def columns(self, at: EdgesAt, start: int) -> Int[Tensor, "samples terms"]:
-        """Return the unknowns that the columns of `write_rows` belong to, counted from `start`."""
+        """Return the index of the unknown for each column that `write_rows` writes.
+
+        The layer's first unknown has the index `start`.
+        """
         outputs, inputs, functions = self.coefficients.shape
         near = table_index(at.interval, at.basis.shape[-1], functions) + start
         rows = torch.arange(outputs, device=near.device)[:, None] * (inputs * functions)
@@ -227,9 +248,11 @@ class Edges:
 def linearised(
     layers: Sequence[Edges], products: Sequence[int], x: Tensor
 ) -> tuple[Tensor, Float[Tensor, "samples y terms"], Int[Tensor, "samples terms"], int]:
-    """Return f(x), the rows of its Jacobian with their columns, and the number of unknowns.
+    """Return f(x), its Jacobian by nonzeros, and the number of unknowns.
 
-    Layer by layer, d y / d x_out is propagated backwards.
+    The Jacobian is given by its values (samples, y, terms) and their columns (samples, terms).
+    `products` are the numbers of multiplication nodes per layer. The derivatives of the outputs
+    with respect to each layer's outputs are propagated backwards.
     """
     trace = list[tuple[EdgesAt, Tensor]]()
     columns = list[Tensor]()
@@ -260,7 +283,7 @@ def linearised(
 
 
 def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor, "*batch nodes"]:
-    """Return the values of a layer's nodes."""
+    """Return the values of a layer's nodes, given its sums and number of multiplication nodes."""
     if not products:
         return sums
     plain = sums.shape[-1] - 2 * products
@@ -268,7 +291,7 @@ def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor,
 
 
 def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, sums * rest]:
-    """Return values of nodes for each of their sums: those of products are repeated."""
+    """Return for each sum the value of its node; those of multiplication nodes appear twice."""
     if not products:
         return nodes
     plain = nodes.shape[0] - products
@@ -279,10 +302,7 @@ def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, 
 
 
 def checked_edges(edges: EdgeSpec, degree: int, intervals: int, initialisation: str) -> EdgeSpec:
-    """Return the edges of a fresh layer, with splines of `degree`.
-
-    Raise UsageError for a setting that breaks the rule of a KAN.
-    """
+    """Return `edges` with this `degree`; raise UsageError if an argument of a KAN is invalid."""
     if not isinstance(edges, EdgeSpec):
         raise UsageError(f"edges={edges!r} must be an EdgeSpec, such as EdgeSpec(base='silu').")
     if not isinstance(intervals, int):
@@ -297,7 +317,10 @@ def checked_edges(edges: EdgeSpec, degree: int, intervals: int, initialisation: 
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the widths; raise UsageError unless they are at least two positive whole numbers."""
+    """Return the widths as a tuple.
+
+    Raises UsageError unless they are at least two positive whole numbers.
+    """
     try:
         widths = () if isinstance(shape, str) else tuple(map(index, shape))
     except TypeError:
@@ -310,7 +333,7 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_place(dtype: torch.dtype | None, device: torch.device | str | None) -> None:
-    """Raise UsageError for an unsupported precision and for a missing device."""
+    """Raise UsageError if the precision is not supported or the device is not available."""
     if dtype not in (None, torch.float32, torch.float64):
         raise UsageError(
             f"dtype={dtype} must be torch.float32 or torch.float64. Use torch.autocast for lower "
@@ -326,9 +349,9 @@ def check_place(dtype: torch.dtype | None, device: torch.device | str | None) ->
 def domain_of(
     domain: Domain, inputs: int, dtype: torch.dtype | None, device: torch.device | str | None
 ) -> Float[Tensor, "inputs 2"]:
-    """Return (low, high) of each input, from one pair for all or one for each.
+    """Convert `domain`, one pair (low, high) for all inputs or one per input, to a tensor.
 
-    Raise UsageError for another shape.
+    Raises UsageError if it has another shape or is not finite.
     """
     check_place(dtype, device)
     try:
@@ -345,7 +368,10 @@ def domain_of(
 
 
 def check_samples(x: Tensor, inputs: int, like: Tensor) -> None:
-    """Raise UsageError unless x (..., inputs) has the precision of `like`, or autocast is on."""
+    """Raise UsageError unless x has the shape (..., inputs) and the precision of `like`.
+
+    Under autocast, the precision may differ.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise UsageError(f"x must be a tensor of {like.dtype}, not {kind}.")

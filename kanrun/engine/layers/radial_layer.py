@@ -1,4 +1,4 @@
-"""A spline layer with radial functions about centres, as models of tables have them."""
+"""A spline layer with additional radial functions around centres, used by models of tables."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from kanrun.engine.layers.spline_layer import SplineLayer
 from kanrun.engine.splines import Breakpoints
 
-#: Parameters of a `RadialLayer`, next to those of its splines.
+#: Parameters of a `RadialLayer`, besides those of its splines.
 _PARAMETERS = ("level", "heights")
-#: Its buffers.
+#: Buffers of a `RadialLayer`, besides those of its splines.
 _BUFFERS = ("centres", "smooth_rates", "rough_rates", "points", "ranks")
 
 
@@ -28,8 +28,8 @@ class RadialLayer(SplineLayer):
 
     Parameters are `level` c (outputs,) and `heights` (2, outputs, centres), a and b. Buffers are
     `centres` z (centres, inputs), `smooth_rates` w and `rough_rates` m (inputs,), and `points` and
-    `ranks` (inputs, points), between which the t_i are linear. All that concerns edges is a matter
-    of the splines.
+    `ranks` (inputs, points), between which the t_i are linear. Methods that concern edges refer to
+    the splines phi only.
     """
 
     level: Tensor
@@ -42,7 +42,7 @@ class RadialLayer(SplineLayer):
 
     @classmethod
     def of(cls, splines: SplineLayer, numbers: Mapping[str, Tensor]) -> RadialLayer:
-        """Return the layer with these splines, parameters and buffers by name."""
+        """Return a layer with the splines of `splines` and the parameters and buffers `numbers`."""
         layer = cls.on_grid(
             splines.grid.breakpoints, splines.outputs, splines.spec, uniform=splines.uniform
         )
@@ -67,7 +67,7 @@ class RadialLayer(SplineLayer):
         return splines + (found + self.level).reshape(splines.shape)
 
     def _ranked(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples inputs"]:
-        """Return the functions t_i at x, piecewise linear maps to ranks."""
+        """Return t_i(x_i), the inputs mapped piecewise linearly to ranks."""
         columns = x.T.contiguous()
         above = torch.searchsorted(self.points, columns).clamp(1, self.points.shape[1] - 1)
         low = self.points.gather(1, above - 1)

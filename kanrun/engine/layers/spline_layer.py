@@ -1,4 +1,4 @@
-"""A KAN layer: one learnable univariate function on every edge from an input to an output."""
+"""The KAN layer, which has a learnable univariate function on each edge from input to output."""
 
 from __future__ import annotations
 
@@ -43,36 +43,35 @@ from kanrun.engine.splines import (
 )
 from kanrun.errors import UsageError
 
-#: Value above which a basis function counts as touched by a sample: at a knot, rounding alone makes
-#: values of 1e-40.
+#: Smallest magnitude at which a basis function counts as nonzero at a sample, because rounding
+#: alone causes values of 1e-40 at a knot.
 SEEN = 1e-10
 
 
 class SplineLayer(nn.Module):
-    """A layer y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs).
+    """A layer of a Kolmogorov-Arnold network, public as `kanrun.KANLayer`.
 
-    `kanrun.KANLayer`.
-
-    Parameters are `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight`
-    (outputs, inputs), or one `weight` for edge_scaling=single. Buffers are `knots` (inputs, G + 2k
-    + 1) and `mask` (outputs, inputs), false for
-    pruned edges. `uniform` is not part of the state_dict: loaded knots that are not equally spaced
-    turn it off.
+    It computes y_o = sum_i mask_oi phi_oi(x_i), from x (..., inputs) to y (..., outputs). The
+    parameters are `coefficients` (outputs, inputs, G + k), `base_weight` and `spline_weight`
+    (outputs, inputs); with edge_scaling=single, one `weight` (outputs, inputs) takes the place of
+    the last two. The buffers are `knots` (inputs, G + 2k + 1) and `mask` (outputs, inputs), which
+    is false for pruned edges. The attribute `uniform` (equally spaced knots) is not part of the
+    state_dict; it becomes False if knots that are not equally spaced are loaded.
 
     Args:
         inputs: Number of inputs.
         outputs: Number of outputs.
         intervals: Number of grid intervals G.
         degree: Degree k of the splines.
-        domain: (low, high) of the grid for all inputs, or one pair for each.
-        edges: Base function, scaling and continuation of the edges beyond their grids.
+        domain: Range (low, high) of the grid of all inputs, or one pair for each input.
+        edges: Base function, scaling and extrapolation of the edge functions.
         initialisation: Name of the initialisation.
         generator: Source of random numbers; None: torch's own.
         dtype: torch.float32 or torch.float64; None: torch's default.
         device: Device of the parameters; None: torch's default.
 
     Raises:
-        UsageError: If a value breaks its rule.
+        UsageError: If an argument is invalid.
 
     Examples:
         >>> import torch
@@ -156,14 +155,14 @@ class SplineLayer(nn.Module):
 
     @property
     def base_name(self) -> str:
-        """Name of the parameter that weighs the base."""
+        """Name of the parameter that multiplies the base function."""
         return "weight" if self.spec.edge_scaling == "single" else "base_weight"
 
     @property
     def trained_base(self) -> nn.Parameter | None:
-        """Weight of the base, w_b or the single w.
+        """Parameter that multiplies the base function, w_b or the single w.
 
-        None if it is not trained or there is no base.
+        None if it is not trained or there is no base function.
         """
         weight: nn.Parameter = getattr(self, self.base_name)
         return weight if self._trains_base else None
@@ -174,12 +173,12 @@ class SplineLayer(nn.Module):
 
     @property
     def edges(self) -> Edges:
-        """Layer as a function of its numbers."""
+        """The parameters of the layer's edges, for the pure functions in `edges`."""
         numbers = self.coefficients, *self.scales(), self.mask
         return Edges(self.spec, self.grid, *numbers, self._trains_base)
 
     def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:
-        """Return (w_b, w_s) as they act: zero for pruned edges."""
+        """Return the effective weights (w_b, w_s), which are zero for pruned edges."""
         if self.spec.edge_scaling == "single":
             both = self.weight * self.mask
             return both, both
@@ -188,7 +187,7 @@ class SplineLayer(nn.Module):
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
         if x.ndim != 2:
-            # The size is written out, because -1 is undefined if there are no samples.
+            # The size is given explicitly, because -1 is undefined if there are no samples.
             rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
             return SplineLayer.forward(self, rows).reshape(*x.shape[:-1], len(self.mask))
         grid = self.grid
@@ -202,10 +201,7 @@ class SplineLayer(nn.Module):
     def edge_values(
         self, x: Inputs, derivative: Literal[0, 1] = 0
     ) -> Float[Tensor, "samples out inputs"]:
-        """Return phi_oi(x_i) of every edge, or its first derivative.
-
-        `forward` adds them up over inputs.
-        """
+        """Return phi_oi(x_i) or its first derivative for all edges; `forward` sums over inputs."""
         edges = self.edges
         return edges.values(edges.at(x, derivative))
 
@@ -218,14 +214,15 @@ class SplineLayer(nn.Module):
     # -------------------- unknowns: the coefficients, then the weights of the base
 
     def unknowns_at(self, intervals: int | None = None) -> int:
-        """Return the number of unknowns with `intervals` grid intervals; None: the present ones."""
+        """Return the number of unknowns with this many grid intervals; None: the present number."""
         functions = (intervals or self.grid.intervals) + self.spec.degree
         return self.mask.numel() * (functions + (self.trained_base is not None))
 
     def penalty_rows(self, order: int | None, start: int) -> list[tuple[Tensor, Tensor]]:
-        """Return columns from `start` on and values, (rows, terms) each.
+        """Return the rows of the smoothness penalty as pairs (columns, values), both (rows, terms).
 
-        Differences of w_s c, and rows of w_b.
+        One pair holds the differences of w_s c. If the base weights are trained, a second pair has
+        one row for each of them. The layer's first unknown is column `start`.
         """
         bands = difference_bands(self.grid, order)
         edges = torch.arange(self.mask.numel(), device=bands.device)[:, None]
@@ -239,7 +236,7 @@ class SplineLayer(nn.Module):
         return found
 
     def touched(self, x: Inputs) -> Bool[Tensor, "inputs functions"]:
-        """Return a mask of the basis functions that at least one of the samples touches."""
+        """Return a mask of the basis functions that are nonzero at one of the samples or more."""
         (basis, interval), functions = local_basis(x, self.grid), self.grid.functions
         places = table_index(interval, basis.shape[-1], functions)
         seen = self.mask.new_zeros(self.inputs * functions)
@@ -247,7 +244,7 @@ class SplineLayer(nn.Module):
         return seen.view(self.inputs, functions)
 
     def freeze_spline_scale(self) -> None:
-        """Stop training weights that only scale the coefficients."""
+        """Do not train weights that only scale the coefficients (w_s, or w without a base)."""
         if self.spec.trained_scales == "all":
             self.spec = replace(self.spec, trained_scales="base")
             self._choose_trained()
@@ -255,7 +252,10 @@ class SplineLayer(nn.Module):
     # -------------------- other layers
 
     def refined(self, intervals: int) -> tuple[SplineLayer, str]:
-        """Return the layer on `intervals` intervals over its domain, and the method."""
+        """Return the layer with this number of grid intervals over the same range.
+
+        Also return the method of transfer, as `moved` does.
+        """
         old = self.grid.breakpoints
         factor, rest = divmod(intervals, self.grid.intervals)
         if rest == 0 and factor > 0:
@@ -263,16 +263,17 @@ class SplineLayer(nn.Module):
         if self.uniform:
             points = uniform_breakpoints(old[:, 0], old[:, -1], intervals)
             return self.moved(points, uniform=True)
-        # The new breakpoints have the density of the old ones: they are interpolated linearly.
+        # Interpolate the old breakpoints linearly, so that the new ones have the same density.
         at = torch.linspace(0, old.shape[1] - 1, intervals + 1, dtype=old.dtype)
         below = at.floor().long().clamp(max=old.shape[1] - 2)
         points = torch.lerp(old[:, below], old[:, below + 1], (at - below).to(old))
         return self.moved(points, uniform=False)
 
     def moved(self, breakpoints: Breakpoints, *, uniform: bool) -> tuple[SplineLayer, str]:
-        """Return the layer on `breakpoints`, and the method of `carry_coefficients`.
+        """Return the layer on new breakpoints, and the method of transfer.
 
-        Only the splines are carried; scales, base and mask stay.
+        The splines are transferred by `carry_coefficients`, which returns the method; weights, base
+        function and mask do not change.
         """
         grid = self.grid.double()
         spec = self.spec
@@ -286,7 +287,7 @@ class SplineLayer(nn.Module):
         return new, method
 
     def describe(self) -> dict[str, Any]:
-        """Return plain JSON values that, with the state_dict, rebuild this layer."""
+        """Return plain JSON values from which, with the state_dict, the layer can be restored."""
         return {
             "edges": asdict(self.spec),
             "uniform": self.uniform,
@@ -295,9 +296,10 @@ class SplineLayer(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> SplineLayer:
-        """Return an empty layer in float64 that waits for its state_dict.
+        """Return a layer in float64 with the structure that `describe` returned.
 
-        Raise ValueError for an unknown spec.
+        Its state must be loaded by load_state_dict. Raises ValueError if the description is
+        invalid.
         """
         inputs, outputs, intervals = description["shape"]
         spec = msgspec.convert(description["edges"], EdgeSpec)
@@ -311,18 +313,19 @@ class SplineLayer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LearnedEdge:
-    """Function phi(x) = w_b b(x) + w_s spline(x) on one edge, with the layer's present numbers.
+    """The function phi(x) = w_b b(x) + w_s spline(x) on one edge of a layer.
 
-    Call it with a tensor or number x of any shape; `derivative` is the order of the derivative. The
-    result is differentiable in x and in the network's parameters. A pruned edge is zero.
+    Call it with a number or a tensor x of any shape; the argument `derivative` is the order of the
+    derivative. The result has the shape of x and is differentiable with respect to x and to the
+    layer's parameters, whose present values are used. The function of a pruned edge is zero.
 
     Attributes:
         is_pruned: Whether the edge is pruned.
-        breakpoints: Breakpoints of its spline, shape (G + 1,).
-        coefficients: Coefficients of its spline, shape (G + k,).
+        breakpoints: Breakpoints of the spline, shape (G + 1,).
+        coefficients: Coefficients of the spline, shape (G + k,).
 
     Raises:
-        UsageError: If there is no such edge.
+        UsageError: If the edge does not exist.
     """
 
     layer: SplineLayer

@@ -1,17 +1,18 @@
-"""Parameters and FLOPs of a network by every convention in use, and MLPs of a KAN's size.
+"""Numbers of parameters and FLOPs of networks, by all published conventions, and size matching.
 
-Published comparisons of KANs and MLPs count differently; here each count has its name, its formula
-and its source, so that networks can be compared by any of them. E is the number of edges, G of grid
-intervals, k the degree, H the nodes that are not inputs, n_in and n_out the widths around a layer.
+Published comparisons of KANs and MLPs count parameters differently. Here every convention has a
+name, a formula and a source, so that networks can be compared by any of them. E is the number of
+edges, G the number of grid intervals, k the degree, H the number of nodes that are not inputs, and
+n_in and n_out are the widths before and after a layer.
 
-Multiplications, additions, divisions and comparisons are one FLOP each; an elementwise function
-costs what ACTIVATION_FLOPS says. The FLOPs that a network executes (`Network.flops`) are counted
-from the formulas that the engine runs, since torch's own counter ignores gathered products and
-elementwise work.
+A multiplication, addition, division or comparison is one FLOP; an elementwise function costs the
+number in ACTIVATION_FLOPS. `Network.flops` counts the operations in the formulas that the engine
+executes. torch's own counter is not used, because it ignores gathered products and elementwise
+functions.
 
-Hidden layers of a matched MLP have one width, except the last, which takes the remainder: equal
-widths alone would jump by whole layers. Of the widths within the tolerance the most even are taken,
-else the nearest.
+An MLP can be matched to the size of a KAN. Its hidden layers have equal widths except the last,
+because with equal widths only, the size would change in large steps. Of the widths whose size is
+within the tolerance, the most even ones are used; if there are none, the nearest.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import UNIFORM_MATRIX_DEGREE, prefers_sparse
 from kanrun.errors import UsageError
 
-#: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the
-#: last three are ours.
+#: Number of FLOPs of each elementwise function as in KANbeFair (Yu et al., arXiv 2407.16674), which
+#: does not have the last three.
 ACTIVATION_FLOPS = {
     "zero": 0,
     "identity": 0,
@@ -43,31 +44,45 @@ ACTIVATION_FLOPS = {
 
 @dataclass(frozen=True)
 class KANSize:
-    """Size of a KAN: widths (inputs first), number of intervals G and degree k."""
+    """Size of a KAN.
+
+    Attributes:
+        shape: Widths, inputs first.
+        intervals: Number of grid intervals G.
+        degree: Degree k of the splines.
+        products: Number of multiplication nodes of each hidden layer; each has two sums of edges.
+    """
 
     shape: tuple[int, ...]
     intervals: int
     degree: int
-    #: Multiplication nodes of each hidden layer, each with the edges of two sums.
     products: tuple[int, ...] = ()
 
     @property
     def edges(self) -> int:
-        """Number of edges E; each has one function."""
+        """Number of edges E, which is the number of edge functions."""
         sums = [n + m for n, m in itertools.zip_longest(self.shape[1:], self.products, fillvalue=0)]
         return sum(a * b for a, b in zip(self.shape[:-1], sums, strict=True))
 
     @property
     def nodes(self) -> int:
-        """Number of nodes H that are not inputs."""
+        """Number H of nodes that are not inputs."""
         return sum(self.shape[1:])
 
 
 @dataclass(frozen=True)
 class Convention:
-    """One way to count a KAN's parameters.
+    """A convention by which the parameters of a KAN are counted.
 
-    Edges (G + k * `degree` + `each`) + nodes * `nodes`, and its source.
+    The number is E (G + degree * k + each) + nodes * H.
+
+    Attributes:
+        name: Name of the convention.
+        formula: The number as a formula.
+        source: Where the convention is used.
+        each: Number of further parameters per edge.
+        degree: Factor of the degree k.
+        nodes: Number of parameters per node that is not an input.
     """
 
     name: str
@@ -109,13 +124,13 @@ CONVENTIONS: tuple[Convention, ...] = (
 
 
 def size_of(kan: Network) -> KANSize:
-    """Return the size of a network of edges whose layers share one grid and degree."""
+    """Return the size of a KAN whose layers have the same number of intervals and degree."""
     first = kan.edge_layers[0]
     return KANSize(kan.shape, first.grid.intervals, first.spec.degree, kan.products[:-1])
 
 
 def kan_parameters(size: KANSize, spec: EdgeSpec) -> int:
-    """Return the number of trained parameters of a new KAN of this size, without building it."""
+    """Return the number of trained parameters of a KAN of this size, without creating it."""
     base = spec.base != "zero"
     every = 1 if spec.edge_scaling == "single" else 1 + base
     scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
@@ -128,9 +143,9 @@ def mlp_parameters(shape: Sequence[int]) -> int:
 
 
 def kanbefair_flops(size: KANSize, base: str) -> float:
-    """Return the FLOPs of one sample as KANbeFair counts.
+    """Return the number of FLOPs of one sample as KANbeFair counts them.
 
-    Every basis function of the grid, once for each EDGE.
+    KANbeFair counts every basis function of the grid, not only the nonzero ones, for every edge.
     """
     g = size.intervals
     k = size.degree
@@ -143,10 +158,10 @@ def kanbefair_flops(size: KANSize, base: str) -> float:
 
 
 def mlp_flops(shape: Sequence[int], activation: str) -> dict[str, float | None]:
-    """Return the FLOPs of one sample of an MLP, see `Network.flops`.
+    """Return the numbers of FLOPs of one sample of an MLP, as `Network.flops` does.
 
-    2 n_in n_out a layer (the bias replaces the first addition), and the activation between layers;
-    KANbeFair counts an activation of the output too.
+    A layer takes 2 n_in n_out (the bias replaces the first addition), plus the activation functions
+    of hidden nodes. KANbeFair counts activation functions of the outputs too.
     """
     products = sum(2 * a * b for a, b in itertools.pairwise(shape))
     each = ACTIVATION_FLOPS[activation]
@@ -155,7 +170,10 @@ def mlp_flops(shape: Sequence[int], activation: str) -> dict[str, float | None]:
 
 
 def layer_flops(layer: SplineLayer) -> int:
-    """Return the FLOPs of a spline layer for one sample, without the scaling of coefficients."""
+    """Return the number of FLOPs of a spline layer for one sample.
+
+    The multiplication of coefficients by w_s is not included, since it does not depend on samples.
+    """
     k = layer.spec.degree
     functions = layer.grid.functions
     edges = layer.inputs * layer.outputs
@@ -168,11 +186,11 @@ def layer_flops(layer: SplineLayer) -> int:
 
 
 def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
-    """Return the FLOPs of the local basis values of one input, computed once for all its edges.
+    """Return the number of FLOPs to compute the k + 1 nonzero basis functions at one input.
 
-    Uniform grids take powers of the position times a (k + 1) x k matrix, others de Boor's
-    recurrence (without the search for the interval). The policy for points outside the grid is part
-    of both.
+    They are computed once for all edges of the input: on uniform grids by a (k + 1) x k matrix
+    times powers of the position, on others by de Boor's recurrence (the search for the interval is
+    not counted). Extrapolation outside the grid is included.
     """
     k = degree
     linear = extrapolation == "linear"
@@ -193,7 +211,7 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
 
 # -------------------- MLPs of the same size
 
-#: Relative distance within which a match counts as close.
+#: Largest relative difference of the sizes at which a match counts as close.
 TOLERANCE = {"parameters": 0.02, "flops": 0.02}
 #: Largest number of neurons of a hidden layer that is tried. If more are needed, the match is not
 #: close.
@@ -207,9 +225,13 @@ Measure = Callable[[tuple[int, ...]], float]
 
 @dataclass(frozen=True)
 class SizeMatch:
-    """Hidden widths of the network nearest in size to another, and whether it is near enough.
+    """Hidden widths of a network whose size was matched to another.
 
-    `off` is the relative difference of the sizes.
+    Attributes:
+        hidden: The hidden widths.
+        value: Size of the network: its number of parameters or FLOPs.
+        wanted: Size that was to be matched.
+        close: Whether the relative difference is within the tolerance.
     """
 
     hidden: tuple[int, ...]
@@ -219,12 +241,12 @@ class SizeMatch:
 
     @property
     def off(self) -> float:
-        """(value - wanted) / wanted."""
+        """Relative difference of the sizes, (value - wanted) / wanted."""
         return self.value / self.wanted - 1
 
 
 def match_parameters(inputs: int, outputs: int, depth: int, wanted: int | float) -> SizeMatch:
-    """Return the MLP of `depth` hidden layers whose parameters are nearest to `wanted`."""
+    """Return the MLP with `depth` hidden layers whose number of parameters best fits `wanted`."""
     return _nearest(
         lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))),
         depth,
@@ -236,7 +258,7 @@ def match_parameters(inputs: int, outputs: int, depth: int, wanted: int | float)
 def match_flops(
     inputs: int, outputs: int, depth: int, activation: str, wanted: int | float
 ) -> SizeMatch:
-    """Return the MLP of `depth` hidden layers whose executed FLOPs are nearest to `wanted`."""
+    """Return the MLP with `depth` hidden layers whose executed FLOPs are nearest to `wanted`."""
     return _nearest(
         lambda hidden: mlp_flops((inputs, *hidden, outputs), activation)["flops"] or 0.0,
         depth,

@@ -1,13 +1,14 @@
-"""Networks of another shape: without some edges, with a node more, or with a layer more.
+"""Changes of a network's shape: removing edges, adding a node, adding a layer.
 
-The *magnitude* of an edge is the standard deviation of its output on the data. Every output has
-score 1. A node's score is distributed over the edges into it in proportion to their magnitudes, and
-a node's score is the sum of the shares of its outgoing edges; a product gives each of its sums its
-own score. This is the attribution of KAN 2.0 (Liu et al., arXiv 2408.10205, section 4.1) with
-fractions of the edges' magnitudes in place of ratios to the node's. Pruning returns a new network
-and keeps every setting.
+Edges are removed (pruned) by score. The *magnitude* of an edge is the standard deviation of its
+output on the data. Scores are computed from the outputs back to the inputs: every output has score
+1; a node's score is divided among its incoming edges in proportion to their magnitudes; the score
+of a hidden node is the sum of the scores of its outgoing edges. Both sums of a multiplication node
+get the score of the node. This is the attribution of KAN 2.0 (Liu et al., arXiv 2408.10205, section
+4.1), but with an edge's share in the sum of magnitudes instead of its ratio to the magnitude of the
+node. Pruning returns a new network with the same settings.
 
-A node or a layer is added by splines that carry given functions; the others stay as they are.
+A node or a layer is added with splines that represent given functions; other edges do not change.
 """
 
 from __future__ import annotations
@@ -34,16 +35,14 @@ from kanrun.errors import UsageError
 
 N = TypeVar("N", bound=Network)
 
-#: Fraction by which the validation error may grow when edges are pruned.
+#: Largest relative increase of the validation error that pruning may cause.
 SLACK = 0.05
 
 
 def scores(kan: Network, x: Inputs) -> list[Float[Tensor, "_ _"]]:
-    """Return the scores of the edges on x, (out, in) of every layer.
+    """Return the scores of the edges on `x`, one array of shape (out, in) per layer.
 
-    Each score lies in [0, outputs].
-
-    Raises UsageError without samples, or if x is not finite.
+    Scores lie in [0, outputs]. Raises UsageError if `x` has no samples or is not finite.
     """
     if len(x) == 0 or not bool(x.isfinite().all()):
         raise UsageError("Scores of edges need at least one sample, and finite x.")
@@ -60,13 +59,11 @@ def scores(kan: Network, x: Inputs) -> list[Float[Tensor, "_ _"]]:
 
 
 def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
-    """Return a copy of `kan` in which only the edges of `masks` (one a layer) are alive.
+    """Return a copy of `kan` with only the edges for which `masks` (one per layer) are true.
 
-    Pruned ones stay pruned.
-
-    Edges into a node from which nothing alive leads to an output are pruned too, so the function is
-    that of the masks alone. Edges out of nodes that no alive edge reaches (whose value is zero)
-    keep their contribution: a constant is not dropped.
+    Edges that were pruned before stay pruned. Edges to a node without a path to an output are
+    pruned too, which does not change the function. Edges from a node without incoming edges are
+    kept, because they may contribute a constant.
     """
     new = kan.plain()
     layers = list(zip(new.edge_layers, masks, kan.products, strict=True))
@@ -82,9 +79,10 @@ def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
 
 
 def prune_edges(kan: N, x: Inputs | ArrayLike, threshold: float) -> N:
-    """Return `kan` without the edges whose score on x is below `threshold`.
+    """Return `kan` without the edges whose score on `x` is below `threshold`.
 
-    At least the best edge into each output stays, and the means of lost edges stay as constants.
+    The edge with the highest score into each output is always kept, and so is one incoming edge of
+    every node that is still needed. The mean outputs of removed edges are added to kept edges.
     """
     data = torch.as_tensor(x).to(kan.edge_layers[0].knots)
     masks: list[Tensor] = []
@@ -94,8 +92,8 @@ def prune_edges(kan: N, x: Inputs | ArrayLike, threshold: float) -> N:
         masks.insert(0, (edge >= threshold) | (of_sums(needed, products)[:, None] & best))
         needed = masks[0].any(0)
     new = with_masks(kan, masks)
-    # A constant is not noise: the mean of each lost edge goes to the largest edge kept into the
-    # same node. B-splines sum to one, so it is added to the coefficients.
+    # The mean of each removed edge is added to the largest kept edge into the same node. Because
+    # B-splines sum to one, the mean is added to all coefficients of this edge.
     with torch.no_grad():
         for layer, (before, at) in zip(new.edge_layers, kan.edge_inputs(data), strict=True):
             values = before.edge_values(at)
@@ -116,9 +114,10 @@ def prune_on_validation(
     output: int,
     slack: float = SLACK,
 ) -> Network:
-    """Return the smallest network whose validation error is within `slack` of that of `kan`.
+    """Prune `kan` as far as the validation error of one output allows.
 
-    The error is that of the output with index `output`; `slack` 0.05 allows 5% more.
+    Edges are removed in the order of their scores on `x`, until the RMSE of the output with index
+    `output` exceeds (1 + slack) times that of `kan` on the validation points.
     """
     like = kan.edge_layers[0].knots
     inside = torch.as_tensor(validation_x).to(like)
@@ -132,7 +131,7 @@ def prune_on_validation(
 
     allowed = (1 + slack) * error(kan)
     best = kan
-    # Edges below a level are pruned: one more edge, or several equal ones, each time.
+    # Each threshold removes one more edge, or several edges with equal scores.
     for threshold in levels[1:]:
         smaller = prune_edges(kan, x, float(threshold))
         if not error(smaller) <= allowed:  # NaN ends the search too.
@@ -143,18 +142,18 @@ def prune_on_validation(
 
 # -------------------- larger networks
 
-#: Points of an interval at which a function is carried to a spline.
+#: Number of points per interval at which a spline is fitted to a function.
 POINTS = 5
 #: Highest degree of the polynomials to which a residual is fitted. A higher degree recognises more
 #: complicated factors but needs more samples.
 DEGREE = 6
-#: Number of polynomials and products of two that a fit must stay below; the degree is lowered
-#: until it does. The time of the fit grows with the cube of this number.
+#: Upper bound (exclusive) of the number of polynomials and products in a fit; the degree is reduced
+#: until it is met. The time of the fit grows with the cube of this number.
 MAX_PRODUCTS = 600
-#: Ridge of the fit by products, relative to polynomials of unit variance.
+#: Ridge parameter of the fit by products, relative to polynomials of unit variance.
 RIDGE = 1e-6
 
-#: A function of the values of a node (points, 1) with values (points, outputs).
+#: Function that maps the values of a node (points, 1) to outputs (points, outputs).
 Outer = Callable[[Tensor], Tensor]
 
 
@@ -166,8 +165,10 @@ def add_node(
     Args:
         network: A network with a hidden layer.
         inner: Coefficients of the splines from the inputs to the node, on the first grid.
-        outer: Functions from the node to the next layer; zero keeps the function.
-        x: Samples; the node's grid covers its values there, with `MARGIN`.
+        outer: Functions from the node to the next layer. If they are zero, the network's function
+            does not change.
+        x: Samples, shape (samples, inputs). The node's grid covers the node's values at the
+            samples, extended by `MARGIN`.
     """
     first, second, *others = network.edge_layers
     wider = _enlarged(first, first.grid.breakpoints, first.outputs + 1)
@@ -182,7 +183,7 @@ def add_node(
 
 
 def add_identity_layer(network: Network, x: Inputs) -> Network:
-    """Return the network with the identity of each output as its last layer."""
+    """Return the network with an additional last layer, which begins as the identity."""
     last = network.edge_layers[-1]
     with torch.no_grad():
         values = network(x)
@@ -197,20 +198,23 @@ def add_identity_layer(network: Network, x: Inputs) -> Network:
 def halve_intervals(
     network: Network, x: Inputs, squares: Float[Tensor, " samples"], rare: float
 ) -> tuple[Network, tuple[int, float, float]] | None:
-    """Return the network with finer grids where few samples hold half of the squared residual.
+    """Refine the first layer's grids where a few samples cause half of the squared residual.
 
-    The function stays the same. The intervals with these samples and their neighbours are halved,
-    and in the other inputs, which have as many intervals, those with the largest residuals.
+    The network's function does not change. In the input in which the residual is most concentrated,
+    the intervals that contain these samples are halved, and their neighbours too. All inputs must
+    have the same number of intervals, so in the other inputs the same number of intervals are
+    halved, those with the largest residuals.
 
     Args:
         network: A network of spline layers.
-        x: Samples.
-        squares: Squared residuals there.
-        rare: Fraction of the samples at and above which residuals are not concentrated.
+        x: Samples, shape (samples, inputs).
+        squares: Squared residuals at the samples.
+        rare: Largest fraction (exclusive) of the samples that counts as few.
 
     Returns:
-        The network, the input in which the fewest samples hold half of the residual, and the ends
-        of its interval with the largest; None if they are not concentrated in any.
+        The network, and a tuple: the index of the input in which the residual is most concentrated,
+        and the ends of its interval with the largest mean squared residual. None if the residual is
+        not concentrated in any input.
     """
     layer, *others = network.edge_layers
     at = find_interval(x, layer.grid)
@@ -244,9 +248,12 @@ def product_directions(
     count: int,
     degree: int = DEGREE,
 ) -> list[tuple[float, Float[Tensor, "inputs degree"]]]:
-    """Return the eigenvectors of the products that fit y / slope best, the largest first.
+    """Return eigenvalues and eigenvectors of the quadratic form that fits y / slope best.
 
-    Returns none if the samples cannot determine the products of even the lowest degree.
+    The form is the matrix M of `kanrun.engine.training.growth`. The `count` eigenvalues with the
+    largest magnitude are returned, largest first, each with its eigenvector (inputs, degree).
+    `degree` is reduced if there are too few samples; if they are too few even for degree 1, or
+    there is only one input, the list is empty.
     """
     inputs = x.shape[1]
     pairs = list(combinations(range(x.shape[1]), 2))
@@ -272,7 +279,7 @@ def product_directions(
 def legendre_polynomials(
     x: Tensor, domain: Tensor, degree: int
 ) -> Float[Tensor, "samples inputs degree"]:
-    """Return the Legendre polynomials of degree 1 to `degree`, of unit variance on the domain."""
+    """Return Legendre polynomials of degrees 1 to `degree`, of unit variance on the domain."""
     t = 2 * (x - domain[:, 0]) / (domain[:, 1] - domain[:, 0]) - 1
     p = [torch.ones_like(t), t]
     for n in range(1, degree):
@@ -281,14 +288,17 @@ def legendre_polynomials(
 
 
 def _spline(points: Tensor, function: Outer, like: SplineLayer) -> Tensor:
-    """Return the coefficients (outputs, 1, functions) of a function on the grid of `points`."""
+    """Return coefficients (outputs, 1, functions) of splines fitted to `function` on `points`.
+
+    `points` are the breakpoints; the degree is that of the layer `like`.
+    """
     grid = SplineLayer.on_grid(points, 1, like.spec, uniform=True).grid
     at = sample_points(grid, POINTS)
     return fit_coefficients(at, function(at)[..., None], grid)
 
 
 def _enlarged(layer: SplineLayer, breakpoints: Tensor, outputs: int) -> SplineLayer:
-    """Return the layer with zero edges from further inputs and to further outputs."""
+    """Return the layer with additional inputs and outputs, whose edges are zero."""
     new = SplineLayer.on_grid(breakpoints, outputs, layer.spec, uniform=layer.uniform)
     with torch.no_grad():
         for name, value in new.state_dict(keep_vars=True).items():
