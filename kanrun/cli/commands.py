@@ -1,6 +1,6 @@
-"""Commands from functions, whose signature and docstring declare arguments, options and TAB.
+"""Options and arguments that commands share, and TAB completion.
 
-TAB completes groups, choices, keys and values of arguments, columns of a table, and runs.
+TAB completes groups, choices, keys, values, columns of a table, and names of runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COLUMNS = {
     *("inputs", "outputs", "exclude", "categorical_columns", "columns", "weight_column"),
     *("split", "monotone", "curvature", "units"),
 }
-#: Characters that have a meaning in bash.
+#: Pattern of characters with a special meaning in bash, which completion must escape.
 _UNSAFE = r"""([\s()'"$`\\&;|<>*?!#])"""
 _ENDS = ("=", ".", "/", ":")  # after which the shell must not end the word
 
@@ -37,12 +37,12 @@ def complete_run(ctx: Any, incomplete: str) -> list[str]:
 
 
 def complete_override(ctx: Any, incomplete: str) -> list[str]:
-    """Return the words that begin with `incomplete`, for Typer's completion of OVERRIDES."""
+    """Return the possible arguments that begin with `incomplete`, for Typer's completion."""
     given = [str(one) for one in ctx.params.get("overrides") or ()]
     if not os.environ.get("_KANRUN_COMPLETE", "").endswith("bash"):
         return completions(ctx.info_name, given, incomplete, _outputs(ctx))
-    # bash splits at `=`, so that neither the words nor the incomplete one are whole. It inserts
-    # what it gets as it is, so that blanks and brackets need a backslash, unless a quote is open.
+    # bash splits words at `=`, so the words must be joined again. It inserts completions unchanged,
+    # so blanks and brackets must be escaped unless a quote is open.
     pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
     *whole, word = re.sub(r"\n?=\n?", "=", "\n".join(pieces)).split("\n")
     words = [_unquoted(one) for one in whole if "=" in one]
@@ -82,7 +82,10 @@ def completions(
 
 
 def runs_beginning(beginning: str, outputs: Path) -> list[str]:
-    """Return names of runs that begin so, newest first; of points after a whole name; and tags."""
+    """Return names of runs (newest first) and tags that start with `beginning`.
+
+    After the whole name of a run and a slash, the names of its points are returned too.
+    """
     runs = find_runs(outputs)[::-1]
     names = [
         "latest",
@@ -95,7 +98,7 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
 
 
 class _Call:
-    """A call that is being typed: the choices of its groups, and the keys that it has with them."""
+    """An incomplete command line: the choices of its groups, and the keys these choices allow."""
 
     def __init__(self, command: str, words: Sequence[str], outputs: Path) -> None:
         self._groups = dict(groups_of(command))
@@ -120,7 +123,7 @@ class _Call:
         }
 
     def matching(self, beginning: str) -> list[str]:
-        """Return the groups, keys or values that begin so, sorted."""
+        """Return the groups, keys or values that start with `beginning`, sorted."""
         key, equals, value = beginning.partition("=")
         if equals:
             names = {f"{key}={each}" for each in self._groups.get(key) or self._values(key, value)}
@@ -130,7 +133,7 @@ class _Call:
         return sorted(name for name in names if name.startswith(beginning))
 
     def _values(self, key: str, value: str) -> Iterable[str]:
-        """Return what a key may be: known names, choices, columns, files, runs, or its default."""
+        """Return completions of a key's value: names, choices, columns, files, runs, or default."""
         if key == "from_run":
             return runs_beginning(value, self._outputs)
         if key.endswith("path"):
@@ -141,7 +144,7 @@ class _Call:
         if name in _COLUMNS and self._table and (name != "split" or ":" in value):
             from kanrun.targets.table_files import column_names
 
-            # Each after what is typed before it, as in [a,b.
+            # Put the text before the incomplete name, such as "[a,", before each column.
             before = value[: max(value.rfind(mark) for mark in ",[{:") + 1]
             written = [part.partition(":")[0].strip() for part in before.lstrip("[{").split(",")]
             with contextlib.suppress(KanrunError, OSError):
@@ -249,7 +252,7 @@ DaskAddress = Annotated[
 
 
 def check_new(file: Path, force: bool) -> None:
-    """Raise UsageError for a folder, for a file without one, and without `force` for one there."""
+    """Raise UsageError if `file` cannot be created, or exists although `force` is False."""
     if file.is_dir() or not file.parent.is_dir():
         reason = "it is a folder" if file.is_dir() else "its folder is not there"
         raise UsageError(f"cannot write {file}: {reason}; choose another file.")

@@ -34,9 +34,9 @@ from kanrun.runs.index import RunIndex, listed, local_time
 if TYPE_CHECKING:
     from kanrun.study.report import Columns
 
-#: Runs that a list shows.
+#: Default number of runs that `kanrun runs list` shows.
 _MOST_LISTED = 20
-#: Columns of a step that a sentence on an unfinished run shows.
+#: Columns of the last recorded step that are shown for an unfinished run.
 _STEP = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
 _RESUME = re.compile(r"(point\d+-)?resume-\d+-\d+")
 _ABOUT = (
@@ -224,7 +224,7 @@ def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> No
 
 
 def _unfinished(run: Run) -> Iterator[str]:
-    """Yield sentences on a run that is not complete: what it has, and what `resume` does."""
+    """Yield lines on an incomplete run: its last step, and what `kanrun runs resume` would do."""
     if run.status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"}:
         return
     try:
@@ -246,12 +246,12 @@ def _unfinished(run: Run) -> Iterator[str]:
     parts += [f"{begun} continue{'s' * (begun == 1)} from the last checkpoint"] if begun else []
     if rest > 0:
         parts.append(f"{rest} restart{'s' * (rest == 1)}" if total > 1 else "it restarts")
-    # The path is relative, and the run may lie in other outputs than those that names refer to.
+    # Show a path, because the run may be in an outputs folder other than the default.
     yield f"`kanrun runs resume {os.path.relpath(run.path)}`: {', '.join(parts)}"
 
 
 def _one(word: str, outputs: Path) -> Run:
-    """Return the run or point that `word` names, or its best point, and say so."""
+    """Return the run or point that `word` names; for a run with points, its best point."""
     run = find_run(word, outputs)
     if run.has_points:
         tell(f"{run.name} has {len(run.points)} points; {run.best.name}, the best, is taken")
@@ -263,7 +263,7 @@ def _print_json(value: Any) -> None:
 
 
 def _print_lines(lines: Iterable[str]) -> None:
-    """Print lines of what stands in runs, without characters that control a terminal."""
+    """Print lines that contain text from runs, without terminal control characters."""
     from kanrun.study import report
 
     console = report.output_console()
@@ -277,7 +277,10 @@ def _print_columns(
     as_csv: bool = False,
     spreadsheet_safe: bool = False,
 ) -> None:
-    """Print columns as a table that fits, the first ones before others, or for programs."""
+    """Print columns as a table that fits the terminal, or as JSON or CSV.
+
+    If the table is too wide, the last columns are omitted.
+    """
     rows = list(zip(*columns.values(), strict=True))
     if as_json:
         _print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -297,7 +300,7 @@ def _print_columns(
 
 
 def _print_about(run: Run) -> None:
-    """Print the record of a run, its notes, its summary or points, and its claims."""
+    """Print the facts recorded about a run, its notes, its results or points, and its claims."""
     from kanrun.study import report
     from kanrun.study.progress import shown
 

@@ -1,34 +1,40 @@
-"""A trained model as plain data, the one form from which every export is made.
+"""A trained model as a document of plain data, from which all exports except torch are made.
 
-The JSON export is this document. Lists of numbers are as long as their name says; `null` is None.
+The JSON export is this document. `null` corresponds to None. Its entries are:
 
-- `schema`: `kanrun-model/1`; a change that breaks readers counts up.
-- `columns` of a table: `name`; `levels` (texts, an indicator each) or null for numbers; `fill` in
-  place of a missing number (null: none may be missing); `indicator`, whether an additional input is
-  1 for a missing number; `parts` of dates (`day of year`, `weekday`, `hour`), in addition to their
-  days since 1970-01-01, or null; `day_first`, whether days come before months; `missing`: texts
-  that stand for a missing number or date too, numbers with 17 digits and words in lower case;
-  `other`: the level without an indicator, if there is only one, or null.
-- `inputs`, `outputs`, `classes`: names of the model's inputs, in the order of what the columns
-  become; of its outputs; the labels of a classifier, or null.
-- `domain`: [lowest, highest] trained value of each input.
-- `input_map`, `output_map`: between the user's units and the network's, one for each input and
-  output: `shift` and `scale`, (value - shift) / scale; or `points` (user's) and `values`
-  (network's) of a piecewise linear map, constant beyond its ends. Outputs go the other way. A
-  classifier has none: its outputs are the softmax of the network's.
-- `layers` from the inputs on, see below.
-- `errors`: per output, rows of a prediction and quantiles at 0.005 to 0.995 of the residuals of
-  held-out rows there, in the network's units, or null.
+- `schema`: `kanrun-model/1`; the number increases with changes that break readers.
+- `columns`: one object per column of the table. `name`: its name. `levels`: the texts that have an
+  indicator, or null for numbers and dates. `fill`: the number that replaces missing values, or null
+  if values must not be missing. `indicator`: whether an additional input is 1 if the value is
+  missing and 0 otherwise. `parts`: for dates, the parts (`day of year`, `weekday`, `hour`) that are
+  inputs besides the days since 1970-01-01; otherwise null. `day_first`: whether dates such as
+  04/05/2024 begin with the day. `missing`: further texts that mean a missing number or date, with
+  numbers written with 17 digits and words in lower case. `other`: the level without an indicator if
+  there is exactly one, otherwise null.
+- `inputs`: names of the model's inputs, in the order in which the columns are encoded.
+- `outputs`: names of the outputs.
+- `classes`: labels of a classifier, otherwise null.
+- `domain`: [lowest, highest] training value of each input.
+- `input_map`: one map per input, from the user's units to the network's. It is either linear,
+  (value - `shift`) / `scale`, or piecewise linear from `points` (user's units) to `values`
+  (network's units), and constant outside.
+- `output_map`: one such map per output, to be applied in the inverse direction; null for a
+  classifier, whose outputs are the softmax of the network's outputs.
+- `layers`: the layers from inputs to outputs, described below.
+- `errors`: per output, a list of rows. Each row consists of a prediction and the quantiles, at the
+  probabilities 0.005 to 0.995, of the errors of held-out rows near this prediction, in the
+  network's units. null if there are none.
 
-A layer of `kind` `splines` has `inputs`, `sums` and `products`, `degree` k, `knots` of each input
-(G + 2k + 1, of which the middle G + 1 bound the grid's intervals), and `edges`: `from` an input, to
-a sum, G + k B-spline `coefficients`, and the `base_weight` of the function `base`. Beyond the grid,
-splines and base do as `extrapolation` says (`linear`, `constant`, `zero`, or `base`: the spline is
-constant and the base function itself). The last 2 `products`
-sums multiply in pairs; all others are nodes as they are. `dense` has `weights` (out, in), `biases`
-and `activation`; `chebyshev` and `bernstein` have `domain` and `coefficients` (functions, outputs)
-of these polynomials there. `radial` has a layer of splines, `splines`, and adds to each sum its
-`level` and, for every one of the `centres` z,
+A layer of `kind` `splines` has `inputs` inputs and `sums` sums. `degree` is k, `knots` are the
+G + 2k + 1 knots of each input, of which the middle G + 1 bound the grid's intervals, and `base` is
+the name of a base function. Each entry of `edges` leads `from` an input `to` a sum; it has G + k
+B-spline `coefficients`, and a `base_weight` that multiplies the base function. `extrapolation` is
+the rule outside the grid: `linear`, `constant`, `zero`, or `base` (the spline is constant and the
+base function follows its formula). The last 2 `products` sums are multiplied in pairs; all other
+sums are nodes. A layer `dense` has `weights` (out, in), `biases` and `activation`. `chebyshev` and
+`bernstein` have `coefficients` (functions, outputs) of these polynomials on their `domain`.
+`radial` contains a layer of splines, `splines`, and adds to each sum its `level` and, for each of
+the `centres` z,
 
     heights[0] exp(-sum_i w_i (x_i - z_i)^2 / 2) + heights[1] exp(-sum_i m_i |t_i(x_i) - t_i(z_i)|)
 
@@ -88,9 +94,9 @@ class Exportable(Protocol):
 
 
 def document_of(model: Exportable) -> Document:
-    """Return the model as JSON values.
+    """Return the document of a model, as JSON values.
 
-    Raises UsageError for a network without such a form, and for NaN.
+    Raises UsageError if the document cannot represent the network, or a number is not finite.
     """
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None, "missing": ()}
     plain |= {"other": None}
@@ -116,7 +122,7 @@ def document_of(model: Exportable) -> Document:
 
 
 def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
-    """Return the document of a network, preceded by the map of its inputs."""
+    """Return the entries `input_map` and `layers` of the document for a network."""
     if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
         middle = network.box.mean(1).numpy()
         half = network.half_extent.numpy()
@@ -198,7 +204,10 @@ def _edges(layer: SplineLayer, products: int) -> Document:
 
 
 def _splines(grid: Grid, coefficients: Array, base_weights: Array, alive: Any) -> Document:
-    """Return the document of a layer: its edges of shape (out, in), without the pruned ones."""
+    """Return the document of a layer of splines, without pruned edges.
+
+    `coefficients` has the shape (out, in, functions), `base_weights` and `alive` (out, in).
+    """
     return {
         "kind": "splines",
         "inputs": len(grid.knots),
@@ -221,11 +230,11 @@ def _splines(grid: Grid, coefficients: Array, base_weights: Array, alive: Any) -
 
 
 def in_pieces(document: Document) -> Document:
-    """Return the document with pieces of polynomials in place of B-splines.
+    """Return the document with piecewise polynomials instead of B-splines.
 
-    The `knots` of each input become `breakpoints` (G + 1). The coefficients of an edge become
-    `pieces` (G, k + 1), coefficients of the powers of u, lowest first. u runs from -1 to 1 over an
-    interval.
+    The `knots` of each input are replaced by its G + 1 `breakpoints`, and the `coefficients` of
+    each edge by `pieces` (G, k + 1). These are, for each interval, the coefficients of the powers
+    of u, lowest power first, where u runs from -1 to 1 over the interval.
     """
     layers = deepcopy(document["layers"])
     for layer in layers:

@@ -1,8 +1,9 @@
-"""From arguments to a study, which `kanrun.study` runs: the only package that imports Hydra.
+"""Conversion of command-line arguments to a study, which `kanrun.study` runs.
 
-Hydra composes the files that the choices of groups select, once for each combination of them
-(`composition.py`). All other arguments are set on the result as plain values (`arguments.py`),
-which get their types in `kanrun.config.conversion`.
+This is the only package that imports Hydra. Hydra composes the configuration files selected by the
+choices of groups, once for each combination of choices (`composition.py`). All other arguments
+(`arguments.py`) are then set in the result as plain values, and `kanrun.config.conversion` converts
+these to typed settings.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from kanrun.study.studies import Study
 
 __all__ = ["Source", "compose", "compose_again", "shown_config"]
 
-#: A key that resembles one of the command's by this ratio or more is a mistyped one.
+#: Smallest similarity ratio at which an unknown key is taken for a misspelling of a known key.
 NEARLY = 0.75
-#: Options that say where the configuration of a run came from.
+#: Options of the command line that name the source of the configuration.
 _FOLDERS = {
     **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
     **dict.fromkeys(("--config-path", "-cp"), "config_path"),
@@ -50,11 +51,16 @@ _FOLDERS = {
 def compose(
     source: Source, words: Sequence[str], *, several: bool = False, argv: Sequence[str] = ()
 ) -> Study:
-    """Return the points of a call and their configurations.
+    """Return the study that a command line describes: its points and their configurations.
 
-    `words` are arguments as typed: key=value, group=choice, +key=value, ~key. With `several` (-m)
-    they may have several values, each combination being a point. `argv` is the whole call, for the
-    record. Raises UsageError if an argument or a file cannot be used.
+    Args:
+        source: Sources of the configuration.
+        words: Arguments as typed: key=value, group=choice, +key=value, ~key.
+        several: Whether arguments may have several values (-m); each combination is then a point.
+        argv: The whole command line, which is recorded with the run.
+
+    Raises:
+        UsageError: If an argument or a file is invalid.
     """
     read = ArgumentReader(source, several).read_all(words)
     check_size(math.prod(map(len, read)))
@@ -90,7 +96,10 @@ def compose(
 
 
 def shown_config(study: Study, resolve: bool) -> str:
-    """Return the first configuration of a study as YAML. Raises UsageError."""
+    """Return the first configuration of a study as YAML, with interpolations resolved if `resolve`.
+
+    Raises UsageError if the configuration is invalid.
+    """
     plain = dict(study.bases[0])
     with contextlib.suppress(MissingSettings):
         typed_config(study.command, plain)
@@ -98,7 +107,10 @@ def shown_config(study: Study, resolve: bool) -> str:
 
 
 def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
-    """Return the study of a recorded run with further arguments. Raises UsageError."""
+    """Return the study of a recorded run, changed by the arguments `words`.
+
+    `outputs` is the folder of runs. Raises UsageError if an argument or a file is invalid.
+    """
     command = run.manifest.command
     argv = run.manifest.argv
     given = {full_key(command, word) for word in words}
@@ -116,10 +128,10 @@ def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
 
 
 def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> Any:
-    """Set the value of an argument, or remove its key; return the value that was there.
+    """Apply an argument to the configuration `plain`: set its value, or for ~key remove the key.
 
-    Raises UsageError if that is impossible. Whether it is a key of its group is checked with the
-    types, in `kanrun.config.conversion`.
+    Return the previous value. Raises UsageError if this is impossible. Keys within a group are
+    checked later, with the types, in `kanrun.config.conversion`.
     """
     key = argument.key
     sign = argument.sign
@@ -155,7 +167,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
 
 
 def _no_key(command: str, key: str) -> UsageError:
-    """Return the error for a key that the command does not have, with the nearest one."""
+    """Return the error for a key that the command does not have, with a suggestion."""
     paths = [*dict(groups_of(command)), *(one.path for one in keys_of(command))]
     # A key of a group may be meant, without its group.
     names = {path.rpartition(".")[2]: path for path in paths} | {path: path for path in paths}
@@ -165,9 +177,10 @@ def _no_key(command: str, key: str) -> UsageError:
 
 
 def _with_equations(source: Source, key: str, value: Any) -> Any:
-    """Return the value of `key`, with the settings of equations that a suite calls by name.
+    """Return `value` with names of equations in a suite replaced by the equations' settings.
 
-    Such keys are `suite`, `suite.0` and `suite.0.equation`. Raises UsageError for unknown names.
+    Only keys such as `suite`, `suite.0` and `suite.0.equation` are concerned; other values are
+    returned unchanged. Raises UsageError if an equation is unknown.
     """
     if not re.fullmatch(r"suite(\.\d+(\.equation)?)?", key):
         return value
@@ -186,7 +199,10 @@ def _with_equations(source: Source, key: str, value: Any) -> Any:
 
 
 def _new_value(command: str, there: Any, argument: Argument) -> Any:
-    """Return the value that an argument gives: a mapping is merged, but `{}` empties a setting."""
+    """Return the new value of a setting with the present value `there`.
+
+    Mappings are merged, except that the argument `{}` empties a mapping.
+    """
     if argument.value == {} and argument.key in {one.path for one in keys_of(command)}:
         return {}
     return merged(there, argument.value)

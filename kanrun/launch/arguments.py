@@ -1,10 +1,10 @@
-"""Arguments of a command as people type them, read once: the values that each key takes.
+"""Parsing of command-line arguments into keys and their values.
 
-There is one rule for free text (formulas, paths, names of columns: settings with `free_text=True`).
-It is taken as typed, without Hydra's grammar. If the setting is a list or a mapping, `[...]` and
-`{...}` hold entries, which are separated by commas outside brackets and quotes. With -m, such
-commas, or `choice(...)`, separate values. Quotes around an entry, `null` and `${...}` have their
-usual meaning. Hydra's parser reads all other arguments.
+Free text, such as formulas, paths and column names (settings with `free_text`), is taken as typed,
+without Hydra's grammar. If the setting is a list or a mapping, `[...]` and `{...}` contain its
+entries, separated by commas outside brackets and quotes. With -m, such commas, or `choice(...)`,
+separate several values of the setting. Quotes around an entry, `null` and `${...}` have their usual
+meaning. Hydra's parser reads all other arguments.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from kanrun.errors import UsageError, did_you_mean
 from kanrun.launch.composition import Source
 from kanrun.runs import find_run
 
-#: Settings of the whole run.
+#: Settings of the whole run, which cannot have several values in a sweep.
 FIXED = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
-#: Deeper brackets take Hydra's parser seconds, or end in a RecursionError.
+#: Largest nesting depth of brackets in an argument. With deeper brackets, Hydra's parser takes
+#: seconds or fails with a RecursionError.
 MAX_DEPTH = 50
-#: Letters of an argument that an error shows if it is too deep.
+#: Number of characters of a too deeply nested argument that the error message shows.
 SHOWN_LETTERS = 60
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -46,13 +47,13 @@ _DEEPER = dict.fromkeys(_PAIRS, 1) | dict.fromkeys(_PAIRS.values(), -1)
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument with one value; as text it is what was typed.
+    """One argument with one value; str() returns it as typed, but with the full key.
 
     Attributes:
         sign: "", "+", "++" or "~".
         key: Full name of a setting ("model.degree") or of a group ("target").
-        is_group: Whether the key is a group, whose value names a choice.
-        text: The value as it is typed; None without one, after "~".
+        is_group: Whether the key is a group; its value is then the name of a choice.
+        text: The value as typed; None if there is no value (after "~").
         value: The value as plain data.
     """
 
@@ -67,10 +68,10 @@ class Argument:
 
 
 class ArgumentReader:
-    """Reads the arguments of one command.
+    """Parser of the arguments of one command.
 
     Args:
-        source: The command, and the folders that have its groups.
+        source: The command, and the folders with the files of its groups.
         several: Whether an argument may have several values (-m).
     """
 
@@ -80,10 +81,11 @@ class ArgumentReader:
         self._several = several
 
     def read_all(self, words: Sequence[str]) -> list[list[Argument]]:
-        """Return each argument with its values; of a setting that is given twice, the last counts.
+        """Parse all arguments; return, for each, one `Argument` per value.
 
-        Raises UsageError, also for several choices of a group, several values for a sweep, or a
-        target next to a run that brings its own.
+        If a setting is given twice, both are returned, and the last value will be used. Raises
+        UsageError if an argument is invalid, if a group or a swept setting is given more than once,
+        or if a target is given together with from_run, whose run has a target.
         """
         read = [self.read(word) for word in words]
         for key, number in Counter(found[0].key for found in read).items():
@@ -100,12 +102,12 @@ class ArgumentReader:
         return read
 
     def _named(self, one: Argument) -> set[str]:
-        """Return the group or setting of an argument, or those of its study."""
+        """Return the group or setting of an argument; for a study, those that the study sets."""
         study = self._source.study(str(one.text)) if one.key == "study" else set()
         return study or {one.key.partition(".")[0]}
 
     def read(self, word: str) -> list[Argument]:
-        """Return the argument that `word` is, with each of its values. Raises UsageError."""
+        """Parse one argument; return one `Argument` per value. Raises UsageError if invalid."""
         if max(accumulate(_DEEPER.get(letter, 0) for letter in word), default=0) > MAX_DEPTH:
             shown = word[:SHOWN_LETTERS]
             raise UsageError(f"{shown}... has brackets more than {MAX_DEPTH} deep.")
@@ -137,7 +139,7 @@ class ArgumentReader:
         return found
 
     def _table_hint(self, word: str) -> str:
-        """Return how the command reads a table, if a word is the name of one."""
+        """Return advice on how to name a table if `word` is the name of a table file, or ""."""
         from kanrun.targets.table_files import is_table
 
         groups = dict(groups_of(self._command))
@@ -165,7 +167,7 @@ class ArgumentReader:
         return [Argument(sign, key, is_group, *pair) for pair in pairs]
 
     def check_choice(self, group: str, name: str, options: Sequence[str]) -> None:
-        """Raise UsageError if `name` is none of the `options` of a group."""
+        """Raise UsageError if `name` is not one of the `options` of a group."""
         if name in options:
             return
         if group == "target" and (hint := self._table_hint(name)):
@@ -176,7 +178,10 @@ class ArgumentReader:
         raise UsageError(f"{group}={name} is not a choice of {group}{choices}")
 
     def _parsed(self, key: str, text: str, options: Sequence[str] = ()) -> list[tuple[str, Any]]:
-        """Return the values that Hydra reads in `text`; `glob` selects among the `options`."""
+        """Parse `text` by Hydra's grammar; return each value as text and as plain data.
+
+        `glob(...)` selects among the `options`.
+        """
         word = f"{key}={text}"
         found = _override(word)
         if not found.is_sweep_override():
@@ -201,7 +206,7 @@ class ArgumentReader:
         return list(zip(texts, values, strict=True))
 
     def _values(self, key: str, text: str) -> list[tuple[str, Any]]:
-        """Return the values of a setting, each as it is typed and as plain data."""
+        """Return the values of a setting, each as typed and as plain data."""
         # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
         inner_key = re.sub(r"^\w+\.\d+\.", "", key)
         kinds = [
@@ -219,14 +224,14 @@ class ArgumentReader:
         for number, part in enumerate(parts if key == "from_run" else ()):
             name = part[1:-1] if _QUOTED.fullmatch(part) else part
             if name.lower() != "null" and "${" not in name:
-                # The absolute path, since `latest` may become another run.
+                # Use the absolute path, because `latest` may soon name another run.
                 run = find_run(name, self._source.outputs, one=True)
                 parts[number] = os.path.abspath(run.address)
         return [(part, read_text(part, kind, key)) for part in parts]
 
 
 def _override(word: str) -> Any:
-    """Return what Hydra's parser reads in an argument. Raises UsageError."""
+    """Parse an argument by Hydra's grammar. Raises UsageError if it is invalid."""
     try:
         return OverridesParser.create().parse_overrides([word])[0]
     except OverrideParseException as error:
@@ -269,7 +274,10 @@ def read_text(text: str, kind: str, key: str) -> Any:
 
 
 def _structure(text: str, key: str, inside: bool = True) -> Any:
-    """Return lists and mappings with text in them; `inside` them, numbers and null are read too."""
+    """Parse free text that may be a list or a mapping.
+
+    `inside` says that `text` is an entry of one; only there are numbers and null recognised.
+    """
     if text[:1] in ("[", "{") and _split(text) is None:
         raise UsageError(f"{key}={text} cannot be read: a bracket or quote is missing.")
     if text.startswith("[") and text.endswith("]"):
@@ -287,7 +295,7 @@ def _structure(text: str, key: str, inside: bool = True) -> Any:
 
 
 def _string(text: str) -> str:
-    """Return text without its quotes; `${` is escaped unless it begins an interpolation."""
+    """Return text without surrounding quotes; escape `${` unless it begins an interpolation."""
     if _QUOTED.fullmatch(text):
         text = re.sub(rf"\\([\\{text[0]}])", r"\1", text[1:-1])
     if "${" in text:
@@ -299,9 +307,9 @@ def _string(text: str) -> str:
 
 
 def split(text: str) -> list[str]:
-    """Return the parts of `text` between commas outside quotes and brackets, stripped.
+    """Split `text` at commas outside quotes and brackets, and strip the parts.
 
-    Brackets that do not match are letters like others: then every comma outside quotes separates.
+    If brackets do not match, they are ignored, and `text` is split at all commas outside quotes.
     """
     if not text.strip():
         return []
@@ -309,9 +317,10 @@ def split(text: str) -> list[str]:
 
 
 def _split(text: str, nested: bool = True, mark: str = ",", most: int = -1) -> list[str] | None:
-    """Return the parts between `most` of the marks, or None if quotes or brackets do not match.
+    """Split `text` at up to `most` marks (-1: all) outside quotes and, if `nested`, brackets.
 
-    A quote begins where a part or a value after a colon does, and anywhere in brackets.
+    Return None if brackets do not match. A quoted text can begin at the start of a part, after a
+    colon, and anywhere in brackets.
     """
     parts: list[str] = []
     closing: list[str] = []

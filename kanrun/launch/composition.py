@@ -1,14 +1,14 @@
-"""Hydra's part of a call: it chooses and merges files, by `hydra.compose`.
+"""Selection and merging of configuration files by `hydra.compose`.
 
-A file of a user is refused if it names `hydra`, whose settings would import packages; if it is too
-large, or has aliases of aliases, which a few lines multiply to any number of values; and if it
-names a file outside its folder in its defaults.
+A user's file is rejected if it contains `hydra`, because Hydra's settings could import packages; if
+it is too large, or has nested YAML aliases, with which a few lines can stand for any number of
+values; or if its defaults name a file outside its folder.
 
-Hydra gets choices of groups alone, never values. The defaults of all settings lie beneath the files
-of a command, and those of a kind beneath its group. Nothing in a configuration is built by naming a
-class: Hydra's own settings are composed and dropped, and files cannot change them.
-Hydra imports installed modules under `hydra_plugins` when it starts; its public interface has no
-way to prevent that.
+Hydra gets only the choices of groups, never values of settings. The files of a command override the
+default values of its settings, and the files of a group those of the chosen kind. A configuration
+cannot instantiate classes: Hydra's own settings are composed and discarded, and files cannot change
+them. When Hydra starts, it imports installed modules in the namespace `hydra_plugins`; its public
+interface cannot prevent this.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from kanrun.config.registry import is_plugin, module_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs.reader import CONFIG_LIMIT
 
-#: Version of Hydra whose behaviour is used.
+#: Version of Hydra whose behaviour is requested (`version_base`).
 HYDRA_VERSION = "1.3"
-#: Name under which Hydra finds the primary configuration of the call.
+#: Name under which the primary configuration is registered with Hydra.
 PRIMARY = "kanrun_primary"
-#: Lines of OmegaConf's and Hydra's messages that do not help users.
+#: Beginnings of lines that are removed from messages of OmegaConf and Hydra.
 _MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Sources of a call's configuration, and the folder of its runs.
+    """Sources of the configuration of one command line.
 
     Attributes:
         command: The command, such as "fit".
-        outputs: Folder of the runs that `from_run` names.
-        config_dir: Folder with further groups and choices.
-        config_name: Primary configuration, if not the command's.
-        config_path: Folder of the primary configuration, instead of kanrun's.
+        outputs: Folder of runs, in which the setting `from_run` is looked up.
+        config_dir: Folder with additional groups and choices.
+        config_name: Name of the primary configuration; None: that of the command.
+        config_path: Folder of the primary configuration; None: kanrun's.
     """
 
     command: str
@@ -64,9 +64,9 @@ class Source:
 
     @property
     def folders(self) -> list[Path]:
-        """Folders of configuration files; the first one that has a file is used.
+        """Folders in which configuration files are looked up, in this order.
 
-        Raises UsageError if one of them cannot be used.
+        Raises UsageError if a folder does not exist or cannot be used.
         """
         for option in ("config_path", "config_dir"):
             folder = getattr(self, option)
@@ -100,9 +100,10 @@ class Source:
 
 
 def compose_files(source: Source, choices: Sequence[str], given: Iterable[str]) -> dict[str, Any]:
-    """Return the settings of a command with the files that `choices` of groups select.
+    """Return the settings of a command, composed from the files that `choices` of groups select.
 
-    `given` are the keys that the command line sets. Raises UsageError.
+    `choices` are words such as "model=kan", and `given` the keys that the command line sets. Raises
+    UsageError if a file is missing or invalid.
     """
     file = module_of(source.command)
     words = [
@@ -131,7 +132,7 @@ def compose_files(source: Source, choices: Sequence[str], given: Iterable[str]) 
 
 
 def _store(primary: str) -> None:
-    """Tell Hydra about checked folders, the primary configuration, and choices without a file."""
+    """Register `CheckedFolder`, the primary configuration and choices without files with Hydra."""
     Plugins.instance().register(CheckedFolder)
     store = ConfigStore.instance()
     store.store(PRIMARY, {"defaults": [primary]}, provider="kanrun")
@@ -146,7 +147,7 @@ def _store(primary: str) -> None:
 
 
 def _missing(source: Source, error: MissingConfigException) -> UsageError:
-    """Return the error for a configuration that is not there, with similar names."""
+    """Return the error for a missing configuration, with similar names."""
     name = error.missing_cfg_file or ""
     options = error.options or [one for one in source.choices("") if one[0] != "_"]
     choices = f"{did_you_mean(name, options)} (choices: {', '.join(options)})"
@@ -155,7 +156,7 @@ def _missing(source: Source, error: MissingConfigException) -> UsageError:
 
 
 def _translated(source: Source, error: Exception, words: Sequence[str]) -> UsageError:
-    """Return an error of Hydra or OmegaConf as one sentence."""
+    """Convert an error of Hydra or OmegaConf to a UsageError of one sentence."""
     own = dict(groups_of(source.command))
     foreign = {word.partition("=")[0] for word in words} - {*own}
     if source.config_path is source.config_dir is None and foreign:
@@ -178,11 +179,11 @@ def _check_address(composed: Mapping[str, Any], given: Iterable[str]) -> None:
         )
 
 
-#: Number of values of a file, including those that its aliases repeat.
+#: Largest number of values in a file; values that are repeated by aliases count again.
 MAX_VALUES = 10**6
-#: The word `hydra` in a package or among the defaults, but not inside a longer name.
+#: Pattern of the word `hydra` in a package or in the defaults, but not inside a longer name.
 _HYDRA = re.compile(r"(?<![\w-])hydra(?![\w-])")
-#: The name of a file or group outside the folder.
+#: Pattern of the name of a file or group outside the folder.
 _OUTSIDE = re.compile(r"[^\s'\"]*(//|\.\.)[^'\"]*")
 
 
@@ -191,7 +192,7 @@ class CheckedFolder(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """Return the scheme of such a folder."""
+        """Return the scheme by which Hydra's search path names such folders."""
         return "checked"
 
     def available(self) -> bool:
@@ -204,12 +205,12 @@ class CheckedFolder(ConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         """Return whether the folder has this file."""
-        # Hydra's own groups are its own: files of a user do not replace them.
+        # Files of users must not replace Hydra's own groups.
         own = config_path.partition("/")[0] == "hydra"
         return not own and Path(self.path, self._normalize_file_name(config_path)).is_file()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Return the names of files and groups in a group."""
+        """Return the names of the files and subgroups in a group."""
         names: list[str] = []
         for path in sorted(Path(self.path, config_path).iterdir()):
             place = f"{config_path}/{path.name}".lstrip("/")
@@ -217,7 +218,7 @@ class CheckedFolder(ConfigSource):
         return sorted(set(names))
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Load a file of the folder. Raises UsageError for a file that could do harm."""
+        """Load a file of the folder. Raises UsageError if the file could do harm."""
         file = Path(self.path, self._normalize_file_name(config_path))
         text, config = read_checked(file)
         header = self._get_header_dict(text)
@@ -268,11 +269,14 @@ def _names_hydra(file: Path) -> UsageError:
 
 
 def _size(node: Any, known: dict[int, float]) -> float:
-    """Return the number of values of a node, including those that aliases repeat."""
+    """Return the number of values in a YAML node; values repeated by aliases count again.
+
+    `known` caches the numbers by the id of the node.
+    """
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = float("inf")  # a node that holds itself
+        known[id(node)] = float("inf")  # the value if the node contains itself
         pairs = isinstance(node, yaml.MappingNode)
         inner = [part for pair in node.value for part in pair] if pairs else node.value
         known[id(node)] = 1 + sum(_size(part, known) for part in inner)

@@ -1,8 +1,8 @@
 """Initialisation of spline layers.
 
-Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base,
-an input feeds G + k + 1 terms of an edge; the three variance-aware schemes share the variance among
-them.
+Each scheme sets the parameters of a SplineLayer in place. With G + k basis functions and a base
+function, an edge has G + k + 1 terms; the three variance-aware schemes divide the variance among
+these terms.
 Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2));
 `lecun`, `glorot`, `power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that move the
 coefficients alone: no base (w_b = 0), coefficients N(0, 0.3^2 / inputs).
@@ -23,9 +23,9 @@ from kanrun.errors import UsageError
 if TYPE_CHECKING:
     from kanrun.engine.layers.spline_layer import SplineLayer
 
-#: Points per input for the expectations of the variance-aware schemes.
+#: Number of points per input over which the variance-aware schemes average.
 PROBES = 2048
-#: Exponents of the power law for base weights and coefficients.
+#: Exponents of the power law: for base weights, for coefficients.
 POWER = (0.25, 1.75)
 #: Standard deviation of the initial coefficients under `paper`, from the KAN paper. Larger values
 #: begin with rougher functions.
@@ -39,10 +39,12 @@ POINTS = 3
 
 
 def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> None:
-    """Fill `layer`: normal base weights and coefficients of the scheme's sizes; w_s = 1.
+    """Initialise the parameters of `layer` in place.
 
-    A `single` weight takes the base weight's place; under `spline` it is 1 and the splines subtract
-    the base. Without a generator torch's own is used.
+    Base weights and coefficients are normal, with standard deviations given by the scheme, and
+    w_s = 1. With edge_scaling=single, the weight w is initialised like the base weight; under
+    `spline` it is 1, and the base function is subtracted from the splines. If `generator` is None,
+    torch's own is used.
     """
     if not isinstance(generator, Generator | None):
         raise UsageError(

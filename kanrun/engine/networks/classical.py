@@ -1,9 +1,10 @@
 """Models that KANs are compared with: the multi-layer perceptron, and curves of one input.
 
-Curves are linear in their coefficients: polynomial, Bezier, B-spline. All are fitted by least
-squares in float64, by the smallest solution if data are too few. Each maps x (..., 1) to (...,
-outputs) as basis(x) @ coefficients, on a domain [low, high]; outside it they continue as
-polynomials, the B-spline linearly.
+The curves are polynomials, Bezier curves and B-splines. They map x (..., 1) to basis(x) @
+coefficients, shape (..., outputs), so they are linear in their coefficients. They are fitted by
+least squares in float64, with the solution of smallest norm if the data do not determine it.
+Outside their domain [low, high], polynomials and Bezier curves continue as polynomials, and
+B-splines linearly.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(Network):
-    """Linear layers x W^T + b with an activation between them: x (..., inputs) -> (..., outputs).
+    """A multi-layer perceptron: linear layers x W^T + b with activation functions between them.
 
-    Weights and biases are uniform within 1 / sqrt(fan in), torch's own default.
+    It maps x (..., inputs) to (..., outputs). Initial weights and biases are uniform within
+    +-1 / sqrt(fan in), as is torch's default.
 
     Args:
         shape: The widths, such as [2, 16, 1].
@@ -157,7 +159,7 @@ class MLP(Network):
 
 
 class Curve(Network):
-    """A linear model: basis functions at x times `coefficients` (functions, outputs)."""
+    """A curve of one input: basis functions at x times `coefficients` (functions, outputs)."""
 
     domain: Tensor
 
@@ -263,9 +265,9 @@ class Bezier(Curve):
 
 
 class BSpline(Curve):
-    """A B-spline of `degree` on uniform knots.
+    """A B-spline of `degree` on uniform breakpoints.
 
-    Coefficients are its control points (de Boor points).
+    Its coefficients are the control points (de Boor points).
     """
 
     kind = "bspline"

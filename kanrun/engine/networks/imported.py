@@ -1,14 +1,14 @@
-"""Trained networks of pykan and efficient-kan as spline layers.
+"""Import of networks trained with pykan and efficient-kan, as spline layers.
 
 Both libraries have edges phi(x) = w_b b(x) + w_s spline(x). Their splines are zero beyond the
-extended knots t_0 ... t_{G+2k} and the base function continues by its formula. The extended knots
-become breakpoints here, with zero coefficients for the functions that reach over the ends, and
-`extrapolation=base` does the rest: the functions are equal everywhere, rounding excepted.
+extended knots t_0 ... t_{G+2k}, while the base function follows its formula. Here, the extended
+knots become breakpoints, basis functions that extend beyond the ends get zero coefficients, and
+`extrapolation` is `base`. The edge functions are therefore equal everywhere, up to rounding.
 
-pykan adds, in this order, an affine map of each sum, products of groups of sums, and an affine map
-of each node (pykan 0.2.8, `MultKAN.forward`). Maps of sums are folded into the edges. Products of
-more than two sums, and constants that follow a product, take further layers whose edges are
-identities. Symbolic edges have no counterpart and are rejected by name.
+In pykan, each layer is followed by an affine map of each sum, products of groups of sums, and an
+affine map of each node (pykan 0.2.8, `MultKAN.forward`). The affine maps of sums are absorbed by
+the edges. Products of more than two sums, and constants added to a product, need additional layers
+whose edges are identities. Symbolic edges are not supported; the error names them.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from kanrun.errors import UsageError, no_file
 State = Mapping[str, Any]
 #: Base function of a checkpoint without a configuration: the default of both libraries.
 DEFAULT_BASE = "silu"
-#: Number of factors of a product without a configuration: pykan's default.
+#: Number of factors of a multiplication node without a configuration: pykan's default.
 DEFAULT_ARITY = 2
-#: Edges that a message names.
+#: Largest number of edges that a message names.
 _NAMED = 3
 #: Key of the grid of the first layer, by library, after a prefix such as `module.`.
 _MARKS = {"pykan": "act_fun.0.grid", "efficient-kan": "layers.0.grid"}
@@ -206,7 +206,10 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
 def _multiply(
     found: ImportedNetwork, groups: list[list[int]], shift: Tensor, *, last: bool
 ) -> None:
-    """Add layers of identities until each group is one node, in order and with its constant."""
+    """Add layers of identity edges that multiply the `groups` of nodes and add the constants.
+
+    Afterwards there is one node per group, in order.
+    """
     natural = [[node] for node in range(len(groups))]
     while groups != natural or bool(shift.any()) or (last and found.products[-1]):
         width, (order, products, after) = sum(map(len, groups)), _paired(groups)
@@ -223,7 +226,7 @@ def _multiply(
 
 
 def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[list[int]]:
-    """Return the sums of which each node is the product, in the order of the nodes."""
+    """Return, for each node in order, the indices of the sums whose product it is."""
     given = config.get("mult_arity", DEFAULT_ARITY)
     if isinstance(given, list):
         factors = list(given[number + 1])
@@ -260,9 +263,9 @@ def _paired(groups: Sequence[Sequence[int]]) -> tuple[list[int], int, list[list[
 def _symbolic_constants(
     state: dict[str, Tensor], config: dict[str, Any], depth: int
 ) -> list[Tensor]:
-    """Return what symbolic edges add to each sum of each layer: the constants of edges `0`.
+    """Return, per layer, the constants that symbolic edges with the function `0` add to each sum.
 
-    Raises UsageError for symbolic edges that are functions.
+    Raises UsageError if a symbolic edge has another function.
     """
     found = list[Tensor]()
     functions = list[str]()
