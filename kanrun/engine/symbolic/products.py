@@ -1,8 +1,9 @@
-"""Products of powers of inputs and of one or two functions F(c z), by regression of log |y|.
+"""Find products of powers of inputs and of one or two functions F(c z), by regression of log |y|.
 
-log |y| = p_1 log |x_1| + ... + q_1 log |F_1(c_1 z_1)| + q_2 log |F_2(c_2 z_2)| is linear but for
-the scales c: columns for all functions, monomials z and a grid of scales are compared at once after
-the logarithms of the inputs are projected out, pairs of columns by their Gram matrix.
+The model log |y| = p_1 log |x_1| + ... + q_1 log |F_1(c_1 z_1)| + q_2 log |F_2(c_2 z_2)| is linear
+in the exponents p and q; z is a monomial of the inputs. Columns are computed for all functions,
+monomials and scales c of a grid, and the logarithms of the inputs are projected out of them. All
+columns are then compared at once, and pairs of columns by their Gram matrix.
 """
 
 from __future__ import annotations
@@ -35,38 +36,38 @@ from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomia
 
 #: Largest number of monomials that are arguments of functions.
 _ARGUMENTS = 400
-#: Largest number of these that are arguments of waves.
+#: Number of the simplest of these monomials that are also arguments of sin, cos and tan.
 _WAVE_ARGUMENTS = 60
-#: Columns of which pairs are compared.
+#: Approximate number of columns whose pairs are compared.
 _PAIRED = 300
-#: Functions with their arguments whose scales are refined.
+#: Largest number of pairs of a function and an argument whose scale is refined.
 _REFINED = 150
-#: Candidates of each kind that are returned.
+#: Largest number of products with one function, or pairs of columns, that are fitted.
 KEPT = 40
-#: Scales between two of a grid to which a scale is refined.
+#: Number of scales around the best scale of the grid that are tried to refine the best scale.
 _FINER = 13
-#: Relative half widths of the ranges of scales that are searched one after another.
+#: Relative half widths of the successively smaller ranges in which a scale is refined.
 _ZOOMS = (0.1, 0.03, 0.01)
-#: Scales of each of these ranges.
+#: Number of scales that are tried in each of these ranges.
 _ZOOMED = 7
-#: Smallest values of c z in 1 + c z.
+#: If c z is negative somewhere, values of -c z at its minimum that are tried in 1 + c z.
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
 )
-#: Columns that are projected at once.
+#: Approximate number of columns that are projected at once, to limit memory.
 _BATCH = 1000
-#: Columns that are kept for pairs.
+#: Largest number of columns that are kept.
 _COLUMNS = 8000
-#: Powers of functions that are tried.
+#: Exponents of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
-#: Powers of each function that are fitted.
+#: Number of exponents of each function for which the scale is refined.
 _POWERS_KEPT = 8
-#: Directions of columns, in single precision.
+#: Unit columns, which are stored in single precision.
 Single = NDArray[np.float32]
 
 
 class Products:
-    """Regression of log |y| on columns of functions."""
+    """Regression of log |y| on logarithms of the inputs and of functions of monomials."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
@@ -75,7 +76,10 @@ class Products:
         self.values: Single = np.zeros((len(sample.y), 0), dtype=np.float32)
 
     def power_laws(self) -> list[Template]:
-        """Return monomials near the least squares exponents of log |y|, and those of y itself."""
+        """Return power laws whose exponents are near the least-squares exponents.
+
+        The least-squares fit is made to log |y|, and to y itself.
+        """
         sample = self.sample
         found = []
         goal = sample.log_y * sample.log_weights
@@ -87,7 +91,11 @@ class Products:
     def rounded(
         self, exponents: Array, factors: tuple[Factor, ...], extra: Monomial = ()
     ) -> list[Template]:
-        """Return templates with exponents (inputs,) rounded to halves, doubtful ones both ways."""
+        """Return products with the exponents (inputs,) rounded to multiples of 1/2.
+
+        Exponents that are not near a multiple are rounded both up and down. The products are
+        multiplied by `factors` and by the monomial `extra`.
+        """
         doubt = np.abs(exponents * EXPONENT_STEPS - np.round(exponents * EXPONENT_STEPS))
         unsure = [i for i in np.argsort(-doubt)[:3] if doubt[i] > 0.2]
         choices = []
@@ -108,7 +116,7 @@ class Products:
         return found
 
     def template(self, monomial: Monomial, factors: tuple[Factor, ...]) -> list[Template]:
-        """Return the product with its least squares coefficient, if it is finite."""
+        """Return the product with its least-squares coefficient, or no template if not finite."""
         sample = self.sample
         with np.errstate(all="ignore"):
             value = sample.coordinates.value(monomial)
@@ -120,7 +128,7 @@ class Products:
         return [Template(IDENTITY_TRANSFORM, Term(1.0), (Term(coefficient, monomial, factors),))]
 
     def build(self) -> None:
-        """Compute what the base leaves of all columns; keep those that explain most."""
+        """Compute all columns, project out the inputs, and keep the columns that explain most."""
         sample = self.sample
         coordinates = self.sample.coordinates
         plain = [((i, Fraction(1)),) for i in range(sample.inputs, len(coordinates.atoms))]
@@ -149,7 +157,7 @@ class Products:
         return sorted({*algebraic, *arguments(coordinates, _ARGUMENTS // 3)}, key=coordinates.bits)
 
     def _of_argument(self, monomial: Monomial, waves: bool) -> Iterator[tuple[list[Column], Array]]:
-        """Yield the columns of all functions of a monomial."""
+        """Yield columns, and their values (N, columns), for each function of a monomial."""
         z = self.sample.coordinates.value(monomial)
         size = float(np.abs(z).max())
         if not np.isfinite(size) or np.ptp(z) <= 1e-9 * size:
@@ -167,7 +175,12 @@ class Products:
             yield [Column(function, monomial, c) for c in grid[good].tolist()], table[:, good]
 
     def _explaining(self, columns: list[Column], logs: Array) -> tuple[list[Column], Single, Array]:
-        """Return the columns that count beside the base, their directions and what they explain."""
+        """Project out the inputs, and drop columns of which nothing is left.
+
+        Returns:
+            The columns that remain, their projections scaled to length 1 (N, columns), and the sum
+            of squares of log |y| that each explains (columns,).
+        """
         count_work(COSTS.value * 3 * logs.size)
         raw = logs * self.sample.log_weights[:, None]
         rest = self.sample.projected(raw)
@@ -178,7 +191,7 @@ class Products:
         return [columns[i] for i in good], unit.astype(np.float32), gains
 
     def singles(self) -> Iterator[Template]:
-        """Yield products with one function, its scale refined for each power that is near."""
+        """Yield products with one function, whose scale is refined for each exponent tried."""
         self.build()
         seen: set[object] = set()
         ranked: list[tuple[float, Array, Column, float]] = []
@@ -193,7 +206,12 @@ class Products:
             yield from self._with_columns([(column, power)], exponents)
 
     def _refined(self, column: Column) -> list[tuple[float, Array, Column, float]]:
-        """Return loss, exponents, column and power for each power near the least squares one."""
+        """Refine the scale of a column's function for several exponents of the function.
+
+        Returns:
+            For each exponent of the function: the loss, the exponents of the inputs (inputs,), the
+            column with the refined scale, and the exponent.
+        """
         sample = self.sample
         z = self.sample.coordinates.value(column.monomial)
         if column.function is None or column.is_exponential:
@@ -225,9 +243,10 @@ class Products:
         return found
 
     def _losses(self, function: Candidate, z: Array, grid: Array, powers: Array) -> Array:
-        """Return what powers of F(c z) with the scales c leave of log |y|, (powers, scales).
+        """Return the losses of log |y| for powers of F(c z), shape (powers, scales).
 
-        It is inf where the function is not defined, and lacks what does not depend on both.
+        A loss is the weighted sum of squared residuals minus the squares of the target, which are
+        the same for all. It is inf if the function is not defined at a point.
         """
         count_work(COSTS.value * z.size * (len(grid) + 2 * len(powers)))
         logs = log_columns(function, z, grid)
@@ -245,7 +264,12 @@ class Products:
         return np.asarray(np.linalg.lstsq(rows, goal, rcond=1e-12)[0])
 
     def _rest(self, part: Array) -> tuple[float, Array]:
-        """Return the loss if exponents are rounded, and the exponents, if `part` is taken out."""
+        """Subtract `part` (N,) from log |y|, and fit the exponents of the inputs to the rest.
+
+        Returns:
+            The norm of the weighted residual for exponents rounded to multiples of 1/2, and the
+            exponents before rounding (inputs,).
+        """
         sample = self.sample
         goal = (sample.log_y - part) * sample.log_weights
         exponents = np.linalg.lstsq(sample.base, goal, rcond=1e-12)[0]
@@ -292,7 +316,11 @@ class Products:
             yield from self._pair(pair)
 
     def _spread(self) -> list[int]:
-        """Return the columns that explain most, alone or beside the best, few of a kind."""
+        """Return indices of columns whose pairs are compared.
+
+        These are the columns that explain most, alone or in addition to one of the best columns. At
+        most four columns have the same function and monomial.
+        """
         counts: dict[object, int] = {}
         chosen: list[int] = []
 
@@ -342,7 +370,10 @@ class Products:
 
 
 def _near(power: float) -> list[Fraction]:
-    """Return the two multiples of a half next to a power, without 0, and the nearest whole one."""
+    """Return the multiples of 1/2 next to `power` on either side, and the nearest integer.
+
+    Zero, and values larger than LARGEST_EXPONENT, are left out.
+    """
     below = math.floor(power * EXPONENT_STEPS)
     every = [
         Fraction(below, EXPONENT_STEPS),
@@ -353,7 +384,10 @@ def _near(power: float) -> list[Fraction]:
 
 
 def _on_values(sample: Sample, start: Array) -> Array:
-    """Return the exponents that fit y itself, from those of log |y|, which noise biases."""
+    """Return the exponents that fit y itself, starting from those of log |y|, which noise biases.
+
+    The result is `start` if a value is not finite.
+    """
     logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
     sizes = np.hypot(sample.noise, RELATIVE * sample.y)
     exponents = start.copy()

@@ -1,7 +1,8 @@
-"""Quotients of polynomials with few terms, by one sparse regression over many monomials at once.
+"""Find quotients of polynomials with few terms, by one sparse regression over many monomials.
 
-P / Q = y is linear in the coefficients: terms are monomials, and monomials times -y. So is the
-quadratic y^2 = A + B y. Cosines and sines of angles are variables as inputs are.
+P / Q = y means P - y Q = 0, which is linear in the coefficients of P and Q. The quadratic equation
+y^2 = A + B y with polynomials A and B is linear too. The cosine and the sine of an angle may be
+variables in place of the angle.
 """
 
 from __future__ import annotations
@@ -26,42 +27,48 @@ from kanrun.formulas import to_numpy
 _DEGREE = 6
 #: Maximum degree of a denominator.
 _DEGREE_BELOW = 4
-#: Number of monomials to choose from.
+#: Largest number of monomials in the regression.
 _MAX_MONOMIALS = 250
-#: Largest number of terms in the end.
+#: Largest number of terms of a result.
 _TERMS = 12
-#: Error relative to y that counts as none.
+#: Largest RMS error, relative to y, at which a quotient counts as exact.
 _NO_ERROR = 1e-12
-#: Factor by which the error must fall with the last degree.
+#: The error must fall to below this fraction when the last degree is added.
 _SUDDEN = 1e-4
-#: Factor by which the error may grow with fewer monomials.
+#: Factor by which the error may grow when monomials are eliminated.
 _GROWTH = 10.0
-#: Least error relative to y, or to y^2 of a quadratic, that is asked for.
+#: Smallest limit of the RMS error, relative to y, or to y^2 for a quadratic.
 _EPSILON = 5e-15
-#: Number of points on which quotients are found; they have to reproduce all.
+#: Largest number of points to which quotients are fitted; they must reproduce all points.
 _ROWS = 1000
+#: Exponents of the inputs in a monomial.
 Powers = tuple[int, ...]
 
-#: Largest difference, relative to y, that a quotient has by rounding alone: another one that leaves
-#: more may approximate a root, as one of degree 2 does to 1e-12 near 1.
+#: Largest difference, relative to y, that rounding alone causes. A quotient with a larger
+#: difference may approximate a root; one of degree 2 does so to 1e-12 near 1.
 _ROUNDING = 3e-14
-#: Largest difference, relative to y, of a quotient, or of a root whose numbers were taken for
+#: Largest difference, relative to y, of a quotient, or of a root whose numbers were replaced by
 #: fractions.
 _ROOT_ERROR = 1e-6
-#: Smallest range of an input that may be an angle.
+#: Smallest range of an input that may be an angle (radians).
 _LEAST_TURN = 0.95
-#: Largest size of an input that may be an angle.
+#: Largest absolute value of an input that may be an angle (radians).
 _MOST_TURNS = 2.001 * math.pi
-#: Number of angles that are tried, one after the other.
+#: Largest number of angles that are tried.
 _SETS = 6
 
 
 def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr]:
-    """Return quotients of polynomials with few terms, and roots of such, the simplest first.
+    """Return quotients of polynomials with few terms, and square roots of them, simplest first.
 
-    They reproduce y on all points: one quotient to rounding, or else several nearly. Where the
-    inputs of a root are small, a quotient imitates it, and is less simple than the root. With
-    `waves`, inputs are angles where there are no such quotients in the inputs themselves.
+    All results reproduce y on all points at least approximately. If a quotient is not exact to
+    rounding, square roots and solutions of quadratic equations are tried too, because a quotient
+    can imitate a root if its inputs are small.
+
+    Args:
+        data: Points of the search.
+        waves: Whether cosines and sines of inputs, and of sums and differences of two inputs, are
+            tried if no quotient in the inputs themselves is found.
     """
     x = data.all_points.x
     y = data.all_points.y
@@ -79,9 +86,13 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
 
 
 def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Return quotients, roots of such and solutions of quadratics that are near y (N,).
+    """Return quotients, square roots of quotients, and solutions of quadratics that are near y.
 
-    Differences are relative to `size` (N,).
+    Args:
+        x: Variables, shape (N, inputs).
+        y: Outputs, shape (N,).
+        size: Sizes (N,) to which differences are relative.
+        waves: Whether the last two variables are the cosine and the sine of an angle.
     """
 
     def left(found: sympy.Expr) -> float:
@@ -104,10 +115,10 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
 
 
 def _angles(x: Array) -> list[sympy.Expr]:
-    """Return what may be angles, that of the widest range first.
+    """Return the expressions that may be angles, the one with the widest range first.
 
-    These are inputs that vary by as much as an angle, over no more than two turns, and sums and
-    differences of two of them.
+    These are the inputs with a range of at least `_LEAST_TURN` and values of at most `_MOST_TURNS`,
+    and the sums and differences of two such inputs.
     """
     turns = (np.ptp(x, axis=0) >= _LEAST_TURN) & (np.abs(x).max(0) <= _MOST_TURNS)
     inputs = [
@@ -122,7 +133,7 @@ def _angles(x: Array) -> list[sympy.Expr]:
 
 
 def _with_waves(symbols: Sequence[sympy.Symbol], angle: sympy.Expr) -> list[sympy.Expr]:
-    """Return the variables with the cosine and the sine of an angle, last, for its inputs."""
+    """Replace the inputs of an angle by the cosine and the sine of the angle, which come last."""
     others = [each for each in symbols if each not in angle.free_symbols]
     return [*others, sympy.cos(angle), sympy.sin(angle)]
 
@@ -137,15 +148,21 @@ def quotient_of_polynomials(
     *,
     waves: bool = False,
 ) -> sympy.Expr | None:
-    """Return a quotient of polynomials with few terms for y (N,) at x (N, inputs), or None.
+    """Return a quotient of polynomials with few terms that reproduces y, or None.
 
-    `known` is the error of y relative to `size` (N,). With `waves` the last inputs are the cosine
-    and the sine of an angle.
+    With the constant of Q set to 1, P / Q = y becomes P - y (Q - 1) = y, which is solved by least
+    squares in centred inputs. The degrees are increased until the error suddenly drops to rounding;
+    if it falls gradually instead, the quotient is only an approximation and is not returned.
+    Monomials are then eliminated as long as the error stays at rounding.
 
-    P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where
-    Q is not 0. Degrees rise until least squares suddenly leaves nothing, not bit by bit as where a
-    quotient approximates. Then monomials in the inputs themselves are eliminated as long as nothing
-    is left.
+    Args:
+        x: Inputs, shape (N, inputs).
+        y: Outputs, shape (N,).
+        degree: Largest degree of the numerator.
+        terms: Largest number of terms.
+        size: Sizes (N,) to which errors are relative.
+        known: Relative error of y, if y is not exact.
+        waves: Whether the last two inputs are the cosine and the sine of an angle.
     """
     left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
     bases = _bases(x, size)
@@ -156,25 +173,36 @@ def quotient_of_polynomials(
 
 
 def _bases(x: Array, size: Array) -> list[Array]:
-    """Return the inputs (N, inputs) about their middle, where monomials differ most.
+    """Return the scaled inputs (N, inputs) in which quotients are searched.
 
-    Over decades that loses the small ones, so that the inputs themselves come second.
+    Centred inputs come first, because their monomials are least correlated. If y spans decades,
+    centring loses the digits of small inputs; inputs that are scaled but not centred then follow.
     """
     centred = (x - x.mean(0)) / np.ptp(x, axis=0) * 2
     return [centred, x / np.abs(x).max(0)] if np.ptp(size) else [centred]
 
 
-#: Monomials, those times a factor, and the error that fewer of them may leave.
+#: Monomials, monomials that are multiplied by y, and the error allowed when some are eliminated.
 _Monomials = tuple[Sequence[Powers], Sequence[Powers], float]
 
 
 def _sudden(
     x: Array, y: Array, power: int, size: Array, degree: int, allowed: float, waves: bool
 ) -> _Monomials | None:
-    """Return the fewest monomials, and those times y (N,), of which a power of y is a sum, or None.
+    """Return the smallest set of monomials for which the error suddenly drops, or None.
 
-    The power 1 makes y a quotient, of which the constant is none of the latter; 2 makes it the
-    solution of a quadratic. Errors of the power are relative to that of `size` (N,).
+    y^power is fitted by a sum of monomials and of monomials times y. If `power` is 1, y is a
+    quotient, and the constant is not among the monomials times y; if it is 2, y solves a quadratic
+    equation. Errors are relative to size^power.
+
+    Args:
+        x: Inputs, shape (N, inputs).
+        y: Outputs, shape (N,).
+        power: 1 or 2.
+        size: Sizes of y, shape (N,).
+        degree: Largest degree of the monomials.
+        allowed: Largest relative RMS error.
+        waves: Whether the last two inputs are the cosine and the sine of an angle.
     """
     inputs = x.shape[1]
     goal = (y / size) ** power
@@ -182,7 +210,8 @@ def _sudden(
     max_terms = min(len(y) // 3, _MAX_MONOMIALS)
     powers = partial(_powers, inputs, waves=waves)
     found: tuple[int, _Monomials] | None = None
-    # Higher powers of few values are sums of lower ones, by which y is a quotient of itself.
+    # If an input takes k values, its k-th power is a polynomial of lower degree. The linear problem
+    # would then have a trivial solution for any y.
     values = min(len(np.unique(column)) for column in x.T)
     for q in range(min(_DEGREE_BELOW + 1, values)):
         below = powers(q)[1 if power == 1 else 0 :]
@@ -194,7 +223,7 @@ def _sudden(
         columns = _columns(x, y, above, below) / unit
         columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
         count_work(2 * COSTS.product * columns.size * columns.shape[1])
-        # What is left of the goal, the last column, by the columns before each of its entries.
+        # Entries from k on of the last column are what the first k columns leave of the goal.
         triangle = np.asarray(np.linalg.qr(columns, mode="r"))
         rest = triangle[:, -1]
         before = 1.0
@@ -211,10 +240,10 @@ def _sudden(
 def _sparse_quotient(
     x: Array, t: Array, size: Array, monomials: _Monomials, max_terms: int
 ) -> sympy.Expr | None:
-    """Return the quotient with as few of these monomials as it needs, or None.
+    """Eliminate monomials from a quotient as far as the error allows; None if too many remain.
 
-    The denominator has a constant and the monomials `below`; its largest coefficient in the null
-    vector of all columns is set to 1.
+    The null vector of all columns gives the coefficients up to a factor. The largest coefficient of
+    the denominator is set to 1, and least squares determine the others.
     """
     above, below, allowed = monomials
     scale = np.abs(x).max(0)
@@ -233,7 +262,7 @@ def _sparse_quotient(
 
 
 def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
-    """Return the sum of monomials with these coefficients (monomials,)."""
+    """Return the polynomial with these `powers` and `coefficients` (monomials,)."""
     symbols = input_symbols(len(powers[0]))
     return combination(
         coefficients, [sympy.Mul(*map(operator.pow, symbols, each)) for each in powers]
@@ -241,7 +270,10 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
 
 
 def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Return both solutions of y^2 = A + B y for polynomials A and B with few terms, if any."""
+    """Return both solutions of y^2 = A + B y for polynomials A and B with few terms.
+
+    The list is empty if there are no such polynomials.
+    """
     found = _sudden(_bases(x, size)[0], y, 2, size, _DEGREE, _EPSILON, waves)
     if found is None:
         return []
@@ -263,9 +295,10 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
 
 
 def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
-    """Return the square roots of a quotient of polynomials.
+    """Return square roots of a quotient, with both signs.
 
-    Squared factors are taken out of the first ones, so that these can change their sign.
+    The first two are factored, with squared factors taken out of the root, so that these factors
+    can change their sign; the last two are not.
     """
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
@@ -275,7 +308,10 @@ def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
 
 
 def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
-    """Return the monomials `below` times a factor (N,), then those `above`, (N, monomials)."""
+    """Return the values of monomials, shape (N, monomials).
+
+    The monomials `below`, times `factor` (N,), come first; the monomials `above` follow.
+    """
     chosen = [*below, *above]
     powers = [np.ones_like(x)]
     count_work(COSTS.term_value * len(x) * len(chosen))
@@ -292,10 +328,11 @@ def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[P
 
 @cache
 def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]:
-    """Return the exponents of all monomials up to a degree, by their degree.
+    """Return the exponents of all monomials up to a degree, sorted by degree.
 
-    With `waves` the last inputs are the cosine and the sine of an angle. Squares of sines are those
-    of cosines, and higher powers are waves of multiples of the angle, which have shorter forms.
+    With `waves`, the last two inputs are the cosine and the sine of an angle. Their total exponent
+    is then at most 2 and the exponent of the sine at most 1, because sin^2 = 1 - cos^2, and higher
+    powers have shorter forms as cosines and sines of multiples of the angle.
     """
     chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
     every = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
@@ -304,9 +341,11 @@ def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]
 
 
 def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
-    """Return few coefficients that leave at most `allowed` of y (N,), by backward elimination.
+    """Fit y (N,) by few of the columns (N, columns), by backward elimination.
 
-    None if all columns (N, columns) leave more.
+    Returns:
+        Coefficients (columns,), most of them 0, with an RMS residual of at most `allowed`; None if
+        even all columns leave more.
     """
     kept = np.arange(columns.shape[1])
 

@@ -1,7 +1,7 @@
-"""Fewer variables: those that matter, groups of powers, and functions of one product or sum.
+"""Reduce the number of variables: relevant inputs, products of powers, single products or sums.
 
-A reduction writes y as a factor times a function of fewer variables. What is found on some of the
-points, such as those on which logarithms exist, is applied to all of them.
+A reduction writes y as a factor times a function of fewer variables. Some reductions are found on a
+subset of the points, such as those with positive values; they are then applied to all points.
 """
 
 from __future__ import annotations
@@ -22,59 +22,63 @@ from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
 from kanrun.points import Points
 
-#: Standard errors within which exponents of a power law are rounded.
+#: An exponent of a power law may be rounded within this many standard errors.
 _DEVIATIONS = 2.5
-#: Accuracy of exponents at best.
+#: Smallest distance within which exponents are rounded, however small their standard errors are.
 _KNOWN = 1e-8
-#: Largest denominator of exponents.
+#: Largest denominator of an exponent of a power law.
 _DENOMINATOR = 6
-#: Maximum number of products or sums of which y may be a function alone.
+#: Largest number of products or sums that are tried as the only variable of y.
 _INDICES = 4000
-#: Largest roughness of y along one, relative to that in no order.
+#: Largest roughness of y along a single product or sum (see `single_index`).
 _ROUGH = 0.2
-#: Determinant, or exponent, that counts as zero.
+#: Determinants and exponents count as zero if they are smaller than this.
 _SINGULAR = 1e-8
 #: Largest denominator of an exponent in a group.
 _LARGEST = 12
-#: Cost of a fractional exponent in a group.
+#: Cost of a fractional exponent when the pivots of groups are chosen.
 _FRACTION_COST = 3.0
-#: Gain of a pivot by its smallest value relative to its largest.
+#: Reduction of this cost per unit of the ratio of a pivot's smallest to its largest value.
 _PIVOT_GAIN = 0.1
 
-#: Quantile of absolute values by which a column spans decades.
+#: A column spans decades if the ratio of its upper to its lower quantile of absolute values is
+#: large; the quantiles are at this probability and its complement.
 _TAIL = 0.1
-#: Ratio of such quantiles from which on it does: values with uniform logarithms do over 1.7
-#: decades, uniform values of both signs never.
+#: Smallest such ratio of a column that spans decades. Values with uniform logarithms reach it if
+#: they cover 1.7 decades; uniform values of both signs never do.
 _DECADES = 20.0
-#: Points of one sign that are enough to find scalings.
+#: Smallest number of points of one sign that are enough to find scalings.
 _ENOUGH = 80
-#: Largest power of an input that is taken out as a factor.
+#: Largest exponent of an input that is taken out as a factor.
 _LARGEST_POWER = 6.5
 
-#: Number of inputs from which on only those that matter are searched.
+#: From this number of inputs on, the search is restricted to the relevant inputs.
 MANY = 10
-#: Largest number of these: the formulas of physics in the score cards have up to 9 inputs.
+#: Largest number of relevant inputs; the physics formulas of the score cards have up to 9 inputs.
 _MOST = 9
-#: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
-#: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
+#: An input is relevant if its permutation importance is at least this fraction of the largest one.
+#: With 16 inputs and noise of 15% of the variance, irrelevant inputs reach 0.03.
 _MATTERS = 0.05
-#: Rows on which the importance is measured.
+#: Largest number of rows on which the importance is measured.
 _ROWS = 500
-#: The model of tables that measures it.
+#: Settings of the table model that measures the importance.
 _POLICY = TablePolicy(folds=0)
-#: Work of that for each row.
+#: Work of this model per row.
 _WORK = 8e-4
-#: Work for each row and input.
+#: Work of this model per row and input.
 _INPUT_WORK = 6e-5
-#: Relative part of an input that others do not determine, below which it is left out.
+#: An input is left out if the part that others do not determine is below this fraction of its size.
 _DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Law y = factor(x) * v(u(x)) in fewer variables.
+    """A change of variables y = factor(x) * v(u(x)), where u has fewer variables than x.
 
-    `variables` u and `factor` are expressions in x0, x1, ..., `inputs` of them.
+    Attributes:
+        inputs: Number of the inputs x0, x1, ...
+        variables: The variables u, as expressions in the inputs.
+        factor: The factor, as an expression in the inputs.
     """
 
     inputs: int
@@ -92,7 +96,7 @@ class Reduction:
 
     @property
     def is_choice(self) -> bool:
-        """True if the variables are inputs, and nothing is taken out as a factor."""
+        """True if the variables are some of the inputs, and there is no factor."""
         return self.factor == 1 and all(each.is_Symbol for each in self.variables)
 
     def groups(self, x: Array) -> Array:
@@ -105,7 +109,7 @@ class Reduction:
         return to_numpy(self.factor, input_names(self.inputs))(x)
 
     def data(self, data: SearchData) -> SearchData:
-        """Return the points in u and v; nan or inf where these do not exist."""
+        """Return the points (u, v) in place of (x, y); nan or inf where they are not defined."""
         with np.errstate(all="ignore"):
             return replace(
                 data,
@@ -116,24 +120,24 @@ class Reduction:
             )
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return y as an expression in x, for v as one in u, which are called x0, x1, ... there."""
+        """Return y as an expression in x, for v as an expression in u, written as x0, x1, ..."""
         return self.factor * self.inserted(expression)
 
     def then(self, step: Reduction) -> Reduction:
-        """Return this reduction followed by `step` on its variables."""
+        """Return the composition of this reduction and of `step`, which reduces its variables."""
         variables = tuple(self.inserted(each) for each in step.variables)
         return replace(self, variables=variables, factor=self.restored(step.factor))
 
     def inserted(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return an expression in u as one in x."""
+        """Return an expression in u, written as x0, x1, ..., as an expression in x."""
         symbols = input_symbols(len(self.variables))
         return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
 
 
 def independent_inputs(data: SearchData) -> Reduction:
-    """Return the inputs that are neither constant nor sums of others before them.
+    """Return the inputs that are not constant and not linear combinations of previous inputs.
 
-    The last of several exclusive indicators is such a sum.
+    For example, the last of several mutually exclusive indicators is left out.
     """
     x = data.all_points.x
     inputs = data.x.shape[1]
@@ -145,7 +149,7 @@ def independent_inputs(data: SearchData) -> Reduction:
     for j in range(inputs):
         rest = x[:, j]
         before = basis[:, : len(kept) + 1]
-        for _ in range(2):  # once more for its rounding
+        for _ in range(2):  # the second projection removes the rounding errors of the first
             rest = rest - before @ (before.T @ rest)
         if (size := float(np.linalg.norm(rest))) > least[j]:
             kept.append(j)
@@ -155,9 +159,10 @@ def independent_inputs(data: SearchData) -> Reduction:
 
 
 def relevant_inputs(data: SearchData) -> Reduction:
-    """Return the independent inputs that matter, unchanged, as the variables of a search.
+    """Return the relevant inputs as the variables of a search.
 
-    Of many, the most important ones by the model of tables are kept.
+    If there are at least `MANY` independent inputs, only those are kept that have a large
+    permutation importance in the table model; otherwise all independent inputs are.
     """
     independent = independent_inputs(data)
     symbols = input_symbols(data.x.shape[1])
@@ -173,10 +178,15 @@ def relevant_inputs(data: SearchData) -> Reduction:
 
 
 def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
-    """Return groups without units.
+    """Return the dimensionless groups of the inputs, and a factor with the units of the output.
 
-    `dimensions` are the exponents of the base units of the inputs and, last, the output, (inputs +
-    1, bases). Raises UsageError if no product of powers of the inputs has the output's units.
+    Args:
+        data: Points of the search.
+        dimensions: Exponents of the base units of each input and, in the last row, of the output,
+            shape (inputs + 1, base units).
+
+    Raises:
+        UsageError: If no product of powers of the inputs has the units of the output.
     """
     weights = np.array(dimensions, dtype=np.float64).T
     weights[:, -1] *= -1
@@ -192,10 +202,11 @@ def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
 
 
 def power_law(data: SearchData) -> sympy.Expr | None:
-    """Return c prod x_i^(a_i) by least squares on logarithms, or None.
+    """Fit the power law c prod x_i^(a_i) by least squares on logarithms.
 
-    Each exponent is the simplest that its standard error allows. There is no law if an input or the
-    output has both signs or is zero.
+    Each exponent is rounded to the simplest fraction that its standard error allows. The result is
+    None if an input is not positive at a point, the output changes its sign or is zero, the
+    exponents are not determined, or all of them are 0.
     """
     if not (data.is_positive and data.has_one_sign):
         return None
@@ -224,14 +235,20 @@ def power_law(data: SearchData) -> sympy.Expr | None:
 
 
 def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduction] | None:
-    """Return one product of powers or sum of the inputs of which y is a function alone, or None.
+    """Find one product of powers, or one signed sum, of inputs along which y is least rough.
 
-    The roughness of y along it comes first.
+    Points are sorted by the product or sum. The roughness is the median distance of y from the line
+    through its neighbours, divided by the median step between neighbours. It is small if y depends
+    on this variable only, even if y varies fast, and about 1 if other inputs matter.
 
-    The function may vary fast: in the order of that product or sum, lines between neighbours leave
-    little of y, relative to its steps. If other things matter too, they leave about as much. Sums
-    have signs. If it need not be `alone`, the one that leaves least of y joins its inputs, and the
-    other inputs stay; noise does not matter then.
+    Args:
+        data: Points of the search.
+        alone: Whether y must depend on this variable only, with a roughness of at most `_ROUGH`.
+            Otherwise, the inputs that are not in the product or sum remain variables, and the
+            roughness is relative to the median of |y|.
+
+    Returns:
+        The roughness and the reduction, or None.
     """
     x = data.x
     y = data.y
@@ -261,10 +278,11 @@ def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduct
 
 
 def of_one_sign(data: SearchData) -> SearchData:
-    """Return the points on which logarithms of all columns over decades exist, if they are enough.
+    """Return points at which every column that spans decades has a single sign.
 
-    Of inputs and outputs with both signs that span decades, those with the same signs are kept: of
-    the large groups the one with the smallest range of log |y|.
+    If inputs or outputs span decades and have both signs, points are grouped by these signs. Of the
+    groups that are at least half as large as the largest, the one with the smallest standard
+    deviation of log |y| is returned. If it has too few points, all points are returned.
     """
     columns = np.column_stack([data.x, data.y])
     wide = np.array([column.min() <= 0 and _spans_decades(column) for column in columns.T])
@@ -290,9 +308,10 @@ def of_one_sign(data: SearchData) -> SearchData:
 
 
 def power_factor(data: SearchData, every: SearchData) -> Reduction | None:
-    """Return the powers of inputs over decades that leave least of log |y|, as a factor, or None.
+    """Fit log |y| by the inputs that span decades, and return their powers as a factor, or None.
 
-    Exponents are multiples of 1/2, or whole numbers of inputs that have both signs among `every`.
+    Exponents are rounded to multiples of 1/2, or to integers if the input is not positive at all
+    points of `every`.
     """
     inputs = data.x.shape[1]
     wide = [i for i in range(inputs) if _spans_decades(data.x[:, i]) and data.x[:, i].all()]
@@ -314,10 +333,15 @@ def _spans_decades(column: Array) -> bool:
 
 
 def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
-    """Return the step to groups that the scalings leave unchanged, or None if there is none.
+    """Return the reduction to groups that are invariant under scalings, or None if there is none.
 
-    The groups are expressed by the variables that suit best: positive, of small range, with small
-    exponents.
+    Each group is an input divided by a product of powers of pivots, which are as many inputs as
+    there are scalings. Pivots are chosen that are far from zero and give small, integer exponents.
+
+    Args:
+        x: Inputs, shape (N, inputs).
+        vectors: Scalings, each of shape (inputs + 1,): the exponents of the inputs and, last, minus
+            the exponent of the output.
     """
     weights = np.array(vectors)
     inputs = x.shape[1]

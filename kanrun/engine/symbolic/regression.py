@@ -1,9 +1,9 @@
-"""Sparse regression: sums of few terms of a dictionary that explain values.
+"""Sparse regression: explain values by sums of few terms of a dictionary.
 
-The values are y or a function of it, such as 1/y or log |y|, divided by a weight or not. Least
-squares over all pairs of terms needs only the terms' correlations, so that a million pairs take a
-second. In a quotient of two sums, terms of the denominator are those of the dictionary times the
-values.
+The values are y, or a function of y such as 1/y or log |y|, optionally divided by a weight first.
+Least squares over all pairs of terms needs only correlations of terms, so a million pairs take
+about a second. Quotients of two sums are linear as well: each term of the denominator is multiplied
+by the values.
 """
 
 from __future__ import annotations
@@ -27,42 +27,47 @@ from kanrun.engine.symbolic.candidates import (
 from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects, expand_dictionary
 from kanrun.engine.symbolic.problem import SearchData
 
-#: Points at which terms are compared.
+#: Largest number of points at which terms are compared.
 _POINTS = 80
-#: Entries for functions of y and for y divided by a weight.
+#: Number of dictionary entries for functions of y, and for y divided by a weight.
 _SIMPLE = 3200
-#: Entries for quotients and for functions of y divided by a weight.
+#: Number of dictionary entries for quotients, and for functions of y divided by a weight.
 _FEW = 600
-#: Simplest entries that are tried as weights.
+#: Number of the simplest entries that are tried as weights.
 _WEIGHTS = 8
-#: Sums of each kind that are looked at.
+#: Number of the best sums of each kind that are fitted.
 _KEPT = 6
-#: Other formulas that are returned.
+#: Number of inexact formulas that are returned in the end.
 _RETURNED = 8
-#: Fraction of the variance that a sum may leave.
+#: Largest fraction of the variance that a promising sum may leave unexplained.
 _PROMISING = 1e-4
-#: Relative error of an exact sum.
+#: Largest relative error of an exact sum.
 _EXACT_SUM = 1e-10
-#: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
+#: Fraction of the variance that rounding may leave unexplained. Among pairs that leave less, the
+#: simplest one is best.
 _EXACT = 1e-11
 #: Number of the first functions of y that are regressed as quotients.
 _QUOTIENTS = 3
-#: Number of pairs that are compared at once, so that they fit into the cache of a processor.
+#: Number of pairs that are compared at once, so that they fit into the processor's cache.
 _BLOCK = 100_000
-#: Least number of terms that are compared with all others at once.
+#: Smallest number of terms that are compared with all others at once.
 _ROWS = 32
-#: Part of an entry that the fixed rows must leave, so that it counts beside them.
+#: An entry is dropped if the fixed terms leave less than this fraction of its norm.
 _LEFT = 1e-8
-#: Part of an entry that another one must leave, so that both count.
+#: A pair is dropped if one entry leaves less than this fraction of the other's squared norm.
 _APART = 1e-7
 
 
 @dataclass(frozen=True)
 class OutputTransform:
-    """`values` (N,) that are regressed in place of y, where y = factor * outer(values).
+    """A transformation of y, with y = factor * outer(values).
 
-    `factor` is a number or the values of a weight (N,), `weight` its expression. Errors of y are
-    relative to `size`, a number or one for each point (N,).
+    Attributes:
+        values: Transformed outputs (N,), which are regressed in place of y.
+        outer: The outer function.
+        factor: A number, or the values of a weight, shape (N,).
+        weight: The factor as an expression.
+        size: Number, or one number per point (N,), to which errors of y are relative.
     """
 
     values: Array
@@ -73,9 +78,10 @@ class OutputTransform:
 
     @property
     def rows(self) -> Array:
-        """Weights of the points (N,), by which errors of the values become those of y.
+        """Weights (N,) of the points in the regression.
 
-        They are 1 if all errors of y have one size, which suits exact points.
+        They convert errors of `values` to relative errors of y. If `size` is a number, all weights
+        are 1, because absolute errors of exact points need no weights.
         """
         if np.ndim(self.size) == 0:
             return np.ones_like(self.values)
@@ -84,16 +90,16 @@ class OutputTransform:
         return np.where(np.isfinite(rows), rows, 0.0)
 
     def restore(self, values: Array) -> Array:
-        """Return y for values (N,) of this transform."""
+        """Return y for transformed values (N,)."""
         return np.asarray(self.factor * self.outer.value(values))
 
     def inverse(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return y as an expression for the transform as an expression."""
+        """Return y as an expression, given the expression of the transformed values."""
         return self.weight * self.outer.expression.xreplace({X: expression})
 
 
-#: For each outer function its inverse, and the largest |y| for which that has neither a jump nor an
-#: overflow.
+#: Outer functions: the name, the inverse, and the largest |y| up to which the inverse is defined,
+#: unique and does not overflow.
 _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("1/x", lambda y: 1 / y, np.inf),
     ("sqrt", np.square, np.inf),
@@ -107,9 +113,9 @@ _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("tanh", np.arctanh, 1.0),
     ("sin", np.arcsin, 1.0),
 )
-#: The outer functions of which y must have one sign; -y is transformed where it is negative.
+#: Outer functions for which y must have one sign; if y is negative, -y is transformed.
 _ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
-#: Smallest range of transformed values, relative to their size.
+#: A transform is left out if the range of its values is below this fraction of their size.
 _FLAT = 1e-12
 
 
@@ -119,9 +125,15 @@ def output_transforms(
     size: Array | float = 1.0,
     weight: tuple[Array, Build] | None = None,
 ) -> list[OutputTransform]:
-    """Return y (N,) over the weight, and its transforms with outer functions in `names`.
+    """Return the transforms of y that are regressed; the identity comes first.
 
-    Transforms are left out if they are not defined.
+    Transforms that are not defined at all points are left out.
+
+    Args:
+        y: Outputs, shape (N,).
+        names: Names of the outer functions that may be used.
+        size: Number, or one number per point, to which errors of y are relative.
+        weight: Values (N,) and builder of the expression of a weight by which y is divided first.
     """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
@@ -143,14 +155,17 @@ def output_transforms(
 
 @dataclass(frozen=True)
 class TermSum:
-    """A linear combination of terms, as found by least squares.
+    """A sum of terms, or a quotient of sums, fitted by least squares.
+
+    The transformed outputs are (sum of `above` + constant) / (1 - sum of `below`).
 
     Attributes:
-        transform: What is regressed in place of y.
-        above: Terms of the numerator.
-        below: Terms of a denominator 1 - ..., if any.
-        coefficients: Coefficients of the terms above, of those below, and the constant.
-        error: Error of y, relative to its standard deviation or to the sizes of the transform.
+        transform: Transform of y that is regressed.
+        above: Builders of the terms of the numerator.
+        below: Builders of the terms of the denominator; empty for a sum.
+        coefficients: Coefficients of the terms above, then of those below, then the constant.
+        error: RMS error of y, relative to its standard deviation, or to the sizes of the transform
+            if there is one per point.
     """
 
     transform: OutputTransform
@@ -171,9 +186,9 @@ class TermSum:
 def solve_terms(
     transform: OutputTransform, above: Dictionary, below: Dictionary | None = None
 ) -> TermSum:
-    """Return the least-squares combination of all terms and a constant.
+    """Fit the transformed outputs by all terms above and below, and a constant.
 
-    Coefficients that are rounding are zero.
+    Coefficients whose contribution is only rounding are set to zero.
     """
     t = transform.values
     below = above.chosen([]) if below is None else below
@@ -202,7 +217,7 @@ def solve_terms(
     return TermSum(transform, above.builds, below.builds, solved, error)
 
 
-#: Part of the values that a term must make to be kept.
+#: A coefficient is set to zero if the norm of its term is below this fraction of the values' norm.
 _ROUNDING = 1e-11
 
 
@@ -214,10 +229,18 @@ def nearest_sums(
     quotients: bool = False,
     floor: float = 0.0,
 ) -> Iterator[tuple[float, TermSum]]:
-    """Yield the `kept` nearest sums of two entries and a constant, best first.
+    """Yield the `kept` best sums of two dictionary entries and a constant, best first.
 
-    With `quotients` one entry is above and one below. The fraction of the variance that they leave
-    comes first. Of those that leave less than the fraction `floor` the simplest are best.
+    Args:
+        transform: Transform of y that is regressed.
+        entries: The dictionary.
+        kept: Number of sums.
+        quotients: Whether the second entry is in the denominator.
+        floor: Sums that leave a smaller fraction of the variance unexplained count as equally good;
+            among these, the simplest are best.
+
+    Yields:
+        The fraction of the variance that is not explained, and the sum.
     """
     rows = transform.rows
     t = transform.values * transform.rows
@@ -238,11 +261,22 @@ def nearest_pairs(
     others: Array | None = None,
     floor: float = 0.0,
 ) -> list[tuple[float, int, int]]:
-    """Return the `kept` pairs of entries (M, N) that explain y (N,) best, as (fraction left, i, j).
+    """Return the pairs of entries that explain y best.
 
-    Both are entries, or the second is one of `others`; the rows of `fixed` (K, N) are in each sum.
-    Of those that leave less than `floor` the first ones are best. With correlations p with y, and g
-    between two entries, 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) is left.
+    For unit columns with the correlations p with y and g with each other, a pair leaves the
+    fraction 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the variance unexplained.
+
+    Args:
+        y: Values to explain, shape (N,).
+        entries: Values of the entries, shape (M, N).
+        fixed: Rows (K, N) that are part of every sum.
+        kept: Number of pairs.
+        others: Entries among which the second of a pair is; by default `entries`.
+        floor: Pairs that leave a smaller fraction count as equally good; among these, the pairs
+            with the smallest indices are best.
+
+    Returns:
+        Tuples (fraction left, i, j), best first.
     """
     q = np.linalg.qr(fixed.T)[0]
     rest = y - q @ (q.T @ y)
@@ -262,7 +296,7 @@ def nearest_pairs(
         skipped = start if is_same else 0
         rows = slice(start, start + step)
         if least <= floor and use[start] + others_use[skipped] >= last:
-            break  # the first ones are best
+            break  # later pairs are at most equally good, and have larger indices
         explained = _explained(left[rows], p[rows], right[skipped:], s[skipped:])
         if is_same:
             explained[np.tril_indices(len(explained), m=explained.shape[1])] = -np.inf
@@ -281,9 +315,16 @@ def nearest_pairs(
 
 
 def _explained(left: Array, p: Array, right: Array, s: Array) -> Array:
-    """Return what pairs of directions (M, N) and (L, N) explain of values of length 1, (M, L).
+    """Return the fraction of the variance that each pair of unit rows explains, shape (M, L).
 
-    p (M,) and s (L,) are their correlations with the values; a pair of one direction has -inf.
+    Args:
+        left: First rows of the pairs, shape (M, N).
+        p: Correlations of the first rows with the values, shape (M,).
+        right: Second rows of the pairs, shape (L, N).
+        s: Correlations of the second rows with the values, shape (L,).
+
+    Returns:
+        The fractions; -inf for two rows that are parallel.
     """
     count_work(len(p) * len(s) * (COSTS.pair + COSTS.product * left.shape[1]))
     gram = left @ right.T
@@ -300,10 +341,16 @@ def _explained(left: Array, p: Array, right: Array, s: Array) -> Array:
 
 
 def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
-    """Return what each entry (M, N) explains of values (N,), a sum of squares (M,), and its slope.
+    """Regress `values` on each entry in addition to a fixed basis.
 
-    The orthonormal columns of `basis` (N, K) are in each sum; for a combination of these the
-    results are -inf and 0.
+    Args:
+        values: Values to explain, shape (N,).
+        entries: Values of the entries, shape (M, N).
+        basis: Orthonormal columns (N, K) that are part of every regression.
+
+    Returns:
+        The sum of squares that each entry explains in addition to the basis (M,), and its
+        coefficient (M,). They are -inf and 0 for an entry in the span of the basis.
     """
     count_work(entries.size * (COSTS.value + COSTS.product * basis.shape[1]))
     left = entries - (entries @ basis) @ basis.T
@@ -315,9 +362,11 @@ def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
 
 
 def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
-    """Return the indices and directions of the entries (M, N) that the columns of q do not span.
+    """Project entries (M, N) onto the orthogonal complement of the columns of q (N, K).
 
-    Directions are what the columns of q (N, K) leave of the entries, scaled to length 1.
+    Returns:
+        The indices of the entries that are not in the span of q, and their projections, scaled to
+        length 1, shape (indices, N).
     """
     count_work(entries.size * (COSTS.term_value + COSTS.product * q.shape[1]))
     left = entries - (entries @ q) @ q.T
@@ -327,10 +376,10 @@ def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
 
 
 def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator[sympy.Expr]:
-    """Yield formulas of y from a dictionary of small expressions, exact ones first.
+    """Yield formulas for y that are sums or quotients of two terms of a dictionary.
 
-    Those that reproduce some of the points come as they are found, the plainest of each kind first;
-    then the few nearest ones.
+    Formulas that reproduce the sampled points are yielded as soon as they are found, the shortest
+    of each kind first. The best of all other formulas follow.
     """
     pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
     entries = expand_dictionary(data.x[pick], candidates)
@@ -355,7 +404,7 @@ def _kinds(
     size: Array | float,
     search: Callable[..., Iterator[tuple[float, TermSum]]],
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
-    """Yield the nearest sums of one kind after the other."""
+    """Yield, for one kind of regression after another, an iterator over its best sums."""
     simple = entries.first(_SIMPLE)
     few = entries.first(_FEW)
     for place, target in enumerate(output_transforms(y, names, size)):

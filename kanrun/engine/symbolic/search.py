@@ -66,7 +66,7 @@ def search(problem: SearchProblem) -> Iterator[Event]:
     """Search for a formula in the relevant inputs; short formulas are tried first.
 
     Yields a `SearchStage` and a `FittedStructure` for each formula that fits well. The search stops
-    if a formula is exact, if the residual is only noise, or if the budget is used up.
+    if a formula is exact to rounding, if a residual is only noise, or if the budget is used up.
     """
     run = FormulaSearch(problem)
     independent = independent_inputs(problem.data)

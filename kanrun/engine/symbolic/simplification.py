@@ -1,8 +1,8 @@
-"""Equivalent forms of an expression, of which the shortest with the same values is kept.
+"""Simplify expressions: apply sympy's transformations and keep the shortest equivalent form.
 
-Sympy's ways to write an expression are applied within a budget of work, and `size` compares the
-forms. Some of them hold for some points only: values at the points, or sympy, decide whether two
-expressions are equal.
+The transformations are applied within a budget of work, and their results are compared by `size`.
+Some transformations are valid only for some arguments, such as positive ones. Therefore a result is
+kept only if its values at given points equal those of the original expression.
 """
 
 from __future__ import annotations
@@ -30,26 +30,28 @@ from kanrun.engine.symbolic.written_numbers import (
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy
 
-#: Maximum number of terms of an expanded expression; sympy has no limit of its own.
+#: Largest number of terms of an expanded expression; sympy itself has no limit.
 _MAX_TERMS = 400
-#: Relative difference of equal forms: ten times the rounding, as forms cancel differently.
+#: Largest relative difference between the values of equal forms. It exceeds EXACT because forms
+#: lose different numbers of digits by cancellation.
 _EQUAL = 10 * EXACT
-#: Quantile of the values to which the difference is relative where they are smaller.
+#: Differences of values smaller than the quantile of |values| at this level are relative to it.
 _USUAL = 0.9
-#: Part of its largest possible work that a way of writing takes on average.
+#: Fraction of its largest possible work that a transformation takes on average.
 _USUAL_WORK = 0.05
-#: The same of those in `_HEAVY`.
+#: This fraction for the transformations in `_HEAVY`.
 _HEAVY_WORK = 0.35
-#: Digits of a fraction that takes as long as a decimal number: exact arithmetic keeps all digits.
+#: Number of characters of a fraction that takes sympy as long as one decimal number; longer
+#: fractions take proportionally longer, because exact arithmetic keeps all digits.
 _SHORT = 4
-#: Relative difference of a sum's smallest coefficient from that of a perfect square.
+#: Largest relative difference between a squared coefficient and that of a perfect square.
 _SQUARE = 1e-4
-#: Errors that sympy raises for expressions that it cannot write in a way.
+#: Errors that sympy raises for expressions that it cannot transform.
 _CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
 
 
 def half_angles(expression: Expr) -> Expr:
-    """Write cosines as squares of sines: sin(x)^2 for 1/2 - cos(2 x)/2."""
+    """Write cosines as squares of sines: 1/2 - cos(2 x)/2 becomes sin(x)^2."""
     return sympy.expand(expression.replace(sympy.cos, lambda u: 1 - 2 * sympy.sin(u / 2) ** 2))
 
 
@@ -68,15 +70,15 @@ def _logarithms(expression: Expr) -> Expr:
 
 
 def _by_functions(expression: Expr) -> Expr:
-    """Collect the terms of each function: x + (y - x) exp(z) for x - x exp(z) + y exp(z)."""
+    """Collect the terms of each function: x - x exp(z) + y exp(z) becomes x + (y - x) exp(z)."""
     functions = sorted(expression.atoms(sympy.Function), key=str)
     return sympy.collect(sympy.expand(expression), functions)
 
 
 def _divided(expression: Expr) -> Expr:
-    """Divide the parts of a numerator that other variables than the denominator's tell apart.
+    """Divide a numerator term by term, collected by the variables that the denominator lacks.
 
-    (x + x y + y)/(x + 1) becomes y + x/(x + 1).
+    For example, (x + x y + y)/(x + 1) becomes y + x/(x + 1).
     """
     above, below = sympy.fraction(sympy.together(expression))
     if below.is_number or not below.is_polynomial():
@@ -91,14 +93,14 @@ def _divided(expression: Expr) -> Expr:
 
 
 def _reciprocals(expression: Expr) -> Expr:
-    """Divide a denominator by factors of the numerator: 1/(1/x + 1/y) for x y/(x + y)."""
+    """Divide a denominator by factors of the numerator: x y/(x + y) becomes 1/(1/x + 1/y)."""
     above, below = sympy.fraction(sympy.together(expression))
     factors = (above, *sympy.Mul.make_args(above))
     return min((above / each / sympy.expand(below / each) for each in factors), key=size)
 
 
 def _squares(expression: Expr) -> Expr:
-    """Write c (a - k b)^2 for c a^2 - 2 c k a b + c k^2 b^2 in sums."""
+    """Complete squares in sums: c a^2 - 2 c k a b + c k^2 b^2 becomes c (a - k b)^2."""
 
     def root(square: Expr) -> Expr | None:
         powers = [factor.as_base_exp() for factor in sympy.Mul.make_args(square)]
@@ -123,9 +125,10 @@ def _squares(expression: Expr) -> Expr:
 
 
 def _common_factors(expression: Expr) -> Expr:
-    """Factor out the coefficient of a sum to which all others have the shortest nice ratios.
+    """Factor a coefficient out of each sum, if its ratios to the others are nice numbers.
 
-    2.6 x + 2.6 becomes 2.6 (x + 1), its square 6.76 (x + 1)^2.
+    The coefficient with the shortest ratios is chosen. For example, 2.6 x + 2.6 becomes
+    2.6 (x + 1), and (2.6 x + 2.6)^2 becomes 6.76 (x + 1)^2.
     """
 
     def ratios(pairs: Sequence[tuple[Expr, Expr]], factor: Expr) -> list[Expr] | None:
@@ -155,14 +158,15 @@ def _common_factors(expression: Expr) -> Expr:
     return sympy.Mul(*(each for pair in parts for each in pair))
 
 
-#: A function from an expression to another form of it.
+#: A transformation of an expression to an equivalent form.
 Writing = Callable[[Expr], Expr]
 _expand_functions = partial(sympy.expand, trig=True, power_exp=True, log=True, deep=True)
 _factor = partial(sympy.factor, deep=True)
 _join_logarithms = partial(sympy.logcombine, force=True)
 _split_powers = partial(sympy.powdenest, force=True)
 _join_powers = partial(sympy.powsimp, force=True, deep=True)
-#: Ways of writing, one after another, each from the shortest form so far.
+#: Sequences of transformations. They are tried in this order; each starts from the shortest form so
+#: far and from the original expression.
 _WAYS: tuple[tuple[Writing, ...], ...] = (
     (_common_factors,),
     (sympy.expand,),
@@ -180,10 +184,10 @@ _WAYS: tuple[tuple[Writing, ...], ...] = (
     (sympy.simplify,),
     (_positive,),
 )
-#: Ways that take most of the time.
+#: Transformations that take most of the time.
 _HEAVY = (_factor, sympy.simplify, _positive)
-#: Ways whose time is proportional to the size of the expression alone. With polynomials with long
-#: coefficients, or trigonometric functions of multiples, one call of another takes minutes.
+#: Transformations whose time is proportional to the size of the expression. The others may take
+#: minutes for polynomials with long coefficients, or for trigonometric functions of multiples.
 _LIGHT = (
     _common_factors,
     _squares,
@@ -198,10 +202,15 @@ _LIGHT = (
 def equivalent_forms(
     expression: Expr, names: Sequence[str], points: Array, budget: float
 ) -> list[Expr]:
-    """Return equivalent forms within work of `budget`, `expression` too, shortest first.
+    """Return equivalent forms of an expression, including the expression itself, shortest first.
 
-    A form counts only if it has the values of `expression` at `points` (N, d), to rounding. Of
-    equally short forms those with fewer minus signs come first.
+    Among equally short forms, those with fewer minus signs come first.
+
+    Args:
+        expression: The expression.
+        names: Names of the variables.
+        points: Points (N, variables) at which a form must have the same values to rounding.
+        budget: Work that may be used.
     """
     found = {expression: size(expression)}
     reference = to_numpy(expression, names)(points)
@@ -216,20 +225,23 @@ def equivalent_forms(
                 if form not in found and _same(form, names, points, reference):
                     found[form] = size(form)
             except (KanrunError, _TooLarge, *_CANNOT):
-                # The expression as it is stands.
+                # The transformation failed or is too expensive, so it is skipped.
                 continue
     return sorted(found, key=lambda form: (found[form], str(form).count("-")))
 
 
 class _TooLarge(Exception):
-    """A way of writing would take more work than is left, or expand too far."""
+    """Raised if a transformation may take more work than is left, or give too many terms."""
 
 
 def _claim(form: Expr, step: Writing, left: float) -> None:
-    """Count the work of a step before it runs, by the size of the expression.
+    """Count the estimated work of a transformation before it runs.
 
-    Sympy has no limit of its own: steps that may take more than is left are not begun, though most
-    take less.
+    Because sympy cannot be interrupted, a transformation is not begun if its largest possible work
+    exceeds the work `left`, although it would usually take less.
+
+    Raises:
+        _TooLarge: If the transformation must not be begun.
     """
     terms = expansion_terms(form)
     operations = float(sympy.count_ops(form))
@@ -246,7 +258,7 @@ def _claim(form: Expr, step: Writing, left: float) -> None:
 
 
 def expansion_terms(expression: Expr) -> int:
-    """Return an upper bound of the terms that any part of `expression` has when it is expanded."""
+    """Return an upper bound on the number of terms of any expanded part of `expression`."""
     return max([_terms(expression), *(expansion_terms(each) for each in expression.args)])
 
 
@@ -260,14 +272,14 @@ def _terms(expression: Expr) -> int:
         power = abs(int(expression.exp))
         return math.comb(terms + power - 1, power) if terms > 1 else 1
     if isinstance(expression, TrigonometricFunction):
-        # Sympy halves angles as long as their factor is even, and has twice the terms each time.
+        # Sympy halves an angle as long as its factor is even; each halving doubles the terms.
         factor = expression.args[0].as_coeff_Mul(rational=True)[0].p
         return doublings if (doublings := abs(factor & -factor)) > _MAX_TERMS else 1
     return 1
 
 
 def _same(form: Expr, names: Sequence[str], points: Array, reference: Array) -> bool:
-    """Return whether the form has the values of the reference (N,) wherever that is defined."""
+    """Return whether the form has the values `reference` (N,) wherever these are finite."""
     value = to_numpy(form, names)(points)
     defined = np.isfinite(reference)
     if not defined.any() or not np.isfinite(value[defined]).all():

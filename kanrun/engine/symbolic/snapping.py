@@ -1,7 +1,8 @@
-"""From a trained network to a formula: pruned, retrained on finer grids, its edges snapped.
+"""Turn a trained network into a formula: prune it, retrain it, and snap its edges.
 
-The network's validation error after a joint refit decides. Whole assignments of candidates are
-tried first; if none is as good as the network, edges are snapped one by one, and some stay numeric.
+To snap an edge is to replace its spline with a candidate function. Assignments of candidates to all
+edges are tried first. If none is as good as the network, edges are snapped one by one, and some may
+stay numeric. The validation error after all constants were refitted together decides.
 """
 
 from __future__ import annotations
@@ -36,29 +37,29 @@ from kanrun.engine.symbolic.refit import (
     refit_on_grids,
 )
 
-#: Relative error up to which a network is snapped.
+#: Sums of small expressions with at least this relative error are dropped.
 SNAP_THRESHOLD = 0.05
-#: Factor of the smallest error so far that a removal may cause.
+#: An edge may be removed if the error is then at most this multiple of the smallest error so far.
 _GROWTH = 1.3
-#: Error that counts as no loss.
+#: An edge may also be removed if the error is then at most this.
 _NEGLIGIBLE_ERROR = 1e-7
-#: Work for the assignments of a graph.
+#: Work for the assignments of a graph (approximate CPU seconds).
 _WORK = 10.0
-#: Maximum number of assignments of a whole graph.
+#: Largest number of assignments of candidates to all edges that are tried.
 _ASSIGNMENTS = 24
-#: Maximum number of matches of an edge that are used.
+#: Number of the best matches of each edge that are used in assignments.
 _PER_EDGE = 5
-#: Error below which constants are fitted for longer.
+#: Relative error below which the constants of an assignment are fitted with more steps.
 _PROMISING = 0.2
-#: Error below which constants are polished before formulas are compared.
+#: Relative error below which these constants are polished before formulas are compared.
 _POLISHED = 1e-7
-#: Numbers of intervals of a network that lost edges, one after another.
+#: Successive numbers of intervals on which a pruned network is retrained.
 _GRIDS = (10, 20)
 _ELIMINATION = RefitSettings(steps=12, penalty=PENALTY, gain=QUICK)
 _QUICK = RefitSettings(steps=12, gain=QUICK, damping=1e-3)
 _THOROUGH = RefitSettings(steps=60, damping=1e-6)
 _POLISH = RefitSettings(steps=60, gain=1e-6, damping=1e-10)
-#: Candidates that are tried on each edge if edges are snapped one by one.
+#: Number of candidates that are tried on each edge if edges are snapped one by one.
 _MIXED_CANDIDATES = 3
 _MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
 
@@ -83,7 +84,11 @@ def _stages(tried: FittedStructure) -> Iterator[SearchStage]:
 
 
 def edge_scores(graph: Graph, data: SearchData) -> list[float]:
-    """Return the RMS change of the output, relative to the std of y, if an edge gives its mean."""
+    """Return the importance of each edge: how much the output changes without its variation.
+
+    It is the RMS change of the output when the values of the edge are replaced by their mean,
+    divided by the standard deviation of y; inf for edges that pass a value unchanged.
+    """
     values, outs = graph.edge_outputs(data.x)
     scores = []
     for i, edge in enumerate(graph.edges):
@@ -98,9 +103,9 @@ def edge_scores(graph: Graph, data: SearchData) -> list[float]:
 
 
 def eliminate(graph: Graph, data: SearchData) -> Graph:
-    """Remove edges as long as the error allows it, the least important first.
+    """Remove edges, the least important first, as long as the validation error allows it.
 
-    An edge may go if the validation error after a refit is at most `_GROWTH` times the smallest so
+    An edge is removed if the error after a refit is at most `_GROWTH` times the smallest error so
     far, or at most `_NEGLIGIBLE_ERROR`.
     """
     best = data.error(graph)
@@ -126,9 +131,11 @@ def eliminate(graph: Graph, data: SearchData) -> Graph:
 
 
 def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure:
-    """Return the first exact formula with a candidate on every edge, else the best.
+    """Assign a candidate to every edge, and return the structure with the best formula.
 
-    The assignments with the lowest total scores are tried.
+    The assignments with the lowest total scores are refitted in turn, until a formula is exact or
+    the work is used up. The formula with the shortest description is best; the structure has no
+    formula if none is defined on the data.
     """
     values, outs = network.edge_outputs(problem.data.x)
     matches = {
@@ -157,7 +164,7 @@ def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure
 
 
 def _refitted(graph: Graph, data: SearchData) -> Graph | None:
-    """Refit a symbolic graph in canonical form; return None if it is not sound on the data."""
+    """Refit a symbolic graph in canonical form; return None if the result is not `sound`."""
     fitted = refit(canonicalise(graph), data, _QUICK)
     for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
         if data.error(fitted) < limit:
@@ -167,9 +174,15 @@ def _refitted(graph: Graph, data: SearchData) -> Graph | None:
 
 @dataclass(frozen=True)
 class Decision:
-    """Fate of edge `index` of the network.
+    """Whether an edge of the network was replaced with a candidate.
 
-    `symbolic` as `candidate`, or numeric, for a `reason`.
+    Attributes:
+        index: Index of the edge.
+        symbolic: Whether the edge was replaced; otherwise it stays numeric.
+        candidate: Name of the candidate that replaced the edge or, if none did, of the best match;
+            empty if there is no match.
+        r2: R^2 of the match of this candidate.
+        reason: Why the edge was replaced or not.
     """
 
     index: int
@@ -182,10 +195,17 @@ class Decision:
 def partly_symbolic(
     structure: FittedStructure, problem: SearchProblem, allowed: float, allowance: float
 ) -> tuple[Graph, tuple[Decision, ...]]:
-    """Snap edges one by one, the clearest first, while the validation error stays `allowed`.
+    """Snap edges one by one; those with the best matches come first.
 
-    Earlier matches of an edge, formulas among them, are tried too. Returns the partly symbolic
-    network and a decision for each edge. No candidate is tried after work of `allowance`.
+    Args:
+        structure: Structure with the network and the previous matches of its edges, which are tried
+            in addition to new matches.
+        problem: The search problem.
+        allowed: Largest relative validation error after an edge is snapped.
+        allowance: Work after which no more candidates are tried.
+
+    Returns:
+        The partly symbolic network, and a decision for each edge.
     """
     budget = Budget(allowance)
     graph = structure.network
@@ -203,7 +223,7 @@ def partly_symbolic(
 def _snap_edge(
     graph: Graph, index: int, problem: SearchProblem, known: list[EdgeMatch], allowed: float
 ) -> tuple[Graph, Decision]:
-    """Snap an edge to the first of its best candidates that keeps the error allowed."""
+    """Snap an edge to the best candidate with which the error stays at most `allowed`, if any."""
     data = problem.data
     values, outs = graph.edge_outputs(data.x)
     matches = match_edge(values[graph.edges[index].source], outs[index], problem.candidates)
@@ -219,7 +239,7 @@ def _snap_edge(
             why = "the network stays as good"
             return trial, Decision(index, True, match.name, match.r2, why)
         if best is None:
-            # The network may be exact.
+            # The error of the network may be 0.
             ratio = error / (data.error(graph) or np.finfo(float).tiny)
             best = match
             why = f"its best candidate multiplies the network's error by {ratio:.3g}"

@@ -1,8 +1,9 @@
-"""One search for formulas of points: sparse regressions, ranked by one description length.
+"""Search for formulas by sparse regressions, and rank them by their description lengths in bits.
 
-Every stage proposes templates: powers of the inputs, products with functions, sums. Their constants
-are fitted to y, and their bits are compared. The search ends where the residual of the shortest
-description is rounding, or is noise: smooth functions explain no more of it than chance.
+Several stages propose templates: power laws, products with functions, and sums. The constants of
+each template are fitted to y. The search ends when the residual of the shortest description is only
+rounding, or only noise. It counts as noise if smooth functions of the inputs explain no more of it
+than they would by chance.
 """
 
 from __future__ import annotations
@@ -22,36 +23,37 @@ from kanrun.engine.symbolic.products import Products
 from kanrun.engine.symbolic.sums import sums
 from kanrun.engine.symbolic.templates import Coordinates, Template
 
-#: Frequencies of fast waves in half ranges of an input, near each of which one of them is.
+#: Angular frequencies of fast sines and cosines among the smooth functions, for inputs scaled to
+#: [-1, 1].
 _FAST = range(9, 22, 2)
-#: Probability of the residual's smooth part by chance, above which the residual counts as noise.
+#: A residual counts as noise if its smooth part has more than this probability by chance (F test).
 _CHANCE = 1e-3
-#: Largest number of formulas that are ranked.
+#: Number of the best formulas that are returned as a ranking.
 RANKED = 10
-#: Formulas that are tried without each of their terms after every stage.
+#: Number of the best formulas from which terms are removed, one at a time, after every stage.
 _SHORTENED = 3
 #: Largest error, relative to the standard deviation of y, that may be noise.
 _NO_FIT = 0.7
-#: Multiple of rounding that counts as exact.
+#: An error counts as exact if it is at most this multiple of ROUNDING.
 _EXACT = 10.0
-#: Least noise of y that weights assume, relative to its standard deviation.
+#: Smallest noise that weights assume, relative to the standard deviation of y.
 _LEAST_NOISE = 1e-4
-#: Size of a formula in bits from which on another search may find a shorter one.
+#: Formulas with more bits than this do not end the search, because others may be shorter.
 _LONGEST = 90.0
-#: Size of a short product with one function, in bits.
+#: Typical number of bits of a short product with one function.
 _SINGLE = 22.0
-#: Size of a short sum.
+#: Typical number of bits of a short sum without functions.
 _SUM = 38.0
-#: Size of a short sum with a function.
+#: Typical number of bits of a short sum with a function.
 _SUM_OF_FUNCTIONS = 48.0
-#: Size of a short product with two functions.
+#: Typical number of bits of a short product with two functions.
 _PAIR = 52.0
-#: Part of the budget of a search that its sparse regressions may use.
+#: Fraction of the budget of a search that sparse regressions may use.
 _FRACTION = 0.6
 
 
 class Ranking:
-    """The fitted templates so far, one of each structure, by their bits."""
+    """The fitted templates so far, at most one of each structure, ranked by their bits."""
 
     def __init__(self, coordinates: Coordinates, y: Array, rows: Array) -> None:
         self.coordinates = coordinates
@@ -60,7 +62,7 @@ class Ranking:
         self.found: dict[object, Fitted] = {}
 
     def try_all(self, templates: Iterable[Template], steps: int = 30) -> None:
-        """Fit templates whose structures are new."""
+        """Fit the templates whose structures have not been fitted before."""
         for template in templates:
             key = template.key()
             if key not in self.found:
@@ -70,7 +72,7 @@ class Ranking:
 
     @property
     def ordered(self) -> list[Fitted]:
-        """The shortest descriptions, shortest first."""
+        """The `RANKED` fitted templates with the fewest bits, shortest first."""
         return sorted(self.found.values(), key=lambda each: each.bits)[:RANKED]
 
     @property
@@ -79,7 +81,12 @@ class Ranking:
 
 
 def smooth_columns(x: Array) -> Array:
-    """Return smooth functions of x (N, inputs), of logarithms over decades, and their products."""
+    """Return the values of smooth functions of x (N, inputs), shape (N, functions).
+
+    They are a constant, powers, sines and cosines of each input, and products of two inputs. For
+    positive inputs that span a decade, the same functions of the logarithm are included. There are
+    at most N / 4 functions.
+    """
     columns = [np.ones(len(x))]
     waves = list[Array]()
     lines = list[Array]()
@@ -97,7 +104,13 @@ def smooth_columns(x: Array) -> Array:
 
 
 def is_noise(residual: Array, value: Array, columns: Array) -> bool:
-    """Return whether smooth functions explain no more of a residual (N,) than chance."""
+    """Return whether smooth functions explain no more of a residual than by chance (F test).
+
+    Args:
+        residual: Residuals, shape (N,).
+        value: Values of the formula, shape (N,), whose size and its root are added to `columns`.
+        columns: Values of smooth functions, shape (N, functions).
+    """
     size = np.abs(value) / (np.abs(value).max() or 1.0)
     rows = np.column_stack([columns, size, np.sqrt(size)])
     q = np.linalg.svd(rows / np.linalg.norm(rows, axis=0), full_matrices=False)[0]
@@ -110,9 +123,10 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
 
 
 def first_noise(y: Array, columns: Array) -> float:
-    """Return an upper bound on the noise of y (N,), at least a thousandth of its size.
+    """Return an upper bound on the standard deviation of the noise of y (N,).
 
-    It is what smooth columns leave, or less if many values are small: noise hides no small values.
+    It is the RMS residual of a fit by smooth columns (N, functions). If many |y| are smaller than
+    such noise would allow, the bound is smaller. It is at least 0.001 standard deviations of y.
     """
     shares = np.array([0.1, 0.25, 0.5])
     sizes = np.quantile(np.abs(y), shares) / stats.norm.isf((1 - shares) / 2)
@@ -123,14 +137,20 @@ def first_noise(y: Array, columns: Array) -> float:
 
 @dataclass(frozen=True)
 class ProposalStage:
-    """A stage that proposes templates, few of which have a smaller `size`."""
+    """A stage of the search.
+
+    Attributes:
+        size: Typical smallest number of bits of the templates; the stage is skipped if a formula
+            with fewer bits already leaves only noise.
+        propose: Function that returns the templates.
+    """
 
     size: float
     propose: Callable[[], Iterable[Template]]
 
 
 class SparseSearch:
-    """The stages of a search, and their ranking."""
+    """A search by sparse regressions: its stages, and the ranking of the fitted templates."""
 
     def __init__(self, problem: SearchProblem) -> None:
         points = problem.data.all_points
@@ -148,7 +168,7 @@ class SparseSearch:
         self.found_noise = False
 
     def stages(self) -> Iterator[ProposalStage]:
-        """Yield the stages, from cheap to expensive ones."""
+        """Yield the stages, the cheapest first."""
         yield ProposalStage(0.0, lambda: Products(self.sample).power_laws())
         self._sharpen()
         products = Products(self.sample)
@@ -160,10 +180,11 @@ class SparseSearch:
         yield ProposalStage(_PAIR, products.pairs)
 
     def run(self, *, short: bool = False) -> None:
-        """Run the stages until only rounding or noise is left, and no shorter form is to come.
+        """Run the stages until a residual is only rounding or noise.
 
-        It ends with the budget of its part of the search. Of `short` formulas, those that are
-        products with at most one function are tried.
+        Later stages are still run if they may find a shorter formula. The search also ends when its
+        share of the budget is used up. With `short`, only products with at most one function are
+        tried.
         """
         budget = Budget(self.part)
         try:
@@ -174,7 +195,7 @@ class SparseSearch:
                 raise
 
     def _run(self, largest: float) -> None:
-        """Run the stages whose formulas have at most the `largest` size."""
+        """Run the stages whose `size` is at most `largest` bits."""
         for stage in self.stages():
             best = self.ranking.best
             if stage.size > largest:
@@ -187,7 +208,7 @@ class SparseSearch:
         self.found_noise = self.is_over() and best is not None and best.size <= _LONGEST
 
     def is_over(self) -> bool:
-        """Return whether the shortest description leaves rounding or noise."""
+        """Return whether the residual of the shortest description is only rounding or noise."""
         best = self.ranking.best
         if best is None or best.error >= _NO_FIT:
             return False
@@ -197,7 +218,7 @@ class SparseSearch:
         return is_noise(best.residual, value, self.columns)
 
     def _sharpen(self) -> None:
-        """Let weights know the smallest error so far."""
+        """Reduce the noise that weights assume to the error of the best formula so far."""
         best = self.ranking.best
         if best is not None and self.sample.noise:
             error = max(best.error, _LEAST_NOISE) * self.size

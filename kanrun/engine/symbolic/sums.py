@@ -1,8 +1,9 @@
-"""Sums of few terms of a dictionary: g(y / M) = c_1 t_1 + c_2 t_2 + ...
+"""Find sums of few terms of a dictionary: g(y / M) = c_1 t_1 + c_2 t_2 + ...
 
-M is the product of powers of the inputs on which log |y| depends linearly. Terms are monomials of
-the coordinates, and monomials times a function F(c z). Pairs are compared by their Gram matrix,
-further terms by projection, and simple terms are eliminated backward where no pair is near.
+g is a transform of the output. M is 1, or the product of powers of those inputs on whose logarithms
+log |y| depends linearly. Terms are monomials of the coordinates, and monomials times a function
+F(c z). Pairs of terms are compared by their Gram matrix, and further terms are added by projection.
+In addition, backward elimination starts from many simple terms.
 """
 
 from __future__ import annotations
@@ -47,31 +48,32 @@ from kanrun.engine.symbolic.templates import (
 _MONOMIALS = 1000
 #: Largest number of terms with a function.
 _FUNCTIONS = 5000
-#: Columns that are joined with all others.
+#: Number of the first terms that are paired with all terms.
 _FIRST = 1000
-#: Pairs that are fitted, and to which further terms are added.
+#: Number of the best pairs that are fitted, and to which further terms are added.
 _PAIRS = 40
-#: Waves with a phase, damped or not, that are fitted, and to which terms are added.
+#: Number of sines and cosines with a phase that are fitted, and to which further terms are added;
+#: as many damped ones are.
 _WAVES = 6
-#: Candidates with three and four terms that are fitted.
+#: Number of candidates with three terms, and with four terms, that are fitted.
 _LONGER = 20
-#: Numbers of simple terms from which elimination begins.
+#: Numbers of simple terms from which backward elimination starts.
 _ELIMINATED = (40, 120, 250)
-#: Number of rows, in effect, that a term must depend on: it would fit single outliers else.
+#: Smallest effective number of rows on which a term depends; otherwise it could fit outliers.
 _ROWS = 4.0
-#: Relative difference of two frequencies up to which a sine and a cosine may be one wave.
+#: A sine and a cosine may be combined if their frequencies differ by at most this fraction.
 _ONE_FREQUENCY = 0.25
 #: Largest number of terms of a sum.
 _MOST_TERMS = 12
-#: Chance at which the slope of log |y| in an input still counts as constant.
+#: Significance level of the F test for a slope of log |y| that is not constant.
 _CONSTANT = 1e-4
-#: Part of the largest ratio of an F test up to which the slope still counts as constant.
+#: A slope also counts as constant if its F ratio is at most this fraction of the largest one.
 _SMALL = 0.1
 
 
 @dataclass(frozen=True)
 class TermColumns:
-    """Terms with their values (terms, N) and bits (terms,)."""
+    """Terms, their values at the points (terms, N), and their description lengths (terms,)."""
 
     terms: list[Term]
     values: Array
@@ -79,7 +81,11 @@ class TermColumns:
 
 
 def constant_slopes(sample: Sample) -> Monomial:
-    """Return the inputs whose slopes of log |y| are constant, with their exponents."""
+    """Return the product of powers of the inputs on whose logarithms log |y| depends linearly.
+
+    An F test compares smooth functions of all inputs with smooth functions of all but one, whose
+    logarithm stays a linear term. Exponents must be near a multiple of 1/2.
+    """
     d = sample.inputs
     weights = sample.log_weights
     if d < 2:
@@ -115,7 +121,7 @@ def constant_slopes(sample: Sample) -> Monomial:
         left, fewer, solved = rest([j for j in range(d) if j != i])
         ratios.append((left - full) / max(rank - fewer, 1) / max(full / freedom, 1e-300))
         powers.append(float(solved[1 + i] * 2 / span[i]) if span[i] > 0 else 0.0)
-    # Where smooth functions leave more than noise, ratios are larger than F's by a common factor.
+    # If smooth functions leave more than noise, all F ratios are too large by a common factor.
     limit = max(float(stats.f.isf(_CONSTANT, max(rank // d, 1), freedom)), _SMALL * max(ratios))
     chosen = [
         (i, halves(power))
@@ -126,7 +132,10 @@ def constant_slopes(sample: Sample) -> Monomial:
 
 
 def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> TermColumns:
-    """Return the terms in the inputs that are not in `common`."""
+    """Return the dictionary of terms in the inputs that do not occur in `common`.
+
+    With `functions`, it includes monomials times functions of monomials.
+    """
     coordinates = sample.coordinates
     taken = frozenset(i for i, _ in common)
     chosen = [
@@ -158,7 +167,11 @@ def _apart(sample: Sample, monomial: Monomial, taken: frozenset[int]) -> bool:
 
 
 def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, Array, float]]:
-    """Return monomials, or exponentials for waves, times functions F(c z) of simple monomials z."""
+    """Return terms with functions F(c z) of simple monomials z, their values and their bits.
+
+    Each function is multiplied by a monomial; sines and cosines also by an exponential. Inputs in
+    `taken` do not occur.
+    """
     coordinates = sample.coordinates
     inner = [m for m in arguments(coordinates, 300, waves=False) if _apart(sample, m, taken)][:24]
     factors = [
@@ -193,7 +206,7 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
 def _factors_of(
     function: Candidate, monomial: Monomial, z: Array, fastest: float
 ) -> Iterator[tuple[Factor, Array]]:
-    """Yield powers of F(c z) for scales c, with their values (N,), that are finite."""
+    """Yield the powers of F(c z) that are finite for the scales c, with their values (N,)."""
     powers = [Fraction(1, 2), Fraction(-1)] if function is ONE_PLUS else [Fraction(1)]
     size = float(np.abs(z).max())
     grid = scales(function, z, size, float(np.median(np.abs(z))) or size, fastest)
@@ -210,7 +223,7 @@ def _factors_of(
 
 
 def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
-    """Return the terms with a cosine with a phase for each sine and cosine of one argument."""
+    """Combine each sine and the cosine of nearly the same argument into a cosine with a phase."""
     kept = list[Term]()
     for term in terms:
         for place, other in enumerate(kept):
@@ -234,13 +247,20 @@ def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
 
 
 def _shape(term: Term) -> object:
-    """Return what a wave's term has beside its constants and the name of the wave."""
+    """Return the structure of a term with a sine or cosine, without constants and its name."""
     *others, wave = term.factors
     return wave.monomial, [(each.function, each.monomial) for each in others]
 
 
 class Sums:
-    """Sparse regression of a transformation of y on a dictionary."""
+    """Sparse regression of g(y / M) on a dictionary.
+
+    Args:
+        sample: Points of the search.
+        transform: The transform g.
+        common: The monomial M.
+        dictionary: The terms.
+    """
 
     def __init__(
         self, sample: Sample, transform: Transform, common: Monomial, dictionary: TermColumns
@@ -299,7 +319,7 @@ class Sums:
         return float(rest @ rest), solved
 
     def templates(self) -> Iterator[Template]:
-        """Yield pairs, triples, sums of four, and what elimination leaves of simple terms."""
+        """Yield sums of two to four terms, then the sums that backward elimination finds."""
         if not self.usable or len(self.terms) < 2:
             return
         chosen = [*self._waves(), *self._pairs()[:_PAIRS]]
@@ -336,7 +356,10 @@ class Sums:
         return self._distinct([tuple(map(int, divmod(k, len(self.terms)))) for k in flat.tolist()])
 
     def _waves(self) -> list[tuple[int, ...]]:
-        """Return the sines with the cosine of the same argument that explain most, and a number."""
+        """Return the best sums of a constant and the sine and cosine of one argument.
+
+        Damped waves (times an exponential) follow the others.
+        """
         places: dict[object, list[int]] = {}
         for i, term in enumerate(self.terms):
             if term.factors and term.factors[-1].function.name in ("sin", "cos"):
@@ -350,7 +373,7 @@ class Sums:
         return [*[each for each in ranked if each not in damped][:_WAVES], *damped[:_WAVES]]
 
     def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the choices whose terms differ by more than their scales."""
+        """Return the choices without those that differ from a previous one only by scales."""
         seen = set[object]()
         kept = []
         for chosen in choices:
@@ -384,7 +407,10 @@ class Sums:
         return self._distinct([tuple(sorted(key)) for key in sorted(found, key=found.__getitem__)])
 
     def _eliminated(self, count: int) -> list[tuple[int, ...]]:
-        """Return what is left of the simplest terms when they are eliminated one by one."""
+        """Return the sums of at most `_MOST_TERMS` terms that remain in backward elimination.
+
+        The elimination starts from the `count` simplest monomials.
+        """
         plain = [i for i, term in enumerate(self.terms) if not term.factors]
         kept = sorted(plain, key=lambda i: self.bits[i])[: min(count, len(self.target) // 4)]
         found = list[tuple[int, ...]]()
@@ -410,9 +436,10 @@ class Sums:
 
 
 def sums(sample: Sample, functions: bool) -> Iterator[Template]:
-    """Yield sums for y and y^2, or with functions for y and log y.
+    """Yield templates that are sums of few terms.
 
-    They come with and without the factor of constant slopes.
+    Without `functions`, sums for y and y^2 are tried; with functions, sums for y and log y. Each is
+    tried with the factor of `constant_slopes` and without it.
     """
     common = constant_slopes(sample)
     for factor in dict.fromkeys([common, ()]):

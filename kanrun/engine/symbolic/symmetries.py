@@ -1,11 +1,12 @@
-"""Fewer variables by scalings, translations and norms that a function does not change under.
+"""Find fewer variables from symmetries of a function: scalings, translations and norms.
 
-A smooth fit of the points by a Gaussian process, in units or in logarithms, has derivatives. A
-scaling x_i -> s^(v_i) x_i, y -> s^w y leaves y unchanged where sum_i v_i x_i dy/dx_i = w y
-everywhere, so that the rows (x_i dy/dx_i, y) have (v, -w) in their null space: dimensional analysis
-(Buckingham, Physical Review 4, 1914, 345) that reads the dimensions off the points. In the same way
-u + v, u - v, u^2 + v^2 and 1/u + 1/v are found by their derivatives. The points themselves are then
-expressed in the groups, exactly, and the fit of fewer variables decides whether that was right.
+A Gaussian process is fitted to the points, or to their logarithms, because its derivatives reveal
+symmetries. The function is invariant under the scaling x_i -> s^(v_i) x_i, y -> s^w y if
+sum_i v_i x_i dy/dx_i = w y at all points, that is, if (v, -w) is in the null space of the rows
+(x_1 dy/dx_1, ..., y). This is dimensional analysis (Buckingham, Physical Review 4, 1914, 345) with
+dimensions that are inferred from the points. Variables such as u + v, u - v, u^2 + v^2 and
+1/u + 1/v are found in the same way. The points are then expressed exactly in the new variables, and
+a new fit decides whether the reduction is right.
 """
 
 from __future__ import annotations
@@ -29,57 +30,57 @@ from kanrun.engine.symbolic.reductions import (
     single_index,
 )
 
-#: Points from which the lengths of the smooth fit are found.
+#: Largest number of points from which the hyperparameters of the smooth fit are found.
 _TUNED = 250
-#: Points that the smooth fit goes through.
+#: Largest number of points on which the Gaussian process is conditioned.
 _FITTED = 600
-#: Steps of the search for its lengths.
+#: Largest number of steps of the search for the hyperparameters.
 _STEPS = 25
-#: Gain of likelihood, relative to it, at which that search ends.
+#: Relative change of the likelihood at which this search ends.
 _LIKELIHOOD_RTOL = 2e-9
 #: A smooth fit with a relative error of this or more is too inaccurate to reveal symmetries.
 NO_FIT = 0.2
-#: Error below which a fit is as good as exact.
+#: Relative error below which a smooth fit counts as exact.
 ACCURATE = 1e-5
 #: Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
 #: this (its square if y changes sign).
 _WIDE = 1e4
-#: Lower one of these quantiles.
+#: Probability level of the lower quantile; that of the upper one is its complement.
 _RARE = 0.1
-#: Minimum ratio of the largest and the smallest |y| for relative noise.
+#: Smallest ratio of the largest to the smallest |y| at which noise may be judged as relative.
 _SIZES = 10.0
-#: Minimum noise.
+#: Estimated noise of at most this, relative to the standard deviation of y, counts as none.
 _NOISE = 5e-4
-#: Largest error of a fit, relative to its noise, that is noise.
+#: The error of a fit counts as noise if it is below this multiple of the estimated noise.
 _NOISE_FACTOR = 1.5
-#: Minimum gain of a fit of the logarithm, in nats.
+#: Smallest gain of the log likelihood (nats) from which noise counts as relative.
 _LIKELIER = 3.0
-#: Error of a smooth fit up to which points without noise are those of a smooth function.
+#: Largest relative error of a smooth fit to points without noise of a smooth function.
 _SMOOTH = 0.02
-#: The factor by which the error of a fit may grow in fewer variables.
+#: Factor by which the error of a fit may grow in fewer variables.
 _ERROR_GROWTH = 1.5
-#: Strength of an input without effect, relative to the strongest one.
+#: An input has no effect if its strength is below this fraction of the largest strength.
 _IDLE = 1e-4
-#: Root of an eigenvalue that counts as small.
+#: Eigenvalues count as zero if their root is at most this.
 _TOLERANCE = 0.03
-#: Relative deviation of a constant.
+#: Largest RMS deviation of a constant, relative to the standard deviation of y.
 _CONSTANT = 1e-9
-#: Minimum number of points at which slopes are read.
+#: Smallest number of points at which derivatives are used.
 _SLOPES = 80
-#: Error of slopes, relative to that of the fit.
+#: Typical ratio of the relative error of derivatives to the relative error of the fit.
 _SLOPE_ERROR = 3.5
-#: Pairs of inputs that are tried.
+#: Largest number of joined pairs of inputs that are tried.
 _PAIRS = 4
-#: Single scalings that are tried.
+#: Largest number of single scalings that are tried.
 _SCALINGS = 3
-#: Largest number by which a null vector may be multiplied for whole entries.
+#: Largest factor by which a null vector is multiplied to make its entries integers.
 _DENOMINATOR = 6
-#: Largest error of whole entries.
+#: Largest distance of an entry of a null vector from a fraction.
 _RATIONAL = 0.04
 
 
 def reduce_variables(data: SearchData) -> Reduction:
-    """Return fewer variables, in as many rounds as help; `Reduction.none` if nothing is found."""
+    """Reduce the number of variables step by step; return `Reduction.none` if nothing is found."""
     reduction = _reduction_of(data)
     inner = reduction.data(data)
     is_finite = np.isfinite(inner.x).all() and np.isfinite(inner.y).all()
@@ -87,7 +88,10 @@ def reduce_variables(data: SearchData) -> Reduction:
 
 
 def _reduction_of(data: SearchData) -> Reduction:
-    """Return fewer variables for most points; the factor or a group may not exist at others."""
+    """Return a reduction that was found on part of the points.
+
+    Its factor or its variables may be undefined at other points.
+    """
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:
         return reduction
@@ -99,7 +103,7 @@ def _reduction_of(data: SearchData) -> Reduction:
     if found is not None:
         return found
     reduction, here, fit = _smooth_start(data, factor)
-    # Noise of y, as far as it has one size.
+    # Standard deviation of the noise of y, if that is the same for all points.
     size = 0.0 if fit.logarithmic or reduction.factor != 1 else fit.noise * data.y_std
     while here.x.shape[1] > 0 and fit.error < NO_FIT:
         for step in _proposals(here, fit):
@@ -131,10 +135,10 @@ def _reduction_of(data: SearchData) -> Reduction:
 def _smooth_start(
     data: SearchData, factor: Reduction | None
 ) -> tuple[Reduction, SearchData, GaussianProcessFit]:
-    """Return the step to points that have a smooth fit, these points, and the fit.
+    """Return a first reduction whose points have a smooth fit, these points, and the fit.
 
-    It takes out the factor where that helps. A function of several variables may be too fast for a
-    fit, and one of a group of them is not.
+    The factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth
+    fit in all variables, a single product or sum of some of them is tried (see `single_index`).
     """
     step = Reduction.none(data.x.shape[1])
     fit = smooth_fit(data)
@@ -153,7 +157,13 @@ def _smooth_start(
 def _least_rough(
     starts: Sequence[Reduction], points: Sequence[SearchData], *, alone: bool = True
 ) -> Reduction | None:
-    """Return the single index, after one of the steps, along which y is least rough, or None."""
+    """Return the product or sum along which y is least rough (see `single_index`), or None.
+
+    Args:
+        starts: Reductions after which the product or sum is searched.
+        points: Sets of points to try.
+        alone: See `single_index`.
+    """
     found: list[tuple[float, Reduction]] = []
     for step, data in itertools.product(starts, points):
         inner = step.data(data)
@@ -163,10 +173,16 @@ def _least_rough(
 
 
 def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
-    """Return whether a fit of v = y / factor with error `after` is as good as one with `before`.
+    """Return whether a fit in fewer variables is as good as the fit before.
 
-    The error of y by it is `in_y`. Noise of y makes an error `noise` of v, which is large where the
-    factor is small. Few points of large v can hide that all others are wrong.
+    The new fit is one of v = y / factor, whose relative error alone may mislead: a few large values
+    of v can hide that all others are wrong.
+
+    Args:
+        before: Relative error of the fit before.
+        after: Relative error of v by the new fit.
+        in_y: Relative error of y by the new fit.
+        noise: Relative error of v that the noise of y causes; large if the factor is small.
     """
     allowed = max(_ERROR_GROWTH * before, ACCURATE)
     if after <= allowed and before < _TOLERANCE:
@@ -177,26 +193,28 @@ def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
 def _error_in_y(
     data: SearchData, step: Reduction, then: SearchData, fit: GaussianProcessFit
 ) -> float:
-    """Return the error of y by a fit of v after a step, on the validation points."""
+    """Return the relative validation error of y = factor * v, for the fit of v after a step."""
     factor = step.factors(data.validation_x)
     v = np.exp(fit.predicted) * np.sign(then.y[0]) if fit.logarithmic else fit.predicted
     return data.error(lambda _: factor * v)
 
 
 def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
-    """Return steps to try, the surest first.
+    """Return the reductions to try next, the most certain first.
 
-    If inputs are idle, they are left out first. Else these are all scalings of few inputs, pairs of
-    inputs that act together, and all scalings at once or one by one.
+    If some inputs have no effect, the only reduction leaves them out. Otherwise, reductions use
+    scalings of one or two inputs, pairs of inputs that can be joined, all scalings together, and
+    single scalings.
     """
-    # Slopes are at least as inaccurate as the fit, and most inaccurate at the edge of its points.
+    # Derivatives are less accurate than the fit, and least accurate at the edge of the points, so
+    # the points near the centre are used.
     tolerance = max(_TOLERANCE, _SLOPE_ERROR * fit.error)
     centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), TINY)
     inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]
     x = data.x[inner]
     slopes = fit.gradient(x)
     inputs = x.shape[1]
-    # Over decades, changes of the logarithm count.
+    # The strength of a positive input is measured by changes of its logarithm.
     size = x * np.log(x).std(0) if data.is_positive else x.std(0)
     strength = np.sqrt(np.mean((slopes * size) ** 2, axis=0))
     idle = strength < max(_IDLE, _SLOPE_ERROR * fit.error) * strength.max()
@@ -213,9 +231,15 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
 
 
 def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None:
-    """Return the smallest eigenvalue of scaled `moments` (n, n) and its vector of whole numbers.
+    """Return an integer vector in the null space of a moment matrix, with its residual.
 
-    None if the eigenvalue is not small, or if no multiple of the vector has small whole entries.
+    `moments` (n, n) is scaled to a unit diagonal. The eigenvector of the smallest eigenvalue is
+    multiplied by a small factor and rounded to integers.
+
+    Returns:
+        The residual (the larger of the eigenvalue and the Rayleigh quotient of the integer vector),
+        and the vector (n,). None if the residual is not small, or the entries are not near
+        fractions with a common small denominator.
     """
     sizes = np.sqrt(np.diag(moments))
     if not (np.isfinite(sizes).all() and sizes.all()):
@@ -235,9 +259,9 @@ def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None
 
 
 def _scalings(rows: Array, tolerance: float) -> list[Array]:
-    """Return independent vectors (inputs + 1,) of small whole numbers in the null space of `rows`.
+    """Return linearly independent integer vectors (inputs + 1,) in the null space of `rows`.
 
-    Those with few entries come first.
+    Vectors with few nonzero entries come first. `rows` has the shape (N, inputs + 1).
     """
     moments = rows.T @ rows / len(rows)
     inputs = rows.shape[1] - 1
@@ -259,7 +283,10 @@ def _scalings(rows: Array, tolerance: float) -> list[Array]:
 
 
 def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
-    """Return steps to a u + b v, a u^2 + b v^2 or a / u + b / v for whole a and b, surest first."""
+    """Return reductions that join two inputs u and v, the most certain first.
+
+    The new variable is a u + b v, a u^2 + b v^2 or a / u + b / v with integers a and b.
+    """
     symbols = input_symbols(x.shape[1])
     ranked = list[tuple[float, int, Reduction]]()
     with np.errstate(all="ignore"):
@@ -278,11 +305,15 @@ def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
 
 @dataclass(frozen=True)
 class GaussianProcessFit:
-    """A smooth function g(x) of y or log |y|.
+    """A smooth fit g(x) to y or log |y|.
 
-    `error` is relative, on validation points, `gradient` maps x (N, inputs) to dg/dx (N, inputs),
-    `predicted` is g at the validation points, and `noise` the standard deviation of the noise with
-    the largest likelihood, relative as the error.
+    Attributes:
+        gradient: Function from x (N, inputs) to dg/dx (N, inputs).
+        error: RMS error on the validation points, divided by the standard deviation of the fitted
+            values (y or log |y|).
+        logarithmic: Whether log |y| was fitted.
+        predicted: Values of g at the validation points.
+        noise: Most likely standard deviation of the noise, in the same unit as `error`.
     """
 
     gradient: Callable[[Array], Array]
@@ -293,13 +324,16 @@ class GaussianProcessFit:
 
     @property
     def is_noise(self) -> bool:
-        """True if all that the fit leaves is noise."""
+        """True if the points are noisy, and the error of the fit is no larger than the noise."""
         return bool(self.noise > _NOISE and self.error < _NOISE_FACTOR * self.noise)
 
 
 @lru_cache(maxsize=4)
 def smooth_fit(data: SearchData) -> GaussianProcessFit:
-    """Return the best Gaussian process fit of y or log |y| in the inputs or their logarithms."""
+    """Return the most accurate Gaussian process fit of y or log |y| to inputs or their logarithms.
+
+    Logarithms are tried if inputs are positive, and if the output does not change its sign.
+    """
     found: list[GaussianProcessFit] = []
     for of_inputs, of_output in itertools.product((False, True), repeat=2):
         if (of_inputs and not data.is_positive) or (of_output and not data.has_one_sign):
@@ -311,17 +345,17 @@ def smooth_fit(data: SearchData) -> GaussianProcessFit:
 
 
 def is_exactly_smooth(data: SearchData) -> bool:
-    """Return whether a smooth fit is accurate and leaves no noise."""
+    """Return whether a smooth fit is accurate and shows no noise."""
     fit = smooth_fit(data)
     return fit.noise <= _NOISE and fit.error <= _SMOOTH
 
 
 def errors_are_relative(data: SearchData) -> bool:
-    """Return whether errors of y are judged in proportion to y.
+    """Return whether errors should be measured relative to y.
 
-    Either y spans decades, twice as many if it has both signs or at its end, or its noise is in
-    proportion to it: what a smooth fit of log |y| leaves is more likely as noise of the logarithm
-    than as noise of y, by more than chance.
+    This is so if y spans decades (`_WIDE`), or if the noise is proportional to y. To decide the
+    latter, log |y| is fitted; the residuals must be noise, and must be clearly more likely as
+    normal noise of log |y| than as normal noise of y.
     """
     size = np.abs(data.all_points.y)
     size = size[size > UNDERFLOW]
@@ -341,7 +375,10 @@ def errors_are_relative(data: SearchData) -> bool:
 
 
 def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:
-    """Fit y or log |y| in the inputs or their logarithms."""
+    """Fit y, or log |y| if `of_output`, to the inputs, or to their logarithms if `of_inputs`.
+
+    If the covariance is not positive definite, the error of the result is inf.
+    """
 
     def inner(x: Array) -> Array:
         return np.log(x) if of_inputs else x

@@ -1,7 +1,8 @@
-"""Hypotheses of the search: their coordinates, their terms, and the bits of their structure.
+"""Templates: structures of formulas with constants, and the description length of a structure.
 
-A template is M g^-1((a_1 t_1 + a_2 t_2 + ...) / (1 + b_1 s_1 + ...)): g transforms the output, the
-terms M, t and s are products of powers of coordinates and of functions F(c z) of monomials z.
+A template is y = M g^-1((a_1 t_1 + a_2 t_2 + ...) / (1 + b_1 s_1 + ...)). g is a transform of the
+output. The terms M, t and s are products of a monomial (powers of atoms) and of powers of functions
+F(c z + d) of monomials z.
 """
 
 from __future__ import annotations
@@ -19,23 +20,30 @@ from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.candidates import Array, Candidate, input_symbols, number
 
-#: Bits of an operation of a formula.
+#: Bits of an operation in a formula.
 OPERATION = 2.5
-#: Bits of a function of a formula.
+#: Bits of a function in a formula.
 FUNCTION = 4.0
-#: Bits of a half in an exponent.
+#: Twice the bits that an exponent with a denominator costs in addition.
 _HALF = 3.0
-#: Range in radians above which a wave of an input with frequency 1 differs from a line.
+#: Smallest range (radians) of a variable whose sine differs from a line.
 _LEAST_TURN = 0.5
-#: Size in radians of an input below which a wave with frequency 1 has few turns.
+#: Absolute value (radians) below which the sine of a variable has few periods.
 _MOST_TURNS = 50.0
-#: Exponents of atoms, each an index and an exponent, in the order of the indices.
+#: A product of powers of atoms: pairs (index of the atom, exponent), sorted by index.
 Monomial = tuple[tuple[int, Fraction], ...]
 
 
 @dataclass(frozen=True)
 class Atom:
-    """A coordinate: an input, or a sum, difference, sine or cosine of inputs."""
+    """An input, or a sum, difference, sine or cosine of inputs.
+
+    Attributes:
+        expression: The atom as an expression in the inputs.
+        values: Values at the points, shape (N,).
+        bits: Description length.
+        inputs: Indices of the inputs in the atom.
+    """
 
     expression: sympy.Expr
     values: Array
@@ -49,10 +57,11 @@ class Atom:
 
 
 def take_two_values(values: Array) -> NDArray[np.bool_]:
-    """Return whether `values` (..., N) have at most two distinct values each, shape (...).
+    """Return whether `values` (..., N) have at most two distinct values along the last axis.
 
-    An indicator of a text has. Every function and every power of it is a line in it on the points,
-    so the regressions have no columns of these.
+    This holds for indicators of categories. On the points, every function of such a variable equals
+    a line, so the regressions have no columns for its functions and powers. The result has the
+    shape (...).
     """
     low = values.min(axis=-1, keepdims=True)
     high = values.max(axis=-1, keepdims=True)
@@ -75,7 +84,11 @@ class Coordinates:
 
     @classmethod
     def of_inputs(cls, x: Array, waves: bool = True) -> Coordinates:
-        """Return the inputs x (N, inputs), their differences and sums, and their waves."""
+        """Return atoms for x (N, inputs): the inputs, then sums and differences of two inputs.
+
+        Sums and differences are left out if one input is much larger than the other. With `waves`,
+        sines and cosines of inputs, and cosines of differences, are included (see `_waves_differ`).
+        """
         symbols = input_symbols(x.shape[1])
         count = x.shape[1]
         bits = math.log2(count + 1) + 1
@@ -103,7 +116,10 @@ class Coordinates:
         return cls(atoms)
 
     def allows(self, monomial: Monomial) -> bool:
-        """Return whether the monomial is real at all points, and no power of two values."""
+        """Return whether the monomial may be used.
+
+        It must be real at all points, and must not contain a power of an atom with two values.
+        """
         return all(
             p in (0, 1) or ((p.denominator == 1 or self.positive[i]) and not self.linear[i])
             for i, p in monomial
@@ -135,22 +151,22 @@ class Coordinates:
         return sympy.Mul(*parts)
 
     def bits(self, monomial: Monomial) -> float:
-        """Return the bits of a monomial."""
+        """Return the description length of a monomial in bits."""
         each = [self.atoms[i].bits + exponent_bits(p) for i, p in monomial]
         return sum(each) + OPERATION * max(len(each) - 1, 0)
 
 
 def _waves_differ(values: Array) -> bool:
-    """Return whether a sine of `values` (N,) differs from a line and has few turns.
+    """Return whether the sine of `values` (N,) differs from a line and has few periods.
 
-    Beyond a few turns, a wave of a fixed frequency is a constant of its own.
+    With many periods, a sine of frequency 1 would be an arbitrary choice among many frequencies.
     """
     is_moderate = np.ptp(values) > _LEAST_TURN and np.abs(values).max() < _MOST_TURNS
     return bool(is_moderate and not take_two_values(values))
 
 
 def exponent_bits(p: Fraction) -> float:
-    """Return the bits of an exponent: 0 for 1, a sign for -1, else an operation and its size."""
+    """Return the bits of an exponent: 0 for 1, 0.5 for -1; otherwise, larger numbers cost more."""
     size = abs(p)
     if size == 1:
         return 0.5 * (p < 0)
@@ -160,7 +176,10 @@ def exponent_bits(p: Fraction) -> float:
 
 @dataclass(frozen=True)
 class Factor:
-    """F(scale * monomial + shift)^power of a `function` F; a shift of None is 0 and no constant."""
+    """A factor F(scale * monomial + shift)^power of a term, with the `function` F.
+
+    If `shift` is None, it is 0 and not a constant of the template.
+    """
 
     function: Candidate
     monomial: Monomial
@@ -173,12 +192,12 @@ class Factor:
         return [self.scale] if self.shift is None else [self.scale, self.shift]
 
     def with_constants(self, values: Iterator[float]) -> Factor:
-        """Return the factor with the next constants."""
+        """Return the factor with constants taken from the iterator `values`."""
         scale = next(values)
         return replace(self, scale=scale, shift=None if self.shift is None else next(values))
 
     def value(self, argument: Array) -> Array:
-        """Return the values (N,) of the factor for those of its monomial."""
+        """Return the values (N,) of the factor, given the values (N,) of its monomial."""
         value = self.function.value(self.scale * argument + (self.shift or 0.0))
         return value ** float(self.power) if self.power != 1 else value
 
@@ -198,7 +217,16 @@ class Term:
 
 @dataclass(frozen=True)
 class Transform:
-    """A transformation g of the output: `forward`, its slope, `inverse` and its expression."""
+    """A transform g of the output.
+
+    Attributes:
+        name: Name of g.
+        forward: g.
+        slope: Derivative of g.
+        inverse: Inverse of g.
+        expression: Inverse of g for sympy expressions.
+        bits: Description length.
+    """
 
     name: str
     forward: Callable[[Array], Array]
@@ -210,7 +238,14 @@ class Transform:
 
 @dataclass(frozen=True)
 class Template:
-    """A hypothesis; `above` and `below` are its terms, `common` is their factor M."""
+    """A structure of a formula with its constants (see the docstring of this module).
+
+    Attributes:
+        transform: Transform g of the output.
+        common: The factor M.
+        above: Terms a t of the numerator.
+        below: Terms b s of the denominator.
+    """
 
     transform: Transform
     common: Term
@@ -223,13 +258,13 @@ class Template:
         yield from self.below
 
     def shorter(self) -> Iterator[Template]:
-        """Yield the template without one of the terms of a sum."""
+        """Yield the templates in which one term of the numerator is missing; none if it has one."""
         for term in self.above if len(self.above) > 1 else ():
             yield replace(self, above=tuple(each for each in self.above if each is not term))
 
     @property
     def constants(self) -> Array:
-        """Coefficients of the terms, then the constants of the factors."""
+        """Coefficients of the terms above and below, then the constants of all factors."""
         coefficients = [term.coefficient for term in (*self.above, *self.below)]
         inner = (c for term in self.terms() for factor in term.factors for c in factor.constants)
         return np.array([*coefficients, *inner])
@@ -250,7 +285,7 @@ class Template:
         return Template(self.transform, common, tuple(terms[:cut]), tuple(terms[cut:]))
 
     def key(self) -> object:
-        """Return the structure without its constants."""
+        """Return a hashable key of the structure, which does not depend on the constants."""
 
         def shape(term: Term) -> object:
             factors = [
@@ -271,7 +306,7 @@ class Template:
         return self.transform.name, shape(self.common), above, below
 
     def structure_bits(self, coordinates: Coordinates) -> float:
-        """Return the bits of everything but the constants."""
+        """Return the description length, in bits, of everything but the constants."""
         bits = self.transform.bits + OPERATION * (len(self.above) - 1 + len(self.below))
         bits += OPERATION * bool(self.below)
         for term in self.terms():
@@ -305,7 +340,7 @@ def _identity(u: Array) -> Array:
 
 
 def _root(u: Array) -> Array:
-    """Return the root of u (N,), 0 where a fit makes u negative."""
+    """Return the square root of u (N,), or 0 if u is negative during a fit."""
     return np.asarray(np.sqrt(np.maximum(u, 0.0)))
 
 

@@ -1,6 +1,6 @@
-"""Numbers in formulas as a person writes them, and the size of a formula with them.
+"""Write the numbers of formulas as a person would, and measure the size of a formula.
 
-Nice numbers are simple fractions and multiples of pi, e and roots.
+Nice numbers are simple fractions, short decimal numbers, and simple multiples of pi, e and roots.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, apart
 from kanrun.formulas.parsing import parse_expression
 
-#: Relative accuracy of a constant at best.
+#: Smallest relative error that constants are assumed to have.
 PRECISION = 1e-9
-#: Size of a constant below which its accuracy is absolute.
+#: Constants smaller than this are assumed to have the error of a constant of this size.
 _SMALL = 1e-3
 #: Largest denominator of a nice fraction.
 _MAX_DENOMINATOR = 20
-#: Maximum number of significant digits of a nice decimal number.
+#: Largest number of significant digits of a nice decimal number.
 _MAX_DIGITS = 9
-#: Probability that a number as simple lies as near by chance, below which a number is nice.
+#: A number is nice only if the probability that an equally simple number is as near by chance is
+#: smaller than this.
 _CHANCE = 0.05
-#: Units of nice numbers, by the bits that naming them costs.
+#: Units of which nice numbers are multiples, by their description length in bits.
 _UNITS = {
     0: "1",
     2: "pi",
@@ -45,10 +46,10 @@ _SIZED_UNITS = [
 
 
 def nice(value: float, window: float) -> Expr | None:
-    """Return the simplest nice number within `window` of `value`, or None if it may be chance.
+    """Return the simplest nice number within `window` of `value`, or None if there is none.
 
-    Nice numbers are fractions times a unit, and short decimal numbers, which are returned as
-    fractions too.
+    A number that may be near `value` by chance does not count. Short decimal numbers are returned
+    as fractions.
     """
     if abs(value) <= window:
         return sympy.S.Zero
@@ -64,7 +65,8 @@ def nice(value: float, window: float) -> Expr | None:
         text = f"{value:.{digits}e}"
         if abs(float(text) - value) <= window:
             mantissa = int(text.partition("e")[0].replace(".", "").replace("-", ""))
-            # Two bits more than its digits, so that 1/2, 3/4 and 5/4 stay fractions.
+            # Decimal numbers cost two bits more than their digits, so that 1/2, 3/4 and 5/4 remain
+            # fractions.
             cost = 2.0 + math.log2(mantissa)
             found.append((cost, len(found), sympy.Rational(text), sympy.S.One))
             break
@@ -74,12 +76,15 @@ def nice(value: float, window: float) -> Expr | None:
 
 
 def window_of(value: float) -> float:
-    """Return the distance within which a number may stand for a constant without an error."""
+    """Return the distance within which a number may replace the constant `value` without loss."""
     return PRECISION * max(abs(value), _SMALL)
 
 
 def nice_phase(value: float, window: float) -> Expr | None:
-    """Return a nice phase of a sine: a nice number plus a multiple of a quarter turn, or None."""
+    """Return the nice phase of a sine or cosine within `window` of `value`, or None.
+
+    A nice phase is a nice number plus 0, pi/2, -pi/2, pi or -pi.
+    """
     for turn in (0, sympy.pi / 2, -sympy.pi / 2, sympy.pi, -sympy.pi):
         number = nice(value - float(turn), window)
         if number is not None:
@@ -88,34 +93,36 @@ def nice_phase(value: float, window: float) -> Expr | None:
 
 
 def decimals(expression: Expr) -> list[Expr]:
-    """Return the fractions and decimal numbers in an expression."""
+    """Return the numbers in an expression that are not integers."""
     numbers = expression.atoms(sympy.Rational, sympy.Float)
     return sorted((each for each in numbers if not each.is_Integer), key=str)
 
 
-#: Digits of a float64 that are never its rounding alone.
+#: Number of significant digits of a float64 that rounding errors do not affect.
 _SHOWN = 15
-#: Denominator from which on a decimal number that is not longer than the fraction is preferred.
+#: Smallest denominator of a fraction that is replaced by a decimal number if that is not longer.
 _LEAST_DECIMAL = 5
-#: Size below which whole decimal numbers are written as integers.
+#: Decimal numbers with integer values are written as integers below this size.
 _LARGEST_WHOLE = 1e9
-#: Characters of a decimal number that stands for itself.
+#: Largest number of characters of a decimal number that counts as exact.
 _SHORT = 11
-#: Size of a digit, relative to an operation.
+#: Size of one digit, relative to one operation.
 _DIGIT = 0.1
-#: Size of a decimal point or a fraction bar, relative to an operation.
+#: Size of a decimal point or a fraction bar, relative to one operation.
 _FRACTION = 0.3
-#: Size of what textbooks do not write, relative to an operation.
+#: Size of a notation that is unusual in textbooks, relative to one operation.
 _UNUSUAL = 10.0
-#: Digits to which the numbers of two forms agree: those of the constants of physics in files.
+#: Number of digits to which the numbers of two forms must agree; physical constants in data files
+#: have this many.
 _FORM_DIGITS = 4
 
 
 def as_written(expression: Expr) -> Expr:
-    """Return the expression with its numbers as a person writes them.
+    """Return the expression with its numbers written as a person would.
 
-    Fractions with large denominators become short decimal numbers. Decimal numbers get no more
-    digits than name the float64 that they are, or its neighbour.
+    Fractions with large denominators become decimal numbers if these are exact and not longer.
+    Decimal numbers are rounded to 15 significant digits if that changes them by at most two float64
+    rounding errors.
     """
 
     def shown(number: Expr) -> Expr:
@@ -145,17 +152,18 @@ def as_written(expression: Expr) -> Expr:
 
 
 def exact_decimals(expression: Expr) -> Expr:
-    """Return the expression with its short decimal numbers as fractions."""
+    """Replace the short decimal numbers of an expression by exact fractions."""
     texts = {number: repr(float(number)) for number in expression.atoms(sympy.Float)}
     short = {number: sympy.Rational(text) for number, text in texts.items() if len(text) <= _SHORT}
     return expression.xreplace(short)
 
 
 def size(expression: Expr) -> float:
-    """Return the number of operations, functions counting twice, plus the lengths of numbers.
+    """Return the size of an expression, by which equivalent forms are compared.
 
-    What textbooks do not write counts more: logarithms of powers, minus signs under roots, and
-    exponentials of inverse hyperbolic functions.
+    The size is the number of operations, with functions counted twice, plus the lengths of numbers.
+    Notations that are unusual in textbooks count more: logarithms of powers, minus signs under
+    roots, and exponentials of inverse hyperbolic functions.
     """
     shown = as_written(expression)
     parts = list(sympy.preorder_traversal(shown))
@@ -174,9 +182,10 @@ def size(expression: Expr) -> float:
 
 
 def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
-    """Return whether the expression is one of those accepted, or no longer than the shortest.
+    """Return whether an expression has an accepted form, or is no longer than the shortest one.
 
-    The numbers of a product are one number there, of `_FORM_DIGITS` digits.
+    Forms are compared after the numbers of each product are combined into one, and after decimal
+    and large numbers are rounded to `_FORM_DIGITS` digits.
     """
 
     def skeleton(form: Expr) -> Expr:
@@ -192,7 +201,10 @@ def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
 
 
 def round_numbers(expression: Expr, allowed: Callable[[Expr], bool]) -> Expr:
-    """Round decimal numbers to nice numbers or zero, as far as `allowed` accepts."""
+    """Round decimal numbers to nice numbers or zero, one after another.
+
+    A rounding is kept if `allowed` returns True for the new expression.
+    """
     waves = expression.atoms(sympy.sin, sympy.cos)
     phases = {part for wave in waves for part in sympy.Add.make_args(wave.args[0])}
     floats = expression.atoms(sympy.Float)
