@@ -58,7 +58,7 @@ from .problem import (
     problems_in,
 )
 
-#: Smallest number of points from which `interpret` searches a formula.
+#: Smallest number of points for which `interpret` searches for a formula.
 _MIN_POINTS = 20
 #: One point in this many is held out; of the remaining ones, one in this many is for validation.
 _HELD_OUT = 5

@@ -50,7 +50,7 @@ _FAR = 1e3
 #: Outcomes of formulas that reproduce all points, so that residuals say nothing about the errors of
 #: their constants.
 REPRODUCING = ("exact", "agrees", "wrong")
-#: Largest standard deviation of a constant output, relative to its size.
+#: An output is constant if its standard deviation is at most this fraction of its largest value.
 _CONSTANT = 1e-14
 #: Smallest divisor of a ratio of errors.
 _TINY = 1e-300

@@ -43,7 +43,7 @@ class Domain:
     period: float | None = None
 
     def allows(self, low: Array | float, high: Array | float) -> NDArray[np.bool_]:
-        """Return, for each interval [low, high], whether it is in the domain and has no pole."""
+        """Return whether each interval [low, high] is inside the domain and contains no pole."""
         inside = np.isfinite(low) & np.isfinite(high) & (low >= self.low) & (high <= self.high)
         if self.period is None:
             return np.asarray(inside)
@@ -281,7 +281,7 @@ def choose(
 
     Args:
         names: Names of candidates of the table or of plug-ins; None: all of these.
-        own: The user's functions: names and formulas in x0.
+        own: The user's functions: maps names to formulas in x0.
 
     Raises:
         UsageError: If a name is unknown, a user's function has the name of a candidate, a formula

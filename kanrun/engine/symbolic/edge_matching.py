@@ -97,8 +97,8 @@ def _coarse(data: SearchData, candidate: Candidate) -> tuple[float, list[tuple[f
     """Compare a candidate with an edge for all pairs (a, b) of the grid.
 
     Returns:
-        The smallest 1 - R^2, and up to two starts (a, b): the best one, and the best of those that
-        are far from it. If no pair explains anything, inf and no start.
+        The smallest 1 - R^2, and up to two starts (a, b): the best pair, and the best pair at some
+        distance from the first. If no pair explains anything, inf and no start.
     """
     grid, f = grid_values(candidate)
     t = data.x[:, 0]

@@ -225,9 +225,10 @@ def finish_formula(
 ) -> Formula:
     """Return the formula of a graph.
 
-    Terms that do not pay are simplified, the constants are refitted and rounded as far as the
-    validation error allows, and the expression is simplified. A graph with splines is neither freed
-    of terms nor simplified. When the budget is used up, the remaining steps are skipped.
+    Functions are replaced with lines or constants where that shortens the description, constants
+    are refitted and rounded as far as the validation error allows, and the expression is
+    simplified. For a graph with splines, the first and the last step are skipped. When the budget
+    is used up, all remaining steps are skipped.
 
     Args:
         graph: The graph.

@@ -320,7 +320,7 @@ class FittedStructure:
 
     @property
     def is_exact(self) -> bool:
-        """True if the formula reproduces the points, and they are enough for its constants."""
+        """True if the formula reproduces the points and there are enough points per constant."""
         return (
             self.formula is not None
             and self.error <= self.data.exact

@@ -21,7 +21,7 @@ OURS = "kanrun"
 _MIN_PROBABILITY = 1e-12  # keeps the log loss of a class that a model excludes finite
 Predict = Callable[[RowInputs], RowOutputs]
 _STREAM = 20_404  # of the random numbers of folds
-# Rows, and rows x classes x inputs^2, from which one fold is left out.
+# Above this number of rows, or of rows x classes x inputs^2, only one fold is held out.
 _MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 
 

@@ -1,10 +1,11 @@
-"""Posterior of the coefficients of a table's features given all rows, by Newton's method.
+"""Compute the posterior of the coefficients of a table's features given all rows.
 
-The latent function of an output is f(x) = level + h(x)' b, with features h(x), coefficients b that
-have the prior variances P, and a level without prior. The most probable b minimises
--log p(y | f) + b' P^-1 b / 2. Its covariance is the inverse of H = h' W h + P^-1, where W is the
-information of the rows (Laplace's approximation; exact for Gaussian outputs). The common scale of
-the prior variances and the dispersion maximise the evidence on all rows.
+The latent function of an output is f(x) = level + h(x)' b, with features h(x), coefficients b with
+the diagonal prior covariance P, and a level with a flat prior. The most probable b minimises
+-log p(y | f) + b' P^-1 b / 2 and is found by Newton's method. The posterior covariance of b is the
+inverse of H = h' W h + P^-1, where W is minus the second derivative of log p for each row
+(Laplace's approximation; exact for Gaussian outputs). A common factor of the prior variances, and
+the dispersion, are chosen to maximise the evidence on all rows.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from kanrun.errors import KanrunError
 _BLOCK = 4096
 #: Largest number of Newton steps.
 _STEPS = 40
-#: Newton steps end when no latent value changes by more than this, weighted by the square root of
-#: the row's information relative to the mean.
+#: Newton's method ends when no latent value changes by more than this. The change is weighted by
+#: the square root of the row's information (its entry of W) relative to the mean.
 _TOLERANCE = 1e-6
 #: Largest change of a latent value in one step, so that exponentials do not overflow.
 _LARGEST_STEP = 4.0
@@ -38,8 +39,8 @@ _SCALES = (-3.0, 3.0)
 _DISPERSIONS = (-23.0, 3.0)
 #: Smallest value of 1 - leverage.
 _LEAST_LEFT = 1e-6
-#: Rounds of Newton steps for outputs with a link. After the first one, the scale and the dispersion
-#: are estimated.
+#: Number of times that Newton's method is run for outputs with a link. After the first run, the
+#: scale of the prior variances and the dispersion are estimated.
 _ROUNDS = 2
 #: Largest number of steps of non-negative least squares per constraint.
 _NNLS_STEPS = 100
@@ -47,7 +48,16 @@ _NNLS_STEPS = 100
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Weighted central moments of features and outputs, so that the level needs no column."""
+    """Weighted central moments of features and outputs; centring eliminates the level.
+
+    Attributes:
+        gram: Sum of w (x - mean)(x - mean)' over rows, shape (features, features).
+        right: Sum of w (x - mean)(y - level), shape (features,).
+        square: Sum of w (y - level)^2.
+        count: Sum of the weights w.
+        mean: Weighted mean of the features, shape (features,).
+        level: Weighted mean of y.
+    """
 
     gram: ndarray
     right: ndarray
@@ -83,7 +93,7 @@ class Posterior:
     """Posterior of the latent function of one output.
 
     Attributes:
-        level: Value where all features vanish.
+        level: Value of the latent function if all features are 0.
         coefficients: Most probable coefficients (features,).
         factor: Lower Cholesky factor of H, shape (features, features).
         likelihood: Likelihood with its parameters.
@@ -107,9 +117,10 @@ class Posterior:
         return np.asarray(self.level + features @ self.coefficients)
 
     def spread(self, differences: ndarray) -> ndarray:
-        """Return the posterior variance of differences between two latent values.
+        """Return the posterior variances (pairs,) of differences between two latent values.
 
-        `differences` (pairs, features) holds the differences of their features.
+        `differences` (pairs, features) are the differences between the features of the two points
+        of each pair.
         """
         return np.asarray((_half_solved(self.factor, differences.T) ** 2).sum(0))
 
@@ -213,9 +224,9 @@ def _by_newton(
 def _working(
     likelihoods: Sequence[Likelihood], latent: ndarray, place: int
 ) -> tuple[ndarray, ndarray]:
-    """Return the weights and the responses of the least squares problem of one Newton step.
+    """Return weights (rows,) and working responses (rows,) of one Newton step.
 
-    They belong to output (or class) `place`, for dispersion 1.
+    They define the least-squares problem of output (or class) number `place`, for dispersion 1.
     """
     one = replace(likelihoods[place], dispersion=1.0)
     f = latent[:, place]
@@ -242,7 +253,10 @@ def _solved(
     y: ndarray,
     constraints: ndarray | None,
 ) -> Posterior:
-    """Solve weighted least squares with the prior; weights are divided by the dispersion."""
+    """Solve the weighted least-squares problem with the prior, and return the posterior.
+
+    The weights are divided by the dispersion of the likelihood.
+    """
     dispersion = likelihood.dispersion
     hessian = moments.gram / dispersion
     diagonal = np.diag_indices(len(hessian))

@@ -25,8 +25,8 @@ from scipy import linalg
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_breakpoints
 
 DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
-INTERVALS, LINE_INTERVALS = 32, 2  # of the grid of an input, and if its function is a line
-GRID_EPS = 0.5  # fraction of equal spacing in the grid; the rest follows distinct values
+INTERVALS, LINE_INTERVALS = 32, 2  # of an input's grid, in general and if it has only a line
+GRID_EPS = 0.5  # weight of equal spacing in the grid; the rest follows the distinct values
 _GAP_STIFFNESS = 100.0
 _ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
 _RIDGE = 1e-13  # relative, for a positive definite eigenproblem

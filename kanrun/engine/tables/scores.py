@@ -103,7 +103,7 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
 
 
 def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
-    """Return the ends of the wide gaps between neighbouring values, (gaps, 2) for each input."""
+    """Return the ends of wide gaps between neighbouring values: one (gaps, 2) array per input."""
     found = []
     for column in x.T:
         distinct = np.unique(column)
@@ -194,7 +194,7 @@ def _output_map(
 
 
 def per_exposure(points: Points, place: int, family: str) -> Points:
-    """Divide the outputs by the exposures, which are the input at `place`, and drop this input.
+    """Divide the outputs by the exposures (input number `place`), and drop this input.
 
     For counts (`poisson`), the weights are multiplied by the exposures.
     """
@@ -235,7 +235,7 @@ def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarr
 
 
 def error_scale(predicted: PerRow, errors: PerRow) -> tuple[ndarray, ndarray]:
-    """Return mean predictions of bins (bins,), and the relative scale of the errors in each.
+    """Return the mean prediction (bins,) and the relative scale of errors (bins,) in each bin.
 
     Predictions are sorted into bins of equal size. The scale of the errors in each bin is shrunk
     towards the common scale by the fraction of the variance between bins that chance explains
