@@ -61,17 +61,13 @@ class Interpretation:
     """Result of an interpretation.
 
     Attributes:
-        outcome: One of
-
-            - `exact`: the formula reproduces all points, and either the points rule out an
-              approximation or the formula equals the known true function;
-            - `agrees`: the formula reproduces all points, but may be an approximation;
-            - `formula`: the formula is as good as the network or, without a network, the shortest
-              description;
-            - `partly numeric`: the formula contains functions f1, f2, ... because no candidate was
-              good enough there;
-            - `wrong`: the formula seems exact, but is not the known true function;
-            - `failed`: there is no formula.
+        outcome: `exact` (the formula reproduces all points, and either the points rule out an
+            approximation or the formula equals the known true function), `agrees` (the formula
+            reproduces all points, but may be an approximation), `formula` (the formula is as good
+            as the network or, without a network, the shortest description), `partly numeric` (the
+            formula contains functions f1, f2, ... because no candidate was good enough there),
+            `wrong` (the formula seems exact, but is not the known true function), or `failed`
+            (there is no formula).
         sentence: The outcome as a sentence.
         formula: The formula, which maps points (samples, inputs) to values (samples,); None if
             there is none.
