@@ -1,6 +1,6 @@
-"""Command line: commands and exit codes.
+"""The command line: registration of commands, error messages and exit codes.
 
-Commands import the heavy packages that they need, so that help and completion are fast.
+Large packages are imported only by the commands that need them, so help and completion are fast.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from kanrun.config import EXPERIMENTS, groups_of, keys_of, settings_of
 from kanrun.config.registry import ExperimentKind, group_of
 from kanrun.errors import KanrunError, UsageError, did_you_mean, printable, tell
 
-#: Files of the package that `init` writes; NAME and DISTRIBUTION stand for its names.
+#: Files of the package that `init` writes; NAME and DISTRIBUTION are replaced by its names.
 STARTER = Path(__file__).with_name("starter")
-#: Maximum number of characters of a printed sentence.
+#: Largest number of characters of a printed message.
 _LONGEST = 2000
-#: Maximum number of commands that `kanrun keys` names after a key.
+#: Largest number of commands that `kanrun keys` lists for a key.
 MAX_PLACES = 3
 
 
@@ -60,7 +60,7 @@ class ExperimentCommand(Command):
 
 
 def add_experiments() -> None:
-    """Add the commands of experiments that are not there yet, such as those of plug-ins."""
+    """Add the commands of experiments that have not been added yet, such as those of plug-ins."""
     there = {each.name for each in kanrun_commands.registered_commands}
     for experiment in EXPERIMENTS.values():
         if experiment.name not in there:
@@ -252,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: the run failed; 2: a wrong call or configuration; 130: interrupted; 143: terminated.
     Errors are one line on standard error; KANRUN_DEBUG=1 shows the traceback as well.
     """
-    # Idle threads sleep: next to other work on the machine, spinning ones slow training down
-    # tenfold.
+    # Let idle threads sleep, because spinning threads slow training down tenfold if other programs
+    # use the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _advice(error: Any) -> str:
-    """Return the sentence of an error of Typer's, with what to write instead."""
+    """Return the message of one of Typer's errors, with advice on what to write instead."""
     # Newer versions of Typer convert by pydantic, which begins so.
     text = " ".join(error.format_message().split()).replace("Value error, ", "")
     context = getattr(error, "ctx", None)
@@ -292,7 +292,7 @@ def _advice(error: Any) -> str:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Print a warning for the user as one line; warnings of libraries to developers are dropped."""
+    """Print a warning for users as one line; drop warnings of libraries for developers."""
     if category is UserWarning:
         tell(_one_line(str(message)))
 

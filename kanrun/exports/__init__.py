@@ -1,4 +1,4 @@
-"""Export a trained model, or a formula of `kanrun interpret`, to a file that works without kanrun.
+"""Export of trained models, and of formulas of `kanrun interpret`, to files that need no kanrun.
 
 Formulas are written as text, LaTeX, Python or C, with the names of the user's inputs. A formula
 from a run folder is parsed again by `kanrun.formulas`, which accepts only listed functions, before
@@ -75,8 +75,8 @@ _COMMENTS = {"text": "", "latex": "% ", "python": "# ", "c": "// "}
 def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
     """Return the content of `file`: the model in the format `form`.
 
-    Raises UsageError if the format is unknown, if it cannot hold this kind of network, or if the
-    package that writes it is not installed.
+    Raises UsageError if the format is unknown or cannot represent this kind of network, or if the
+    package that writes the format is not installed.
     """
     check_known("--format", form, FORMATS, "formats of a model")
     if form == "torch":

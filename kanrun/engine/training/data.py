@@ -70,9 +70,9 @@ class Samples:
         return Samples(self.x[index], self.y[index], weights)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the weighted mean over samples of values (samples, ...), as a scalar.
+        """Return the mean of values (samples, ...) over all dimensions, as a scalar.
 
-        Over all other dimensions, the mean is unweighted.
+        The mean over the samples uses their weights.
         """
         if self.weights is None:
             return values.mean()

@@ -49,8 +49,8 @@ from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
 
 #: Largest number of entries of the Jacobian in memory at once (but at least those of one sample).
 JACOBIAN_NUMBERS = 1 << 25
-#: Without a penalty, a coefficient is frozen if it would have to change by more than this to
-#: explain the whole residual, because the data barely determine it.
+#: Without a penalty, a coefficient is frozen if it would have to change by more than this, in
+#: standard deviations of the outputs, to explain the residual: the data barely determine it.
 MAX_COEFFICIENT_CHANGE = 1e4
 
 
