@@ -1,7 +1,7 @@
-"""Models as C99 files that need the standard library only: the text of `runtime.c` with the data.
+"""Export of models as C99 files that need only the standard library.
 
-All that comes from the model stands in the file as numbers and as string literals of harmless
-characters.
+A file consists of the text of `runtime.c` and the data of the model. All data are written as
+numbers, or as string literals in which special characters are escaped.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from kanrun.points import Array
 from kanrun.targets.table_text import is_number
 
 _PARTS = ("day of year", "weekday", "hour")
-#: Largest difference, relative to its coefficients, at which an edge is written as a single
-#: polynomial.
+#: Largest difference, relative to the coefficients of an edge, at which the edge is written as a
+#: single polynomial.
 POLYNOMIAL = 1e-13
 #: Decimals, relative to the largest coefficient, to which two edges must agree to share one shape.
 DECIMALS = 15
@@ -71,12 +71,12 @@ def c_source(document: Document, name: str) -> str:
 
 
 def _list(entries: Any) -> str:
-    """Return an initialiser, one entry per line: compilers limit the length of lines."""
+    """Return an initialiser with one entry per line, because compilers limit line lengths."""
     return "{" + ",\n".join(entries) + "}"
 
 
 def _texts(words: Sequence[str]) -> str:
-    """Return string literals; bytes other than letters, digits and blanks are octal."""
+    """Return string literals, with octal escapes for all bytes except simple characters."""
     harmless = re.compile(r"[A-Za-z0-9 _.]")
     literals = []
     for text in words:
@@ -94,7 +94,10 @@ def _numbers(values: list[Any]) -> str:
 
 
 def _structure(fields: Document) -> str:
-    """Return a structure by the names of its fields; empty arrays are left out, texts are C."""
+    """Return the initialiser of a structure with named fields.
+
+    Empty lists are omitted, and texts are inserted as C code.
+    """
     lines = []
     for name, value in fields.items():
         if isinstance(value, list) and not np.size(value):
@@ -117,7 +120,7 @@ def _units(maps: Sequence[Document]) -> list[Document]:
 def _column(column: Document) -> str:
     levels = column["levels"] or []
     parts = [str(_PARTS.index(part)) for part in column["parts"] or ()]
-    # The days of a date may equal a mark by chance.
+    # Not for dates, whose days could equal such a number by chance.
     marks = [
         word.upper().replace("INF", "INFINITY")
         for word in column["missing"]
@@ -137,7 +140,7 @@ def _column(column: Document) -> str:
 
 
 def _network(part: Document) -> Document:
-    """Return a network as the fields of its structure in C."""
+    """Return the fields of the C structure of a network."""
     layers: list[Document] = []
     for layer in part["layers"]:
         inputs = layers[-1]["outputs"] if layers else len(part["input_map"])
@@ -168,7 +171,11 @@ def _network(part: Document) -> Document:
 
 
 def _splines(layer: Document) -> Document:
-    """Return a layer of splines: each edge is a number times a shape, on a grid of its input."""
+    """Return the fields of a layer of splines.
+
+    Each edge is a factor times a shape (a normalised spline, which edges can share), on a grid of
+    its input.
+    """
     grids: dict[tuple[int, tuple[float, ...]], int] = {}
     edges = []
     for edge in layer["edges"]:
@@ -196,7 +203,7 @@ def _splines(layer: Document) -> Document:
 
 
 def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Array]:
-    """Return the spline on as few intervals as it needs: one if it is a single polynomial."""
+    """Return the knots and coefficients of the spline, on one interval if it is one polynomial."""
     if not degree:
         return knots, coefficients
     grid = knots[degree : len(knots) - degree]

@@ -1,6 +1,7 @@
-"""Models as one JavaScript file without dependencies, for pages and for Node.
+"""Export of models as one JavaScript file without dependencies, for web pages and for Node.
 
-It is the text of `runtime.js` with the document in pieces, see `document.py`, as its data.
+The file consists of the text of `runtime.js` and, as data, the document that `in_pieces` returns;
+see `document.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ LAYERS = ("splines", "radial", "dense")
 
 
 def javascript_source(pieces: Document) -> str:
-    """Return the text of the file.
+    """Return the text of the file; `pieces` is the document that `in_pieces` returns.
 
-    Raises UsageError for a layer or a function that it cannot compute.
+    Raises UsageError if the file cannot compute a layer or a function of the model.
     """
     for layer in pieces["layers"]:
         if layer["kind"] not in LAYERS:

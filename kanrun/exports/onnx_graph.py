@@ -1,8 +1,9 @@
-"""Models as ONNX graphs of standard operators, recorded from the functions of `runtime`.
+"""Export of models as ONNX graphs of standard operators.
 
-Input `x` (rows, inputs) and output `y` (rows, outputs) are float32 in the user's units, and so is
-the network; the maps between the units and the network are in float64, so that a large offset costs
-no digits.
+The graphs are recorded while the functions of `runtime` run on traced values. The input `x` (rows,
+inputs) and the output `y` (rows, outputs) are float32 in the user's units, and the network computes
+in float32. The maps between these units and the network's are computed in float64, so that large
+offsets do not cost accuracy.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ OPSET = 17
 #: Version of the ONNX file format, from 2022, which every runtime of today reads. Older runtimes
 #: may refuse a higher version.
 IR_VERSION = 8
-#: Largest unit of inputs and outputs; the smallest is its inverse. Both are far from the limits of
-#: float32.
+#: Largest magnitude of units of inputs and outputs; the smallest is its inverse. Both are far from
+#: the limits of float32.
 _EXTREME = 1e30
-#: Larger constants are replaced by this one, such as the distance up to which splines are
-#: continued; float32 ends at 3e38.
+#: Upper bound of constants, such as the distance up to which splines are extrapolated, because the
+#: largest number of float32 is 3e38. Larger constants are replaced by this bound.
 _LARGEST = 1e18
 
 
 def onnx_bytes(pieces: Document) -> bytes:
-    """Return the content of the file. Raises UsageError for units beyond float32."""
+    """Return the content of the ONNX file. Raises UsageError if units exceed float32's range.
+
+    `pieces` is the document that `in_pieces` returns.
+    """
     named = [*zip(pieces["inputs"], pieces["domain"], strict=True)]
     for name, one in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
         named.append((name, one.get("points") or [one["shift"], one["scale"]]))
@@ -75,7 +79,7 @@ def onnx_bytes(pieces: Document) -> bytes:
 class _Graph:
     """Nodes and constants of an ONNX graph, in the order in which they were created.
 
-    Numbers have the element type `kind`, float32 or float64.
+    `kind`, float32 or float64, is the element type of new constants.
     """
 
     def __init__(self) -> None:
@@ -86,7 +90,7 @@ class _Graph:
     def in_double(
         self, x: _Traced, function: Callable[[_Traced], _Traced], name: str = ""
     ) -> _Traced:
-        """Return the function of x, which is computed in float64."""
+        """Return function(x), computed in float64."""
         self.kind = np.float64
         found = function(self._cast(x))
         self.kind = np.float32
@@ -117,7 +121,7 @@ class _Graph:
 
 
 class _Traced(NDArrayOperatorsMixin):
-    """A value of a graph: operations of NumPy on it become nodes (NEP 13 and 18)."""
+    """A value of a graph; NumPy functions applied to it add nodes to the graph (NEP 13 and 18)."""
 
     def __init__(self, graph: _Graph, name: str) -> None:
         self.graph = graph
@@ -190,7 +194,7 @@ _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
     np.stack: lambda graph, parts, axis: graph.add(
         "Concat", *(part[:, None] for part in parts), axis=axis
     ),
-    # How far x is in each piece, times its slope.
+    # Length of each piece that lies below x, times the slope of the piece.
     np.interp: lambda _, x, points, values: (
         np.clip(x[:, None] - np.array(points[:-1]), 0.0, np.diff(points))
         @ (np.diff(values) / np.diff(points))
@@ -206,11 +210,11 @@ def _in_units(
 
 
 def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
-    """Add a network, see `runtime.network`, with the map of the inputs in float64."""
+    """Add the nodes of a network (see `runtime.network`), with its input map in float64."""
     x = _in_units(graph, x, part["input_map"], "points", "values")
     for layer in part["layers"]:
         if layer["kind"] == "windows":
-            # All windows are evaluated at all points, and each point takes its own.
+            # Evaluate all windows at all points, then select the window of each point.
             first, *later = layer["windows"]
             found = _network(graph, first, x)
             least = np.full(len(part["input_map"]), -np.inf)

@@ -35,7 +35,7 @@ Extrapolation = Literal["linear", "constant", "zero", "base"]
 
 #: Smallest interval of a grid drawn from data, as a fraction of the interval of a uniform grid.
 MINIMUM_SPACING = 1e-2
-#: Upper limit of the same fraction if a low precision requires wider intervals.
+#: Upper limit of the fraction MINIMUM_SPACING, which is increased if a low precision requires it.
 MAXIMUM_SHARE = 0.5
 #: Half the width of the grid of a constant input, as a fraction of the absolute value of the input.
 CONSTANT_REACH = 0.5
@@ -43,7 +43,7 @@ CONSTANT_REACH = 0.5
 RARE = 0.01
 #: Distance from the bulk beyond which a sample is an outlier, in widths of the bulk.
 FAR = 1.0
-#: Smallest number of samples that can have outliers.
+#: Smallest number of samples at which some of them can count as outliers.
 FEW = 20
 #: Largest deviation of equally spaced knots, and smallest distance of breakpoints, in units of the
 #: machine epsilon times the largest knot.
@@ -232,12 +232,12 @@ def breakpoints_from_data(
 
 
 def rare_samples(samples: int) -> int:
-    """Return the largest possible number of outliers at either end of so many samples."""
+    """Return the largest possible number of outliers at either end of this number of samples."""
     return math.ceil(RARE * samples) if samples >= FEW else 0
 
 
 def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
-    """Return the largest absolute output of all samples but the `rare_samples` with the largest."""
+    """Return the largest absolute output over the samples, without the `rare_samples` largest."""
     count = values.shape[0]
     return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)
 
