@@ -62,8 +62,6 @@ from .problem import (
 _MIN_POINTS = 20
 #: One point in this many is held out; of the remaining ones, one in this many is for validation.
 _HELD_OUT = 5
-#: Number that is combined with the seed for the random numbers of a search.
-_SEARCH = 5
 #: Work of simplifying a formula again after it was converted to the user's units.
 _RESCALED = 0.2
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +33,6 @@ from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
 from kanrun.study.class_scores import class_scores
 from kanrun.targets import Dataset, constant, deviation, root_mean_square
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Largest number of parameters for which the effective degrees of freedom are computed. The time
 #: grows with the cube of this number.

@@ -36,18 +36,6 @@ from kanrun.formulas import to_numpy, variable
 _NEAR = 2.0
 #: A quick refit ends when steps reduce the loss by less than this fraction.
 QUICK = 1e-2
-#: Relative error below which no further random start is tried.
-GOOD = 1e-2
-#: Relative error from which on the grids of a random start are not refined.
-STALLED = 0.3
-#: Number of refits of a random start; the hidden grids are adapted between them.
-_ROUNDS = 3
-#: Largest number of steps of each of these refits.
-_COARSE_STEPS = 12
-#: Weight of the smoothness penalty in these refits.
-_COARSE_PENALTY = 1e-8
-#: Margin of the grids in these refits, as a fraction of the range of the argument.
-_COARSE_MARGIN = 0.05
 #: Largest number of steps on each finer grid.
 _GRID_STEPS = 25
 #: Weight of the smoothness penalty on finer grids.

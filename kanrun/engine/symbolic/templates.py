@@ -24,8 +24,8 @@ from kanrun.engine.symbolic.candidates import Array, Candidate, input_symbols, n
 OPERATION = 2.5
 #: Bits of a function in a formula.
 FUNCTION = 4.0
-#: Twice the bits that an exponent with a denominator costs in addition.
-_HALF = 3.0
+#: Bits that an exponent with a denominator costs in addition.
+_DENOMINATOR = 1.5
 #: Smallest range (radians) of a variable whose sine differs from a line.
 _LEAST_TURN = 0.5
 #: Absolute value (radians) below which the sine of a variable has few periods.
@@ -170,7 +170,7 @@ def exponent_bits(p: Fraction) -> float:
     size = abs(p)
     if size == 1:
         return 0.5 * (p < 0)
-    cost = 2.0 + math.log2(max(float(size.numerator), 1.0)) + _HALF * (size.denominator > 1) / 2
+    cost = 2.0 + math.log2(max(float(size.numerator), 1.0)) + _DENOMINATOR * (size.denominator > 1)
     return cost + 0.5 * (p < 0)
 
 
