@@ -99,7 +99,7 @@ TABLE = (93, 7)
 
 @dataclass(frozen=True)
 class LayerCase:
-    """A layer to be measured."""
+    """A layer whose training steps on a batch of inputs are timed."""
 
     batch: int
     inputs: int

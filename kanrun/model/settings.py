@@ -162,7 +162,7 @@ class KANConfig(ModelConfig):
 
     @staticmethod
     def network() -> Any:
-        """Return `KAN`."""
+        """Return the class of these networks; torch is imported only here."""
         from kanrun.engine.networks import KAN
 
         return KAN
