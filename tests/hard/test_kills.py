@@ -30,6 +30,8 @@ def forked(body, silent):
     if process:
         return process
     code = 70
+    if hasattr(signal, "SIGHUP"):  # a process that nohup started ignores it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         where = os.open(silent, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(where, 1)
