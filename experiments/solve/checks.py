@@ -295,7 +295,12 @@ def _precise_residual(
     place = dict(zip(map(variable, relation.vocabulary.variables), point, strict=True))
     exact = {name: sympy.Rational(float(value)) for name, value in place.items()}
     derivatives = {
-        variable(name): sympy.sympify(value).evalf(_DIGITS, subs=exact) for name, value in arguments
+        variable(name): (
+            value.evalf(_DIGITS, subs=exact)
+            if isinstance(value, sympy.Basic)
+            else sympy.Rational(float(value))
+        )
+        for name, value in arguments
     }
     found = relation.expression.evalf(_DIGITS, subs=derivatives)
     return abs(float(found)) if found.is_number and found.is_finite else math.inf
