@@ -33,10 +33,10 @@ MEASURES = {
     "rmse": "RMSE on everything",
     "learned": "mean error of a phase when it is new",
 }
-#: For each memory, the largest accepted ratios of MEASURES with the memory to those without. Replay
-#: has no bound for the error of a new phase, since it varies much from trial to trial.
+#: For each memory, the largest accepted ratios of MEASURES with the memory to those without. The
+#: error of a new phase with replay varies much: one of two seeds is above its bound (24.6).
 BOUNDS: dict[Any, tuple[float, ...]] = {
-    "replay": (0.1, 0.1),
+    "replay": (0.1, 0.1, 10.0),
     "rehearse": (0.1, 0.1, 3.0),
     "information": (0.4, 0.5, 5.0),
 }
@@ -123,7 +123,7 @@ def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
         yield claim_at_least(sentence, some["rmse"], MIN_UNKEPT_ERROR, of=RUNS)
         return
     shares = some.set_index("seed")[list(MEASURES)] / bare[list(MEASURES)].clip(upper=HEIGHT)
-    for (column, what), bound in zip(MEASURES.items(), BOUNDS[memory], strict=False):
+    for (column, what), bound in zip(MEASURES.items(), BOUNDS[memory], strict=True):
         sentence = f"{name}: {what} over that without memory"
         yield claim_at_most(sentence, shares.loc[bare.index, column], bound, of=RUNS)
 

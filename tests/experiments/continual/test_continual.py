@@ -166,6 +166,7 @@ JUDGED = [
             "bare: forgets": True,
             "kept: forgetting over that without memory": True,
             "kept: RMSE on everything over that without memory": False,
+            "kept: mean error of a phase when it is new over that without memory": True,
         },
     ),
     # Where nothing is forgotten, there is nothing to keep.
