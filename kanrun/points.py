@@ -170,12 +170,20 @@ class Family:
         dispersion: Variance of an output divided by V(m).
         ends: Two fractions. Fractions up to the first one count as 0, and from the second one on as
             1, because fractions of few trials are often 0 or 1.
+        single_trials: Whether all fractions are 0 or 1. They then have a Bernoulli distribution,
+            whose dispersion is 1.
     """
 
     name: str = "gaussian"
     classes: int | None = None
     dispersion: float = 1.0
     ends: tuple[float, float] = (0.0, 1.0)
+    single_trials: bool = False
+
+    def of_outputs(self, y: Array) -> Family:
+        """Return the family with `single_trials` as the outputs `y` say."""
+        single_trials = self.name == "binomial" and bool(np.isin(y, (0, 1)).all())
+        return replace(self, single_trials=single_trials)
 
     @property
     def has_link(self) -> bool:
@@ -189,12 +197,13 @@ class Family:
 
     @property
     def has_known_dispersion(self) -> bool:
-        """Whether models are fitted with dispersion 1, as those of classes and counts are.
+        """Whether models are fitted with dispersion 1: those of classes, counts and single trials.
 
         If the dispersion of counts were estimated during the fit, it would absorb effects. For
-        intervals, it is estimated afterwards from held-out rows.
+        intervals, it is estimated afterwards from held-out rows. Fractions of several trials have
+        an unknown dispersion (quasi-likelihood), which includes the number of trials.
         """
-        return bool(self.classes) or self.name == "poisson"
+        return bool(self.classes) or self.name == "poisson" or self.single_trials
 
     def link(self, mean: Array) -> Array:
         """Return the link function of `mean`: the logarithm or the log-odds."""
@@ -251,13 +260,16 @@ class Family:
     def with_dispersion(self, y: Array, mean: Array, weights: Array) -> Family:
         """Return the family with the dispersion of these outputs, estimated by Pearson's statistic.
 
-        The `ends` of fractions are chosen so that 0 and 1 are as probable as they are frequent.
+        The `ends` of fractions are chosen so that 0 and 1 are as probable as they are frequent. The
+        dispersion of single trials stays 1.
 
         Args:
             y: Outputs, shape (rows, 1).
             mean: Predicted means, shape (rows, 1); rows with NaN are ignored.
             weights: Weights, shape (rows,).
         """
+        if self.single_trials:
+            return self
         kept = ~np.isnan(mean[:, 0])
         y = y[kept, 0]
         mean = mean[kept, 0]
@@ -290,6 +302,8 @@ class Family:
 
         if self.name == "gamma":
             return stats.gamma(1 / self.dispersion, scale=mean * self.dispersion)
+        if self.single_trials:
+            return stats.bernoulli(mean)
         if self.name == "binomial":  # fractions have a beta distribution
             size = 1 / min(self.dispersion, _MOST_SPREAD) - 1
             return stats.beta(mean * size, (1 - mean) * size)
@@ -302,7 +316,8 @@ class Family:
         distribution = self._distribution(mean)
         first, last = self.ends
         high = distribution.cdf(np.where(y == 0, first, y))
-        below = np.ceil(y) - 1 if self.name == "poisson" else np.where(y == 1, last, y)
+        is_count = self.name == "poisson" or self.single_trials
+        below = np.ceil(y) - 1 if is_count else np.where(y == 1, last, y)
         low = distribution.cdf(below)
         position = np.random.default_rng(_SEED).random(len(y))
         probability = np.clip(low + position * (high - low), _SMALLEST, 1 - _SMALLEST)

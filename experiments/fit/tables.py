@@ -49,6 +49,12 @@ _REASONS = {
     "effect of any input is too small",
     "linear": "selected the linear model: the evidence for curves and interactions is too small",
 }
+#: Notes about the dispersion of fractions, by whether each row is a single trial.
+_TRIALS = {
+    True: "all outputs are 0 or 1: each row is a single trial, so the dispersion is 1",
+    False: "some outputs lie between 0 and 1: the dispersion of these fractions is estimated "
+    "(quasi-binomial), because several trials of a row may depend on each other",
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,9 @@ class TableFitting:
     @property
     def family(self) -> Family:
         """Distribution of the outputs."""
-        return Family(self.policy.family, len(self.problem.dataset.classes or ()) or None)
+        dataset = self.problem.dataset
+        classes = len(dataset.classes or ()) or None
+        return Family(self.policy.family, classes).of_outputs(dataset.train.y)
 
     def rates(self, points: Points) -> Points:
         """Return the points to fit: outputs per unit of exposure, if there is an exposure."""
@@ -91,6 +99,8 @@ class TableFitting:
         checked = DataFrame()
         train = self.rates(dataset.train)
         yield from (Note(text, warning=True) for text in dataset.notes)
+        if family.name == "binomial":
+            yield Note(_TRIALS[family.single_trials])
         before = time.process_time()
         fitted = fit_table(train, family.classes, self.policy, seed)
         fit_seconds = time.process_time() - before

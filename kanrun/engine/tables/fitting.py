@@ -98,7 +98,8 @@ def fit_table(
     """
     policy = policy or TablePolicy()
     different, place = merge_copies(points)
-    problem = _Problem(different, Family(policy.family, classes), policy, seed)
+    family = Family(policy.family, classes).of_outputs(points.y)
+    problem = _Problem(different, family, policy, seed)
     fit = problem.fit(different)
     folds = None
     factor = 1.0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import ndtri
+from scipy.stats import binom
 from sklearn.linear_model import GammaRegressor, PoissonRegressor
 from sklearn.metrics import d2_tweedie_score, log_loss, mean_gamma_deviance, mean_poisson_deviance
 
@@ -139,20 +140,39 @@ def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
     assert wide[order[-200:]].mean() > 2.5 * wide[order[:200]].mean()
 
 
-@pytest.mark.parametrize("trials, level", [(1, 0.0), (5, -2.5), (10, 0.0)])
-def test_intervals_of_fractions_contain_0_and_1(trials, level):
+@pytest.mark.parametrize("trials, level", [(1, 0.0), (1, -2.5), (5, -2.5), (10, 0.0)])
+def test_intervals_of_fractions_contain_as_much_as_their_binomial_distribution_says(trials, level):
     rng = np.random.default_rng(3)
-    x = rng.uniform(-2, 2, (2500, 2))
-    y = rng.binomial(trials, Family("binomial").mean(level + np.sin(2 * x[:, 0]))) / trials
+    x = rng.uniform(-2, 2, (3500, 2))
+    y = rng.binomial(trials, Family("binomial").mean(level + 1.5 * np.sin(2 * x[:, 0]))) / trials
     model = fit(x[:500], y[:500], family="binomial", pairs=False, selection="evidence")
-    low, high = model.interval(x[500:], 0.95)
-    covered = (low[:, 0] <= y[500:]) & (y[500:] <= high[:, 0])
-    assert covered.mean() > 0.93
+    x = x[500:]
+    y = y[500:]
+    fractions = np.arange(trials + 1) / trials
+    likely = binom.pmf(np.arange(trials + 1), trials, model.predict(x)[:, None])
+    for share in (0.8, 0.9, 0.95):
+        low, high = model.interval(x, share)
+        nominal = (likely * ((low <= fractions) & (fractions <= high))).sum(1).mean()
+        measured = ((low[:, 0] <= y) & (y <= high[:, 0])).mean()
+        assert abs(measured - nominal) < 0.03
+        assert measured > share - 0.03
     assert (low == 0).any()
     if trials == 1:
-        assert set(model.quantile(x, 0.5)[:, 0]) <= {0.0, 1.0}
+        assert set(np.unique([low, high])) <= {0.0, 1.0}
     else:
         assert (high < 1).mean() > 0.1
+
+
+@pytest.mark.parametrize("level", [0.0, -2.5])
+def test_single_trials_have_dispersion_1_and_the_means_of_two_classes(level):
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-2, 2, (200, 2))
+    y = rng.binomial(1, Family("binomial").mean(level + 1.5 * np.sin(2 * x[:, :1]))).astype(float)
+    points = Points(x, y, weights=rng.integers(1, 3, 200) / 1.5)
+    model = fit_table(points, None, TablePolicy(family="binomial", folds=0))
+    assert (model.family.dispersion, model.fit.outputs[0].likelihood.dispersion) == (1.0, 1.0)
+    classifier = fit_table(points, 2, TablePolicy(folds=0))
+    assert_allclose(model.predict(x)[:, 0], classifier.predict(x)[:, 1], atol=2e-3)
 
 
 def test_intervals_cover_if_nothing_predicts_the_output():
