@@ -56,9 +56,15 @@ def with_target(cfg: ContinualConfig) -> ContinualConfig:
     """
     if cfg.target is None and cfg.phase_column is None:
         return cfg
-    if cfg.target is None or cfg.phase_column is None:
+    if cfg.target is None:
         raise UsageError(
-            "the phases of a table need both target.path=FILE and phase_column=COLUMN."
+            f"phase_column={cfg.phase_column} is a column or input of a target; add "
+            "target.path=FILE or target.formula=FORMULA."
+        )
+    if cfg.phase_column is None:
+        raise UsageError(
+            "phase_column must be given: the column or input of the target whose values divide it "
+            "into phases."
         )
     target = cfg.target
     if isinstance(target, TableTarget):
@@ -99,9 +105,11 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
         groups = np.searchsorted(ends, groups, side="right")
     numbers = np.unique(groups)
     if len(numbers) > MAX_PHASES:
+        remedy = "fewer peaks"
+        if cfg.target is not None:
+            remedy = f"phases=5 for five ranges of phase_column={cfg.phase_column}"
         raise UsageError(
-            f"{len(numbers)} phases are too many: at most {MAX_PHASES} are possible. Set fewer "
-            "peaks, or phases=5 for ranges of phase_column."
+            f"{len(numbers)} phases are too many: at most {MAX_PHASES} are possible. Set {remedy}."
         )
     phases = (shown.part(torch.from_numpy(np.flatnonzero(groups == n))) for n in numbers)
     everything = problem.data.test or shown

@@ -47,7 +47,7 @@ _EXACT_POINTS = 200
 #: Number of digits with which a large residual is evaluated again, in case it is due to rounding.
 _DIGITS = 50
 #: Largest fraction of the machine's memory that the rows of one problem may take; larger problems
-#: are refused. The message calls it half.
+#: are refused.
 _MEMORY = 0.5
 #: Number of copies of the rows that a step holds in memory. A larger number refuses smaller
 #: problems.
@@ -370,6 +370,5 @@ def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:
     if needed > _MEMORY * available:
         raise UsageError(
             f"{rows} residuals of {unknowns} unknowns need about {needed / 2**30:.1f} GiB, more "
-            "than half of this "
-            f"machine's {available / 2**30:.1f} GiB. Use fewer points, intervals or terms."
+            f"than {_MEMORY:.0%} of this machine's {available / 2**30:.1f} GiB. Use fewer points, intervals or terms."
         )

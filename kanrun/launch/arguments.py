@@ -215,7 +215,13 @@ class ArgumentReader:
             if one.free_text and f"{inner_key}.".startswith(f"{one.path}.")
         ]
         if not kinds:
-            return self._parsed(key, text)
+            try:
+                return self._parsed(key, text)
+            except UsageError:
+                paths = [one.path for one in keys_of(self._command) if one.rule != "group"]
+                if any(f"{inner_key}.".startswith(f"{path}.") for path in paths):
+                    raise
+                return [(text, text)]  # the check of the configuration names the unknown key
         kind = kinds[0]
         parts = [text]
         if self._several and (key not in FIXED or kind == "list"):

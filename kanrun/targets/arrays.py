@@ -191,7 +191,7 @@ def array_target(
         points = points.take(np.flatnonzero(points.weights))
     if len(points) < 2:
         raise InvalidData(
-            f"there is {len(points)} row of data, and nothing can be learned from fewer than 2."
+            f"{reading.file or 'x'} has {len(points)} row of data; at least 2 are needed."
         )
     if classes is not None and np.ptp(points.y) == 0:
         raise InvalidData(

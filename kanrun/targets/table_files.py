@@ -15,6 +15,7 @@ import csv
 import gzip
 import importlib
 import io
+import itertools
 import lzma
 import os
 import re
@@ -23,6 +24,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
 _NAMES_SHOWN = 20
-#: Number of bytes read at once; the separator and the header are detected in the first block.
+#: Number of characters read at once; the separator and the header are detected in the first.
 _PIECE = 2**18
 #: Number of rows at the beginning of a file that are examined to find the header.
 _HEAD_ROWS = 50
@@ -99,6 +101,9 @@ class TableLimits:
 
 
 DEFAULT_LIMITS = TableLimits()
+#: An open table: the separator ("" unless it is a text file), the header, and a function that
+#: yields the columns of the given names block by block.
+Source = tuple[str, list[str], Callable[[list[str]], Iterator[Any]]]
 
 
 def check_path(path: str | Path) -> Path:
@@ -236,38 +241,23 @@ class TableFile:
         The separator is "" for Parquet files and workbooks.
         """
         if is_parquet(self.file):
-            for block in self._parquet_blocks(names):
-                yield "", block
-            return
-        workbook = self.file.suffix.lower() == EXCEL
-        with self._workbook() if workbook else self._text() as (separator, frames):
-            header: list[str] = []
-            wanted: list[str] = []
+            source = self._parquet()
+        else:
+            source = self._workbook() if self.file.suffix.lower() == EXCEL else self._text()
+        with source as (separator, header, frames):
+            self.limits.check_cells(0, len(header), self.file)
+            named = list(filter(None, header))
+            check_distinct(named, self.file.name)
+            check_columns(names or (), named, self.file.name)
+            wanted = named if names is None else list(names)
             count = 0
-            for frame in frames:
-                rows = frame[(frame != "").any(axis=1)]
-                if not header:
-                    header = [str(name).strip() for name in rows.iloc[0]]
-                    wanted = self._wanted(header, names)
-                    rows = rows.iloc[1:]
-                count += len(rows)
+            for frame in frames(wanted):
+                count += len(frame)
                 self.limits.check_cells(count, len(header), self.file)
-                if len(rows):
-                    places = [header.index(name) for name in wanted]
-                    yield separator, rows.iloc[:, places].set_axis(wanted, axis=1)
+                if len(frame):
+                    yield separator, frame
         if not count:
-            raise UsageError(f"{self.file.name} has a header but no rows.")
-
-    def _wanted(self, header: Sequence[str], names: Sequence[str] | None) -> list[str]:
-        """Return the columns to read: `names`, or with None all named columns of the header.
-
-        Raises UsageError if columns are missing, duplicate or too many.
-        """
-        self.limits.check_cells(0, len(header), self.file)
-        named = list(filter(None, header))
-        check_distinct(named, self.file.name)
-        check_columns(names or (), named, self.file.name)
-        return named if names is None else list(names)
+            raise UsageError(f"{self.file.name} has columns but no rows.")
 
     def _rows_above(self, rows: Sequence[Sequence[Any]]) -> int:
         """Return the number of rows above the header, given the first rows of the file.
@@ -286,51 +276,82 @@ class TableFile:
         widths = Counter(len(rows[i]) for i in filled)
         width = max(widths, key=lambda width: (widths[width], width))
         headers = (i for i in filled if len(rows[i]) == width and all(rows[i][1:]))
-        found = next(headers, filled[0])
-        if found == filled[0] or any(is_number(str(name)) for name in rows[found]):
+        above = next(headers, filled[0])
+        if above == filled[0] or any(is_number(str(name)) for name in rows[above]):
             return filled[0]
         self.notes["skip_rows"] = (
-            f"{self.file.name} has {found} row{'s' * (found > 1)} above its header, which "
-            f"{'are' if found > 1 else 'is'} not read"
+            f"{self.file.name} has {above} row{'s' * (above > 1)} above its header, which "
+            f"{'are' if above > 1 else 'is'} not read"
         )
-        return found
+        return above
+
+    @cached_property
+    def _examined(self) -> tuple[str, str]:
+        """Encoding of a text file, and the beginning of its text.
+
+        All of the text is decoded once, so that the encoding holds for the whole file.
+        """
+        with _opened(self.file) as raw:
+            wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        guesses = ("utf-16",) if wide else ("utf-8-sig", "cp1252")
+        for encoding in (self.encoding,) if self.encoding else guesses:
+            with contextlib.suppress(UnicodeError):
+                head = self._beginning(encoding)
+                if encoding == "cp1252" and not self.encoding:
+                    self.notes["encoding"] = (
+                        f"{self.file.name} is not text in UTF-8 and is read as Windows-1252"
+                    )
+                return encoding, head
+        expected = f"not text in {self.encoding or guesses[0]}; correct"
+        if not self.encoding and not wide:
+            expected = "text neither in UTF-8 nor in Windows-1252; name its encoding in"
+        raise UsageError(f"{self.file.name} is {expected} target.encoding.")
+
+    def _beginning(self, encoding: str) -> str:
+        """Decode and check the whole text, and return its beginning."""
+        with _opened(self.file) as raw, io.TextIOWrapper(raw, encoding, newline="") as stream:
+            head = text = stream.read(_PIECE)
+            characters = 0
+            while text:
+                characters += len(text)
+                if "\0" in text:
+                    raise UsageError(
+                        f"{self.file.name} is a binary file; a text table or Parquet is needed."
+                    )
+                if characters > self.limits.characters:
+                    raise UsageError(_too_long(self.file.name, self.limits))
+                text = stream.read(_PIECE)
+        return head
 
     @contextlib.contextmanager
-    def _text(self) -> Iterator[tuple[str, Iterator[DataFrame]]]:
-        """Open a text file; yield its separator and blocks of its rows, beginning at the header."""
+    def _text(self) -> Iterator[Source]:
+        """Open a text file."""
         from pandas import read_csv
         from pandas.errors import ParserError
 
-        with _opened(self.file) as raw:
-            stream = _Characters(self.file, raw, self.encoding, self.limits)
-            separator, rows = _layout(ending_of(self.file), stream.head)
-            above = self._rows_above(rows)
-            blocks = read_csv(
-                stream,
-                sep=r"\s+" if separator == " " else separator,
-                header=None,
-                skiprows=above,
-                dtype=object,
-                na_filter=False,
-                skip_blank_lines=False,
-                skipinitialspace=True,
-                chunksize=self.limits.block,
-            )
+        encoding, head = self._examined
+        separator, rows = _layout(ending_of(self.file), head)
+        above = self._rows_above(rows)
+        with _opened(self.file) as raw, io.TextIOWrapper(raw, encoding, newline="") as stream:
             try:
-                yield separator, (block.set_axis(block.index + above + 1) for block in blocks)
+                blocks = read_csv(
+                    stream,
+                    sep=r"\s+" if separator == " " else separator,
+                    header=None,
+                    skiprows=above,
+                    dtype=object,
+                    na_filter=False,
+                    skip_blank_lines=False,
+                    skipinitialspace=True,
+                    chunksize=self.limits.block,
+                )
+                yield separator, *_below_header(blocks, above)
             except ParserError as error:
                 raise UsageError(f"{self.file.name}: {_reason(str(error))}.") from None
-            if stream.fallback:
-                self.notes["encoding"] = (
-                    f"{self.file.name} is not text in UTF-8 and is read as Windows-1252"
-                )
 
     @contextlib.contextmanager
-    def _workbook(self) -> Iterator[tuple[str, Iterator[DataFrame]]]:
-        """Read the only sheet with content of a workbook; yield "" and its rows from the header on.
-
-        Formulas are read as their stored values.
-        """
+    def _workbook(self) -> Iterator[Source]:
+        """Read the only sheet with content of a workbook. Formulas are read as stored values."""
         from pandas import read_excel
 
         name = self.file.name
@@ -359,106 +380,54 @@ class TableFile:
             )
         (sheet,) = filled.values()
         above = self._rows_above(sheet.head(_HEAD_ROWS).to_numpy().tolist())
-        yield "", iter([sheet.set_axis(sheet.index + 1).iloc[above:]])
+        yield "", *_below_header(iter([sheet.iloc[above:].reset_index(drop=True)]), above)
 
-    def _parquet_blocks(self, names: Sequence[str] | None) -> Iterator[DataFrame]:
-        """Yield blocks of a Parquet file. Raises UsageError if it is damaged or too large."""
+    @contextlib.contextmanager
+    def _parquet(self) -> Iterator[Source]:
+        """Open a Parquet file. Raises UsageError if it is damaged or too large."""
         pyarrow, parquet = pyarrow_for("reading", self.file)
+
+        def frames(wanted: list[str]) -> Iterator[DataFrame]:
+            start = 1
+            for batch in stored.iter_batches(batch_size=self.limits.block, columns=wanted):
+                frame = batch.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+                yield frame[wanted].set_axis(range(start, start + len(frame)))
+                start += len(frame)
+
         try:
             with parquet.ParquetFile(self.file) as stored:
-                known = stored.schema_arrow.names
-                metadata = stored.metadata
-                check_distinct(list(filter(None, known)), self.file.name)
-                check_columns(names or (), known, self.file.name)
-                wanted = list(known if names is None else names)
-                self.limits.check_cells(metadata.num_rows, len(wanted), self.file)
-                size = sum(
-                    metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)
-                )
-                if size > self.limits.characters:
+                groups = map(stored.metadata.row_group, range(stored.metadata.num_row_groups))
+                if sum(group.total_byte_size for group in groups) > self.limits.characters:
                     raise UsageError(_too_long(self.file.name, self.limits))
-                if not metadata.num_rows:
-                    raise UsageError(f"{self.file.name} has no rows.")
-                start = 1
-                for part in stored.iter_batches(batch_size=self.limits.block, columns=wanted):
-                    block = part.to_pandas(integer_object_nulls=True, ignore_metadata=True)
-                    yield block[wanted].set_axis(range(start, start + len(block)))
-                    start += len(block)
+                yield "", stored.schema_arrow.names, frames
         except (pyarrow.ArrowException, OSError) as error:
             raise UsageError(
                 f"{self.file.name} cannot be read as Parquet ({str(error).splitlines()[0][:100]})."
             ) from None
 
 
+def _below_header(
+    blocks: Iterator[DataFrame], above: int
+) -> tuple[list[str], Callable[[list[str]], Iterator[DataFrame]]]:
+    """Return the header, which is the first row of `blocks`, and the columns below it by name.
+
+    The columns are without empty rows. `above` is the number of rows of the file above the header.
+    """
+    first = next(blocks)
+    header = [str(name).strip() for name in first.iloc[0]]
+
+    def frames(wanted: list[str]) -> Iterator[DataFrame]:
+        places = [header.index(name) for name in wanted]
+        for block in itertools.chain([first.iloc[1:]], blocks):
+            rows = block[(block != "").any(axis=1)]
+            yield rows.iloc[:, places].set_axis(wanted, axis=1).set_axis(rows.index + above + 1)
+
+    return header, frames
+
+
 def column_names(path: str | Path) -> list[str]:
     """Return the names of a table file's columns in order, without unnamed columns."""
     return TableFile(path).names()
-
-
-class _Characters(io.TextIOBase):
-    """Stream of a file's text, which is decoded and checked while pandas reads it.
-
-    Attributes:
-        head: Beginning of the text, at least one whole line if the file has one.
-        fallback: Whether the text is not UTF-8 and is therefore read as Windows-1252.
-    """
-
-    def __init__(self, file: Path, raw: Any, encoding: str | None, limits: TableLimits) -> None:
-        self.file = file
-        self.raw = raw
-        self.limits = limits
-        self.guessed = encoding is None
-        self.fallback = False
-        start = raw.peek(2)[:2]
-        wide = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        self._decode_as(encoding or ("utf-16" if wide else "utf-8-sig"))
-        self.characters = 0
-        self.head = self._piece()
-        while "\n" not in self.head and (piece := self._piece()):
-            self.head += piece
-
-    def read(self, _size: int | None = -1) -> str:
-        """Return the next part of the text, of any length, or "" at the end of the file."""
-        text = self.head
-        self.head = ""
-        return text or self._piece()
-
-    def _decode_as(self, encoding: str) -> None:
-        self.form = encoding
-        self.decoder = codecs.getincrementaldecoder(encoding)()
-
-    def _piece(self) -> str:
-        text = ""
-        data = b"?"
-        while data and not text:
-            data = self.raw.read(_PIECE)
-            text = self._decoded(data)
-        self.characters += len(text)
-        if "\0" in text:
-            raise UsageError(
-                f"{self.file.name} is a binary file; a text table or Parquet is needed."
-            )
-        if self.characters > self.limits.characters:
-            raise UsageError(_too_long(self.file.name, self.limits))
-        return text
-
-    def _decoded(self, data: bytes) -> str:
-        before = self.decoder.getstate()[0]
-        try:
-            return self.decoder.decode(data, final=not data)
-        except UnicodeError:
-            if not self.guessed or self.form == "utf-16":
-                raise UsageError(
-                    f"{self.file.name} is not text in {self.form}; correct target.encoding."
-                ) from None
-            if self.fallback:
-                raise UsageError(
-                    f"{self.file.name} is text neither in UTF-8 nor in Windows-1252; name its "
-                    "encoding in target.encoding."
-                ) from None
-        self.fallback = True
-        self._decode_as("cp1252")
-        return self._decoded(before + data)
 
 
 def _too_long(name: str, limits: TableLimits) -> str:
@@ -482,17 +451,17 @@ def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
     """
     marks = SEPARATORS.get(ending, SEPARATORS[".csv"])
     lines = head.splitlines(keepends=True)[:_HEAD_ROWS]
-    found: dict[str, list[list[str]]] = {}
+    fields: dict[str, list[list[str]]] = {}
     equal: dict[str, int] = {}
     for mark in marks:
         stripped = map(str.strip, lines) if mark == " " else lines
-        found[mark] = []
+        fields[mark] = []
         with contextlib.suppress(csv.Error):
-            found[mark] += csv.reader(stripped, delimiter=mark, skipinitialspace=True)
-        widths = Counter(len(row) for row in found[mark] if len(row) > 1)
+            fields[mark] += csv.reader(stripped, delimiter=mark, skipinitialspace=True)
+        widths = Counter(len(row) for row in fields[mark] if len(row) > 1)
         equal[mark] = max(widths.values(), default=0)
     separator = max(marks, key=lambda mark: equal[mark])
-    return separator, found[separator]
+    return separator, fields[separator]
 
 
 def _cleaned(block: DataFrame, separator: str) -> DataFrame:

@@ -50,13 +50,25 @@ def table_writer(file: Path, texts: Collection[str]) -> Iterator[Callable[[DataF
     text file, are converted to integers or floats if all values allow it. Raises UsageError if the
     file cannot be written.
     """
+    from pandas import concat
+
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    blocks: list[DataFrame] = []
+
+    def append(block: DataFrame) -> None:
+        first = not temporary.exists()
+        opened = COMPRESSIONS.get(file.suffix.lower(), open)
+        with opened(temporary, "at", encoding="utf-8", newline="") as stream:
+            separator = SEPARATORS[ending_of(file)][0]
+            block.to_csv(stream, sep=separator, index=False, header=first, lineterminator="\n")
+
     try:
         try:
-            if is_parquet(file):
-                yield from _parquet(temporary, texts)
-            else:
-                yield from _text(temporary, file)
+            yield blocks.append if is_parquet(file) else append
+            if blocks:
+                table = concat(blocks)
+                typed = {name: _typed(list(table[name])) for name in texts}
+                table.assign(**typed).to_parquet(temporary, index=False)
             os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)
@@ -64,32 +76,6 @@ def table_writer(file: Path, texts: Collection[str]) -> Iterator[Callable[[DataF
         raise UsageError(
             f"cannot write {file}: {error.strerror or error}; choose another --output."
         ) from error
-
-
-def _text(temporary: Path, file: Path) -> Iterator[Callable[[DataFrame], None]]:
-    opened = COMPRESSIONS.get(file.suffix.lower(), open)
-    with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
-        started = False
-
-        def write(block: DataFrame) -> None:
-            nonlocal started
-            separator = SEPARATORS[ending_of(file)][0]
-            block.to_csv(
-                stream, sep=separator, index=False, header=not started, lineterminator="\n"
-            )
-            started = True
-
-        yield write
-
-
-def _parquet(temporary: Path, texts: Collection[str]) -> Iterator[Callable[[DataFrame], None]]:
-    from pandas import concat
-
-    blocks: list[DataFrame] = []
-    yield blocks.append
-    table = concat(blocks)
-    typed = {name: _typed(list(table[name])) for name in texts}
-    table.assign(**typed).to_parquet(temporary, index=False)
 
 
 def _typed(texts: list[str]) -> Any:

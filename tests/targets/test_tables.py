@@ -96,7 +96,7 @@ def test_parquet_refusals(tmp_path, monkeypatch):
         path, ["dd"], "data.parquet has no column 'dd'; did you mean d?; its columns are a, t, d"
     )
     frame.iloc[:0].to_parquet(path)
-    _refused(path, ["a"], "data.parquet has no rows")
+    _refused(path, ["a"], "data.parquet has columns but no rows")
     path.write_bytes(b"PAR1 but not really")
     _refused(path, ["a"], "data.parquet cannot be read as Parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -150,7 +150,7 @@ def _refused(path, names, sentence, limits=TableLimits()):
         ),
         ("a,b\n1,2\n3,4,5\n", ["a"], "data.csv: row 3 has 3 fields, but the header has 2"),
         ('a,b\n1,"2\n3,4\n', ["a"], "cannot be read as a table"),
-        ("a,b\n", ["a"], "data.csv has a header but no rows"),
+        ("a,b\n", ["a"], "data.csv has columns but no rows"),
         (
             b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
             ["a"],
@@ -307,8 +307,8 @@ def test_what_excel_saves_in_german_is_read_with_notes(write):
     assert target.inputs == ("Ort=Köln", "Größe (m²)")
     assert_array_equal(target.points.x, [[1, 1234.5], [0, 2], [0, 3], [1, 9]])
     assert target.notes == (
-        "data.csv has 2 rows above its header, which are not read; target.skip_rows decides",
         "data.csv is not text in UTF-8 and is read as Windows-1252; target.encoding decides",
+        "data.csv has 2 rows above its header, which are not read; target.skip_rows decides",
     )
     settings = TableTarget(path, outputs=["Preis"], encoding="cp1252", skip_rows=2)
     assert build_table(settings).notes == ()
