@@ -370,5 +370,6 @@ def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:
     if needed > _MEMORY * available:
         raise UsageError(
             f"{rows} residuals of {unknowns} unknowns need about {needed / 2**30:.1f} GiB, more "
-            f"than {_MEMORY:.0%} of this machine's {available / 2**30:.1f} GiB. Use fewer points, intervals or terms."
+            f"than {_MEMORY:.0%} of this machine's {available / 2**30:.1f} GiB. Use fewer points, "
+            "intervals or terms."
         )
