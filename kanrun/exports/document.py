@@ -65,6 +65,7 @@ from kanrun.engine.splines import Grid, extend, uniform_breakpoints
 from kanrun.errors import UsageError
 from kanrun.points import Array
 from kanrun.targets import PiecewiseScaling, Scaling, TableCode
+from kanrun.targets.encoding import plain_code
 
 SCHEMA = "kanrun-model/1"
 Document = dict[str, Any]
@@ -98,12 +99,9 @@ def document_of(model: Exportable) -> Document:
 
     Raises UsageError if the document cannot represent the network, or a number is not finite.
     """
-    plain = {"levels": None, "fill": None, "indicator": False, "parts": None, "missing": ()}
-    plain |= {"other": None}
-    columns = [{"name": name, **plain} for name in model.inputs]
     document = {
         "schema": SCHEMA,
-        "columns": msgspec.to_builtins(model.code.columns) if model.code else columns,
+        "columns": msgspec.to_builtins((model.code or plain_code(model.inputs)).columns),
         "inputs": model.inputs,
         "outputs": model.outputs,
         "classes": model.classes,

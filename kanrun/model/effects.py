@@ -16,7 +16,7 @@ from kanrun.model.prediction import (
 )
 from kanrun.model.trained import TrainedNetwork
 from kanrun.targets.datasets import check_known
-from kanrun.targets.encoding import ColumnCode, features_of
+from kanrun.targets.encoding import features_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +53,7 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
     check_known("column", name, columns, "input columns of this model")
     mine = columns[name]
     x = sample[:: -(-len(sample) // EFFECT_ROWS)]
-    codes = model.code.columns if model.code else ()
-    code = next((one for one in codes if one.name == name), ColumnCode(name))
+    code = next(column for column in model.table_code.columns if column.name == name)
     if code.levels is not None:
         features = np.eye(len(code.levels) + 1)[:, :-1]
         at = np.arange(len(code.levels) + 1.0)

@@ -16,7 +16,8 @@ from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
 from kanrun.model.effects import partial_dependence
 from kanrun.model.prediction import (
     Array,
-    count_departures,
+    departure_counts,
+    departure_warnings,
     departures,
     derivative_values,
     in_units,
@@ -25,7 +26,6 @@ from kanrun.model.prediction import (
     network_outputs,
     predicted_values,
     quantile_values,
-    range_warnings,
 )
 from kanrun.model.summary import ModelSummary, figure_of, html_of, summary_of
 from kanrun.model.trained import TrainedNetwork
@@ -83,7 +83,8 @@ class Model(TrainedNetwork):
         """
         rows, single = input_rows(x, self.inputs, self.code)
         raw = network_outputs(self, rows)
-        if found := range_warnings(self, count_departures(departures(self, rows, raw), len(rows))):
+        counts = departure_counts(departures(self, rows, raw))
+        if found := departure_warnings(self, counts, len(rows)):
             warnings.warn("; ".join(found), UserWarning, stacklevel=2)
         values = in_units(self, raw)
         return values[0] if single else values

@@ -9,7 +9,7 @@ outputs).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,11 @@ from kanrun.targets import (
     TableFile,
     TableLimits,
     is_parquet,
-    read_inputs,
 )
-from kanrun.targets.encoding import OTHERS, unknown_levels
+from kanrun.targets.encoding import OTHERS
 from kanrun.targets.table_files import check_columns
 from kanrun.targets.table_output import table_writer
-from kanrun.targets.table_text import is_missing, read_numbers, text_of
+from kanrun.targets.table_text import text_of
 
 Array = NDArray[np.float64]
 #: Standard deviation of the noise added to logits before formulas are fitted to them. One standard
@@ -110,12 +109,9 @@ def contributions(model: TrainedNetwork, x: Array) -> tuple[Array, dict[str, Arr
 
 def input_columns(model: TrainedNetwork) -> dict[str, list[int]]:
     """Return, by table column, the indices of the network inputs that encode this column."""
-    if model.code is None:
-        return {name: [j] for j, name in enumerate(model.inputs)}
-    counts = [len(column.features) for column in model.code.columns]
-    inputs = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
-    names = (column.name for column in model.code.columns)
-    return {name: each.tolist() for name, each in zip(names, inputs, strict=True)}
+    numbers = iter(range(len(model.inputs)))
+    columns = model.table_code.columns
+    return {column.name: [next(numbers) for _ in column.features] for column in columns}
 
 
 def error_levels(count: int = 199) -> Array:
@@ -180,62 +176,75 @@ def interval_bounds(
     return low, high
 
 
-def departures(model: TrainedNetwork, x: Array, raw: Array) -> dict[Any, NDArray[np.bool_]]:
+#: How a row may be unlike the training data: the kind of departure, and the input or column.
+Reason = tuple[str, str]
+
+
+def departures(
+    model: TrainedNetwork, x: Array, raw: Array, table: Mapping[str, Any] | None = None
+) -> dict[Reason, NDArray[np.bool_]]:
     """Return which samples are unlike the training data, as boolean arrays (samples,) by reason.
 
-    The reasons are ("outside", j) if input j is outside its training range, ("gap", j) if it lies
-    in a gap of the training data, and "clipped" if the prediction was clipped to the allowed range.
+    The kinds of reasons are `outside` (an input is outside its training range), `gap` (it lies in a
+    gap of the training data), `unseen` (a text of the column has no indicator; only if `table`
+    holds the columns) and `clipped` (the prediction was clipped to the allowed range).
     """
-    low, high = model.domain.T
-    outside = (x < low) | (x > high)
-    found: dict[Any, NDArray[np.bool_]] = {("outside", j): each for j, each in enumerate(outside.T)}
-    for j, gaps in enumerate(model.gaps):
-        inside = [(x[:, j] > first) & (x[:, j] < last) for first, last in gaps]
-        found["gap", j] = np.any(inside, axis=0) if inside else np.zeros(len(x), bool)
+    reasons: dict[Reason, NDArray[np.bool_]] = {}
+    for column, inputs in zip(model.table_code.columns, input_columns(model).values(), strict=True):
+        if column.levels is None:
+            for j in inputs:
+                low, high = model.domain[j]
+                reasons["outside", model.inputs[j]] = (x[:, j] < low) | (x[:, j] > high)
+                if j < len(model.gaps) and len(model.gaps[j]):
+                    inside = [(x[:, j] > first) & (x[:, j] < last) for first, last in model.gaps[j]]
+                    reasons["gap", model.inputs[j]] = np.any(inside, axis=0)
+        elif table is not None:
+            known = {*column.level_names} - {OTHERS}
+            unseen = [text not in known for text in map(text_of, table[column.name])]
+            reasons["unseen", column.name] = np.array(unseen)
     scaling = model.output_scaling
     if not model.classes and isinstance(scaling, PiecewiseScaling):
-        low, high = np.transpose([(values[0], values[-1]) for values in scaling.values])
-        found["clipped"] = ((raw < low) | (raw > high)).any(1)
-    return found
+        lowest, highest = np.transpose([(values[0], values[-1]) for values in scaling.values])
+        reasons["clipped", ""] = ((raw < lowest) | (raw > highest)).any(1)
+    return reasons
 
 
-def count_departures(found: dict[Any, NDArray[np.bool_]], samples: int) -> Counter[Any]:
-    """Return the number of samples by reason in `departures`, and of all samples as "samples"."""
-    return Counter({"samples": samples} | {key: int(each.sum()) for key, each in found.items()})
+def departure_counts(reasons: Mapping[Reason, NDArray[np.bool_]]) -> Counter[Reason]:
+    """Return the number of samples by reason."""
+    return Counter({reason: int(samples.sum()) for reason, samples in reasons.items()})
 
 
-def range_warnings(model: TrainedNetwork, counts: Counter[Any]) -> list[str]:
-    """Return warnings about inputs unlike the training data and about clipped predictions.
-
-    `counts` is the result of `count_departures`.
-    """
+def departure_warnings(
+    model: TrainedNetwork, counts: Mapping[Reason, int], samples: int
+) -> list[str]:
+    """Return a warning for each reason that holds for some of `samples`; see `departures`."""
     is_table = isinstance(model.input_scaling, PiecewiseScaling)
     what = "rows" if is_table else "samples"
     note = "no training rows lie" if is_table else model.network.extrapolation_note
-    dates = {one.name for one in model.code.columns if one.parts is not None} if model.code else ()
+    dates = {column.name for column in model.table_code.columns if column.parts is not None}
 
     def shown(name: str, values: Array) -> str:
         days = [str(np.datetime64(int(day), "D")) for day in values] if name in dates else ()
         return ", ".join(days or (f"{value:.6g}" for value in values))
 
-    def part(key: Any) -> str:
-        return f"{counts[key] / counts['samples']:.1%}"
-
-    found = [
-        f"{part(('outside', j))} of the {what} have {name} outside the training range "
-        f"[{shown(name, model.domain[j])}], where {note}"
-        for j, name in enumerate(model.inputs)
-        if counts["outside", j]
-    ]
-    found += [
-        f"{part(('gap', j))} of the {what} have {name} in a gap of the training data, such as "
-        f"({shown(name, model.gaps[j][0])})"
-        for j, name in enumerate(model.inputs)
-        if counts["gap", j]
-    ]
-    if counts["clipped"]:
-        found.append(f"{part('clipped')} of the predictions were clipped to the allowed range")
-    return found
+    warnings = []
+    for (kind, name), count in counts.items():
+        if not count:
+            continue
+        sentence = f"{count / samples:.1%} of the "
+        match kind:
+            case "outside":
+                ends = shown(name, model.domain[model.inputs.index(name)])
+                sentence += f"{what} have {name} outside the training range [{ends}], where {note}"
+            case "gap":
+                ends = shown(name, model.gaps[model.inputs.index(name)][0])
+                sentence += f"{what} have {name} in a gap of the training data, such as ({ends})"
+            case "unseen":
+                sentence += f"rows have a {name} that the model was not trained on"
+            case _:
+                sentence += "predictions were clipped to the allowed range"
+        warnings.append(sentence)
+    return warnings
 
 
 def label_text(value: Any) -> str:
@@ -327,26 +336,25 @@ def predict_table(
             "--interval and --quantiles are for numbers, and this model predicts classes; the "
             "columns probability:CLASS show how certain it is. Remove the option."
         )
-    needed = [column.name for column in model.code.columns] if model.code else model.inputs
     table = TableFile(source, limits=LIMITS)
     columns = table.names()
-    check_columns(needed, columns, source.name)
+    check_columns(list(input_columns(model)), columns, source.name)
     binary = is_parquet(output)
     safe = options.spreadsheet_safe
-    unknown = Counter[str]()
-    counts = Counter[Any]()
-    row = 1
+    counts = Counter[Reason]()
+    samples = 0
     formulas = 0
     with table_writer(output, () if is_parquet(source) else columns) as write:
         for part in table.blocks():
             block: dict[str, Any] = {name: part[name].to_numpy() for name in columns}
-            x, new = _inputs(model, source, block, row)
+            rows = list(part.index)
+            x = model.table_code.encode(block, source.name, rows)
             raw = network_outputs(model, x)
-            left = departures(model, x, raw)
-            counts = counts + count_departures(left, len(x))
-            unknown = unknown + new
-            added = _added(model, x, raw, row, options)
-            added["outside"] = _named(model, left, block)
+            reasons = departures(model, x, raw, block)
+            counts.update(departure_counts(reasons))
+            samples += len(x)
+            added = _added(model, x, raw, rows, options)
+            added["outside"] = _outside(reasons, len(x))
             for name, values in added.items():
                 block[f"prediction:{name}" if name in columns else name] = values
             if not binary:
@@ -354,71 +362,34 @@ def predict_table(
             if safe and not binary:
                 block = {as_text(name): list(map(as_text, each)) for name, each in block.items()}
             write(pd.DataFrame(block))
-            row += len(x)
-    found = [
-        *table.notes.values(),
-        *unknown_levels(unknown, row - 1),
-        *range_warnings(model, counts),
-    ]
+    notes = [*table.notes.values(), *departure_warnings(model, counts, samples)]
     if formulas and not safe:
-        said = f"{formulas} cells of {output.name} would be run by a spreadsheet"
-        found.append(f"{said}; --spreadsheet-safe writes them as text")
-    return found
-
-
-def _inputs(
-    model: TrainedNetwork, source: Path, block: dict[str, Any], row: int
-) -> tuple[Array, Counter[str]]:
-    """Return the encoded inputs of a block whose first row is data row `row`.
-
-    Also return, by column, the number of values with an unknown level.
-    """
-    if model.code is not None:
-        return model.code.encode(block, row)
-    x = np.stack([read_numbers(block[name])[0] for name in model.inputs], 1)
-    if np.isnan(x).any():
-        read_inputs(source, model.inputs, LIMITS)  # which says where, and how many there are
-        i, j = np.argwhere(np.isnan(x))[0]
-        rule = "missing" if is_missing(block[model.inputs[j]][i]) else "no finite number"
-        raise UsageError(
-            f"column {model.inputs[j]!r} of {source.name} is {rule} in data row {row + i}."
+        notes.append(
+            f"{formulas} cells of {output.name} would be run by a spreadsheet; "
+            "--spreadsheet-safe writes them as text"
         )
-    return x, Counter()
+    return notes
 
 
-def _named(
-    model: TrainedNetwork, left: dict[Any, NDArray[np.bool_]], block: dict[str, Any]
-) -> NDArray[Any]:
+def _outside(reasons: Mapping[Reason, NDArray[np.bool_]], rows: int) -> NDArray[Any]:
     """Return the entries of the column `outside`: reasons joined by commas, or ""."""
-    columns = model.code.columns if model.code else ()
-    places: dict[str, NDArray[np.bool_]] = {}
-    for key, rows in left.items():
-        name = key if key == "clipped" else model.inputs[key[1]]
-        places[f"{name} in a gap" if key[0] == "gap" else name] = rows
-    for column in columns:
-        if column.levels is not None:
-            known = {*column.level_names} - {OTHERS}
-            texts = map(text_of, block[column.name])
-            places[f"{column.name} unseen"] = np.array([text not in known for text in texts])
-            for name in column.features:
-                places.pop(name)
-    found = np.full(len(next(iter(places.values()))), "", dtype=object)
-    for name, rows in places.items():
-        found[rows] = [f"{text}, {name}" if text else name for text in found[rows]]
-    return found
+    entries = np.full(rows, "", dtype=object)
+    labels = {"outside": "{}", "gap": "{} in a gap", "unseen": "{} unseen", "clipped": "clipped"}
+    for (kind, name), holds in reasons.items():
+        label = labels[kind].format(name)
+        entries[holds] = [f"{text}, {label}" if text else label for text in entries[holds]]
+    return entries
 
 
 def _added(
-    model: TrainedNetwork, x: Array, raw: Array, row: int, options: PredictionOptions
+    model: TrainedNetwork, x: Array, raw: Array, rows: Sequence[int], options: PredictionOptions
 ) -> dict[str, NDArray[Any]]:
-    """Return the columns that predictions add to a block whose first row is data row `row`."""
+    """Return the columns that predictions add to a block with these row numbers."""
     values = in_units(model, raw)
     names = model.classes or model.outputs
     if not np.isfinite(values).all():
-        bad = np.flatnonzero((~np.isfinite(values)).any(1))
-        raise UsageError(
-            f"the prediction of data row {row + bad[0]} is not finite. Check for extreme inputs."
-        )
+        bad = rows[int(np.argmin(np.isfinite(values).all(1)))]
+        raise UsageError(f"the prediction of row {bad} is not finite. Check for extreme inputs.")
     added: dict[str, NDArray[Any]] = {}
     if model.classes:
         added[model.outputs[0]] = np.array(model.classes)[values.argmax(1)]

@@ -11,6 +11,7 @@ import pandas as pd
 from kanrun.engine.networks import Network
 from kanrun.points import Array, Family
 from kanrun.targets import PiecewiseScaling, Scaling, TableCode
+from kanrun.targets.encoding import plain_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,11 @@ class TrainedNetwork:
         numbers = np.concatenate([self.domain.ravel(), *scales, *zeros])
         if not np.isfinite(numbers).all() or min(map(np.min, scales)) <= 0:
             raise ValueError("a range or scaling is not finite, or a scale not positive")
+
+    @property
+    def table_code(self) -> TableCode:
+        """Columns of the table, with their encoding; without a table, the inputs."""
+        return self.code or plain_code(self.inputs)
 
     def __repr__(self) -> str:
         names = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"

@@ -21,11 +21,11 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
 from kanrun.model.prediction import (
-    count_departures,
+    departure_counts,
+    departure_warnings,
     departures,
     label_text,
     network_outputs,
-    range_warnings,
     training_sample,
 )
 from kanrun.model.trained import TrainedNetwork
@@ -62,9 +62,9 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
             f"The network has {unknowns} unknowns, which {len(known)} remembered and {len(rows)} "
             "new rows do not determine. Fit a smaller one, such as model=kan hidden=[3]."
         )
-    left = departures(model, rows, network_outputs(model, rows))
-    if found := range_warnings(model, count_departures(left, len(rows))):
-        warnings.warn("; ".join(found), UserWarning, stacklevel=3)
+    unlike = departure_counts(departures(model, rows, network_outputs(model, rows)))
+    if outside := departure_warnings(model, unlike, len(rows)):
+        warnings.warn("; ".join(outside), UserWarning, stacklevel=3)
     _train(network, given, torch.as_tensor(model.input_scaling.apply(known)), counts, model.classes)
     ends = [model.domain[:, 0], model.domain[:, 1], *rows]
     columns = np.concatenate([known, rows]).T

@@ -10,7 +10,7 @@ import numpy as np
 from kanrun.errors import InvalidData
 from kanrun.points import FAMILIES, RATES, Array, Family, Points
 from kanrun.targets.datasets import Target, check_known
-from kanrun.targets.encoding import Reading, TableCode, encode_columns
+from kanrun.targets.encoding import Reading, TableCode, encode_columns, plain_code
 from kanrun.targets.table_files import check_columns, check_distinct
 from kanrun.targets.table_text import is_number
 
@@ -120,13 +120,13 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
     if is_frame(x):
         columns = {name: np.atleast_1d(values) for name, values in frame_columns(x, raw).items()}
         single = isinstance(x, Mapping) and np.ndim(x[next(iter(x))]) == 0
-        return code.encode(columns)[0] if code else _stacked(columns, "the column"), single
+        return (code or plain_code(names)).encode(columns), single
     array = as_array(x)
     single = array.ndim == 1 and len(raw) > 1
     wanted = f"(rows, {len(raw)}), or one point ({len(raw)},)"
     array = array[None] if single else _matrix(array, "x", wanted)
     if code and array.shape[1] == len(raw):
-        return code.encode(dict(zip(raw, array.T, strict=True)))[0], single
+        return code.encode(dict(zip(raw, array.T, strict=True))), single
     if array.shape[1] != len(names):
         listed = ", ".join(raw[:_SHOWN]) + ", ..." * (len(raw) > _SHOWN)
         raise InvalidData(
@@ -143,10 +143,6 @@ def _matrix(array: np.ndarray, what: str, wanted: str) -> np.ndarray:
     if array.ndim not in (1, 2):
         raise InvalidData(f"{what} has {array.ndim} dimensions; give {wanted}. Reshape your data.")
     return array[:, None] if array.ndim == 1 else array
-
-
-def _stacked(columns: Mapping[str, np.ndarray], what: str) -> Array:
-    return np.stack([as_numbers(v, f"{what} {name!r}") for name, v in columns.items()], 1)
 
 
 def array_target(

@@ -64,50 +64,48 @@ def features_of(column: dict[str, Any], values: Any) -> Array:
 
 
 def check_values(
+    name: str,
+    values: Values,
+    faults: Faults,
     where: str,
-    table: Mapping[str, Values],
-    rows: Sequence[int],
-    columns: Mapping[str, Faults],
+    rows: Sequence[int] | None = None,
     remedy: str = "",
     kind: str = "number",
 ) -> None:
-    """Raise UsageError if columns have values that are missing, infinite or of the wrong kind.
+    """Raise UsageError if a column has values that are missing, infinite or of the wrong kind.
 
     Args:
+        name: Name of the column.
+        values: Values of the column.
+        faults: Indices of values by kind of fault.
         where: Name of the file or data in messages.
-        table: Values by column.
-        rows: Row numbers for the message.
-        columns: Faults by column: for each kind of fault, the indices of the values.
-        remedy: Advice if there are texts; {name}, {rows} and {texts} are replaced by those of the
-            first faulty column.
+        rows: Row numbers for the message; None: counted from 0.
+        remedy: Advice; {name}, {rows} and {texts} are replaced by those of the column. With such
+            fields, it is given only if there are texts.
         kind: What the values should be, such as "number".
     """
-    rules = {"missing": "missing value", "infinite": "infinite value", "text": "value"}
-    bad = {name: faults for name, faults in columns.items() if any(map(faults.get, rules))}
-    if not bad:
-        return
-    name, *others = bad
-    values = table[name]
     sentences = []
     wrong = []
-    for rule in (rule for rule in rules if bad[name].get(rule)):
-        indices = columns[name][rule]
-        wrong += indices
-        first = indices[0]
+    for rule in ("missing", "infinite", "text"):
+        indices = faults.get(rule)
+        if not indices:
+            continue
+        wrong += [index if rows is None else int(rows[index]) for index in indices]
         several = len(indices) > 1
-        words = rules[rule] + "s" * several
-        place = f"in row {rows[first]}"
+        place = f"in row {wrong[-len(indices)]}"
+        noun = f"{rule} value" + "s" * several
         if rule == "text":
-            words += f" that are not {kind}s" if several else f" that is not a {kind}"
-            place = f"{str(values[first])[:_SHOWN]!r} {place}"
-        sentences.append(f"{len(indices)} {words} (first {place})")
-    also = f"; so have {', '.join(others[:5])}" if others else ""
+            noun = f"values that are not {kind}s" if several else f"value that is not a {kind}"
+            place = f"{str(values[indices[0]])[:_SHOWN]!r} {place}"
+        sentences.append(f"{len(indices)} {noun} (first {place})")
+    if not sentences:
+        return
+    texts = [str(values[i])[:_SHOWN] for i in faults.get("text", ())]
     advice = ""
-    if texts := [str(values[i])[:_SHOWN] for i in columns[name].get("text", ())]:
-        places = [int(rows[i]) for i in sorted(wrong)]
-        advice = remedy.format(name=name, rows=_listed(places), texts=_listed(texts))
+    if texts or "{" not in remedy:
+        advice = remedy.format(name=name, rows=_listed(sorted(wrong)), texts=_listed(texts))
     raise UsageError(
-        f"column {name!r} of {where} has {', '.join(sentences)}{also}; "
+        f"column {name!r} of {where} has {', '.join(sentences)}; "
         f"correct or remove such rows{advice}."
     )
 
@@ -178,33 +176,25 @@ class ColumnCode:
         """Names of the levels of a category, last the name for rows without an indicator."""
         return (*(self.levels or ()), OTHERS if self.other is None else self.other)
 
-    def encode(self, values: Values, first: int = 0) -> tuple[Array, int]:
-        """Return the inputs (rows, features), and the number of values without an indicator.
+    def encode(self, values: Values, where: str, rows: Sequence[int] | None) -> Array:
+        """Return the inputs (rows, features) for values of the column.
 
-        `first` is the number of the first row in messages. Raises UsageError for texts among
-        numbers or dates, and for missing values if the training rows had none.
+        `where` and `rows` are the name of the data and the numbers of the rows in messages. Raises
+        UsageError for texts among numbers or dates, and for missing values if the training rows had
+        none.
         """
         if self.levels is not None:
-            texts = list(map(text_of, values))
-            return features_of(vars(self), texts), sum(text not in self.levels for text in texts)
+            return features_of(vars(self), list(map(text_of, values)))
+        kind = "number" if self.parts is None else "date"
         if self.parts is None:
-            kind, (numbers, faults) = "numbers", read_numbers(values, self.missing)
+            numbers, faults = read_numbers(values, self.missing)
         else:
-            kind = "dates such as 2024-12-31"
             numbers, faults, _ = read_days(values, self.missing, self.day_first)
-        if wrong := [*faults["text"], *faults["infinite"]]:
-            text = str(values[min(wrong)])[:_SHOWN]
-            raise UsageError(
-                f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}."
-            )
-        if self.fill is None and faults["missing"]:
-            count = len(faults["missing"])
-            row = first + min(faults["missing"])
-            raise UsageError(
-                f"the column {self.name!r} has {count} missing value{'s' * (count > 1)}, first in "
-                f"data row {row}, and the model was trained on none. Fill in or remove such rows."
-            )
-        return features_of(vars(self), numbers), 0
+        if self.fill is not None:
+            faults = {**faults, "missing": []}
+        untrained = ": the model was trained on none"
+        check_values(self.name, values, faults, where, rows, untrained, kind)
+        return features_of(vars(self), numbers)
 
 
 @dataclass(frozen=True)
@@ -218,19 +208,21 @@ class TableCode:
         """Names of the inputs that encode the columns."""
         return tuple(name for column in self.columns for name in column.features)
 
-    def encode(self, raw: Mapping[str, Values], first: int = 0) -> tuple[Array, Counter[str]]:
-        """Return the inputs (rows, features), and by column the number of rows with unknown levels.
+    def encode(
+        self, raw: Mapping[str, Values], where: str = "x", rows: Sequence[int] | None = None
+    ) -> Array:
+        """Return the inputs (rows, features) for the values in `raw` by column.
 
-        `raw` holds the values by column, and `first` is the number of the first row in messages.
+        `where` and `rows` are the name of the data and the numbers of the rows in messages.
         """
-        parts = []
-        unknown = Counter[str]()
-        for column in self.columns:
-            part, count = column.encode(raw[column.name], first)
-            parts.append(part)
-            if len(column.levels or ()) > 1:
-                unknown[column.name] += count
-        return np.concatenate(parts, 1), unknown
+        return np.concatenate(
+            [column.encode(raw[column.name], where, rows) for column in self.columns], 1
+        )
+
+
+def plain_code(names: Sequence[str]) -> TableCode:
+    """Return the code of columns that hold complete numbers."""
+    return TableCode(tuple(map(ColumnCode, names)))
 
 
 @dataclass(frozen=True)
@@ -263,17 +255,13 @@ class Reading:
         Raises UsageError if a value is missing or not a finite number.
         """
         columns: list[Array] = []
-        faulty: dict[str, Faults] = {}
         notes: list[str] = []
         for name, values in table.items():
-            numbers, faulty[name] = read_numbers(values, self.missing)
+            numbers, faults = read_numbers(values, self.missing)
+            check_values(name, values, faults, self.file or "y", self.rows, self.output_remedy)
             columns.append(numbers)
-            notes += number_notes(name, values, faulty[name])
-        check_values(self.file or "y", table, self._rows(columns[0]), faulty, self.output_remedy)
+            notes += number_notes(name, values, faults)
         return np.stack(columns, 1), notes
-
-    def _rows(self, values: Values) -> Sequence[int]:
-        return range(len(values)) if self.rows is None else self.rows
 
     def code(self, name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
         """Return the encoding of a column (None if the column is useless), and notes about it.
@@ -296,11 +284,8 @@ class Reading:
         given = len(values) - len(faults["missing"])
         if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
             return _category(name, values, in_memory=self.file is None)
-        rules = ("text", "infinite") if self.fills else ("text", "infinite", "missing")
-        faulty = {rule: faults[rule] for rule in rules if faults[rule]}
-        where = self.file or "x"
-        rows = self._rows(values)
-        check_values(where, {name: values}, rows, {name: faulty}, self.remedy, kind)
+        wrong_values = {**faults, "missing": []} if self.fills else faults
+        check_values(name, values, wrong_values, self.file or "x", self.rows, self.remedy, kind)
         present = known[~np.isnan(known)]
         if not len(present):
             return None, [f"the column {name!r} is left out: it is empty"]
@@ -333,9 +318,8 @@ def encode_columns(
     codes = tuple(code for code, _ in found.values() if code)
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
-    complete = len(codes) == len(raw) and all(code == ColumnCode(code.name) for code in codes)
     code = TableCode(codes)
-    return None if complete else code, code.encode(raw)[0], notes
+    return None if code == plain_code(tuple(raw)) else code, code.encode(raw), notes
 
 
 def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> Iterator[str]:
@@ -369,15 +353,3 @@ def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode
     )
     said += "" if in_memory else f" (target.exclude=[{name}])"
     return ColumnCode(name, tuple(sorted(kept)), other=other), [said] * (len(counts) > MANY_LEVELS)
-
-
-def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:
-    """Return a warning for each column that has levels unknown to the model.
-
-    `unknown` is the number of such rows by column, and `rows` the number of all rows.
-    """
-    return [
-        f"{count} of {rows} rows have a {name} that the model was not trained on"
-        for name, count in unknown.items()
-        if count
-    ]

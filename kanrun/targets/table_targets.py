@@ -20,6 +20,7 @@ from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
     Reading,
+    plain_code,
     read_inputs,
 )
 from kanrun.targets.settings import BundledTarget, PointsTarget, TableTarget
@@ -117,7 +118,7 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
         x = others.values(inputs)
         reading = others.reading(())
         test = Points(
-            target.code.encode(x, 1)[0] if target.code else reading.outputs(x)[0],
+            (target.code or plain_code(inputs)).encode(x, others.name, list(others.table.index)),
             others.known_labels(target.classes)
             if target.classes
             else reading.outputs(others.values(asked.outputs))[0],

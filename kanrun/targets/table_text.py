@@ -136,11 +136,11 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
     """
     faults: Faults = defaultdict(list)
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        found = np.fromiter(map(float, values), np.float64, len(values))
+        numbers = np.fromiter(map(float, values), np.float64, len(values))
         names = any("_" in value for value in values if isinstance(value, str))
-        if np.isfinite(found).all() and not names and not words:  # Python takes 12_1 for a number
-            return found, faults
-    found = np.full(len(values), np.nan)
+        if np.isfinite(numbers).all() and not names and not words:  # Python reads 12_1 as 121
+            return numbers, faults
+    numbers = np.full(len(values), np.nan)
     for i, value in enumerate(values):
         text = str(value).strip().casefold()
         number = _BOOLEANS[text] if text in _BOOLEANS else number_from(value)
@@ -153,10 +153,10 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
         elif math.isinf(number):
             faults["infinite"].append(i)
         else:
-            found[i] = number
+            numbers[i] = number
             if text not in _BOOLEANS and not is_number(text):
                 faults["written"].append(i)
-    return found, faults
+    return numbers, faults
 
 
 def read_days(

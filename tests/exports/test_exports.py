@@ -164,7 +164,7 @@ def test_javascript_has_the_models_numbers_or_says_why_not(name, tmp_path):
 @pytest.mark.slow
 def test_javascript_encodes_rows_of_the_table(tmp_path):
     one = table()
-    x, _ = one.code.encode(RAW)
+    x = one.code.encode(RAW)
     file = written(one, "javascript", tmp_path / "m.js")
     rows = [dict(zip(RAW, values, strict=True)) for values in zip(*RAW.values(), strict=True)]
     for row in rows:
@@ -196,7 +196,7 @@ RAW = {
 
 def test_columns_are_found_by_name_and_encoded(tmp_path):
     one = table()
-    x, _ = one.code.encode(RAW)
+    x = one.code.encode(RAW)
     predict = runpy.run_path(str(written(one, "python", tmp_path / "m.py")))["predict"]
     assert x[:, one.inputs.index("size is missing")].tolist() == [1, 0, 0, 0, 1, 1, 1]
     agree(predict(RAW), predicted_values(one, x))
@@ -225,7 +225,7 @@ def test_formats_without_columns_name_the_numbers_that_they_take(tmp_path):
 @needs_cc
 def test_c_encodes_a_row_of_the_table(tmp_path):
     one = table()
-    x, _ = one.code.encode(RAW)
+    x = one.code.encode(RAW)
 
     class Value(ctypes.Structure):
         _fields_ = (("number", ctypes.c_double), ("text", ctypes.c_char_p))

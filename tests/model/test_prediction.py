@@ -85,7 +85,7 @@ def test_levels_that_no_training_row_has_are_outside(tmp_path):
     new.to_csv(tmp_path / "new.csv", index=False)
     predict_table(model, tmp_path / "new.csv", tmp_path / "out.csv")
     out = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert [*out["outside"]] == ["", "", "", "a, city unseen"]
+    assert [*out["outside"]] == ["", "", "", "city unseen, a"]
 
 
 def test_types_come_back_from_parquet(fitted, tmp_path):
@@ -193,7 +193,7 @@ def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted
 
 def test_partial_dependence_on_text_and_dates(fitted, monkeypatch):
     columns = ColumnCode("city", ("X", "Y")), ColumnCode("day", parts=("weekday",))
-    own = {"inputs": ("X", "Y", "day", "weekday"), "code": TableCode(columns)}
+    own = {"inputs": ("X", "Y", "day", "weekday"), "table_code": TableCode(columns)}
     model = SimpleNamespace(**{**vars(fitted), **own})
     rows = np.stack([[1, 0, 0, 1], [0, 1, 0, 0], np.arange(4.0), [3.0, 4, 5, 6]], 1)
     monkeypatch.setattr(effects, "training_sample", lambda model: rows)

@@ -77,7 +77,7 @@ def test_the_order_of_ambiguous_dates_is_said_set_and_kept(tmp_path):
     assert days.notes == ()
     again = msgspec.convert(msgspec.to_builtins(days.code), TableCode)
     january, february = np.array(["2021-01-02", "2021-02-01"], "M8[D]").astype(float)
-    assert again.encode({"a": ["01/02/2021"]})[0][0, 0] == february
+    assert again.encode({"a": ["01/02/2021"]})[0, 0] == february
     assert first_column(target)[0] == january
 
 
@@ -88,7 +88,9 @@ def test_a_bad_date_is_named_with_its_row(tmp_path):
     ):
         built(tmp_path, dates)
     target = built(tmp_path, [*dates[:2], *dates[3:]])
-    with pytest.raises(UsageError, match="column 'a' holds 'soon', where the model was trained on"):
+    with pytest.raises(
+        UsageError, match=r"'a' of x has 1 value that is not a date .first 'soon' in row 1"
+    ):
         target.code.encode({"a": ["2021-02-03", "soon"]})
 
 
@@ -99,14 +101,17 @@ def test_words_for_missing_values(tmp_path):
     assert first_column(target) == [1, 6, 6, 6, 5, 6, 7, 8]
     assert target.notes == ("column 'a' has 4 missing values written '-'",)
     again = msgspec.convert(msgspec.to_builtins(target.code), TableCode)
-    np.testing.assert_array_equal(again.encode({"a": [-999.0, "?"]})[0], [[6, 1], [6, 1]])
+    np.testing.assert_array_equal(again.encode({"a": [-999.0, "?"]}), [[6, 1], [6, 1]])
     dropped = built(tmp_path, column, missing_values=["-999"], missing="drop")
     assert first_column(dropped) == [1, 5, 7, 8]
     # A column without gaps knows the words too, but has nothing to put in their place.
     complete = built(tmp_path, ["1", "2", "3"], missing_values=["-999"])
     assert complete.inputs == ("a",)
-    with pytest.raises(UsageError, match="'a' has 2 missing values, first in data row 8"):
-        complete.code.encode({"a": ["1", "-999.0", ""]}, 7)
+    with pytest.raises(
+        UsageError,
+        match=r"'a' of new.csv has 2 missing values \(first in row 8\).*was trained on none",
+    ):
+        complete.code.encode({"a": ["1", "-999.0", ""]}, "new.csv", [7, 8, 9])
 
 
 @pytest.mark.parametrize(

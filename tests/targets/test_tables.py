@@ -141,7 +141,7 @@ def _refused(path, names, sentence, limits=TableLimits()):
         (
             "a,b\nx,\n1,2\n",
             ["a", "b"],
-            "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); so",
+            "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); correct",
         ),
         (
             "age,size\n1,2\n",

@@ -42,7 +42,7 @@ def place(tmp_path):
         ("model=bezier", "one input"),
         ("target=runge model=auto", "model=auto is for tables"),
         (f"{TABLE} target.path=two.csv sampling.n_train=100", "100 training ... two.csv"),
-        (f"{TABLE} target.path=one.csv model=kan", "there is 1 row ... fewer than 2"),
+        (f"{TABLE} target.path=one.csv model=kan", "one.csv has 1 row ... at least 2"),
         (f"{TABLE} target.path=two.csv", "at least 10 training rows ... two.csv has 2"),
         (f"{GOOD} target.outputs=prize", "'prize' ... price"),
     ],
