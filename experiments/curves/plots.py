@@ -19,9 +19,8 @@ from kanrun.figures.style import (
     CYCLE,
     GREEN,
     GREY,
-    HALO,
+    LABEL,
     PALE,
-    SEQUENTIAL,
     THIN,
     VERMILLION,
     Look,
@@ -220,7 +219,7 @@ def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
     _draw(axes, bezier_curve, "-", color=BLACK, lw=2, label="Bézier curve")
     (_, control, _), *levels, (_, last, _) = _groups(de_casteljau, "level")
     _polygon(axes, control, "P")
-    shades = mpl.colormaps[SEQUENTIAL](np.linspace(0, LEVELS, len(levels)))
+    shades = mpl.colormaps["viridis"](np.linspace(0, LEVELS, len(levels)))
     for (level, rows, _), shade in zip(levels, shades, strict=True):
         _draw(axes, rows, "o-", color=shade, label=f"level {level}")
     _draw(axes, last, "o", label="point of the curve", **POINT)
@@ -324,10 +323,9 @@ def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
         return
     around = np.pad(points["y"].to_numpy(dtype=float), 1, mode="reflect")
     middles = (around[:-2] + around[2:]) / 2
-    look: Any = {"textcoords": "offset points", "ha": "center", "va": "center", **HALO}
     for index, (x, y, middle) in enumerate(zip(points["x"], points["y"], middles, strict=True)):
         shift = 0, AWAY if y >= middle else -AWAY
-        axes.annotate(f"{name}{subscript(index)}", (x, y), shift, **look)
+        axes.annotate(f"{name}{subscript(index)}", (x, y), shift, va="center", **LABEL)
 
 
 def _widened(marked: Series[bool]) -> Series[bool]:

@@ -21,6 +21,7 @@ from kanrun.figures.panels import (
     log_log,
     mark_stages,
     medians,
+    numbered,
     one_panel,
     panels_by,
     power_law,
@@ -89,16 +90,16 @@ def staircase(steps: DataFrame, schedules: DataFrame) -> Figure:
     )
     figure, panels = panels_by(steps, "name", 3, STEPS, room=0.8, sharey=True)
     for panel, name, rows in panels:
-        at = np.arange(1, len(rows) + 1, dtype=float)
+        steps = numbered(rows)
         for split in ("train", "test"):
             look: Any = {"color": SPLITS[split], "label": split, "drawstyle": "steps-post"}
-            panel.plot(at, rows[f"{split}_rmse"], **look)
+            panel.plot(steps[f"{split}_rmse"], **look)
         panel.set(yscale="log", xlabel="step")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        mark_stages(panel, at, rows["stage"], rows["intervals"].to_numpy())
+        mark_stages(panel, steps)
         for column, look in MARKS.items():
             grid = stages.loc[stages["name"] == name, column].median()
-            past = at[(rows["intervals"] >= grid).to_numpy()]
+            past = steps.index[steps["intervals"] >= grid]
             if len(past):
                 panel.axvline(past[0], **look)
     figure.supylabel("RMSE", size="medium")
@@ -113,7 +114,7 @@ def error_against_intervals(schedules: DataFrame, published: DataFrame) -> Figur
     for line, (shape, rows) in zip(axes, shapes, strict=True):
         ticks = (rows[rows["compared"]] if rows["compared"].any() else rows)["intervals"]
         for panel, (column, label) in zip(line, MEASURES.items(), strict=True):
-            series(panel, rows, ("intervals", column), "schedule", overlapping=True)
+            series(panel, rows, ("intervals", column), "schedule")
             log_log(panel, ticks, xlabel=GRIDS, ylabel=label, title=shape_name(shape))
             _mark_thresholds(panel, rows)
         known = published[published["shape"] == shape].drop_duplicates("intervals")

@@ -95,10 +95,9 @@ def figures(tables: Tables) -> Figures:
     it. An edge with fewer than two points in that range is drawn over its whole grid.
     """
     from kanrun.figures import training_figures
-    from kanrun.figures.style import as_bool
 
     edges = tables["edges"]
-    seen = as_bool(edges["seen"])
+    seen = edges["seen"]
     points = seen.groupby([edges[key] for key in ("layer", "out", "in")]).transform("sum")
     yield from training_figures({**tables, "edges": edges[seen | (points < 2)]}, NAMED)
 

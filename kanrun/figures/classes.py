@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,13 +24,15 @@ from kanrun.figures.style import (
     Look,
     first_seed,
     named_columns,
+    note_of_some,
     number,
+    set_remark,
     shorten,
     styled,
 )
 from kanrun.points import Array
 
-#: Largest number of classes in a confusion matrix; further classes are left out.
+#: Largest number of classes in a confusion matrix. A remark says if there are more.
 MAX_CLASSES = 30
 #: Height and width of a confusion matrix (inches).
 MATRIX = (3.2, 4.2)
@@ -52,17 +55,14 @@ def confusion(table: DataFrame) -> Figure:
     """
     rows = first_seed(table)
     ((guess, output),) = named_columns(rows, "prediction:").items()
-    known = rows.dropna(subset=[f"truth:{output}", guess])
-    # A label such as 7 may have been read as 7.0 in one of the two columns.
-    truth, predicted = (
-        known[name].map(lambda value: f"{value:.15g}" if isinstance(value, float) else str(value))
-        for name in (f"truth:{output}", guess)
-    )
-    splits = [split for split in JUDGED if (known["split"] == split).any()]
+    true = f"truth:{output}"
+    known = rows[rows["split"].isin(JUDGED)].dropna(subset=[true, guess])
+    splits: Any = list(known.groupby("split", sort=False))
     figure, panels = small_multiples(len(splits), 2, *MATRIX)
-    for axes, split in zip(panels, splits, strict=True):
-        some = known["split"] == split
-        _draw_matrix(axes, truth[some], predicted[some], f"{shorten(output)}, {split}")
+    for axes, (split, part) in zip(panels, splits, strict=True):
+        _draw_matrix(axes, part[true], part[guess], f"{shorten(output)}, {split}")
+    count = len({*known[true], *known[guess]})
+    set_remark(figure, note_of_some(MAX_CLASSES, count, "classes, the first in order"))
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
 from kanrun.figures.panels import (
     MAX_LETTERS,
@@ -28,9 +28,9 @@ from kanrun.figures.style import (
     DASHED,
     FEW_TICKS,
     GREY,
-    as_bool,
     first_seed,
     note_of_some,
+    set_remark,
     shorten,
     styled,
 )
@@ -53,8 +53,8 @@ LEVELS_ROOM = 0.2
 #: Largest total number of letters in the names of levels, plus two per name, for which the names
 #: are written side by side below a panel of effects. Longer names are turned.
 LEVEL_LETTERS = 24
-#: Length of the ticks at quantiles of an input (in points).
-QUANTILE = 5
+#: Size of the ticks at quantiles of an input (square points).
+QUANTILE = 25
 #: Smallest area of a dot on a map, for few rows (square points).
 SMALLEST = 1
 #: Additional area of the dot with the most rows (square points).
@@ -87,12 +87,14 @@ def effects(
         values: Columns input and x: quantiles of the inputs, drawn as ticks.
         remark: Text above the panels.
         classes: Whether the values are probabilities. They are drawn on a log-odds scale, so that
-            effects on rare classes are visible. With two classes, only the second is drawn.
+            effects on rare classes are visible. Of two classes, only the second is drawn; of many,
+            the first seven.
     """
     table = _placed(first_seed(table))
     values = first_seed(values)
     outputs = table["output"].unique()
-    outputs = outputs[1:] if classes and len(outputs) == 2 else outputs
+    count = len(outputs)
+    outputs = outputs[classes and count == 2 :][: len(CYCLE)]
     table = table[table["output"].isin(outputs)]
     names = [name for name in dict.fromkeys(order) if name in set(table["input"])]
     shown = names[:MAX_INPUTS]
@@ -104,15 +106,17 @@ def effects(
         for colour, output in zip(CYCLE, outputs, strict=False):
             _draw_effect(panel, rows[rows["output"] == output], colour, shorten(output))
         _show_input(panel.xaxis, rows, LEVEL_LETTERS)
-        _show_quantiles(panel, values.loc[values["input"] == name, "x"])
+        x = values.loc[values["input"] == name, "x"]
+        look: Any = {"transform": panel.get_xaxis_transform(), "clip_on": False}
+        panel.scatter(x, 0 * x, QUANTILE, GREY, marker="|", **look)
         panel.set_title(shorten(name))
     if panels:
         cut = _show_output(panels[0], table, is_probability=classes)
-    if panels and len(outputs) == 1:
-        panels[0].set_ylabel("probability of " * classes + shorten(outputs[0]))
-    notes = [remark, note_of_some(len(shown), len(names), "inputs"), CUT * cut]
-    remark = "; ".join(filter(None, notes))
-    return finish(figure, panels[: len(outputs) > 1], remark, ncols=len(outputs))
+        several = len(outputs) > 1
+        panels[0].set_ylabel("" if several else "probability of " * classes + shorten(outputs[0]))
+    inputs = note_of_some(MAX_INPUTS, len(names), "inputs")
+    set_remark(figure, remark, inputs, note_of_some(len(CYCLE), count, "classes"), CUT * cut)
+    return finish(figure, panels[: len(outputs) > 1], ncols=len(outputs))
 
 
 def _placed(rows: DataFrame) -> DataFrame:
@@ -120,16 +124,6 @@ def _placed(rows: DataFrame) -> DataFrame:
     levels = rows["level"].astype(object).fillna("").astype(str)
     places = rows.groupby("input")["x"].rank("dense") - 1
     return rows.assign(level=levels, x=rows["x"].where(levels == "", places))
-
-
-def _show_quantiles(panel: Axes, x: Series[float]) -> None:
-    """Draw a tick at each quantile of an input.
-
-    Without quantiles, nothing is drawn, because the layout cannot handle an empty line.
-    """
-    look: Any = {"ms": QUANTILE, "transform": panel.get_xaxis_transform(), "clip_on": False}
-    if len(x):
-        panel.plot(x, 0 * x, "|", color=GREY, **look)
 
 
 def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
@@ -157,7 +151,7 @@ def _show_input(axis: Axis, rows: DataFrame, letters: int = MAX_LETTERS) -> None
         name_places(axis, list(levels), letters)
     elif str(rows["input"].iloc[0]).startswith(WEEKDAY):
         axis.set_ticks(range(len(DAYS)), DAYS)
-    elif "is_date" in rows and as_bool(rows["is_date"]).any():
+    elif "is_date" in rows and rows["is_date"].any():
         locator = AutoDateLocator(minticks=2, maxticks=4)  # type: ignore[no-untyped-call]
         axis.set_major_locator(locator)
         form = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]

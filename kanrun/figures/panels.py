@@ -25,7 +25,6 @@ from kanrun.figures.style import (
     GREY,
     MARKERS,
     SEED,
-    SEQUENTIAL,
     Look,
     error_limit,
     number,
@@ -67,10 +66,14 @@ TICK_ROOM = 1 / 9
 TICK_RATIO = 0.3
 #: Smallest distance between the names of two stages, as a fraction of all steps.
 STAGE_ROOM = 0.09
-#: Size of the markers of the first of several overlapping curves (points).
+#: Size of the markers of the first of several curves (points).
 LARGE = 6
 #: Smallest size of the markers of the other curves (points).
 SMALL = 2
+#: Width of the first of several curves (points).
+THICK = 2.0
+#: Smallest width of the other curves (points).
+THIN = 1.0
 
 
 def grid_of_panels(
@@ -164,35 +167,25 @@ def medians(
         panel.fill_between(middle.index, groups.min(), groups.max(), color=look["color"], **BAND)
 
 
-def series(
-    panel: Axes,
-    table: DataFrame,
-    columns: tuple[str, str],
-    by: str,
-    *,
-    overlapping: bool = False,
-    **look: Any,
-) -> None:
+def series(panel: Axes, table: DataFrame, columns: tuple[str, str], by: str, **look: Any) -> None:
     """Draw the `medians` of each group of the column `by` in a different colour and marker.
 
-    If the curves may lie on top of each other (`overlapping`), all but the first are dashed and
-    have smaller markers.
+    Each curve is thinner and has smaller markers than the one before, so that curves on top of each
+    other can be seen.
     """
     for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
-        style = MARKERS[index % len(MARKERS)] + ("--" if overlapping and index else "-")
         look |= {"color": CYCLE[index % len(CYCLE)], "label": shorten(name)}
-        if overlapping:
-            look["ms"] = max(LARGE - index, SMALL)
-        medians(panel, rows, columns, style, **look)
+        look |= {"ms": max(LARGE - index, SMALL), "lw": max(THICK - index / 2, THIN)}
+        medians(panel, rows, columns, MARKERS[index % len(MARKERS)] + "-", **look)
 
 
-def power_law(panel: Axes, x: Numbers, y: Numbers, power: float, **look: Any) -> None:
-    """Draw c x^power over the range of `x`, through the geometric mean of the points."""
-    at = np.asarray(x, dtype=float)
-    values = np.asarray(y, dtype=float)
-    level = np.exp(np.mean(np.log(values) - power * np.log(at)))
-    ends = np.array([at.min(), at.max()])
-    panel.plot(ends, level * ends**power, **{"lw": 0.9, **look})
+def power_law(
+    panel: Axes, x: Series[float], y: Series[float], exponent: float, **look: Any
+) -> None:
+    """Draw c x^exponent over the range of `x`, through the geometric mean of the points."""
+    ends = np.array([x.min(), x.max()])
+    level = np.exp(np.mean(np.log(y.astype(float)) - exponent * np.log(x.astype(float))))
+    panel.plot(ends, level * ends**exponent, **{"lw": 0.9, **look})
 
 
 def seeds_across(panel: Axes, values: Series[Any], place: float) -> None:
@@ -258,7 +251,7 @@ def draw_map(
     y: Numbers,
     values: Numbers,
     limits: tuple[float, float],
-    colours: Any = SEQUENTIAL,
+    colours: str | None = None,
 ) -> Any:
     """Draw values at points (x, y), all of shape (samples,); return what a colour bar needs.
 
@@ -306,21 +299,26 @@ def map_with_bar(
     panel.figure.colorbar(image, ax=panel, **bar).set_label(label, loc="left")
 
 
-def mark_stages(panel: Axes, steps: Values, stages: Iterable[Any], names: NDArray[Any]) -> None:
-    """Draw a line at the first step of each stage except the first, and write its name at the top.
+def numbered(rows: DataFrame) -> DataFrame:
+    """Return the rows of one training, with the number of the step, from 1, as their index."""
+    return rows.set_axis(range(1, len(rows) + 1))
 
-    `stages` and `names` have one entry per step. A name is left out if the next name is nearer than
-    STAGE_ROOM.
+
+def mark_stages(panel: Axes, steps: DataFrame) -> None:
+    """Draw a line at the first step of each stage except the first, and its intervals at the top.
+
+    `steps` are rows as returned by `numbered`, with the columns stage and intervals. A number is
+    left out if the next one is nearer than STAGE_ROOM.
     """
-    starts = np.flatnonzero(Series(list(stages), dtype=float).diff().ne(0))
+    starts = steps.loc[steps["stage"].diff() != 0, "intervals"]
     last = np.inf
-    for start in reversed(starts.tolist()):
-        if start:
-            panel.axvline(steps[start], **DASHED)
-        if last - steps[start] >= STAGE_ROOM * (steps[-1] - steps[0]):
-            last = steps[start]
-            at: Any = {"transform": panel.get_xaxis_transform(), "va": "top"}
-            panel.text(last, 1, f" {names[start]:g}", color=GREY, size="small", **at)
+    for step, intervals in starts[::-1].items():
+        if step > 1:
+            panel.axvline(step, **DASHED)
+        if last - step >= STAGE_ROOM * len(steps):
+            last = step
+            place: Any = {"transform": panel.get_xaxis_transform(), "va": "top"}
+            panel.text(step, 1, f" {intervals:g}", color=GREY, size="small", **place)
 
 
 def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:

@@ -37,8 +37,6 @@ from kanrun.figures.style import (
 
 #: Largest number of outputs that are drawn.
 MAX_OUTPUTS = 4
-#: Largest number of points drawn in a map. More make larger files.
-MAX_CELLS = 40_000
 #: Height and width of a panel of a parity plot (inches).
 SQUARE = (3.2, 3.4)
 #: Width of a map that stands alone (inches).
@@ -67,7 +65,7 @@ def predictions(table: DataFrame, title: str | None = None) -> Figure:
     and error; otherwise, parity plots. At most four outputs are drawn.
 
     `table` has the columns seed, split (train, validation, held out, test or grid), `input:<name>`
-    for each input, and `prediction:<name>` for each output. A column `truth:<name>` is optional.
+    for each input, and `prediction:<name>` and `truth:<name>` (NaN if unknown) for each output.
     """
     inputs, outputs, remark = _read(table)
     are_numbers = all(table[name].dtype.kind in NUMBERS for name in inputs)
@@ -87,7 +85,7 @@ def _read(table: DataFrame) -> tuple[Inputs, Outputs, str]:
     names = named_columns(table, "prediction:")
     outputs = {
         name: table[["split", *inputs]].assign(
-            truth=table.get(f"truth:{name}", np.nan),
+            truth=table[f"truth:{name}"],
             guess=table[column],
             fold=table.get("fold", 0),
         )
@@ -101,8 +99,8 @@ def _parity(inputs: Inputs, outputs: Outputs) -> Figure:
     """Draw the predicted against the true values of each output."""
     figure, panels = small_multiples(len(outputs), 2, *SQUARE)
     for axes, (output, rows) in zip(panels, outputs.items(), strict=True):
-        for split, part in _errors(rows).items():
-            _scatter(axes, part, "truth", "guess", split, f"{split}, {_rmse(part)}")
+        for split, part in _errors(rows).groupby("split", sort=False):
+            _scatter(axes, part, "truth", "guess", f"{split}, {_rmse(part)}")
             axes.axline((0, 0), slope=1, **REFERENCE)
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
         ends = np.array([axes.get_xlim(), axes.get_ylim()])
@@ -113,26 +111,23 @@ def _parity(inputs: Inputs, outputs: Outputs) -> Figure:
 
 
 def _curves(inputs: Inputs, outputs: Outputs) -> Figure:
+    """Draw the predicted curve of each output over a grid, its true curve or test points."""
     figure, panels = small_multiples(len(outputs), width=WIDTH)
     ((x, name),) = inputs.items()
     for axes, (output, rows) in zip(panels, outputs.items(), strict=True):
-        is_grid = (rows["split"] == "grid").any()
-        line = rows[rows["split"] == ("grid" if is_grid else "test")].sort_values(x)
-        given = thin(rows[rows["split"].isin(["train", "validation"])])
-        if len(given):
-            look = GIVEN | FEW_POINTS if len(given) <= FEW else GIVEN
-            axes.scatter(given[x], given["truth"], **look)
-        is_known = is_grid and line["truth"].notna().any()
-        if is_known:
-            axes.plot(line[x], line["truth"], **TRUTH)
-        elif len(test := thin(rows[rows["split"] == "test"])):
+        split = rows["split"]
+        grid = rows[split == "grid"].sort_values(x)
+        known = thin(rows[split.isin(["train", "validation"])])
+        test = thin(rows[split == "test"])
+        few = len(known) <= FEW
+        axes.scatter(known[x], known["truth"], **GIVEN | (FEW_POINTS if few else {}))
+        if grid["truth"].notna().any():
+            axes.plot(grid[x], grid["truth"], **TRUTH)
+        elif len(test):
             axes.scatter(test[x], test["truth"], **UNSEEN)
-        if is_grid:
-            axes.plot(line[x], line["guess"], color=VERMILLION, label="prediction")
-        else:
-            axes.scatter(line[x], line["guess"], color=VERMILLION, label="prediction", **POINTS)
+        axes.plot(grid[x], grid["guess"], color=VERMILLION, label="prediction")
         axes.set(xlabel=name, ylabel=shorten(output))
-        axes.margins(x=0.02 * (len(given) <= FEW))
+        axes.margins(x=0.02 * few)
         axes.legend()
     return figure
 
@@ -143,33 +138,30 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     If no true values are known, draw only the prediction. Truth and prediction share a colour
     scale.
     """
-    (across, up), some = inputs.values(), next(iter(outputs.values()))["split"]
-    split = next((name for name in ("grid", "test", "train") if (some == name).any()), "")
-    drawn = {name: thin(rows[some == split], MAX_CELLS) for name, rows in outputs.items()}
-    known = any(rows["truth"].notna().any() for rows in drawn.values())
+    (across, up), rows = inputs.values(), next(iter(outputs.values()))
+    split = min(rows["split"], key=("grid", "test", "validation", "train").index)
+    shown = rows["split"] == split
+    known = any(rows.loc[shown, "truth"].notna().any() for rows in outputs.values())
     columns, width = (3, None) if known else (1, ALONE)
-    figure, grid = grid_of_panels(len(drawn), columns, width=width, sharey=True)
-    for line, (output, rows) in zip(grid, drawn.items(), strict=True):
-        x, y, truth, guess = rows[[*inputs, "truth", "guess"]].to_numpy(dtype=float).T
+    figure, grid = grid_of_panels(len(outputs), columns, width=width, sharey=True)
+    for line, (output, rows) in zip(grid, outputs.items(), strict=True):
+        values = thin(rows.loc[shown, [*inputs, "truth", "guess"]])
+        x, y, truth, guess = values.to_numpy(dtype=float).T
         limits = value_limits([*truth, *guess])
-        shown: Any = [("truth", truth, limits), ("prediction", guess, limits)][not known :]
-        shown += [("prediction - truth", guess - truth, None)] * known
-        for axes, (title, values, common) in zip(line, shown, strict=True):
-            map_with_bar(axes, x, y, values, common, shorten(output))
+        maps: Any = {"prediction": (guess, limits)}
+        if known:
+            maps = {"truth": (truth, limits), **maps, "prediction - truth": (guess - truth, None)}
+        for axes, (title, drawn) in zip(line, maps.items(), strict=True):
+            map_with_bar(axes, x, y, *drawn, shorten(output))
             axes.set(title=title, xlabel=across)
         line[0].set_ylabel(up)
     return figure
 
 
-def _errors(rows: DataFrame) -> dict[str, DataFrame]:
-    """Return the rows of each split that have both a true and a predicted value.
-
-    The column `error` is added: prediction minus truth. Splits without such rows are left out.
-    """
-    both = rows.assign(error=rows["guess"] - rows["truth"])
-    both = both[np.isfinite(both["error"])]
-    parts = {split: both[both["split"] == split] for split in JUDGED}
-    return {split: part for split, part in parts.items() if len(part)}
+def _errors(rows: DataFrame) -> DataFrame:
+    """Return the rows of JUDGED that have both values, with their `error`: prediction - truth."""
+    error = rows["guess"] - rows["truth"]
+    return rows.assign(error=error)[rows["split"].isin(JUDGED) & np.isfinite(error)]
 
 
 def _rmse(part: DataFrame) -> str:
@@ -177,15 +169,15 @@ def _rmse(part: DataFrame) -> str:
 
     For held-out rows it is the mean over folds of their RMSEs, as in the summary.
     """
-    squares = part["error"] ** 2
-    if part["fold"].nunique() < 2:
-        return f"RMSE {number(float(np.sqrt(squares.mean())))}"
-    folds = np.sqrt(squares.groupby(part["fold"]).mean())
-    return f"RMSE {number(float(folds.mean()))} (mean of {len(folds)} folds)"
+    errors = np.sqrt((part["error"] ** 2).groupby(part["fold"]).mean())
+    folds = len(errors)
+    return f"RMSE {number(errors.mean())}" + f" (mean of {folds} folds)" * (folds > 1)
 
 
-def _scatter(axes: Axes, part: DataFrame, x: str, y: str, split: str, label: str) -> None:
+def _scatter(axes: Axes, part: DataFrame, x: str, y: str, label: str) -> None:
+    """Draw the points of one split; test points are in front."""
     rows = thin(part)
+    split = rows["split"].iloc[0]
     order = 2 + (split == "test")
     axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, zorder=order, **POINTS)
 
@@ -198,25 +190,24 @@ def residuals(table: DataFrame) -> Figure:
     and the splits train, held out and test are drawn.
     """
     _, outputs, remark = _read(table)
-    figure, grid = grid_of_panels(max(1, len(outputs)), 2, room=0.1)
+    figure, grid = grid_of_panels(len(outputs), 2, room=0.1)
     remarks = [remark]
-    for (left, right), output in zip(grid, outputs, strict=False):
-        parts = _errors(outputs[output])
-        errors = np.concatenate([np.empty(0), *(part["error"] for part in parts.values())])
-        limit = error_limit(errors)
-        for split, part in parts.items():
-            clipped = part.assign(error=part["error"].clip(-limit, limit))
+    for (left, right), output in zip(grid, outputs, strict=True):
+        errors = _errors(outputs[output])
+        limit = error_limit(errors["error"].to_numpy())
+        clipped = errors.assign(error=errors["error"].clip(-limit, limit))
+        for split, part in clipped.groupby("split", sort=False):
             share = np.full(len(part), 100 / len(part))
-            look: Any = {"color": SPLITS[split], "alpha": 0.5, "label": split}
+            look: Any = {"color": SPLITS[str(split)], "alpha": 0.5, "label": split}
             look |= {"range": (-limit, limit), "histtype": "stepfilled"}
-            left.hist(clipped["error"], weights=share, **look)
-            _scatter(right, clipped, "guess", "error", split, "")
-        if parts:
+            left.hist(part["error"], weights=share, **look)
+            _scatter(right, part, "guess", "error", "")
+        if len(errors):
             left.legend()
-        if beyond := int((np.abs(errors) > limit).sum()):
+        if beyond := int((errors["error"].abs() > limit).sum()):
             remarks.append(f"{beyond} points of {shorten(output)} beyond, drawn at the border")
         right.axhline(0, **REFERENCE)
         left.set(xlabel="prediction - truth", ylabel="points (%)")
         right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")
-    set_remark(figure, "; ".join(filter(None, remarks)))
+    set_remark(figure, *remarks)
     return figure

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from pandas import CategoricalDtype, DataFrame, Series, to_numeric
@@ -26,6 +26,7 @@ from kanrun.figures.panels import (
     mark_stages,
     medians,
     name_places,
+    numbered,
     one_panel,
     series,
     shape_name,
@@ -34,13 +35,11 @@ from kanrun.figures.panels import (
 from kanrun.figures.prediction import predictions, residuals
 from kanrun.figures.style import (
     BLUE,
-    CYCLE,
     GREY,
     SPLITS,
     THIN,
     Figures,
     Look,
-    as_bool,
     first_seed,
     formula_text,
     named_columns,
@@ -61,8 +60,8 @@ TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 CURVE = 2.8
 #: Height of a figure of results over settings (inches).
 OVER = 3.0
-#: Look of medians over a setting whose values are not numbers: bars instead of dots.
-BAR: Look = {"ms": 14, "mew": 2}
+#: Size of the marks of medians over a setting (points).
+MARK = 6
 LONGEST_TITLE = 60  # largest number of characters of a formula that becomes a title
 
 
@@ -70,42 +69,33 @@ LONGEST_TITLE = 60  # largest number of characters of a formula that becomes a t
 def loss_curve(metrics: DataFrame, error: str = "RMSE") -> Figure:
     """Draw the error over steps on a logarithmic axis, and the grid stages of the first seed.
 
-    `metrics` has the columns seed, stage, step, intervals, train_rmse, validation_rmse, test_rmse
-    and, optionally, best (whether the network after the step is the best of its stage so far). With
-    this column, curves show the errors of the best network, which training keeps, and pale dots
-    those of the other networks. If steps are counted from 1 in each stage, the stages are drawn one
-    after the other. Further seeds are thin lines. `error` is the label of the vertical axis.
+    `metrics` has the columns seed, stage, intervals, train_rmse, validation_rmse, test_rmse and,
+    optionally, cell and best (whether the network after the step is the best of its stage so far).
+    With this column, curves show the errors of the best network, which training keeps, and pale
+    dots those of the other networks. Further seeds are thin lines. `error` is the label of the
+    vertical axis.
     """
     figure, axes = one_panel(CURVE, width=WIDTH)
     keys = [name for name in ("cell", "seed") if name in metrics]
-    runs: Any = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
-    drawn = [split for split in DASHES if (metrics.get(f"{split}_rmse", Series()) > 0).any()]
-    for index, rows in enumerate(runs):
-        steps = _steps(rows)
-        kept = as_bool(rows.get("best", Series(True, rows.index)))
+    seeds = [numbered(rows) for _, rows in metrics.groupby(keys)]
+    drawn = [split for split in DASHES if (metrics[f"{split}_rmse"] > 0).any()]
+    for index, rows in enumerate(seeds):
+        kept = rows.get("best", Series(True, rows.index))
         for split in drawn:
             values = rows[f"{split}_rmse"].where(rows[f"{split}_rmse"] > 0)
             look: Any = {"color": SPLITS[split], "ls": DASHES[split], "label": split}
             if index:
-                look |= THIN | {"label": f"{len(runs) - 1} more seed{'s' * (len(runs) > 2)}"}
-            axes.plot(steps, values.where(kept).ffill(), **look)
+                look |= THIN | {"label": f"further seeds: {len(seeds) - 1}"}
+            axes.plot(values.where(kept).ffill(), **look)
             if not index and not kept.all():
-                tried = values.where(~kept)
-                axes.plot(steps, tried, color=SPLITS[split], label="tried, not kept", **TRIED)
-    first = runs[0] if runs else metrics
+                look = {"color": SPLITS[split], "label": "tried, not kept", **TRIED}
+                axes.plot(values.where(~kept), **look)
     axes.set(yscale="log", xlabel="step", ylabel=error)
     axes.margins(x=0)
-    if first.get("intervals", Series(dtype=float)).notna().any():
-        stages = first.get("stage", first["intervals"])
-        mark_stages(axes, _steps(first), stages, first["intervals"].to_numpy())
+    if seeds[0]["intervals"].notna().any():
+        mark_stages(axes, seeds[0])
         axes.set_title("above each stage: the intervals of its grid", color=GREY)
     return finish(figure, [axes], where="outside right upper")
-
-
-def _steps(rows: DataFrame) -> Any:
-    """Return the recorded steps, or the numbers of the rows if the steps restart in each stage."""
-    steps = rows["step"].to_numpy(dtype=float)
-    return np.arange(len(rows), dtype=float) if (np.diff(steps) <= 0).any() else steps
 
 
 @styled
@@ -119,8 +109,7 @@ def growth(growth: DataFrame) -> Figure:
     error = "validation" if rows["validation_rmse"].notna().any() else "train"
     figure, axes = one_panel(CURVE, width=WIDTH)
     series(axes, rows, ("parameters", f"{error}_rmse"), "shape")
-    scale = "log" if (rows[f"{error}_rmse"] > 0).any() else "linear"
-    axes.set(xscale="log", yscale=scale, xlabel="parameters", ylabel=f"{error} RMSE")
+    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=f"{error} RMSE")
     return finish(figure, [axes], where="outside right upper")
 
 
@@ -131,19 +120,16 @@ def overlaid(runs: Mapping[str, DataFrame]) -> Figure:
     `runs` maps the name of each run to its table `metrics`. Only the first seed is drawn.
     """
     curves = {name: first_seed(metrics) for name, metrics in runs.items()}
-    common = [
-        name
-        for name in ERRORS
-        if all(name in rows and (rows[name] > 0).any() for rows in curves.values())
-    ]
-    error = common[0] if common else ""
+    none = Series(dtype=float)
+    common = (
+        name for name in ERRORS if all((rows.get(name, none) > 0).any() for rows in curves.values())
+    )
+    error = next(common, ERRORS[-1])
     figure, panel = one_panel(CURVE)
-    for (name, rows), colour in zip(curves.items(), itertools.cycle(CYCLE)):
-        if error:
-            # The network with the lowest error so far is kept.
-            lowest = rows[error].where(rows[error] > 0).cummin().to_numpy(dtype=float)
-            panel.plot(lowest, color=colour, label=shorten(name))
-    what = error.replace("_rmse", " RMSE") or "RMSE"
+    for name, rows in curves.items():
+        values = rows.get(error, none)
+        panel.plot(values.where(values > 0).cummin().to_numpy(), label=shorten(name))
+    what = error.replace("_rmse", " RMSE")
     panel.set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
     return finish(figure, [panel], ncols=min(4, len(runs)))
 
@@ -158,39 +144,42 @@ def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Fig
     """
     table = table[np.isfinite(table[result].astype(float))].copy()
     shown = sorted(settings, key=lambda name: -table[name].nunique())[:2]
-    left = ", ".join(name for name in settings if name not in shown)
     for name in shown:
         numbers = to_numeric(table[name], errors="coerce")
-        words = CategoricalDtype(list(table[name].unique()), ordered=True)
-        table[name] = table[name].astype(words) if numbers.hasnans else numbers
+        texts = CategoricalDtype(list(table[name].unique()), ordered=True)
+        table[name] = table[name].astype(texts) if numbers.hasnans else numbers
     figure, panel = one_panel(OVER)
-    look: Any = {"spread": "dots", "color": BLUE}
+    panel.set(xlabel=shorten(shown[0]), ylabel=shorten([result, *shown[1:]][-1]))
     if len(shown) < 2:
-        values = table[shown[0]]
-        if values.dtype == "category":
-            medians(panel, table.assign(at=values.cat.codes), ("at", result), "_", **BAR, **look)
-            name_places(panel.xaxis, list(values.cat.categories))
-            panel.margins(x=0.1)
-        else:
-            medians(panel, table, (shown[0], result), **look)
-            if _spans_decade(values):
-                panel.set_xscale("log")
-                ticks_at(panel.xaxis, values)
-        if _spans_decade(table[result].astype(float)):
-            panel.set_yscale("log")
-        panel.set(xlabel=shorten(shown[0]), ylabel=shorten(result))
+        _draw_medians(panel, table[shown[0]], table[result])
         set_remark(figure, DOTS)
         return figure
-    across, up = shown
-    grid = table.groupby([up, across], observed=True)[result].median().unstack()
-    norm = LogNorm() if _spans_decade(table[result]) else None
-    look = {"cmap": "viridis_r", "origin": "lower", "norm": norm}
+    grid = table.groupby(shown[::-1], observed=True)[result].median().unstack()
+    look: Any = {"cmap": "viridis_r", "origin": "lower"}
+    look["norm"] = LogNorm() if _spans_decade(table[result]) else None
     names = list(grid.index), list(grid.columns)
     image = heat_map(panel, grid.to_numpy(dtype=float), *names, "{:.2g}".format, **look)
-    panel.set(xlabel=shorten(across), ylabel=shorten(up))
     figure.colorbar(image, ax=panel, label=shorten(result))
-    set_remark(figure, f"medians over {left}" if left else "")
+    others = [name for name in settings if name not in shown]
+    set_remark(figure, f"medians over {', '.join(others)}" if others else "")
     return figure
+
+
+def _draw_medians(panel: Axes, settings: Series[Any], results: Series[Any]) -> None:
+    """Draw the results over the values of a setting, which are numbers or texts, as a category."""
+    rows = DataFrame({"setting": settings, "result": results.astype(float)})
+    style = "o-"
+    if settings.dtype == "category":
+        rows["setting"] = settings.cat.codes
+        style = "_"
+        name_places(panel.xaxis, list(settings.cat.categories))
+        panel.margins(x=0.1)
+    elif _spans_decade(settings):
+        panel.set_xscale("log")
+        ticks_at(panel.xaxis, settings)
+    if _spans_decade(rows["result"]):
+        panel.set_yscale("log")
+    medians(panel, rows, ("setting", "result"), style, spread="dots", color=BLUE, ms=MARK)
 
 
 def _spans_decade(values: Series[Any]) -> bool:

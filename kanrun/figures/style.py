@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axis import XAxis, YAxis
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for
 # lines.
@@ -55,14 +55,18 @@ DASHED: Look = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
 SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILLION}
 #: Splits on which predictions are judged, the most trustworthy last.
 JUDGED = ("train", "held out", "test")
-SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 #: Looks of a band around a curve, of single seeds (SEED), and of secondary lines (THIN).
 BAND: Look = {"alpha": 0.2, "lw": 0}
 SEED: Look = {"alpha": 0.5}
 THIN: Look = {"lw": 0.7, "ms": 2.6, "alpha": 0.6}
-#: Look of text on top of lines, with a white outline.
-HALO: Look = {"path_effects": [withStroke(linewidth=2, foreground="white")], "zorder": 6}
+#: Look of text on top of lines, with a white outline, at a distance in points.
+LABEL: Look = {
+    "textcoords": "offset points",
+    "ha": "center",
+    "path_effects": [withStroke(linewidth=3, foreground="white")],
+    "zorder": 6,
+}
 #: Largest number of points in a scatter plot. More show no further detail and make huge files.
 MAX_POINTS = 4000
 #: Kinds of columns (`dtype.kind`) that hold numbers.
@@ -190,9 +194,9 @@ def named_columns(table: DataFrame, prefix: str) -> dict[str, str]:
     return {name: name.removeprefix(prefix) for name in map(str, table) if name.startswith(prefix)}
 
 
-def thin(table: DataFrame, max_rows: int = MAX_POINTS) -> DataFrame:
-    """Return at most `max_rows` rows, evenly spaced over the table."""
-    return table.iloc[:: -(-len(table) // max_rows)] if len(table) > max_rows else table
+def thin(table: DataFrame) -> DataFrame:
+    """Return at most MAX_POINTS rows, evenly spaced over the table."""
+    return table.iloc[:: max(1, -(-len(table) // MAX_POINTS))]
 
 
 def error_limit(errors: NDArray[np.float64]) -> float:
@@ -231,13 +235,8 @@ def note_of_some(shown: int, total: int, what: str) -> str:
     return "" if shown >= total else f"{shown} of {total} {what}"
 
 
-def set_remark(figure: Any, remark: str, **place: float) -> None:
-    """Write `remark`, if not empty, above all panels, wrapped to the width of the figure."""
-    if remark:
+def set_remark(figure: Any, *remarks: str, **place: float) -> None:
+    """Write the remarks that are not empty above all panels, wrapped to the width of the figure."""
+    if remark := "; ".join(filter(None, remarks)):
         lines = textwrap.wrap(remark, int(LETTERS * figure.get_figwidth()))
         figure.suptitle("\n".join(lines), color=GREY, **place)
-
-
-def as_bool(column: Series[Any]) -> Series[bool]:
-    """Return which entries are true. Columns of files may have them as text or numbers."""
-    return column.astype(str).str.lower().isin(["true", "1", "1.0"])

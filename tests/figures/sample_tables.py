@@ -42,6 +42,9 @@ def edges(shape, points=21):
                     "out": out,
                     "in": source,
                     "x": x,
+                    "x_data": x,
+                    "seen": True,
+                    "pruned": False,
                     "y": (source + 1) * x + out,
                 }
                 names = {
