@@ -288,7 +288,7 @@ def draw_network(axes: Axes, diagram: Diagram) -> None:
             axes.annotate(text, level[index], (0, side * BESIDE_NODE), **look)
 
 
-def _draw_edge(axes: Axes, diagram: Diagram, edge: dict[str, Any], points: DataFrame) -> None:
+def _draw_edge(axes: Axes, diagram: Diagram, edge: Any, points: DataFrame) -> None:
     """Draw the box of an edge with its function (x, y), and lines to both nodes."""
     symbol = edge["symbolic"]
     side = edge["side"]

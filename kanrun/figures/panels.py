@@ -232,8 +232,8 @@ def heat_map(
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 colour = "white" if image.norm(value) > 0.5 else BLACK
-                text = panel.text(j, i, form(value), ha="center", va="center", size="small")
-                text.set(color=colour, in_layout=False)
+                look = {"ha": "center", "va": "center", "color": colour, "in_layout": False}
+                panel.text(j, i, form(value), size="small", **look)
     return image
 
 
@@ -312,13 +312,13 @@ def mark_stages(panel: Axes, steps: DataFrame) -> None:
     """
     starts = steps.loc[steps["stage"].diff() != 0, "intervals"]
     last = np.inf
-    for step, intervals in starts[::-1].items():
+    for step in starts.index.tolist()[::-1]:
         if step > 1:
             panel.axvline(step, **DASHED)
         if last - step >= STAGE_ROOM * len(steps):
             last = step
             place: Any = {"transform": panel.get_xaxis_transform(), "va": "top"}
-            panel.text(step, 1, f" {intervals:g}", color=GREY, size="small", **place)
+            panel.text(step, 1, f" {starts[step]:g}", color=GREY, size="small", **place)
 
 
 def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:

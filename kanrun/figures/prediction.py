@@ -146,13 +146,13 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     figure, grid = grid_of_panels(len(outputs), columns, width=width, sharey=True)
     for line, (output, rows) in zip(grid, outputs.items(), strict=True):
         values = thin(rows.loc[shown, [*inputs, "truth", "guess"]])
-        x, y, truth, guess = values.to_numpy(dtype=float).T
+        x, y, truth, guess = values.to_numpy(float).T
         limits = value_limits([*truth, *guess])
         maps: Any = {"prediction": (guess, limits)}
         if known:
             maps = {"truth": (truth, limits), **maps, "prediction - truth": (guess - truth, None)}
-        for axes, (title, drawn) in zip(line, maps.items(), strict=True):
-            map_with_bar(axes, x, y, *drawn, shorten(output))
+        for axes, (title, (drawn, common)) in zip(line, maps.items(), strict=True):
+            map_with_bar(axes, x, y, drawn, common, shorten(output))
             axes.set(title=title, xlabel=across)
         line[0].set_ylabel(up)
     return figure
