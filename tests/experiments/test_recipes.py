@@ -1,4 +1,4 @@
-"""Columns of the tables that recipes write, and docs/outputs.md, which explains them."""
+"""Columns of the tables that recipes write are explained in docs/outputs*.md."""
 
 import re
 from pathlib import Path
