@@ -67,6 +67,17 @@ def in_own_units(values: Array) -> tuple[Array, NDArray[np.intp]]:
     return np.ldexp(values, -exponent), exponent
 
 
+def predicted_classes(probabilities: Array, threshold: float = 0.5) -> NDArray[np.intp]:
+    """Return the number of the predicted class of each row, shape (rows,).
+
+    The most probable class is predicted. Of two classes, the second one is predicted if its
+    probability exceeds `threshold`. `probabilities` has the shape (rows, classes).
+    """
+    if probabilities.shape[1] == 2:
+        return np.asarray(probabilities[:, 1] > threshold, dtype=np.intp)
+    return np.asarray(probabilities.argmax(1))
+
+
 @dataclass(frozen=True, eq=False)
 class Points:
     """Inputs and outputs of points.

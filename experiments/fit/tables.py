@@ -22,7 +22,7 @@ from kanrun.model.planning import LearningProblem, with_scalings
 from kanrun.model.prediction import error_levels
 from kanrun.model.settings import AutoConfig
 from kanrun.monitoring import time_limit_reached
-from kanrun.points import Family, Points, deviation
+from kanrun.points import Family, Points, deviation, predicted_classes
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
 from kanrun.study import Cell, bound_rows
 from kanrun.study.class_scores import class_scores, unpredicted_classes
@@ -125,7 +125,7 @@ class TableFitting:
         if classes := dataset.classes:
             held = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
             y = train.y[held, 0]
-            guesses = fitted.held_out[held]
+            guesses = predicted_classes(fitted.held_out[held], dataset.target.threshold)
             yield from unpredicted_classes(y, guesses, classes, "held-out rows")
         yield from self._reports(fitted, train, seed)
         yield _held_out(whole, dataset)
@@ -372,7 +372,7 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
         "split": np.repeat(["held out", "test"], [len(rows), len(test)]),
         "row": np.append(rows, np.arange(len(test))),
         "fold": np.append(number[rows], np.full(len(test), -1)),
-        **judged_columns(dataset.target.outputs, classes, y, values),
+        **judged_columns(dataset.target.outputs, classes, y, values, dataset.target.threshold),
         **{f"probability:{c}": values[:, i] for i, c in enumerate(classes or ())},
     }
     return Table("held_out", columns)
@@ -409,15 +409,15 @@ def _summary(
         if len(ours) > 1:
             summary[f"cv_{loss}_std"] = deviation(ours)
         inside = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
-        classes = dataset.classes
-        summary |= _quality(fitted.held_out[inside], train.take(inside), family, classes, "cv")
+        held = train.take(inside)
+        summary |= _quality(fitted.held_out[inside], held, family, dataset.target, "cv")
         if not family.has_link:
             scores = held_out_scores(fitted, train.y)._asdict()
             summary |= {f"cv_{name}": value for name, value in scores.items()}
     if test:
         predicted = fitted.predict(test.x)
         summary[f"test_{loss}"] = loss_of(predicted, test.y, family, test.weights)
-        summary |= _quality(predicted, test, family, dataset.classes, "test")
+        summary |= _quality(predicted, test, family, dataset.target, "test")
         if not family.has_link:
             scores = new_scores(fitted, train.y, test.x, test.y)._asdict()
             summary |= {f"test_{name}": value for name, value in scores.items()}
@@ -433,7 +433,7 @@ def _quality(
     predicted: np.ndarray,
     points: Points,
     family: Family,
-    classes: tuple[str, ...] | None,
+    target: Target,
     prefix: str,
 ) -> dict[str, Any]:
     """Return the scores of predictions by column name.
@@ -443,9 +443,10 @@ def _quality(
     """
     y = points.y
     start = "cv_" * (prefix == "cv")
-    if classes:
-        right = float((predicted.argmax(1) == y[:, 0]).mean())
-        return {f"{prefix}_accuracy": right, **class_scores(y[:, 0], predicted, classes, prefix)}
+    if target.classes:
+        guess = predicted_classes(predicted, target.threshold)
+        right = {f"{prefix}_accuracy": float((guess == y[:, 0]).mean())}
+        return right | class_scores(y[:, 0], predicted, guess, target.classes, prefix)
     if family.has_link:
         return {f"{start}d2": family.explained(y, predicted, points.weights)}
     return {f"{start}r2": r_squared(predicted - y, y)}

@@ -171,8 +171,8 @@ def configure_data(
         list(target.inputs),
         list(target.outputs),
         "classification" if target.classes else "regression",
-        target.family,  # type: ignore[arg-type]  # it was checked where the target was made
-        target.offset,
+        family=target.family,  # type: ignore[arg-type]  # checked where the target was made
+        offset=target.offset,
     )
     sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=validation_fraction)
     return configure(described, sampling, model, solver, **settings)

@@ -34,7 +34,7 @@ from kanrun.experiments.interpret.outcome import Interpretation
 from kanrun.library import configure_data, fit_target
 from kanrun.model.model import Model
 from kanrun.model.prediction import in_numpy, predicted_values
-from kanrun.points import Array, Family
+from kanrun.points import Array, Family, predicted_classes
 from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame
 
 #: Parameters that `fit` handles itself. All others are settings of `kanrun.fit` of the same name.
@@ -311,11 +311,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
             Labels, shape (rows,).
         """
         probabilities = self.predict_proba(X)  # First, as it checks that the model is fitted.
-        if probabilities.shape[1] == 2:
-            index = (probabilities[:, 1] > self.threshold).astype(int)
-        else:
-            index = probabilities.argmax(1)
-        labels: NDArray[Any] = self.classes_[index]
+        labels: NDArray[Any] = self.classes_[predicted_classes(probabilities, self.threshold)]
         return labels
 
     def predict_proba(self, X: Data) -> Array:

@@ -30,6 +30,7 @@ from kanrun.model.prediction import (
 from kanrun.model.summary import ModelSummary, figure_of, html_of, summary_of
 from kanrun.model.trained import TrainedNetwork
 from kanrun.model.update import update_model
+from kanrun.points import predicted_classes
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
 from kanrun.runs.files import write_named_file
 from kanrun.targets import Data, as_array, as_numbers, input_rows
@@ -106,7 +107,7 @@ class Model(TrainedNetwork):
         values: NDArray[Any] = predicted_values(self, rows)
         if self.classes:
             labels = [int(c) if _WHOLE.fullmatch(c) else c for c in self.classes]
-            values = np.array(labels, dtype=None)[values.argmax(1)]
+            values = np.array(labels, dtype=None)[predicted_classes(values, self.threshold)]
         elif values.shape[1] == 1:
             values = values[:, 0]
         return values[0] if single else values

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from kanrun.engine.training import predict
 from kanrun.errors import UsageError
 from kanrun.model.trained import TrainedNetwork
+from kanrun.points import predicted_classes
 from kanrun.runs.files import as_text, formulas_in
 from kanrun.targets import (
     PiecewiseScaling,
@@ -392,7 +393,9 @@ def _added(
         raise UsageError(f"the prediction of row {bad} is not finite. Check for extreme inputs.")
     added: dict[str, NDArray[Any]] = {}
     if model.classes:
-        added[model.outputs[0]] = np.array(model.classes)[values.argmax(1)]
+        added[model.outputs[0]] = np.array(model.classes)[
+            predicted_classes(values, model.threshold)
+        ]
     prefix = "probability:" if model.classes else ""
     added |= {f"{prefix}{name}": values[:, o] for o, name in enumerate(names)}
     if options.level is not None:

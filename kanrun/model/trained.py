@@ -41,6 +41,7 @@ class TrainedNetwork:
         gaps: For each input, the intervals within its training range that contain no data, shape
             (gaps, 2).
         family: Distribution of outputs such as counts; None for a normal distribution.
+        threshold: Of two classes, the second one is predicted if its probability exceeds this.
         tables: Tables recorded by the training, by name.
         notes: Notes of the training for the user.
     """
@@ -58,6 +59,7 @@ class TrainedNetwork:
     widening: Array | None = None
     gaps: tuple[Array, ...] = ()
     family: Family | None = None
+    threshold: float = 0.5
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
 

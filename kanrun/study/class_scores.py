@@ -16,13 +16,18 @@ MAX_LISTED = 8
 
 
 def class_scores(
-    y: NDArray[np.float64], probabilities: Array, classes: Sequence[str], prefix: str
+    y: NDArray[np.float64],
+    probabilities: Array,
+    guess: NDArray[np.intp],
+    classes: Sequence[str],
+    prefix: str,
 ) -> dict[str, Value]:
     """Return the columns of a summary that score predicted classes.
 
     Args:
         y: Numbers of the true classes, from 0, shape (rows,).
         probabilities: Predicted probabilities, shape (rows, classes).
+        guess: Numbers of the predicted classes, shape (rows,).
         classes: Labels of the classes.
         prefix: Beginning of the column names: `test` for test rows, `cv` for held-out rows.
 
@@ -34,7 +39,6 @@ def class_scores(
         predicting that class.
     """
     counts = np.bincount(y.astype(int), minlength=len(classes))
-    guess = probabilities.argmax(axis=1)
     present = np.flatnonzero(counts).tolist()
     recall = {classes[k]: float((guess[y == k] == k).mean()) for k in present}
     drawn = present[-1:] if len(classes) == 2 else present
@@ -64,18 +68,17 @@ def area_under_curve(hit: NDArray[np.bool_], score: Array) -> float:
 
 
 def unpredicted_classes(
-    y: NDArray[np.float64], probabilities: Array, classes: Sequence[str], rows: str
+    y: NDArray[np.float64], guess: NDArray[np.intp], classes: Sequence[str], rows: str
 ) -> Iterator[Note]:
     """Yield a warning for each class that occurs in `y` but is predicted for no row.
 
     `rows` describes the rows in the warning, such as "test rows".
     """
-    guess = probabilities.argmax(axis=1)
     for number in np.unique(y.astype(int)):
         if not (guess == number).any():
             count = int((y == number).sum())
             yield Note(
                 f"the class {classes[number]}, which {count} of {len(y)} {rows} have, is predicted "
-                "for none of them: its probability is always below that of another class",
+                "for none of them: its probability is always too low",
                 warning=True,
             )

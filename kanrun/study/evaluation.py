@@ -29,7 +29,7 @@ from kanrun.model.edge_functions import MOST_POINTS, edge_columns
 from kanrun.model.model import Model
 from kanrun.model.planning import LearningProblem
 from kanrun.model.prediction import in_numpy, predicted_values
-from kanrun.points import Array
+from kanrun.points import Array, predicted_classes
 from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
 from kanrun.study.class_scores import class_scores
 from kanrun.targets import Dataset, constant, deviation, root_mean_square
@@ -57,9 +57,11 @@ def scores(network: Network, problem: LearningProblem) -> dict[str, Value]:
         return measured
     predicted = predicted_values(model_of(network, problem), points.x)
     if problem.dataset.classes:
-        right = np.average(predicted.argmax(1) == points.y[:, 0], weights=points.weights)
+        target = problem.dataset.target
+        guess = predicted_classes(predicted, target.threshold)
+        right = np.average(guess == points.y[:, 0], weights=points.weights)
         loss = mean_loss(predict(network, samples.x), samples, "classification", 1.0)
-        more = class_scores(points.y[:, 0], predicted, problem.dataset.classes, "test")
+        more = class_scores(points.y[:, 0], predicted, guess, target.classes or (), "test")
         accuracy = {"test_accuracy": float(right), "test_cross_entropy": float(loss)}
         return {**measured, **accuracy, **more}
     difference = predicted - points.y
@@ -182,7 +184,7 @@ def model_records(
     columns: dict[str, Any] = {"split": [name for name, x, _ in parts for _ in x]}
     columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(model.inputs)}
     predicted = predicted_values(model, inputs)
-    columns |= judged_columns(model.outputs, model.classes, truth, predicted)
+    columns |= judged_columns(model.outputs, model.classes, truth, predicted, model.threshold)
     yield Table("predictions", columns)
     if network.products:
         names = model.inputs, model.classes or model.outputs
@@ -194,17 +196,22 @@ def model_records(
 
 
 def judged_columns(
-    outputs: Sequence[str], classes: Sequence[str] | None, truth: Array, predicted: Array
+    outputs: Sequence[str],
+    classes: Sequence[str] | None,
+    truth: Array,
+    predicted: Array,
+    threshold: float = 0.5,
 ) -> dict[str, Any]:
     """Return columns with the true and the predicted values of each output.
 
     `truth` has the shape (rows, outputs), and so has `predicted` for numbers. For classes, `truth`
     holds class numbers (rows, 1) and `predicted` probabilities (rows, classes). The columns then
-    hold the true and the most probable label; an unknown class (NaN) becomes None.
+    hold the true and the predicted label, which depends on the `threshold` of two classes; an
+    unknown class (NaN) becomes None.
     """
     columns: dict[str, Any] = {}
     if classes:
-        predicted = predicted.argmax(1)[:, None]
+        predicted = predicted_classes(predicted, threshold)[:, None]
         labels = np.array([*classes, None], dtype=object)
         truth, predicted = (
             labels[np.nan_to_num(one, nan=-1).astype(int)] for one in (truth, predicted)
@@ -296,6 +303,7 @@ def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learne
         dataset.classes,
         seed,
         target.code,
+        threshold=target.threshold,
         **learned,
     )
 

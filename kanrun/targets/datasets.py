@@ -69,6 +69,7 @@ class Target:
         is_table: Whether `points` are the rows of a table, to be split into training and test rows
             and standardised.
         classes: Labels of a classification; y then has one column, the index of the class.
+        threshold: Of two classes, the second one is predicted if its probability exceeds this.
         family: Distribution of the outputs, one of `kanrun.points.FAMILIES`.
         offset: Name of the input to which the mean of the outputs is proportional.
         code: Encoding of a table's columns as inputs; None if all columns are complete numbers.
@@ -88,6 +89,7 @@ class Target:
     test: Points | None = None
     is_table: bool = False
     classes: tuple[str, ...] | None = None
+    threshold: float = 0.5
     family: str = "gaussian"
     offset: str | None = None
     code: TableCode | None = None

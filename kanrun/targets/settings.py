@@ -197,7 +197,19 @@ class TableTarget(TargetConfig):
     outputs: Annotated[list[str], Meta(min_length=1), "columns to predict", DISTINCT, FREE_TEXT] = (
         MISSING
     )
-    task: Annotated[Literal["regression", "classification"], "numbers or labels"] = "regression"
+    task: Annotated[
+        Literal["regression", "classification"] | None,
+        "numbers or labels; null: labels if the output is one column of text",
+    ] = None
+    class_weight: Annotated[
+        Literal["balanced"] | None,
+        "balanced: rows are weighted by the inverse frequency of their class; null: they are not",
+    ] = None
+    threshold: Annotated[
+        float,
+        Meta(gt=0, lt=1),
+        "of two classes, the second one is predicted if its probability exceeds this",
+    ] = 0.5
     family: Annotated[
         Literal["gaussian", "binomial", "poisson", "gamma"],
         "distribution of numbers about their mean: gaussian; poisson for counts, gamma for "

@@ -56,6 +56,8 @@ _SPIRAL_POINTS = 24
 #: Largest shift of a point along the built-in spiral, in radians; also the growth of the spiral's
 #: radius per radian. A larger value spaces the points less evenly.
 _UNEVEN = 0.2
+#: Outputs with at most this many different values, all whole numbers, may be classes.
+_MOST_CLASSES = 10
 _SHOWN = 10  # largest number of column names in a message
 
 
@@ -93,13 +95,15 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     rows.drop_rows()
     rows.drop_missing(inputs)
     weights = rows.drop_weightless()
+    if rows.holds_labels and asked.class_weight:
+        weights = _balanced(rows.labels(), weights)
     if list(asked.inputs) == ["all"] and (counting := rows.counting(inputs)):
         inputs = tuple(name for name in inputs if name != counting)
         rows.notes.append(
             f"the column {counting!r} counts the rows and is left out; name it in target.inputs to "
             "keep it"
         )
-    labels = asked.task == "classification"
+    labels = rows.holds_labels
     target = array_target(
         rows.values(inputs),
         {asked.outputs[0]: rows.labels()} if labels else rows.values(asked.outputs),
@@ -110,10 +114,20 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
         offset=asked.offset,
     )
     assert target.points is not None
+    count = len(target.classes or ())
+    if (asked.class_weight and not count) or (
+        asked.threshold != TableTarget.threshold and count != 2
+    ):
+        holds = f"has {count} classes" if count else "holds numbers (see target.task)"
+        raise UsageError(
+            "target.class_weight is for classes and target.threshold for two classes, but the "
+            f"output {asked.outputs[0]!r} {holds}. Remove the setting."
+        )
     points = replace(target.points, groups=rows.groups(), forward=asked.split.startswith("time:"))
     test = None
     if asked.test_path:
         others = _Rows(asked, TableFile(asked.test_path), [*inputs, *asked.outputs])
+        others.holds_labels = labels
         others.drop_missing(())
         x = others.values(inputs)
         reading = others.reading(())
@@ -123,10 +137,40 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
             if target.classes
             else reading.outputs(others.values(asked.outputs))[0],
         )
-    notes = (*rows.notes, *target.notes)
+    notes = (*rows.notes, *target.notes, *_advice(asked, target))
     return check_family(
-        replace(target, name=table.file.name, points=points, test=test, notes=notes)
+        replace(
+            target,
+            name=table.file.name,
+            points=points,
+            test=test,
+            notes=notes,
+            threshold=asked.threshold,
+        )
     )
+
+
+def _balanced(labels: NDArray[Any], weights: Array | None) -> Array:
+    """Return weights (rows,) with mean 1, divided by the frequency of the row's class."""
+    shares = np.ones(len(labels)) if weights is None else weights
+    number = np.unique(list(map(str, labels)), return_inverse=True)[1]
+    balanced = shares / np.bincount(number)[number]
+    return np.asarray(balanced / balanced.mean())
+
+
+def _advice(asked: TableTarget, target: Target) -> list[str]:
+    """Return a note if outputs, read as numbers, may be the numbers of classes."""
+    assert target.points is not None
+    if asked.task or target.classes or len(asked.outputs) > 1 or asked.family != "gaussian":
+        return []
+    values = np.unique(target.points.y)
+    most = min(_MOST_CLASSES, len(target.points) // 2)
+    if not 2 <= len(values) <= most or (values % 1).any():
+        return []
+    return [
+        f"the output {asked.outputs[0]!r} has {len(values)} whole numbers and is predicted as a "
+        "number; set target.task=classification if they are classes, regression if not"
+    ]
 
 
 def _inputs(asked: TableTarget, table: TableFile) -> tuple[str, ...]:
@@ -159,6 +203,8 @@ class _Rows:
         table: The rows that are left so far.
         words: Further texts that count as missing values.
         notes: Notes for the user.
+        holds_labels: Whether the output holds labels: if the settings say so, or if all its values
+            are text and occur twice on average.
     """
 
     def __init__(self, asked: TableTarget, source: TableFile, names: Sequence[str]) -> None:
@@ -166,6 +212,18 @@ class _Rows:
         self.table = source.read(list(dict.fromkeys(names)))
         self.words = tuple(map(canonical, asked.missing_values))
         self.notes = [f"{note}; target.{key} decides" for key, note in source.notes.items()]
+        self.holds_labels = asked.task == "classification"
+        if asked.task is None and asked.family == "gaussian" and len(asked.outputs) == 1:
+            values = self.table[asked.outputs[0]].to_numpy()
+            _, faults = read_numbers(values, self.words)
+            texts = values[faults["text"]]
+            is_text = len(values) - len(faults["missing"]) == len(texts)
+            if is_text and len(texts) >= 2 * len(set(texts)) > 0:
+                self.holds_labels = True
+                self.notes.append(
+                    f"the output {asked.outputs[0]!r} is text, so its values are classes; "
+                    "target.task decides"
+                )
 
     def values(self, names: Sequence[str]) -> dict[str, Values]:
         """Return columns with their values unchanged from the file, by name."""
@@ -225,7 +283,7 @@ class _Rows:
         In columns of labels or text, only empty values and `missing_values` count as missing.
         `what`, such as "inputs", is for the messages.
         """
-        labels = what == "outputs" and self.asked.task == "classification"
+        labels = what == "outputs" and self.holds_labels
         given = np.ones(len(self.table), dtype=bool)
         for name in names:
             values = self.table[name].to_numpy()

@@ -136,6 +136,28 @@ def test_kinds_of_labels(tmp_path, labels, classes, index):
     assert_array_equal(data.train.y[:, 0], index)
 
 
+@pytest.mark.parametrize(
+    "values, fields, classes, said",
+    [
+        (["yes", "no", "no", "yes"], {}, ("no", "yes"), ["is text, so its values are classes"]),
+        ([1, 2, 2, 1], {}, None, ["has 2 whole numbers and is predicted as a number"]),
+        ([1, 2, 2, 1], {"task": "regression"}, None, []),
+        ([1.5, 2, 2, 1.5], {}, None, []),
+        (np.repeat(range(11), 2), {}, None, []),
+        ([1, 2, 2, 1], {"family": "poisson"}, None, []),
+    ],
+)
+def test_text_outputs_are_classes_and_few_whole_numbers_may_be(
+    tmp_path, values, fields, classes, said
+):
+    frame = pd.DataFrame({"a": np.arange(len(values)) ** 0.5, "c": list(values)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    target = config(tmp_path / "t.csv", inputs=["a"], outputs=["c"], **fields).build()
+    assert target.classes == classes
+    assert len(target.notes) == len(said)
+    assert all(part in note for part, note in zip(said, target.notes, strict=True))
+
+
 def test_labels_from_parquet(tmp_path):
     path = tmp_path / "data.parquet"
     pd.DataFrame(
@@ -191,7 +213,7 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path):
         ),
         ({}, {"n_train": 1}, "sampling.n_train=1 must be at least 2 for a table"),
         (
-            {"outputs": ["species"]},
+            {"outputs": ["species"], "task": "regression"},
             {},
             "or that the column holds labels (target.task=classification)",
         ),

@@ -149,8 +149,9 @@ def test_any_table_goes_in_and_every_column_comes_out(command):
 
 @pytest.mark.usefixtures("unwritten")
 def test_classes_and_settings(table, command, refused, tmp_path):
-    line = "target.outputs=dear target.task=classification model.baselines=false model.folds=2"
+    line = "target.outputs=dear model.baselines=false model.folds=2"
     done = command(f"fit {HOUSES.format(table)} {line} sampling.n_test=40 --outputs made")
+    assert "the output 'dear' is text, so its values are classes; target.task decides" in done.err
     loaded = load_run(done.folder)
     summary = loaded.tables["summary"].iloc[0]
     assert summary["test_accuracy"] > 0.85
@@ -167,6 +168,24 @@ def test_classes_and_settings(table, command, refused, tmp_path):
     said = refused(f"predict {done.folder} {table}/houses.csv --output no.csv --interval 0.8")
     assert "--interval and --quantiles are for numbers, and this model predicts classes" in said
     assert not (tmp_path / "no.csv").exists()
+
+
+def test_rare_classes_are_found_with_balanced_weights_or_a_lower_threshold(tmp_path, command):
+    rng = np.random.default_rng(0)
+    dose = rng.normal(size=300)
+    ill = np.where(rng.random(300) < 1 / (1 + np.exp(3 - dose)), "yes", "no")
+    pd.DataFrame({"dose": dose, "ill": ill}).to_csv(tmp_path / "rare.csv", index=False)
+    line = f"fit target.path={tmp_path}/rare.csv target.outputs=ill model.selection=evidence"
+    recalled = []
+    for setting in ("", "target.class_weight=balanced", "target.threshold=0.05"):
+        loaded = load_run(command(f"{line} model.pairs=false {setting} figures=[]").folder)
+        held = loaded.tables["held_out"]
+        predicted = loaded.model().predict(dose)
+        likely = loaded.model()(dose)[:, 1]
+        assert_array_equal(predicted == "yes", likely > (0.05 if "threshold" in setting else 0.5))
+        recalled.append((held["prediction:ill"] == "yes")[held["truth:ill"] == "yes"].mean())
+    assert recalled[0] < 0.2
+    assert min(recalled[1:]) > 0.5
 
 
 @pytest.mark.usefixtures("unwritten")
