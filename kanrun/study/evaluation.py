@@ -211,7 +211,7 @@ def judged_columns(
     """
     columns: dict[str, Any] = {}
     if classes:
-        predicted = predicted_classes(predicted, threshold)[:, None]
+        predicted = predicted_classes(predicted, threshold)[:, None].astype(float)
         labels = np.array([*classes, None], dtype=object)
         truth, predicted = (
             labels[np.nan_to_num(one, nan=-1).astype(int)] for one in (truth, predicted)
