@@ -249,10 +249,13 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
     found = _derivatives(text, vocabulary)
     names = (*vocabulary.variables, *found, *vocabulary.constants)
     functions = {
-        f"d_{suffix}": KnownFunction(partial(vocabulary.differentiate, suffix=suffix))
+        f".d_{suffix}": KnownFunction(partial(vocabulary.differentiate, suffix=suffix))
         for suffix in _DIFFERENTIATED.findall(text)
     }
-    left, right = (parse_expression(_as_calls(side), names, functions) for side in sides)
+    left, right = (
+        parse_expression(_DIFFERENTIATED.sub(r").d_\1", side).strip(), names, functions)
+        for side in sides
+    )
     expression = left - right
     for name in sorted(map(str, expression.free_symbols)):
         if (derivative := vocabulary.derivative(name)) is not None:
@@ -299,22 +302,6 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]} = -{vocabulary.unknowns[0]}."
         )
     return found
-
-
-def _as_calls(text: str) -> str:
-    """Rewrite (...)_x as d_x((...)) and f(...)_x as d_x(f(...)) everywhere in a formula."""
-    while match := _DIFFERENTIATED.search(text):
-        start = match.start()
-        depth = 1
-        while depth and start:
-            start -= 1
-            depth += {")": 1, "(": -1}.get(text[start], 0)
-        while start and text[start - 1].isalnum():  # Include the name of the function.
-            start -= 1
-        inner = text[start : match.start() + 1]
-        suffix = match[1]
-        text = f"{text[:start]}d_{suffix}({inner}){text[match.end() :]}"
-    return text.strip()
 
 
 def dimensions(units: Mapping[str, str], names: Sequence[str]) -> Array:

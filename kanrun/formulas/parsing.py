@@ -67,7 +67,8 @@ def parse(
         text: The formula.
         variables: Names of the variables, which take precedence over the constants pi and e. None
             for x0, x1, ...
-        functions: Functions by name, in addition to `FUNCTIONS`.
+        functions: Functions by name, in addition to `FUNCTIONS`. A function called `.name` is
+            written behind its argument, as in `(x0^2).name`.
 
     Raises:
         UsageError: If the formula contains anything else, has no variable, is too large, or has a
@@ -238,6 +239,9 @@ class _Reader:
                 return step(self.read(large, depth + 1) - self.read(small, depth + 1))
             case ast.Call():
                 return self._call(node, depth)
+            case ast.Attribute() if f".{node.attr}" in self.functions:
+                argument = self.read(node.value, depth + _CALL_LEVELS)
+                return _built(self.functions[f".{node.attr}"], argument)
         raise _Refused(
             f"{ast.unparse(node)[:_CODE]!r} is not allowed; use numbers, variables, + - * / ^ and "
             "functions"
@@ -310,10 +314,14 @@ class _Reader:
             self.pairs += terms * (terms - 1) // 2
             if self.pairs > _PAIRS:
                 raise _Refused("it has too many terms in min and max")
-        try:
-            return _checked(function.build(*arguments))
-        except ValueError as error:
-            raise _Refused(str(error)) from None
+        return _built(function, *arguments)
+
+
+def _built(function: KnownFunction, *arguments: Expr) -> Expr:
+    try:
+        return _checked(function.build(*arguments))
+    except ValueError as error:
+        raise _Refused(str(error)) from None
 
 
 def _number(value: Any) -> Expr:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -20,13 +20,6 @@ from kanrun.formulas import constant, names_in, parse, to_numpy, variable, varia
 from kanrun.formulas.vocabulary import KnownFunction
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import NAMED, Target, check_known, shown
-from kanrun.targets.settings import (
-    ExpressionTarget,
-    FeynmanTarget,
-    GaussianPeaksTarget,
-    NamedTarget,
-    SpecialTarget,
-)
 
 #: Longest name of a target, in characters; longer formulas are shortened to it.
 _LONGEST_NAME = 60
@@ -81,44 +74,13 @@ def formula_target(
     return check_finite(target) if checked else target
 
 
-def build_named(config: NamedTarget) -> Target:
-    """Return the target called `config.name`, a function or a few points.
-
-    Without `config.domain`, the domain of points is the range of their inputs.
-    """
-    check_known("target.name", config.name, [*NAMED, *GIVEN_POINTS], "named functions")
-    if (points := GIVEN_POINTS.get(config.name)) is not None:
-        box = read_domain(config.domain, ("x0",), points.box)
-        return Target(config.name, ("x0",), ("y",), box, points=points)
-    formula = NAMED[config.name]
-    return formula_target(config.name, parse(formula), variables_in(formula), config.domain)
-
-
-def build_peaks(config: GaussianPeaksTarget) -> Target:
-    """Return the target sum_c exp(-sharpness |x - (c, ..., c)|^2), over the centres c."""
-    inputs = [f"x{i}" for i in range(config.dimension)]
-    centres = np.repeat(np.array(config.centres)[:, None], config.dimension, 1)
-    formula = parse(peaks_formula(centres, config.sharpness))
-    return formula_target("gaussian_peaks", formula, inputs, config.domain)
-
-
-def peaks_formula(centres: Array, sharpness: float) -> str:
+def peaks_formula(centres: Any, sharpness: float) -> str:
     """Return the formula of the sum over `centres` (peaks, inputs) of exp(-sharpness |x - c|^2)."""
 
-    def squares(centre: Array) -> str:
+    def squares(centre: Any) -> str:
         return "+".join(f"(x{i}-({float(c)!r}))^2" for i, c in enumerate(centre))
 
     return "+".join(f"exp(-{float(sharpness)!r}*({squares(centre)}))" for centre in centres)
-
-
-def build_expression(config: ExpressionTarget) -> Target:
-    """Return the target with the user's formula."""
-    return named_formula(config.formula, config.domain)
-
-
-def check_formula(config: ExpressionTarget) -> None:
-    """Raise UsageError if the formula cannot be parsed."""
-    names_in(" ".join(config.formula.split()))
 
 
 def named_formula(text: str, domain: Any) -> Target:
@@ -174,9 +136,9 @@ class SpecialFunction:
 
         columns = x.T[::-1] if self.swapped else x.T
         with np.errstate(all="ignore"):
-            found = getattr(special, self.name)(*self.leading, *columns)
-        found = found[0] if isinstance(found, tuple) else found
-        return np.asarray(np.real(found), dtype=np.float64)[:, None]
+            values = getattr(special, self.name)(*self.leading, *columns)
+        values = values[0] if isinstance(values, tuple) else values
+        return np.asarray(np.real(values), dtype=np.float64)[:, None]
 
 
 _AZIMUTH_POLAR: Pairs = ((-np.pi, np.pi), (0.0, np.pi))
@@ -203,49 +165,62 @@ SPECIAL: dict[str, SpecialFunction] = {
 }
 
 
-def build_special(config: SpecialTarget) -> Target:
-    """Return the target with a function of scipy.special; its domain has a default."""
-    check_known("target.name", config.name, SPECIAL, "special functions")
-    function = SPECIAL[config.name]
-    inputs = ("x0", "x1")
-    box = read_domain(config.domain, inputs, function.domain)
-    return check_finite(Target(config.name, inputs, ("y",), box, None, function))
+def named_target(name: str, domain: Any) -> Target:
+    """Return the target called `name`: a function of `NAMED` or `SPECIAL`, or `GIVEN_POINTS`.
+
+    `domain` is as in `read_domain`; that of points is by default the range of their inputs.
+    """
+    check_known("target.name", name, names_of_targets(), "named functions")
+    if (points := GIVEN_POINTS.get(name)) is not None:
+        box = read_domain(domain, ("x0",), points.box)
+        return Target(name, ("x0",), ("y",), box, points=points)
+    if (function := SPECIAL.get(name)) is not None:
+        inputs = ("x0", "x1")
+        box = read_domain(domain, inputs, function.domain)
+        return check_finite(Target(name, inputs, ("y",), box, None, function))
+    return formula_target(name, parse(NAMED[name]), variables_in(NAMED[name]), domain)
 
 
-def build_feynman(config: FeynmanTarget) -> Target:
-    """Return the target with one Feynman formula, bundled or from the file `config.path`.
+def names_of_targets() -> list[str]:
+    """Return the names that `named_target` knows."""
+    return [*NAMED, *GIVEN_POINTS, *SPECIAL]
+
+
+def file_formula(name: str, path: str | None, domain: Any) -> Target:
+    """Return the target with one Feynman formula, bundled or from the file `path`.
 
     The inputs are x0, x1, ... in the order of the variables v1, v2, ... in the file. An entry of
     the file consists of `prepared`, the formula; `vars`, which gives sample_range and sample_type
     of each variable; and optionally `accept`, a list of equivalent formulas. Raises UsageError if
     the formula is unknown or its entry has a different format.
     """
-    path = config.path
-    name = config.id
     formulas = feynman_formulas(path)
     check_known("target.id", name, formulas, f"formulas of {path}" if path else "27 formulas")
     entry = formulas[name]
     try:
-        variables = {key: each for key, each in entry["vars"].items() if key != "v0"}
+        variables = {key: about for key, about in entry["vars"].items() if key != "v0"}
         names = sorted(variables, key=lambda key: int(key[1:]))
-        ranges = [_FileRange.of(variables[key]) for key in names]
+        ranges = [_file_range(variables[key]) for key in names]
         expression, *accepted = (
-            _numbered(parse(_PI.sub("pi", str(each)), names, _FILE_FUNCTIONS), names)
-            for each in (entry["prepared"], *entry.get("accept", ()))
+            _numbered(parse(_PI.sub("pi", str(text)), names, _FILE_FUNCTIONS), names)
+            for text in (entry["prepared"], *entry.get("accept", ()))
         )
     except MALFORMED as error:
         raise UsageError(
             f"target.path={path}: the entry {name} lacks prepared, or vars with ranges."
         ) from error
     inputs = [f"x{i}" for i in range(len(names))]
-    boxes = [each.ends for each in ranges]
+    boxes, scales, maps = zip(*ranges, strict=True)
     # Published ranges are not checked, because some contain points at which the formula is 0/0.
-    target = formula_target(name, expression, inputs, config.domain, boxes, checked=path is None)
+    target = formula_target(name, expression, inputs, domain, boxes, checked=path is None)
     target = replace(target, accepted=tuple(accepted))
-    if config.domain is not None or all(each.scale == "uni" for each in ranges):
+    if domain is not None or set(scales) == {"uni"}:
         return target
     return replace(
-        target, place=lambda uniform: np.stack(list(map(_FileRange.place, ranges, uniform.T)), 1)
+        target,
+        place=lambda uniform: np.stack(
+            [values(column) for values, column in zip(maps, uniform.T, strict=True)], 1
+        ),
     )
 
 
@@ -255,56 +230,46 @@ _FILE_FUNCTIONS = {"neg": KnownFunction(operator.neg)}
 _PI = re.compile(r"3\.1415926535897\d*")
 
 
-@dataclass(frozen=True)
-class _FileRange:
-    """Distribution of a variable on [low, high].
+def _file_range(
+    entry: Mapping[str, Any],
+) -> tuple[tuple[float, float], str, Callable[[Array], Array]]:
+    """Return the ends of a variable's range, its scale, and a map to its values.
 
-    `scale` is `uni` (uniform), `log` (log-uniform) or `int` (rounded to whole numbers). With
-    `both_signs`, values get a random sign.
+    The map takes random numbers (points,) that are uniform on [0, 1). `sample_type` consists of the
+    scale, which is `uni` (uniform), `log` (log-uniform) or `int` (rounded to whole numbers), and of
+    `pos` or, if values get a random sign, `pos_neg`. The default is `uni` and `pos`.
     """
+    low, high = map(constant, entry["sample_range"][:2])
+    scale, sign = entry.get("sample_type", ("uni", "pos"))
+    if scale not in ("uni", "log", "int") or sign not in ("pos", "pos_neg"):
+        raise ValueError(scale, sign)
+    both_signs = sign == "pos_neg"
 
-    low: float
-    high: float
-    scale: str
-    both_signs: bool
-
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> _FileRange:
-        """Return the distribution in a variable's entry; the default is `uni` and positive."""
-        low, high = map(constant, entry["sample_range"][:2])
-        scale, sign = entry.get("sample_type", ("uni", "pos"))
-        if scale not in ("uni", "log", "int") or sign not in ("pos", "pos_neg"):
-            raise ValueError(scale, sign)
-        return cls(low, high, scale, sign == "pos_neg")
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return (-self.high if self.both_signs else self.low, self.high)
-
-    def place(self, uniform: Array) -> Array:
-        """Convert random numbers (points,), uniform on [0, 1), to values of the variable."""
-        sign: Any = 1.0
-        if self.both_signs:
-            sign = np.where(uniform < 0.5, -1.0, 1.0)
+    def values(uniform: Array) -> Array:
+        signs: Any = 1.0
+        if both_signs:
+            signs = np.where(uniform < 0.5, -1.0, 1.0)
             uniform = 2 * uniform % 1
-        if self.scale == "log":
-            return np.asarray(sign * self.low * (self.high / self.low) ** uniform)
-        values = self.low + (self.high - self.low) * uniform
-        return np.asarray(sign * (np.round(values) if self.scale == "int" else values))
+        if scale == "log":
+            return np.asarray(signs * low * (high / low) ** uniform)
+        plain = low + (high - low) * uniform
+        return np.asarray(signs * (np.round(plain) if scale == "int" else plain))
+
+    return (-high if both_signs else low, high), scale, values
 
 
 @cache
 def feynman_formulas(path: str | None = None) -> dict[str, Any]:
-    """Return the entries of the formula file `path` by name; see `build_feynman` for their format.
+    """Return the entries of the formula file `path` by name; see `file_formula` for their format.
 
     With None, return the 27 formulas of Table 2 of the KAN paper (arXiv 2404.19756) by equation
     number. Raises UsageError if the file cannot be read or is not a mapping from names to formulas.
     """
     import yaml  # type: ignore[import-untyped]
 
-    own = resources.files("kanrun.targets").joinpath("feynman_dimensionless.yaml")
+    bundled = resources.files("kanrun.targets").joinpath("feynman_dimensionless.yaml")
     try:
-        entries = yaml.safe_load((Path(path) if path else own).read_text("utf-8"))
+        entries = yaml.safe_load((Path(path) if path else bundled).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"target.path={path} cannot be read as YAML: {reason}.") from error

@@ -65,23 +65,23 @@ class FunctionTarget(TargetConfig):
 @target
 @dataclass
 class NamedTarget(FunctionTarget):
-    """A function, or points, that kanrun knows by name."""
+    """A function that kanrun or scipy.special has by name, or points."""
 
     name: Annotated[str, "name of the function or points"] = MISSING
     kind: str = "named"
 
     def build(self) -> Target:
         """Return the target."""
-        from kanrun.targets.functions import build_named
+        from kanrun.targets.functions import named_target
 
-        return build_named(self)
+        return named_target(self.name, self.domain)
 
     @staticmethod
     def names() -> Iterable[str]:
         """Return the known names."""
-        from kanrun.targets.datasets import NAMED
+        from kanrun.targets.functions import names_of_targets
 
-        return NAMED
+        return names_of_targets()
 
 
 @target
@@ -98,9 +98,12 @@ class GaussianPeaksTarget(FunctionTarget):
 
     def build(self) -> Target:
         """Return the target."""
-        from kanrun.targets.functions import build_peaks
+        from kanrun.targets.functions import formula_target, parse, peaks_formula
 
-        return build_peaks(self)
+        inputs = [f"x{i}" for i in range(self.dimension)]
+        centres = [[centre] * self.dimension for centre in self.centres]
+        formula = parse(peaks_formula(centres, self.sharpness))
+        return formula_target("gaussian_peaks", formula, inputs, self.domain)
 
 
 @target
@@ -121,37 +124,15 @@ class ExpressionTarget(TargetConfig):
 
     def build(self) -> Target:
         """Return the target."""
-        from kanrun.targets.functions import build_expression
+        from kanrun.targets.functions import named_formula
 
-        return build_expression(self)
+        return named_formula(self.formula, self.domain)
 
     def check(self) -> None:
         """Raise UsageError if the formula cannot be parsed."""
-        from kanrun.targets.functions import check_formula
+        from kanrun.formulas import names_in
 
-        check_formula(self)
-
-
-@target
-@dataclass
-class SpecialTarget(FunctionTarget):
-    """A function of scipy.special in two variables."""
-
-    name: Annotated[str, "name of the function"] = MISSING
-    kind: str = "special"
-
-    def build(self) -> Target:
-        """Return the target."""
-        from kanrun.targets.functions import build_special
-
-        return build_special(self)
-
-    @staticmethod
-    def names() -> Iterable[str]:
-        """Return the known names."""
-        from kanrun.targets.functions import SPECIAL
-
-        return SPECIAL
+        names_in(" ".join(self.formula.split()))
 
 
 @target
@@ -171,9 +152,9 @@ class FeynmanTarget(FunctionTarget):
 
     def build(self) -> Target:
         """Return the target."""
-        from kanrun.targets.functions import build_feynman
+        from kanrun.targets.functions import file_formula
 
-        return build_feynman(self)
+        return file_formula(self.id, self.path, self.domain)
 
     @staticmethod
     def names() -> Iterable[str]:
