@@ -18,7 +18,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import Trained
 from kanrun.errors import UsageError
 from kanrun.model.planning import LearningProblem, factory, parameters_of
-from kanrun.model.settings import KANConfig, MLPConfig, widths_of
+from kanrun.model.settings import KANConfig, MLPConfig
 from kanrun.runs.records import Record, Row, Value
 from kanrun.study import Cell, with_cell
 from kanrun.study.recipe import Training, summary_of, train_and_record
@@ -63,7 +63,7 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
     """
     refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
-        shape = list(widths_of(getattr(cfg.model, "hidden", ())))
+        shape = list(cfg.model.widths)
         return [asdict(CaseSettings(asdict(cfg.target), [shape]))]
     if not cfg.cases:
         raise UsageError(

@@ -28,7 +28,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale
 from kanrun.errors import UsageError
-from kanrun.model.settings import AutoSolver, KANConfig, MLPConfig, widths_of
+from kanrun.model.settings import AutoSolver, KANConfig, MLPConfig
 from kanrun.points import Array
 from kanrun.study import Cell
 from kanrun.study.suite import typed
@@ -287,7 +287,7 @@ def cell_of(network: str, memory: str, **settings: Any) -> dict[str, Any]:
 
 def coefficients_of(cfg: ContinualConfig) -> int:
     """Return the number of spline coefficients of `model`, which all learners have about."""
-    shape = (cfg.dimension, *widths_of(cfg.model.hidden), 1)
+    shape = (cfg.dimension, *cfg.model.widths, 1)
     intervals = int(cfg.model.schedule[0])
     degree = int(cfg.model.degree)
     return KANSize(shape, intervals, degree).edges * (intervals + degree)

@@ -30,7 +30,7 @@ from kanrun.engine.training import (
     choose_solver,
 )
 from kanrun.errors import UsageError
-from kanrun.model.settings import AUTO, AutoSolver, GradientConfig, KANConfig, ModelPlan
+from kanrun.model.settings import AutoSolver, GradientConfig, KANConfig
 from kanrun.points import Array
 from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling
 
@@ -62,7 +62,7 @@ class LearningProblem:
 
     def shape_of(self, model: Any) -> tuple[int, ...]:
         """Return the shape of the model's network for this problem: (inputs, *hidden, outputs)."""
-        return (self.inputs, *model.plan().hidden, self.outputs)
+        return (self.inputs, *model.widths, self.outputs)
 
 
 def with_scalings(
@@ -172,7 +172,8 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     """
     check_model(model, problem.inputs)
     check(solver, "solver.")
-    wanted: ModelPlan = model.plan()
+    grids = model if isinstance(model, KANConfig) else None
+    refines = grids is not None and grids.refines
     intervals = model.schedule
     task = problem.data.task
     gradient = solver if isinstance(solver, GradientConfig) else GradientConfig()
@@ -195,16 +196,16 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         intervals,
         steps=solver.steps,
         starts=starts,
-        weight=0.0 if closed_form else _weight(solver, name, task, wanted.degree),
+        weight=0.0 if closed_form else _weight(solver, name, task, grids.degree if grids else 0),
         order=CLASSIFICATION_ORDER if task == "classification" else None,
         growth=_growth(model, solver, problem, starts) if grows else None,
-        update_grid=wanted.update_grid,
-        grid_eps=wanted.grid_eps,
+        update_grid=grids is not None and grids.update_grid,
+        grid_eps=grids.grid_eps if grids else 1.0,
         freeze_unseen=solver.freeze_unseen,
-        stop_early=wanted.refines,
-        max_unknowns=AUTO_COEFFICIENTS + edges if wanted.refines else None,
+        stop_early=refines,
+        max_unknowns=AUTO_COEFFICIENTS + edges if refines else None,
         patience=gradient.patience or (PATIENCE if unsmoothed else None),
-        insert_knots=grows and second_order and wanted.grows,
+        insert_knots=grows and second_order and model.grows,
         settings=settings,
     )
     return plan, why
@@ -212,7 +213,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
 
 def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: LearningProblem) -> bool:
     """Return whether the shape of a classifier is grown, by least squares on class indicators."""
-    automatic = model.hidden == AUTO and isinstance(solver, AutoSolver)
+    automatic = model.grows and isinstance(solver, AutoSolver)
     if problem.data.task != "classification" or name == "adam" or not automatic:
         return False
     first = parameters_of(model, problem, "lm", model.schedule[:1])
@@ -228,16 +229,15 @@ def _growth(
     `hidden=auto` is combined with multiplication nodes or `edge_scaling=single`, which growth does
     not support.
     """
-    automatic = model.hidden == AUTO
     outputs = problem.outputs
     unusual = "model.edge_scaling=single" * (model.edge_scaling == "single")
     if model.multiplication_nodes:
         unusual = f"model.multiplication_nodes={model.multiplication_nodes}"
-    if unusual and automatic:
+    if unusual and model.grows:
         raise UsageError(f"{unusual} needs a given shape. Set model.hidden, such as [5].")
     if unusual:
         return None
-    if automatic:
+    if model.grows:
         nodes, _ = BUDGETS[model.budget]
         return GrowthPolicy((problem.inputs, nodes, outputs, outputs))
     shape = problem.shape_of(model)
@@ -269,13 +269,14 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
         if isinstance(model, KANConfig):
             edges = _edges(problem.shape_of(model))
             edge_unknowns = edges * (model.degree + 2)
-            if model.intervals == "auto":
+            if model.refines:
                 last = max(min(last, AUTO_COEFFICIENTS + edges), first)
         double = dtype.itemsize == DOUBLE
         name, why = choose_solver(rows, last, first, edge_unknowns, task, double=double)
         settings = SOLVERS[name](**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
     check_solver(name, task, dtype)
-    moving = not SOLVERS[name].second_order and model.plan().scales_move
+    scales_move = isinstance(model, KANConfig) and not model.freeze_scales
+    moving = not SOLVERS[name].second_order and scales_move
     if solver.freeze_unseen and moving:
         why += (
             " solver.freeze_unseen freezes coefficients and w_b; w_s moves the function unless "
@@ -292,10 +293,9 @@ def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
     """
     if model.closed_form:
         return 1
-    plan: ModelPlan = model.plan()
-    if plan.grows and second_order:
+    if isinstance(model, KANConfig) and model.grows and second_order:
         return int(solver.n_starts or BUDGETS[model.budget][1])
-    several = second_order and (plan.hidden or not model.schedule)
+    several = second_order and (model.widths or not model.schedule)
     return int(solver.n_starts or ((FEW_STARTS if edges > WIDE else STARTS) if several else 1))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta
 
-from kanrun.config.registry import model, solver
+from kanrun.config.registry import Plain, model, solver
 from kanrun.config.rules import (
     FREE_TEXT,
     INCREASING,
@@ -47,33 +47,6 @@ def widths_of(hidden: Sequence[int] | str) -> tuple[int, ...]:
     return AUTO_WIDTHS if hidden == AUTO else tuple(map(int, hidden))
 
 
-@dataclass(frozen=True)
-class ModelPlan:
-    """Properties of a model that its training depends on.
-
-    Attributes:
-        hidden: Widths of the hidden layers.
-        grows: Whether the shape is chosen by growth.
-        intervals: Numbers of grid intervals to train on in turn; () for models without grids and
-            if `refines`.
-        refines: Whether training chooses the number of grid intervals.
-        degree: Degree of the splines, on which the weight of the smoothness penalty depends.
-        update_grid: Whether hidden grids are adapted to the range of the activations.
-        grid_eps: Share of uniform spacing in a grid that is fitted to data, 0 to 1.
-        scales_move: Whether the scales w_b and w_s of edge functions are trained, besides the
-            spline coefficients.
-    """
-
-    hidden: tuple[int, ...] = ()
-    grows: bool = False
-    intervals: tuple[int, ...] = ()
-    refines: bool = False
-    degree: int = 0
-    update_grid: bool = False
-    grid_eps: float = 1.0
-    scales_move: bool = False
-
-
 #: Numbers of grid intervals that `model.intervals=auto` tries in turn, until the network is too
 #: large or the validation error no longer falls. Each grid contains the breakpoints of the last.
 AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -104,15 +77,15 @@ class ModelConfig:
         """Return an untrained network for `problem`."""
         raise NotImplementedError
 
-    def plan(self) -> ModelPlan:
-        """Return the properties that the training depends on."""
-        return ModelPlan()
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return ()
 
     @property
     def schedule(self) -> tuple[int, ...]:
         """Numbers of grid intervals to train on in turn; empty for models without grids."""
-        plan = self.plan()
-        return AUTO_INTERVALS if plan.refines else plan.intervals
+        return ()
 
 
 @model
@@ -200,27 +173,34 @@ class KANConfig(ModelConfig):
             "none" if self.freeze_scales else trained,
         )
 
-    def plan(self) -> ModelPlan:
-        """Return the shape, the grids and the other properties that training depends on."""
-        intervals = [self.intervals] if isinstance(self.intervals, int) else self.intervals
-        refines = intervals == "auto"
-        return ModelPlan(
-            widths_of(self.hidden),
-            self.hidden == AUTO,
-            () if refines else tuple(map(int, intervals)),
-            refines,
-            self.degree,
-            self.update_grid,
-            self.grid_eps,
-            not self.freeze_scales,
-        )
+    @property
+    def grows(self) -> bool:
+        """Whether the shape is chosen by growth."""
+        return self.hidden == AUTO
+
+    @property
+    def refines(self) -> bool:
+        """Whether training chooses the number of grid intervals."""
+        return self.intervals == AUTO
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return widths_of(self.hidden)
+
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """Numbers of grid intervals to train on in turn."""
+        if self.intervals == AUTO:
+            return AUTO_INTERVALS
+        return (self.intervals,) if isinstance(self.intervals, int) else tuple(self.intervals)
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield errors: a budget although `hidden` is given, or invalid multiplication nodes."""
         if self.hidden != AUTO and self.budget != "normal":
             yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
         products = self.multiplication_nodes
-        widths = widths_of(self.hidden)
+        widths = self.widths
         if products and (len(products) != len(widths) or any(map(operator.gt, products, widths))):
             yield (
                 f"{at}multiplication_nodes={products} must have a number for each layer of "
@@ -254,19 +234,37 @@ class MLPConfig(ModelConfig):
         network: Network = self.network()(shape, self.activation, dtype=dtype, generator=generator)
         return network.to(problem.domain.device)
 
-    def plan(self) -> ModelPlan:
-        """Return the shape."""
-        return ModelPlan(tuple(self.hidden))
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(self.hidden)
+
+
+@dataclass
+class CurveConfig(ModelConfig):
+    """Settings of a curve of one input, which is fitted by least squares."""
+
+    inputs: ClassVar[int | None] = 1
+    closed_form: ClassVar[bool] = True
+
+    def arguments(self) -> Plain:
+        """Return the arguments of the network's class besides the outputs and the domain."""
+        raise NotImplementedError
+
+    def create(self, problem: LearningProblem, generator: Generator) -> Network:
+        """Return an unfitted curve."""
+        curve: Network = self.network()(
+            outputs=problem.outputs, domain=problem.domain, **self.arguments()
+        )
+        return curve
 
 
 @model
 @dataclass
-class PolynomialConfig(ModelConfig):
+class PolynomialConfig(CurveConfig):
     """One polynomial by least squares, for one input variable."""
 
     label: ClassVar[str] = "polynomial"
-    inputs: ClassVar[int | None] = 1
-    closed_form: ClassVar[bool] = True
 
     degree: Annotated[int, Meta(ge=0, le=500), "degree of the polynomial"] = 10
     kind: str = "polynomial"
@@ -278,20 +276,17 @@ class PolynomialConfig(ModelConfig):
 
         return Polynomial
 
-    def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return an unfitted polynomial."""
-        made: Network = self.network()(self.degree + 1, problem.outputs, problem.domain)
-        return made
+    def arguments(self) -> Plain:
+        """Return the number of functions, one more than the degree."""
+        return {"functions": self.degree + 1}
 
 
 @model
 @dataclass
-class BezierConfig(ModelConfig):
+class BezierConfig(CurveConfig):
     """One Bezier curve by least squares, for one input variable."""
 
     label: ClassVar[str] = "Bezier curve"
-    inputs: ClassVar[int | None] = 1
-    closed_form: ClassVar[bool] = True
 
     control_points: Annotated[
         int, Meta(ge=2, le=1001), "control points, one more than the degree"
@@ -305,20 +300,17 @@ class BezierConfig(ModelConfig):
 
         return Bezier
 
-    def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return an unfitted Bezier curve."""
-        made: Network = self.network()(self.control_points, problem.outputs, problem.domain)
-        return made
+    def arguments(self) -> Plain:
+        """Return the number of functions, which is that of the control points."""
+        return {"functions": self.control_points}
 
 
 @model
 @dataclass
-class BSplineConfig(ModelConfig):
+class BSplineConfig(CurveConfig):
     """One B-spline by least squares, for one input variable."""
 
     label: ClassVar[str] = "B-spline"
-    inputs: ClassVar[int | None] = 1
-    closed_form: ClassVar[bool] = True
 
     control_points: Annotated[Count, "control points of the curve"] = 12
     degree: Annotated[int, Meta(ge=0, le=HIGHEST_DEGREE), "degree of the curve"] = 3
@@ -331,12 +323,9 @@ class BSplineConfig(ModelConfig):
 
         return BSpline
 
-    def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return an unfitted B-spline."""
-        made: Network = self.network()(
-            self.control_points, problem.outputs, problem.domain, degree=self.degree
-        )
-        return made
+    def arguments(self) -> Plain:
+        """Return the number of functions, which is that of the control points, and the degree."""
+        return {"functions": self.control_points, "degree": self.degree}
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield an error if there are fewer than degree + 1 control points."""
@@ -419,6 +408,12 @@ class SolverConfig:
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> Solver:
         """Return a solver that minimises `objective` over the parameters of `network`, in place."""
+        solver: Solver = self.maker()(network, objective, plan, generator)
+        return solver
+
+    @staticmethod
+    def maker() -> Any:
+        """Return the solver's class, or a function that takes the arguments of `create`."""
         raise NotImplementedError
 
     steps: Annotated[Count | None, "steps on each grid; null is the solver's default"] = None
@@ -495,13 +490,12 @@ class LMSolver(WidthConfig):
     ] = 0.02
     kind: str = "lm"
 
-    def create(
-        self, network: Network, objective: Objective, plan: Plan, generator: Generator
-    ) -> Solver:
-        """Return a Levenberg-Marquardt solver for `network`."""
+    @staticmethod
+    def maker() -> Any:
+        """Return `create_lm`."""
         from kanrun.engine.training.solvers import create_lm
 
-        return create_lm(network, objective, plan, generator)
+        return create_lm
 
 
 @solver
@@ -515,13 +509,12 @@ class LBFGSSolver(GradientConfig):
     history_size: Annotated[Count, "past steps that the metric is built from"] = 30
     kind: str = "lbfgs"
 
-    def create(
-        self, network: Network, objective: Objective, plan: Plan, generator: Generator
-    ) -> Solver:
-        """Return an LBFGS solver for `network`."""
+    @staticmethod
+    def maker() -> Any:
+        """Return `LBFGS`."""
         from kanrun.engine.training.lbfgs import LBFGS
 
-        return LBFGS(network, objective, plan, generator)
+        return LBFGS
 
 
 @solver
@@ -538,10 +531,9 @@ class AdamSolver(GradientConfig):
     weight_decay: Annotated[NonNegative, "decay of all parameters in each step"] = 0.0
     kind: str = "adam"
 
-    def create(
-        self, network: Network, objective: Objective, plan: Plan, generator: Generator
-    ) -> Solver:
-        """Return an Adam solver for `network`."""
+    @staticmethod
+    def maker() -> Any:
+        """Return `Adam`."""
         from kanrun.engine.training.solvers import Adam
 
-        return Adam(network, objective, plan, generator)
+        return Adam

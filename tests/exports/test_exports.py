@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import cases
 from made_models import HOSTILE, MODELS, hostile, kan, model, table
 from processes import run
 
@@ -108,7 +109,18 @@ def test_c_has_the_models_numbers(name, tmp_path):
     assert np.isnan(through_c(library, "a_model", none, expected.shape[1])).any()
 
 
-@pytest.mark.parametrize("name", ["table", "classes", "mlp", "windows", "radial"])
+@pytest.mark.parametrize(
+    "name",
+    cases(
+        r"""
+table
+classes
+mlp
+windows
+radial
+"""
+    ),
+)
 def test_python_needs_numpy_alone(name, tmp_path):
     one = MODELS[name]()
     file = written(one, "python", tmp_path / "m.py")
@@ -275,7 +287,15 @@ def test_names_of_columns_stay_texts_in_c(tmp_path):
 
 @pytest.mark.parametrize(
     "stem, name",
-    [("a b", "a_b"), ("3d", "model_3d"), ("!!", "model"), ("class", "model_class"), ("m\n;", "m")],
+    cases(
+        r"""
+a b | a_b
+3d | model_3d
+!! | model
+class | model_class
+'m\n;' | m
+"""
+    ),
 )
 def test_the_name_of_a_file_becomes_an_identifier(stem, name):
     assert identifier(stem) == name
@@ -310,7 +330,18 @@ def test_onnx_refuses_units_beyond_float32():
         content(replace(one, domain=one.domain * 1e-40), "onnx")
 
 
-@pytest.mark.parametrize("name", ["table", "classes", "bspline", "windows", "radial"])
+@pytest.mark.parametrize(
+    "name",
+    cases(
+        r"""
+table
+classes
+bspline
+windows
+radial
+"""
+    ),
+)
 def test_torch_export_has_the_models_numbers(name):
     one = MODELS[name]()
     program = torch.export.load(io.BytesIO(content(one, "torch")))

@@ -4,6 +4,7 @@ import runpy
 
 import numpy as np
 import pytest
+from cases import cases
 from processes import run
 from scipy.interpolate import BSpline
 
@@ -107,13 +108,15 @@ def test_partly_numeric_formulas_in_latex_have_their_splines():
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "__import__('os').system('id')",
-        "x0); import os; (x1",
-        "f1(x0) + x1",
-        "x0.__class__",
-        "lambda: x0",
-    ],
+    cases(
+        r"""
+__import__('os').system('id')
+x0); import os; (x1
+f1(x0) + x1
+x0.__class__
+lambda: x0
+"""
+    ),
 )
 @pytest.mark.parametrize("form", ["python", "c"])
 def test_what_is_no_formula_becomes_no_source(text, form):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import cases
 
 from kanrun.errors import UsageError
 from kanrun.formulas.equations import Vocabulary, parse_relation
@@ -59,20 +60,22 @@ def test_a_declared_name_wins_over_a_constant_of_formulas():
 
 @pytest.mark.parametrize(
     "text, sentence",
-    [
-        ("u_xx + u", "two formulas with one = between them"),
-        ("u_xx = 1 = 2", "two formulas with one = between them"),
-        ("x = 1", "does not contain the unknown u"),
-        ("u_y = 0", "after the underscore come variables, which are x, t"),
-        ("u_ = 0", "ends in an underscore"),
-        ("u_xxxxxxx = 0", "of order 7; at most 6 is possible"),
-        ("(u^2)_q = 0", "(...)_q is no derivative"),
-        ("(heaviside(x)*u_x)_x = 1", "a jump cannot be differentiated"),
-        ("u = w", "unknown name 'w'"),
-        ("u - u = 0", "the unknown cancels out"),
-        ("u = system('x')", "unknown function"),
-        ("u.real = 0", "is not allowed"),
-    ],
+    cases(
+        r"""
+u_xx + u | two formulas with one = between them
+u_xx = 1 = 2 | two formulas with one = between them
+x = 1 | does not contain the unknown u
+u_y = 0 | after the underscore come variables, which are x, t
+u_ = 0 | ends in an underscore
+u_xxxxxxx = 0 | of order 7; at most 6 is possible
+(u^2)_q = 0 | (...)_q is no derivative
+(heaviside(x)*u_x)_x = 1 | a jump cannot be differentiated
+u = w | unknown name 'w'
+u - u = 0 | the unknown cancels out
+u = system('x') | unknown function
+u.real = 0 | is not allowed
+"""
+    ),
 )
 def test_refusals(text, sentence):
     with pytest.raises(UsageError, match=sentence):

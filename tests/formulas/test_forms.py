@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import sympy
+from cases import cases
 from hypothesis import given, settings
 from matplotlib.mathtext import MathTextParser
 from numpy.testing import assert_allclose, assert_array_equal
@@ -86,14 +87,16 @@ def test_every_function_has_a_numpy_form(name):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "sqrt(2)*x0 + pi*x1",
-        "2^x0",
-        "x0^pi",
-        "max(x0, sqrt(2))*min(1, x1)",
-        "x0^-3 + 1/x1",
-        "x1^0.5/x0^0.5",
-    ],
+    cases(
+        r"""
+sqrt(2)*x0 + pi*x1
+2^x0
+x0^pi
+max(x0, sqrt(2))*min(1, x1)
+x0^-3 + 1/x1
+x1^0.5/x0^0.5
+"""
+    ),
 )
 def test_constants_keep_float64_digits(text):
     expression = parse(text)
@@ -174,13 +177,15 @@ def test_bessel_values(order):
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "exp(sin(pi*x0) + x1^2)",
-        "j0(20*x0)/2 + erf(x1)",
-        "max(x0, x1, 1)*abs(x0)",
-        "cot(x0) - sec(x1)*csc(x0)",
-        "coth(2*x0)*sech(x1) + csch(x0)",
-    ],
+    cases(
+        r"""
+exp(sin(pi*x0) + x1^2)
+j0(20*x0)/2 + erf(x1)
+max(x0, x1, 1)*abs(x0)
+cot(x0) - sec(x1)*csc(x0)
+coth(2*x0)*sech(x1) + csch(x0)
+"""
+    ),
 )
 def test_python_source_is_the_same_function(text, tmp_path):
     expression = parse(text)
@@ -202,13 +207,15 @@ def test_latex_and_python_names():
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "1.5e-9*x0/(x1+0.7)",
-        "exp(-x0^2/2)/sqrt(2*pi)",
-        "abs(x0)^(3/2)*atan(x1)",
-        "asinh(x0*x1)",
-        "x0^x1*sec(x0)",
-    ],
+    cases(
+        r"""
+1.5e-9*x0/(x1+0.7)
+exp(-x0^2/2)/sqrt(2*pi)
+abs(x0)^(3/2)*atan(x1)
+asinh(x0*x1)
+x0^x1*sec(x0)
+"""
+    ),
 )
 def test_latex_is_accepted_by_a_typesetter(text):
     MathTextParser("path").parse(f"${to_latex(parse(text))}$")

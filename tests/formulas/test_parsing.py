@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import sympy
+from cases import cases
 
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, constant, parse, to_text, variable, variables_in
@@ -215,14 +216,16 @@ def test_constant_refuses(value, sentence):
 
 @pytest.mark.parametrize(
     "names, variables",
-    [
-        (["length", "g"], ("length", "g")),
-        (["x0", "x1"], ("x0", "x1")),
-        (["x1", "x0", "f1", "e"], ("x1", "x0", "f1", "e")),
-        (["length (m)", "Größe", "m²", "2nd", "$"], ("length_m", "Größe", "m2", "x_2nd", "x")),
-        (["lambda", "sin", "numpy"], ("lambda_", "sin_", "numpy_")),
-        (["a b", "a_b", "a.b", "a_b_"], ("a_b__", "a_b", "a_b___", "a_b_")),
-    ],
+    cases(
+        r"""
+['length', 'g'] | ('length', 'g')
+['x0', 'x1'] | ('x0', 'x1')
+['x1', 'x0', 'f1', 'e'] | ('x1', 'x0', 'f1', 'e')
+['length (m)', 'Größe', 'm²', '2nd', '$'] | ('length_m', 'Größe', 'm2', 'x_2nd', 'x')
+['lambda', 'sin', 'numpy'] | ('lambda_', 'sin_', 'numpy_')
+['a b', 'a_b', 'a.b', 'a_b_'] | ('a_b__', 'a_b', 'a_b___', 'a_b_')
+"""
+    ),
 )
 def test_names_of_columns_become_different_variables(names, variables):
     assert as_variables(names) == variables

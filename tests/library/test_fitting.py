@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import cases
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun import Model, fit, load_run
@@ -100,14 +101,16 @@ def test_classes_keep_their_labels():
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"intervals": [4, 8]},
-        {"intervals": [4], "hidden": [1], "n_starts": 2, "steps": 3},
-        {"solver": "adam", "intervals": [4]},
-        {"solver": "lbfgs", "intervals": [3], "task": "classification"},
-        {"model": "mlp", "hidden": [3]},
-        {"model": "polynomial", "degree": 4},
-    ],
+    cases(
+        r"""
+{'intervals': [4, 8]}
+{'intervals': [4], 'hidden': [1], 'n_starts': 2, 'steps': 3}
+{'solver': 'adam', 'intervals': [4]}
+{'solver': 'lbfgs', 'intervals': [3], 'task': 'classification'}
+{'model': 'mlp', 'hidden': [3]}
+{'model': 'polynomial', 'degree': 4}
+"""
+    ),
 )
 def test_the_weight_of_a_row_is_its_share_of_the_loss(settings):
     """Doubled weights give the same model, and so do repeated rows in the training data."""

@@ -5,6 +5,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
+from cases import cases
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig
@@ -147,13 +148,15 @@ def test_test_rows_from_a_file_of_their_own(tmp_path):
 
 @pytest.mark.parametrize(
     "settings, sentence",
-    [
-        ({"split": "groups"}, "must be random, group:COLUMN or time:COLUMN"),
-        ({"split": "group:y"}, "'y' of target.split=group: is an input or an output too"),
-        ({"weight_column": "y"}, "'y' of target.weight_column is an input or an output too"),
-        ({"split": "time:nope"}, "no column 'nope'"),
-        ({"exclude": ["nope"]}, "no column 'nope'"),
-    ],
+    cases(
+        r"""
+{'split': 'groups'} | must be random, group:COLUMN or time:COLUMN
+{'split': 'group:y'} | 'y' of target.split=group: is an input or an output too
+{'weight_column': 'y'} | 'y' of target.weight_column is an input or an output too
+{'split': 'time:nope'} | no column 'nope'
+{'exclude': ['nope']} | no column 'nope'
+"""
+    ),
 )
 def test_what_rows_cannot_be_told_by_is_refused(tmp_path, settings, sentence):
     with pytest.raises(UsageError, match=sentence):

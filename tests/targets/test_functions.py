@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import yaml
+from cases import cases
 from numpy import cos, exp, pi, sin, sqrt
 from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
@@ -17,11 +18,6 @@ from kanrun.formulas import to_numpy
 from kanrun.targets import build_target
 from kanrun.targets.functions import NAMED, SPECIAL, feynman_formulas
 from kanrun.targets.settings import ExpressionTarget
-
-
-def cases(text):
-    """Return the lines of a table as lists of their cells, which are separated by " | "."""
-    return [line.split(" | ") for line in text.strip().splitlines()]
 
 
 def built(settings):
@@ -185,14 +181,16 @@ def test_refusals(settings, sentence):
 
 @pytest.mark.parametrize(
     "formula, domain",
-    [
-        ("1/(x0 - 0.3)", [[0.31, 1]]),
-        ("exp(-1/(x0 - 0.3)^2)", None),  # finite beside the zero it divides by
-        ("sin(x0 - 0.3)/(x0 - 0.3)", None),
-        ("1/(x0^2 + x1^2)", [[0.1, 1], [-1, 1]]),
-        ("sec(x0)*cot(x0 + 1.5)", None),
-        ("x0^(1/3)", [[0, 1]]),
-    ],
+    cases(
+        r"""
+1/(x0 - 0.3) | [[0.31, 1]]
+exp(-1/(x0 - 0.3)^2) | None
+sin(x0 - 0.3)/(x0 - 0.3) | None
+1/(x0^2 + x1^2) | [[0.1, 1], [-1, 1]]
+sec(x0)*cot(x0 + 1.5) | None
+x0^(1/3) | [[0, 1]]
+"""
+    ),
 )
 def test_what_is_finite_passes(formula, domain):
     build_target(ExpressionTarget(formula, domain))

@@ -5,6 +5,7 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from cases import cases
 
 from kanrun.errors import UsageError
 from kanrun.targets import TableCode, build_target
@@ -49,17 +50,19 @@ def test_a_column_of_written_numbers_is_named_with_an_example(tmp_path):
 
 @pytest.mark.parametrize(
     "texts, day_first, first",
-    [
-        (["13.04.2021", "01.05.2021"], True, "2021-04-13"),
-        (["03.04.2021", "01.05.2021"], True, "2021-04-03"),
-        (["01/05/2021", "13/04/2021"], True, "2021-05-01"),
-        (["01/12/2021", "13/12/2021"], True, "2021-12-01"),
-        (["12/05/2021", "12/13/2021"], False, "2021-12-05"),
-        (["01/05/2021", "02/04/2021"], None, "2021-01-05"),
-        (["2021-04-13T01:30+02:00", "2021-04-14"], None, "2021-04-12T23:30"),
-        (["13.04.2021 01:30 -0230", "2021-04-14"], True, "2021-04-13T04:00"),
-        (["2021-04-13 01:30:00Z", "2021-04-14"], None, "2021-04-13T01:30"),
-    ],
+    cases(
+        r"""
+['13.04.2021', '01.05.2021'] | True | 2021-04-13
+['03.04.2021', '01.05.2021'] | True | 2021-04-03
+['01/05/2021', '13/04/2021'] | True | 2021-05-01
+['01/12/2021', '13/12/2021'] | True | 2021-12-01
+['12/05/2021', '12/13/2021'] | False | 2021-12-05
+['01/05/2021', '02/04/2021'] | None | 2021-01-05
+['2021-04-13T01:30+02:00', '2021-04-14'] | None | 2021-04-12T23:30
+['13.04.2021 01:30 -0230', '2021-04-14'] | True | 2021-04-13T04:00
+['2021-04-13 01:30:00Z', '2021-04-14'] | None | 2021-04-13T01:30
+"""
+    ),
 )
 def test_dates(texts, day_first, first):
     days, faults, found = read_days(texts)
@@ -116,7 +119,14 @@ def test_words_for_missing_values(tmp_path):
 
 @pytest.mark.parametrize(
     "levels, rows, kept, named",
-    [(20, 3, 20, False), (21, 3, 21, True), (501, 2, 500, True), (21, 1, 1, True)],
+    cases(
+        r"""
+20 | 3 | 20 | False
+21 | 3 | 21 | True
+501 | 2 | 500 | True
+21 | 1 | 1 | True
+"""
+    ),
 )
 def test_a_column_of_many_levels_is_named(tmp_path, levels, rows, kept, named):
     target = built(tmp_path, ["c0"] + [f"c{i % levels}" for i in range(rows * levels)])

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -78,7 +79,15 @@ def test_noise_is_relative_and_never_on_the_test():
 
 @pytest.mark.parametrize(
     "train, share, expected",
-    [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)],
+    cases(
+        r"""
+19 | 0.2 | 0
+20 | 0.2 | 4
+20 | 0.01 | 0
+1000 | 0.0 | 0
+33 | 0.5 | 16
+"""
+    ),
 )
 def test_validation_share(train, share, expected):
     data = dataset(n_train=train, n_test=0, validation_fraction=share)

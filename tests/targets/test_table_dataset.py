@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig
@@ -59,13 +60,15 @@ def rows_of(data):
 
 @pytest.mark.parametrize(
     "sampling, sizes",
-    [
-        ({}, (128, 32, 40)),
-        ({"n_train": 100, "n_test": 50}, (80, 20, 50)),
-        ({"n_train": 50, "n_test": None}, (40, 10, 150)),
-        ({"n_train": None, "n_test": 20}, (144, 36, 20)),
-        ({"n_train": 200, "n_test": None, "validation_fraction": 0.0}, (200, 0, 0)),
-    ],
+    cases(
+        r"""
+{} | (128, 32, 40)
+{'n_train': 100, 'n_test': 50} | (80, 20, 50)
+{'n_train': 50, 'n_test': None} | (40, 10, 150)
+{'n_train': None, 'n_test': 20} | (144, 36, 20)
+{'n_train': 200, 'n_test': None, 'validation_fraction': 0.0} | (200, 0, 0)
+"""
+    ),
 )
 def test_rows_by_number(path, sampling, sizes):
     data = dataset(config(path, inputs=["row"]), **sampling)
@@ -200,35 +203,17 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path):
 
 @pytest.mark.parametrize(
     "fields, sampling, sentence",
-    [
-        (
-            {},
-            {"n_train": 180, "n_test": 30},
-            "180 training and 30 test rows are 210, but people.csv has 200 rows",
-        ),
-        (
-            {},
-            {"n_train": None, "n_test": 200},
-            "2 training and 200 test rows are 202, but people.csv has 200",
-        ),
-        ({}, {"n_train": 1}, "sampling.n_train=1 must be at least 2 for a table"),
-        (
-            {"outputs": ["species"], "task": "regression"},
-            {},
-            "or that the column holds labels (target.task=classification)",
-        ),
-        (
-            {"task": "classification", "outputs": ["label", "grade"]},
-            {},
-            "takes one output column, target.outputs has 2",
-        ),
-        ({"task": "classification"}, {}, "which is not a class; labels are text or whole numbers"),
-        (
-            {"task": "classification", "outputs": ["label"]},
-            {"noise": 0.1},
-            "sampling.noise=0.1 does not apply to class",
-        ),
-    ],
+    cases(
+        r"""
+{} | {'n_train': 180, 'n_test': 30} | 180 training and 30 test rows are 210, but people.csv has 200 rows
+{} | {'n_train': None, 'n_test': 200} | 2 training and 200 test rows are 202, but people.csv has 200
+{} | {'n_train': 1} | sampling.n_train=1 must be at least 2 for a table
+{'outputs': ['species'], 'task': 'regression'} | {} | or that the column holds labels (target.task=classification)
+{'task': 'classification', 'outputs': ['label', 'grade']} | {} | takes one output column, target.outputs has 2
+{'task': 'classification'} | {} | which is not a class; labels are text or whole numbers
+{'task': 'classification', 'outputs': ['label']} | {'noise': 0.1} | sampling.noise=0.1 does not apply to class
+"""  # noqa: E501
+    ),
 )
 def test_refusals(path, fields, sampling, sentence):
     with pytest.raises(UsageError) as caught:
@@ -238,18 +223,14 @@ def test_refusals(path, fields, sampling, sentence):
 
 @pytest.mark.parametrize(
     "text, sentence",
-    [
-        (
-            "a,y\n1,u\n2,u\n",
-            "y has one class only, 'u'; at least two classes are needed",
-        ),
-        (
-            "a,y\n1,u\n2,\n",
-            "data.csv has too few rows without missing outputs (1); at least two are needed",
-        ),
-        ("a,y\n1,inf\n2,1\n", "column 'y' holds inf, which is not a class"),
-        ("a,y\n1,1e5000\n2,1\n", "column 'y' holds 1e5000, which is not a class"),
-    ],
+    cases(
+        r"""
+'a,y\n1,u\n2,u\n' | y has one class only, 'u'; at least two classes are needed
+'a,y\n1,u\n2,\n' | data.csv has too few rows without missing outputs (1); at least two are needed
+'a,y\n1,inf\n2,1\n' | column 'y' holds inf, which is not a class
+'a,y\n1,1e5000\n2,1\n' | column 'y' holds 1e5000, which is not a class
+"""
+    ),
 )
 def test_refusals_of_content(tmp_path, text, sentence):
     target = TableTarget(str(write(tmp_path, text)), ["a"], ["y"], "classification")

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -37,28 +38,28 @@ def write(tmp_path):
     return to_file
 
 
-@pytest.mark.parametrize(
-    "name, pack",
-    [
-        ("data.csv", bytes),
-        ("DATA.CSV", bytes),
-        ("data.csv.gz", gzip.compress),
-        ("data.csv.bz2", bz2.compress),
-        ("data.csv.xz", lzma.compress),
-        ("data.tsv", lambda content: content.replace(b",", b"\t")),
-        ("semicolons.csv", lambda content: content.replace(b",", b";")),
-        ("bom.csv", lambda content: b"\xef\xbb\xbf" + content),
-        ("wide.csv", lambda content: content.decode().encode("utf-16")),
-        ("tabs.txt", lambda content: content.replace(b",", b"\t")),
-        ("commas.txt", bytes),
-        ("windows.csv", lambda content: content.replace(b"\n", b"\r\n")),
-        ("quoted.csv", lambda content: content.replace(b"3.5", b'"3.5"')),
-        ("spaces.csv", lambda content: content.replace(b",", b" , ")),
-        ("blank lines.csv", lambda content: b"\n" + content.replace(b"\n", b"\n\n  \n")),
-    ],
-)
-def test_kinds_of_text_files(name, pack, write):
-    path = write(pack(TEXT.encode()), name)
+KINDS = {
+    "data.csv": bytes,
+    "DATA.CSV": bytes,
+    "data.csv.gz": gzip.compress,
+    "data.csv.bz2": bz2.compress,
+    "data.csv.xz": lzma.compress,
+    "data.tsv": lambda content: content.replace(b",", b"\t"),
+    "semicolons.csv": lambda content: content.replace(b",", b";"),
+    "bom.csv": lambda content: b"\xef\xbb\xbf" + content,
+    "wide.csv": lambda content: content.decode().encode("utf-16"),
+    "tabs.txt": lambda content: content.replace(b",", b"\t"),
+    "commas.txt": bytes,
+    "windows.csv": lambda content: content.replace(b"\n", b"\r\n"),
+    "quoted.csv": lambda content: content.replace(b"3.5", b'"3.5"'),
+    "spaces.csv": lambda content: content.replace(b",", b" , "),
+    "blank lines.csv": lambda content: b"\n" + content.replace(b"\n", b"\n\n  \n"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_kinds_of_text_files(name, write):
+    path = write(KINDS[name](TEXT.encode()), name)
     assert_array_equal(read_inputs(path, NAMES), VALUES)
     assert_array_equal(read_inputs(str(path), ["b", "a"]), VALUES[:, [1, 0]])
 
@@ -79,22 +80,14 @@ def test_parquet_refusals(tmp_path, monkeypatch):
         {"a": [1.0, None, np.inf], "t": ["x", "2", None], "d": pd.date_range("2020", periods=3)}
     )
     frame.to_parquet(path)
-    _refused(
-        path,
-        ["a"],
-        "column 'a' of data.parquet has 1 missing value (first in row 2), 1 infinite value",
-    )
-    _refused(
-        path,
-        ["t"],
-        "column 't' of data.parquet has 1 missing value (first in row 3), 1 value that is no",
-    )
-    _refused(
-        path, ["d"], "3 values that are not numbers (first '2020-01-01T00:00:00.000000' in row 1)"
-    )
-    _refused(
-        path, ["dd"], "data.parquet has no column 'dd'; did you mean d?; its columns are a, t, d"
-    )
+    for line in """
+        a: column 'a' of data.parquet has 1 missing value (first in row 2), 1 infinite value
+        t: column 't' of data.parquet has 1 missing value (first in row 3), 1 value that is not
+        d: 3 values that are not numbers (first '2020-01-01T00:00:00.000000' in row 1)
+        dd: data.parquet has no column 'dd'; did you mean d?; its columns are a, t, d
+        """.strip().splitlines():
+        name, _, sentence = line.strip().partition(": ")
+        _refused(path, [name], sentence)
     frame.iloc[:0].to_parquet(path)
     _refused(path, ["a"], "data.parquet has columns but no rows")
     path.write_bytes(b"PAR1 but not really")
@@ -112,76 +105,36 @@ def _refused(path, names, sentence, limits=TableLimits()):
     assert len(message) < 400
 
 
-@pytest.mark.parametrize(
-    "content, names, sentence",
-    [
-        (
-            "a,b\n1,\n2,3\n",
-            ["b"],
-            "column 'b' of data.csv has 1 missing value (first in row 2); correct or remove",
-        ),
-        (
-            "a,b\n1,2\n2,NA\n3,nan\n",
-            ["a", "b"],
-            "column 'b' of data.csv has 2 missing values (first in row 3)",
-        ),
-        ("a,b\n\n1,2\n\n\n2,\n", ["b"], "1 missing value (first in row 6)"),
-        ('a,b\n1,"2\n"\n2,x\n', ["b"], "1 value that is not a number (first 'x' in row 3)"),
-        (
-            "a,b\n1,2\n2,x y\n3,z\n",
-            ["b"],
-            "column 'b' of data.csv has 2 values that are not numbers (first 'x y' in row 3)",
-        ),
-        ("a;b\n1;2,5x\n", ["b"], "(first '2,5x' in row 2)"),
-        (
-            "a,b\n1,inf\n2,-inf\n3,1e999\n",
-            ["b"],
-            "column 'b' of data.csv has 3 infinite values (first in row 2)",
-        ),
-        (
-            "a,b\nx,\n1,2\n",
-            ["a", "b"],
-            "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); correct",
-        ),
-        (
-            "age,size\n1,2\n",
-            ["Age"],
-            "data.csv has no column 'Age'; did you mean age?; its columns are age, size",
-        ),
-        ("a,b\n1,2\n3,4,5\n", ["a"], "data.csv: row 3 has 3 fields, but the header has 2"),
-        ('a,b\n1,"2\n3,4\n', ["a"], "cannot be read as a table"),
-        ("a,b\n", ["a"], "data.csv has columns but no rows"),
-        (
-            b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
-            ["a"],
-            "data.csv is a binary file; a text table or Parquet is needed",
-        ),
-        (
-            b"a,b\n1,\x81\n",
-            ["a"],
-            "is text neither in UTF-8 nor in Windows-1252; name its encoding",
-        ),
-    ],
-)
+REFUSED = r"""
+'a,b\n1,\n2,3\n' | b | column 'b' of data.csv has 1 missing value (first in row 2); correct
+'a,b\n1,2\n2,NA\n3,nan\n' | a,b | column 'b' of data.csv has 2 missing values (first in row 3)
+'a,b\n\n1,2\n\n\n2,\n' | b | 1 missing value (first in row 6)
+'a,b\n1,"2\n"\n2,x\n' | b | 1 value that is not a number (first 'x' in row 3)
+'a,b\n1,2\n2,x y\n3,z\n' | b | has 2 values that are not numbers (first 'x y' in row 3)
+'a;b\n1;2,5x\n' | b | (first '2,5x' in row 2)
+'a,b\n1,inf\n2,-inf\n3,1e999\n' | b | column 'b' of data.csv has 3 infinite values (first in row 2)
+'a,b\nx,\n1,2\n' | a,b | column 'a' of data.csv has 1 value that is not a number (first 'x'
+'age,size\n1,2\n' | Age | has no column 'Age'; did you mean age?; its columns are age, size
+'a,b\n1,2\n3,4,5\n' | a | data.csv: row 3 has 3 fields, but the header has 2
+'a,b\n1,"2\n3,4\n' | a | cannot be read as a table
+'a,b\n' | a | data.csv has columns but no rows
+'PNG\n\0\0IHDR' | a | data.csv is a binary file; a text table or Parquet is needed
+'a,b\n1,\x81\n' | a | is text neither in UTF-8 nor in Windows-1252; name its encoding
+"""
+
+
+@pytest.mark.parametrize("content, names, sentence", cases(REFUSED))
 def test_refusals(content, names, sentence, write):
-    _refused(write(content), names, sentence)
+    _refused(write(content.encode("latin-1")), names.split(","), sentence)
 
 
 @pytest.mark.parametrize(
     "name, content, sentence",
     [
         ("empty.csv", b"", "is empty"),
-        (
-            "data.xls",
-            b"PK",
-            "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab, .txt, .dat (also",
-        ),
+        ("data.xls", b"PK", "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab"),
         ("data.csv.gz", b"a\n1\n", "data.csv.gz is damaged or not compressed as its name says"),
-        (
-            "data.csv.gz",
-            gzip.compress(TEXT.encode() * 500, mtime=0)[:-40],
-            "data.csv.gz is damaged",
-        ),
+        ("data.csv.gz", gzip.compress(TEXT.encode() * 500, mtime=0)[:-40], "gz is damaged"),
         ("data.csv.gz", gzip.compress(b"", mtime=0), "data.csv.gz has no rows"),
     ],
 )
@@ -207,19 +160,18 @@ def test_a_file_without_permission(write, monkeypatch):
     _refused(path, ["a"], "data.csv cannot be read: Permission denied")
 
 
-@pytest.mark.parametrize(
-    "content, names, values",
-    [
-        ("id,a,,note,\nu1,1,x,,\nu2,2,,what,\n", ["a"], [[1], [2]]),
-        ("a\nTrue\nfalse\n1\n", ["a"], [[1], [0], [1]]),
-        ("a;b\n1,5;-2\n2,25e1;3\n", ["a", "b"], [[1.5, -2], [22.5, 3]]),
-        ("a;b\n1.234,5;1,234\n1.234;1.234\n", ["a", "b"], [[1234.5, 1.234], [1234, 1.234]]),
-        ('a,b\n"1,234",$5\n"-$1,234.5",12.3%\n', ["a", "b"], [[1234, 5], [-1234.5, 12.3]]),
-    ],
-    ids=["columns used", "true and false", "decimal commas", "thousands by dots", "signs"],
-)
+READ = r"""
+'id,a,,note,\nu1,1,x,,\nu2,2,,what,\n' | a | [[1], [2]]
+'a\nTrue\nfalse\n1\n' | a | [[1], [0], [1]]
+'a;b\n1,5;-2\n2,25e1;3\n' | a,b | [[1.5, -2], [22.5, 3]]
+'a;b\n1.234,5;1,234\n1.234;1.234\n' | a,b | [[1234.5, 1.234], [1234, 1.234]]
+'a,b\n"1,234",$5\n"-$1,234.5",12.3%\n' | a,b | [[1234, 5], [-1234.5, 12.3]]
+"""
+
+
+@pytest.mark.parametrize("content, names, values", cases(READ))
 def test_values(content, names, values, write):
-    assert_array_equal(read_inputs(write(content), names), values)
+    assert_array_equal(read_inputs(write(content), names.split(",")), values)
 
 
 def test_the_home_directory_is_expanded(write, monkeypatch):
@@ -317,21 +269,20 @@ def test_what_excel_saves_in_german_is_read_with_notes(write):
         build_table(TableTarget(path, outputs=["Preis"], encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    "text, above",
-    [
-        ("a,b\n1,2\n3,4\n", 0),
-        ("title\na,b\n1,2\n3,4\n", 1),
-        ("title,,\nof 2024,,\n,,\na,b,c\n1,2,3\n", 3),
-        ("a,,c\n1,2,3\n1,2,3\n", 0),
-        ("2020,2021,2022\n1,2,3\n", 0),
-        ("a,b\nx,y\nu\n", 0),
-    ],
-)
+HEADERS = r"""
+'a,b\n1,2\n3,4\n' | 0
+'title\na,b\n1,2\n3,4\n' | 1
+'title,,\nof 2024,,\n,,\na,b,c\n1,2,3\n' | 3
+'a,,c\n1,2,3\n1,2,3\n' | 0
+'2020,2021,2022\n1,2,3\n' | 0
+'a,b\nx,y\nu\n' | 0
+"""
+
+
+@pytest.mark.parametrize("text, above", cases(HEADERS))
 def test_the_header_is_found_below_titles(text, above, write):
     table = TableFile(write(text))
-    frame = table.read()
-    assert frame.index[0] == above + 2
+    assert table.read().index[0] == above + 2
     assert ("skip_rows" in table.notes) == (above > 0)
 
 
