@@ -140,7 +140,8 @@ def show_run(
     labels = {"tags": list(found.labels.tags), "note": found.labels.note}
     if as_json:
         content = {"folder": str(found.path), **json.loads(to_json(found.manifest)), **labels}
-        content |= {"points": [one.name for one in found.points]} if found.has_points else {}
+        names = [point.name for point in found.points]
+        content |= {"points": names, "overrides": found.overrides}
         _print_json(content)
         return
     _print_about(found)

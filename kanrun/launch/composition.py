@@ -34,12 +34,13 @@ from kanrun.config import CONF, EXPERIMENTS, GROUPS, defaults_of, groups_of, sto
 from kanrun.config.conversion import merged
 from kanrun.config.registry import is_plugin, module_of
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.runs.reader import CONFIG_LIMIT
 
 #: Version of Hydra whose behaviour is requested (`version_base`).
 HYDRA_VERSION = "1.3"
 #: Name under which the primary configuration is registered with Hydra.
 PRIMARY = "kanrun_primary"
+#: Largest number of bytes of a configuration file that is read.
+CONFIG_LIMIT = 4 * 2**20
 #: Beginnings of lines that are removed from messages of OmegaConf and Hydra.
 _MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
 

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -213,45 +214,33 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._descriptor: int | None = None
+
+    @cached_property
+    def _descriptor(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        return os.open(self.path, flags, 0o666)
 
     def write(self, lines: bytes) -> None:
         """Append whole lines, unbuffered. Raises StorageFailed."""
-        descriptor = self._opened()
-        left = memoryview(lines)
         with storing(self.path):
-            while left:
-                left = left[os.write(descriptor, left) :]
+            while lines:
+                lines = lines[os.write(self._descriptor, lines) :]
 
     def size(self) -> int:
         """Return the size in bytes. Raises StorageFailed."""
-        descriptor = self._opened()
         with storing(self.path):
-            return os.fstat(descriptor).st_size
+            return os.fstat(self._descriptor).st_size
 
     def sync(self) -> None:
-        """Flush the lines written so far to disk, so that they survive a power cut.
-
-        Raises StorageFailed if that fails.
-        """
-        if self._descriptor is not None:
-            with storing(self.path):
-                os.fsync(self._descriptor)
+        """Flush all lines to disk, so that they survive a power cut. Raises StorageFailed."""
+        with storing(self.path):
+            os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Close the file. The next write opens it again."""
-        if self._descriptor is not None:
-            descriptor = self._descriptor
-            self._descriptor = None
-            with storing(self.path):
-                os.close(descriptor)
-
-    def _opened(self) -> int:
-        if self._descriptor is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            with storing(self.path):
-                self._descriptor = os.open(self.path, flags, 0o666)
-        return self._descriptor
+        with storing(self.path):
+            os.close(self._descriptor)
+            del self._descriptor
 
 
 def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
@@ -261,30 +250,29 @@ def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
     """
     import pandas
 
-    known = {
-        name: [None if one == "" else one for one in each] if "" in each else each
-        for name, each in columns.items()
-    }
-    numbers = {
-        name: [math.nan] * len(each) if all(one is None for one in each) else each
-        for name, each in known.items()
-    }
-    return pandas.DataFrame(numbers)
+    frame = {}
+    for name, values in columns.items():
+        known = [None if value == "" else value for value in values]
+        frame[name] = (
+            known if any(value is not None for value in known) else [math.nan] * len(known)
+        )
+    return pandas.DataFrame(frame)
 
 
 def plain_value(value: Any) -> Any:
     """Convert a value to what tables store: a Python number, or text without line breaks."""
     if hasattr(value, "item"):
         value = value.item()
-    if isinstance(value, str):
-        return value if value.isprintable() else " ".join(value.replace("\0", " ").splitlines())
+    if isinstance(value, str) and not value.isprintable():
+        return " ".join(value.replace("\0", " ").splitlines())
     return value
 
 
-def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
-    """Return `rows` as lines of CSV, encoded in UTF-8."""
+def csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Return `rows` as lines of CSV, encoded in UTF-8. Line breaks in texts become blanks."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    plain_rows = ([plain_value(value) for value in row] for row in rows)
+    csv.writer(buffer, lineterminator="\n").writerows(plain_rows)
     return buffer.getvalue().encode("utf-8", "replace")
 
 

@@ -1,4 +1,10 @@
-"""The writer of run folders, and the lock that gives one process the right to write a run."""
+"""The writer of run folders, and the lock that gives one process the right to write a run.
+
+kanrun itself reads the journal; the CSV files are for people and other programs. While a run is
+running, single rows are also appended to the CSV files, so that people can watch them. At the end
+of a run, and when it is resumed, all CSV files are written again from the journal. They then have
+all tables and columns, and no void rows.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +13,45 @@ import dataclasses
 import errno
 import fcntl
 import importlib.metadata
+import logging
 import os
 import platform
-import re
-import secrets
-import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from kanrun.config.registry import RECORDED, loaded_plugins
-from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, checksums, seal
 from kanrun.runs.files import (
     Appender,
+    csv_lines,
     file_name,
     make_folder,
+    plain,
     storing,
-    sync,
     write_atomic,
     write_json,
 )
-from kanrun.runs.journal import JOURNAL_FILE, CheckpointLine, Journal, Line, encoded, rows_lines
+from kanrun.runs.journal import (
+    JOURNAL_FILE,
+    TOP_TABLES,
+    CheckpointLine,
+    Journal,
+    Line,
+    encoded,
+    rows_lines,
+)
+from kanrun.runs.locations import allocate
 from kanrun.runs.reader import Run, process
 from kanrun.runs.records import MANIFEST_FILE, Checkpoint, Manifest, Row, Status, Table
-from kanrun.runs.tables import CsvTables
 
 #: Error numbers of file systems that have no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-#: Names of run folders: `v` and a number of 4 to 9 digits. Other folders are not runs.
-VERSION = re.compile(r"v(\d{4,9})")
-#: Name of the link to the run with the highest number.
-LATEST = "latest"
-#: Prefix of folders that are being filled and have no number yet.
-_HIDDEN = ".new-"
 _PACKAGES = (
     "kanrun",
     "torch",
@@ -62,6 +70,7 @@ _SOURCE = Path(__file__).parents[2]
 #: Time limit of a git command (seconds).
 GIT_SECONDS = 5
 _PLACES = ("tables", "checkpoints", "figures")
+_logger = logging.getLogger("kanrun")
 
 
 class RunFolder:
@@ -77,19 +86,18 @@ class RunFolder:
         self.path = path
         self.manifest = manifest
         self._journal = Appender(path / JOURNAL_FILE)
-        self._tables = CsvTables(path)
+        # The open CSV file and the columns of each table; None after a failure.
+        self._csv: dict[str, tuple[Appender, list[str]] | None] = {}
         self._clock = time.monotonic()
         self._earlier = manifest.seconds or 0.0
         self._held = contextlib.ExitStack()
 
     @classmethod
-    def create(
-        cls, outputs: Path, manifest: Manifest, fill: Callable[[Path], None] = lambda _: None
-    ) -> RunFolder:
+    def create(cls, outputs: Path, manifest: Manifest) -> RunFolder:
         """Make a new folder `outputs/<command>/vNNNN` with `run.json`, whose status is RUNNING.
 
-        `fill` is called with a hidden folder, and may write files into it before it becomes the run
-        folder. Raises UsageError if `outputs` cannot be written.
+        The configurations are also written as `config.yaml`, `config-1.yaml`, ..., for people.
+        Raises UsageError if `outputs` cannot be written.
         """
         manifest = dataclasses.replace(
             manifest,
@@ -101,7 +109,12 @@ class RunFolder:
         )
 
         def write(hidden: Path) -> None:
-            fill(hidden)
+            import yaml  # type: ignore[import-untyped]
+
+            for number, base in enumerate(manifest.bases):
+                text = yaml.safe_dump(plain(base), sort_keys=False, allow_unicode=True)
+                file = hidden / (f"config-{number}.yaml" if number else "config.yaml")
+                write_atomic(file, text.encode())
             (hidden / JOURNAL_FILE).touch()
             write_json(hidden / MANIFEST_FILE, manifest, durable=True)
 
@@ -187,11 +200,27 @@ class RunFolder:
         different lengths.
         """
         table = file_name(record.name)
-        columns = record.columns
-        for line in rows_lines(table, columns, marks):
+        for line in rows_lines(table, record.columns, marks):
             self.record(line)
-        if all(len(values) == 1 for values in columns.values()):
-            self._tables.append(table, marks | {name: one for name, (one,) in columns.items()})
+        if all(len(values) == 1 for values in record.columns.values()):
+            with _warning():
+                row = marks | {name: value for name, (value,) in record.columns.items()}
+                self._append(table, row)
+
+    def _append(self, table: str, row: Mapping[str, Any]) -> None:
+        """Append a row to the CSV file of `table`. After a failure, it is not written again.
+
+        The first row determines the columns; values of other columns are dropped for now.
+        """
+        lines = list[list[Any]]()
+        if table not in self._csv:
+            lines.append(list(row))
+            self._csv[table] = Appender(csv_path(self.path, table)), list(row)
+        if (opened := self._csv[table]) is not None:
+            self._csv[table] = None
+            lines.append([row.get(name) for name in opened[1]])
+            opened[0].write(csv_lines(lines))
+            self._csv[table] = opened
 
     def size(self) -> int:
         """Return the size of the journal in bytes."""
@@ -200,10 +229,6 @@ class RunFolder:
     def sync(self) -> None:
         """Flush all records written so far to disk, so that they survive a power cut."""
         self._journal.sync()
-
-    def write_tables(self) -> None:
-        """Write all CSV tables again from the journal."""
-        self._tables.write()
 
     def finish(
         self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any
@@ -215,7 +240,9 @@ class RunFolder:
         """
         try:
             self.sync()
-            self.write_tables()
+            for opened in filter(None, self._csv.values()):
+                opened[0].close()
+            write_tables(self.path)
             self._save(
                 status=status,
                 reason=reason,
@@ -235,74 +262,32 @@ class RunFolder:
         write_json(self.path / MANIFEST_FILE, self.manifest, durable=True)
 
 
-def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
-    """Make a new folder for a run of `command`, and point `outputs/<command>/latest` at it.
+def write_tables(folder: Path) -> None:
+    """Write all CSV files of a run from its journal, in constant memory."""
+    with _warning():
+        journal = Journal(folder)
+        for table in journal.tables:
+            blocks = (zip(*lists, strict=True) for _, lists in journal.blocks(table))
+            lines = map(csv_lines, chain([[journal.header(table)]], blocks))
+            write_atomic(csv_path(folder, table), lines, durable=True)
 
-    `fill` writes into a hidden folder, which is then renamed to the next free number. If several
-    processes do this at once, each gets another number. A number is not used again after its run
-    was deleted, because `latest` still names it.
 
-    Raises:
-        UsageError: If `outputs` cannot be written.
-        StorageFailed: If the disk is full.
-    """
-    parent = outputs / command
-    hidden = parent / f"{_HIDDEN}{secrets.token_hex(4)}"
+def csv_path(folder: Path, table: str) -> Path:
+    """Return the path of a table's CSV file, and make its folder if it is missing."""
+    place = folder if table in TOP_TABLES else make_folder(folder / "tables")
+    return place / f"{table}.csv"
+
+
+@contextlib.contextmanager
+def _warning() -> Iterator[None]:
+    """Log a warning if the body cannot write a CSV file."""
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for abandoned in parent.glob(f"{_HIDDEN}*"):  # left by processes that were killed
-            # A folder without run.json raises an error here and is kept: it may be in preparation.
-            with contextlib.suppress(KanrunError, OSError):
-                if not Run(abandoned).is_alive:
-                    shutil.rmtree(abandoned, ignore_errors=True)
-        hidden.mkdir()
-        # A folder that is not empty cannot be replaced by a rename.
-        (hidden / ".lock").touch()
-        fill(hidden)
-        number = _highest(parent)
-        folder = hidden
-        while folder is hidden:
-            number += 1
-            try:
-                folder = hidden.rename(parent / f"v{number:04d}")
-            except OSError:  # another process has taken that name
-                if not (parent / f"v{number:04d}").exists():
-                    raise
-        for place in (parent, outputs, outputs.absolute().parent):
-            sync(place)
-    except OSError as error:
-        cause = error.strerror or str(error)
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFailed(f"cannot make a run folder in {parent}: {cause}.") from error
-        raise UsageError(
-            f"cannot make a run folder in {parent}: {cause}; choose another place with --outputs."
-        ) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    _link_latest(parent)
-    return folder
-
-
-def _highest(parent: Path) -> int:
-    """Return the highest number in use, or 0. A dangling `latest` counts: its run was deleted."""
-    names = [entry.name for entry in os.scandir(parent)]
-    with contextlib.suppress(OSError):
-        names.append(os.readlink(parent / LATEST))
-    return max((int(match[1]) for name in names if (match := VERSION.fullmatch(name))), default=0)
-
-
-def _link_latest(parent: Path) -> None:
-    """Point the link `latest` at the run with the highest number, if links are supported."""
-    link = parent / LATEST
-    temporary = parent / f".{LATEST}.{secrets.token_hex(4)}.tmp"
-    number = 0
-    with contextlib.suppress(OSError, NotImplementedError):
-        # After linking, each process looks for a higher number again, so the result does not depend
-        # on which of two processes links last.
-        while (highest := _highest(parent)) != number:
-            number = highest
-            temporary.symlink_to(f"v{number:04d}", target_is_directory=True)
-            os.replace(temporary, link)
+        yield
+    except StorageFailed as error:
+        _logger.warning(
+            "%s The records are in records.jsonl; `kanrun runs resume` writes the tables anew.",
+            error,
+        )
 
 
 def now() -> datetime:

@@ -20,7 +20,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kanrun.config.conversion import with_values
 from kanrun.errors import KanrunError, UsageError, did_you_mean
 from kanrun.runs import find_runs
 from kanrun.runs.files import flattened
@@ -241,11 +240,7 @@ def _run_row(run: Run) -> tuple[Record, Record]:
     with contextlib.suppress(KanrunError):
         best = run.best
     with contextlib.suppress(KanrunError):
-        point = best.point
-        config = run.manifest.config
-        if point is not None:
-            config = best.config if point.base else with_values(config, point.values)
-        settings = flattened(config)
+        settings = flattened(best.config)
     learned = (settings.get(key) for key in LEARNED)
     row: Record = {
         "name": run.name,
@@ -258,16 +253,17 @@ def _run_row(run: Run) -> tuple[Record, Record]:
     }
     with contextlib.suppress(KanrunError):
         manifest = run.manifest
-        several = manifest.points > 1
+        several = len(manifest.points) > 1
         record = vars(manifest)
         claims = manifest.claims
         failures = len(manifest.failures)
         if several:
             claims = tuple(one for result in run.journal.results.values() for one in result.claims)
-            failures = len(run.journal.failed) or failures
+            failures = len(run.journal.failed()) or failures
         row = {
             **best.manifest.metrics,
             **{name: record[name] for name in FIELDS if name in record},
+            "points": len(manifest.points),
             "seeds": len(manifest.seeds),
             "executor": manifest.executor.get("kind"),
             "overrides": " ".join(run.overrides) or None,

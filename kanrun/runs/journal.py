@@ -26,8 +26,10 @@ import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from zlib import crc32
@@ -43,9 +45,10 @@ from kanrun.runs.files import (
     Key,
     frame_of,
     plain_value,
+    read_json,
     to_json,
 )
-from kanrun.runs.records import Claim, Point, read_points
+from kanrun.runs.records import MANIFEST_FILE, Claim, Manifest, Point
 
 if TYPE_CHECKING:
     import pandas
@@ -105,7 +108,12 @@ class RowsLine(Line, tag="rows"):
 
     def values(self) -> dict[str, list[Any]]:
         """Return the decoded columns. Raises one of MALFORMED if they are damaged."""
-        return {name: _restored(values) for name, values in self.columns.items()}
+        decoded_columns = {}
+        for name, raw in self.columns.items():
+            values: list[Any] = _values_decoder.decode(raw)
+            has_text_numbers = tuple in set(map(type, values))
+            decoded_columns[name] = list(map(_restored, values)) if has_text_numbers else values
+        return decoded_columns
 
 
 class CheckpointLine(Line, tag="checkpoint"):
@@ -182,39 +190,55 @@ def rows_lines(table: str, columns: Columns, marks: Mapping[str, Any]) -> Iterat
 def _stored(values: Any) -> list[Stored]:
     """Convert an array or a sequence to a list that the journal can store."""
     listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
-    kinds = set(map(type, listed))
-    # Most columns hold only finite numbers or ASCII text, which need no conversion.
-    if kinds == {float} and all(map(math.isfinite, listed)):
-        return listed
-    if kinds == {str} and "".join(listed).isascii():
+    # Most columns hold only finite numbers, which need no conversion.
+    if set(map(type, listed)) == {float} and all(map(math.isfinite, listed)):
         return listed
     return list(map(_stored_value, listed))
 
 
 def _stored_value(value: Any) -> Stored:
     """Convert a value to what the journal stores. Other objects than numbers become text."""
-    if hasattr(value, "item"):  # numpy's numbers
-        value = value.item()
+    value = value.item() if hasattr(value, "item") else value  # numpy's numbers
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else (repr(value),)
     if isinstance(value, int):
         return int(value) if -_INTEGERS <= value < _INTEGERS else (str(value),)
-    text = str(value)
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return str(value).encode("utf-8", "replace").decode()
 
 
-def _restored(encoded_values: msgspec.Raw) -> list[Any]:
-    values = _values_decoder.decode(encoded_values)
-    return list(map(_restored_value, values)) if tuple in set(map(type, values)) else values
-
-
-def _restored_value(value: Stored) -> Any:
+def _restored(value: Stored) -> Any:
     if not isinstance(value, tuple):
         return value
     (text,) = value
     return int(text) if text.lstrip("-").isdecimal() else float(text)
+
+
+@dataclass
+class Attempts:
+    """The attempts at one training.
+
+    Attributes:
+        digest: Digest of the cell's settings.
+        end: The line that says how the last attempt ended, or None.
+        checkpoints: Checkpoints from which the training can continue, as checksum -> byte position
+            of the line in the journal.
+        void: Ranges of byte positions in which the records of the training are void.
+    """
+
+    digest: str = ""
+    end: FinishedLine | FailedLine | None = None
+    checkpoints: dict[str, int] = field(default_factory=dict)
+    void: list[tuple[int, int]] = field(default_factory=list)
+
+    def begin(self, line: BegunLine, position: int) -> None:
+        """Begin a new attempt at a byte position; only records up to its checkpoint stay valid."""
+        since = self.checkpoints.get(line.checkpoint or "", 0)
+        self.checkpoints = {name: at for name, at in self.checkpoints.items() if at <= since}
+        self.void.append((since, position))
+        self.digest = sys.intern(line.digest)
+        self.end = None
 
 
 class Journal:
@@ -226,13 +250,9 @@ class Journal:
     Attributes:
         end: Byte position after the last line that was read.
         damaged: Whether a complete line is unreadable. That line and all later ones are ignored.
-        digests: Digest of the cell's settings, for each training that has begun.
-        finished: Keys of the finished trainings.
-        failed: For each training that failed and was not repeated, the line that says so.
+        trainings: The attempts at each training, by its key.
         results: Result of each point whose trainings have all ended.
         begins: Byte position of the first rows of each point.
-        checkpoints: For each unfinished training, the checkpoints from which it can continue, as
-            checksum -> byte position of the line in the journal.
     """
 
     def __init__(
@@ -246,77 +266,69 @@ class Journal:
         self.path = folder / JOURNAL_FILE
         self.end = start
         self.damaged = False
+        self.trainings = defaultdict[Key, Attempts](Attempts)
+        self.results: dict[int, ResultLine] = {}
+        self.begins: dict[int, int] = {}
         self._folder = folder
         self._point = point
         self._start = start
-        self.digests: dict[Key, str] = {}
-        self.finished: set[Key] = set()
-        self.failed: dict[Key, FailedLine] = {}
-        self.results: dict[int, ResultLine] = {}
-        self.begins: dict[int, int] = {}
-        self.checkpoints: dict[Key, dict[str, int]] = defaultdict(dict)
-        self._columns: dict[str, dict[str, None]] = {}  # columns in order, by table
-        self._marks: dict[str, set[str]] = defaultdict(set)
+        # Columns of each table in their order, those that identify the training separately.
+        self._columns = defaultdict[str, dict[str, None]](dict)
+        self._marks = defaultdict[str, dict[str, None]](dict)
         self._sizes = Counter[str]()
-        # For each training, the ranges of byte positions in which its records are void.
-        self._void: dict[Key, list[tuple[int, int]]] = defaultdict(list)
         if self.path.is_symlink() or not self.path.is_file():
             return
-        for at, line, size in self._lines(lambda text: rows or not text.startswith(_ROWS)):
-            self.end = at + size
+        for position, line, size in self._lines(lambda text: rows or not text.startswith(_ROWS)):
+            self.end = position + size
             if point is None or point == line.point:
-                self._take(line, at, size)
+                self._take(line, position, size)
+
+    @property
+    def finished(self) -> set[Key]:
+        """Keys of the finished trainings."""
+        return {key for key, one in self.trainings.items() if isinstance(one.end, FinishedLine)}
+
+    def failed(self, point: int | None = None) -> list[FailedLine]:
+        """Return the line of each failed training (of `point`) that was not repeated."""
+        ends = [one.end for key, one in self.trainings.items() if point in (None, key[0])]
+        return [end for end in ends if isinstance(end, FailedLine)]
 
     def _lines(
-        self, wanted: Callable[[bytes], bool], end: int | None = None
+        self, wanted: Callable[[bytes], bool], end: float = math.inf
     ) -> Iterator[tuple[int, Any, int]]:
         """Yield the byte position, content and size in bytes of each wanted line.
 
         It stops at the first damaged line, or at the byte position `end`.
         """
+        position = self._start
         try:
             with open(self.path, "rb") as stream:
-                stream.seek(self._start)
-                at = self._start
-                while (text := stream.readline(JSON_LIMIT)).endswith(b"\n"):
-                    if end is not None and at >= end:
-                        return
+                stream.seek(position)
+                while (text := stream.readline(JSON_LIMIT)).endswith(b"\n") and position < end:
                     if wanted(text):
-                        yield at, decoded(text), len(text)
-                    at += len(text)
+                        yield position, decoded(text), len(text)
+                    position += len(text)
         except OSError as error:
             raise StorageFailed(f"cannot read {self.path}: {error.strerror or error}.") from error
         except MALFORMED:
             self.damaged = True
 
-    def _take(self, line: Any, at: int, size: int) -> None:
-        key = line.key
+    def _take(self, line: Any, position: int, size: int) -> None:
         match line:
             case RowsLine():
-                self._columns.setdefault(line.table, {}).update(dict.fromkeys(line.columns))
-                self._marks[line.table].update(line.marks)
+                self._columns[line.table] |= dict.fromkeys(line.columns)
+                self._marks[line.table] |= dict.fromkeys(line.marks)
                 self._sizes[line.table] += size
-                self.begins.setdefault(key[0], at)
+                self.begins.setdefault(line.key[0], position)
             case BegunLine():
-                if key in self.digests:
-                    own = self.checkpoints.pop(key, {})
-                    since = own.get(line.checkpoint or "", 0)
-                    self.checkpoints[key] |= {
-                        n: place for n, place in own.items() if place <= since
-                    }
-                    self._void[key].append((since, at))
-                self.digests[key] = sys.intern(line.digest)
-                self.failed.pop(key, None)
-                self.results.pop(key[0], None)
+                self.trainings[line.key].begin(line, position)
+                self.results.pop(line.key[0], None)
             case CheckpointLine():
-                self.checkpoints[key][line.sha256] = at
-            case FinishedLine():
-                self.finished.add(key)
-                self.checkpoints.pop(key, None)
-            case FailedLine():
-                self.failed[key] = line
+                self.trainings[line.key].checkpoints[line.sha256] = position
+            case FinishedLine() | FailedLine():
+                self.trainings[line.key].end = line
             case ResultLine():
-                self.results[key[0]] = line
+                self.results[line.key[0]] = line
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -325,57 +337,55 @@ class Journal:
 
     @cached_property
     def _points(self) -> Sequence[Point]:
-        return read_points(self._folder)
+        return read_json(self._folder / MANIFEST_FILE, Manifest).points
 
-    def _swept(self, table: str, point: int) -> Mapping[str, Any]:
-        """Return the swept settings of a point, if they are columns of `table`.
+    def _leading(self, table: str, line: Line) -> dict[str, Any]:
+        """Return the values of the columns before those recorded: point, cell and seed.
 
-        Only the summary of all points has such columns.
+        In the summary of all points, the swept settings of the point follow its number.
         """
-        several = self._point is None and "point" in self._marks[table]
-        if table != "summary" or not several:
-            return {}
-        return {name: swept_text(value) for name, value in self._points[point].values.items()}
+        marks = line.marks
+        point = marks.pop("point", None)
+        if point is None or self._point is not None:
+            return marks
+        swept = self._points[point].values if table == "summary" else {}
+        new = {name: swept_text(swept[name]) for name in swept if name not in self._columns[table]}
+        return {"point": point, **new, **marks}
 
     def header(self, table: str) -> list[str]:
-        """Return the column names of a table.
+        """Return the column names of a table, those of `_leading` first."""
+        marks = self._marks[table]
+        any_line = Line(**{mark: 0 for mark in MARKS if mark in marks})
+        return [*self._leading(table, any_line), *self._columns[table]]
 
-        Point, swept settings, cell and seed come first, followed by the recorded columns.
-        """
-        own = self._columns[table]
-        swept = [name for name in self._swept(table, 0) if name not in own]
-        point, *others = MARKS
-        marks = self._marks[table] - (set() if self._point is None else {point})
-        leading = [point, *swept, *others]
-        return [name for name in leading if name in marks or name in swept] + list(own)
-
-    def blocks(self, table: str) -> Iterator[tuple[Key, Columns]]:
+    def blocks(self, table: str) -> Iterator[tuple[Key, list[list[Any]]]]:
         """Yield the rows of a table, one line of the journal at a time, without void records.
 
-        Each item is the key of the training and the rows as lists by column. Raises StorageFailed
-        if the columns cannot be decoded.
+        Each item is the key of the training and the values of each column of `header`. Values that
+        were not recorded are None. Raises StorageFailed if the columns cannot be decoded.
         """
+        header = self.header(table)
         holding = b'"table":' + msgspec.json.encode(table)
-        for at, line, _ in self._lines(lambda text: holding in text, self.end):
-            key = line.key
+        for position, line, _ in self._lines(lambda text: holding in text, self.end):
             if not isinstance(line, RowsLine) or line.table != table:
                 continue
-            is_void = any(start <= at < end for start, end in self._void.get(key, ()))
-            if is_void or self._point not in (None, line.point):
+            void = self.trainings[line.key].void
+            if self._point not in (None, line.point) or any(a <= position < b for a, b in void):
                 continue
             try:
                 columns = line.values()
                 rows = len(next(iter(columns.values()), ()))
-                leading = {**self._swept(table, key[0]), **line.marks}
+                columns |= {k: [v] * rows for k, v in self._leading(table, line).items()}
             except MALFORMED as error:
-                raise StorageFailed(f"{self.path} is damaged at byte {at}: {error}.") from error
-            yield key, {**{name: [value] * rows for name, value in leading.items()}, **columns}
+                raise StorageFailed(
+                    f"{self.path} is damaged at byte {position}: {error}."
+                ) from error
+            yield line.key, [columns.get(name, [None] * rows) for name in header]
 
     def columns(self, table: str) -> dict[str, list[Any]]:
         """Return a table as lists by column, with rows sorted by point, cell and seed.
 
-        Values that were not recorded are None. Raises StorageFailed if the journal is damaged, or
-        if the table is too large to be read.
+        Raises StorageFailed if the journal is damaged, or if the table is too large to be read.
         """
         if self.damaged:
             raise StorageFailed(
@@ -387,15 +397,11 @@ class Journal:
                 f"the table {table} of {self.path} has {size} bytes, more than the {TABLE_LIMIT} "
                 "that are read."
             )
-        header = self.header(table)
-        trainings: dict[Key, dict[str, list[Any]]] = {}
-        for key, block in self.blocks(table):
-            columns = trainings.setdefault(key, {name: [] for name in header})
-            rows = len(next(iter(block.values()), ()))
-            for name, values in columns.items():
-                values.extend(block.get(name, [None] * rows))
-        ordered = [trainings[key] for key in sorted(trainings)]
-        return {name: list(chain.from_iterable(one[name] for one in ordered)) for name in header}
+        blocks = sorted(self.blocks(table), key=itemgetter(0))  # keeps the order of a training
+        return {
+            name: list(chain.from_iterable(lists[place] for _, lists in blocks))
+            for place, name in enumerate(self.header(table))
+        }
 
     @property
     def frames(self) -> RunTables:

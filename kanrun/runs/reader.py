@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections import defaultdict
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,17 +15,15 @@ import psutil  # type: ignore[import-untyped]
 from kanrun.config.conversion import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, frame_of, read_bytes, read_json
+from kanrun.runs.files import file_name, frame_of, read_json
 from kanrun.runs.journal import Journal, RunTables
 from kanrun.runs.records import (
     MANIFEST_FILE,
-    POINTS_FILE,
     Checkpoint,
     Manifest,
     Point,
     RunLabels,
     Status,
-    read_points,
 )
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 #: points come first, so that test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
-#: Largest number of bytes of a configuration file that is read.
-CONFIG_LIMIT = 4 * 2**20
 #: All process numbers are below this.
 MAX_PID = 2**31 - 1
 #: Largest difference between two readings of the start of one process, in seconds. Readings differ
@@ -67,31 +64,26 @@ class Run:
     @cached_property
     def points(self) -> tuple[Run, ...]:
         """The points of a run of several points; otherwise only the run itself."""
-        if self.point is not None or not (self.path / POINTS_FILE).is_file():
-            return (self,)
-        points = []
-        for point in read_points(self.path):
-            view = Run(self.path, f"{self.name}/{point.number}", point)
-            view._whole = self
-            points.append(view)
-        return tuple(points)
+        views: list[Run] = []
+        with contextlib.suppress(StorageFailed):
+            for point in () if self.point else self.manifest.points:
+                views.append(Run(self.path, f"{self.name}/{point.number}", point))
+                views[-1]._whole = self
+        return tuple(views) if len(views) > 1 else (self,)
 
     @property
     def has_points(self) -> bool:
         """True for a run of several points, if they can be read."""
-        try:
-            return len(self.points) > 1
-        except StorageFailed:
-            return False
+        return len(self.points) > 1
 
     @cached_property
     def values_by_key(self) -> dict[str, list[str]]:
         """All values of each argument over the points, by the text before them, such as `seed=`."""
-        values = dict[str, dict[str, None]]()
-        for point in self.points if self.has_points else (self,):
-            for word in (point.point or point.manifest).overrides:
+        values = defaultdict[str, dict[str, None]](dict)
+        for point in self.manifest.points:
+            for word in point.overrides:
                 key, equals, text = word.partition("=")
-                values.setdefault(key + equals, {})[text] = None
+                values[key + equals][text] = None
         return {key: list(texts) for key, texts in values.items()}
 
     @property
@@ -106,31 +98,26 @@ class Run:
         Raises StorageFailed if the file cannot be read.
         """
         if self.point is None:
-            return read_json(self.path / MANIFEST_FILE, Manifest)
+            return _read_manifest(self.path / MANIFEST_FILE)
         whole = self._whole.manifest
-        number = self.point.number
-        start = f"{self.point}: "
-        failed = self.journal.failed.items()
-        failures = tuple(one.entry for key, one in failed if key[0] == number)
-        result = self.journal.results.get(number)
-        reasons = [*(one["reason"] for one in failures), result and result.reason]
+        failures = tuple(line.entry for line in self.journal.failed(self.point.number))
+        result = self.journal.results.get(self.point.number)
+        reasons = [*(failure["reason"] for failure in failures), result and result.reason]
         status = Status.COMPLETED if result else Status.INTERRUPTED
-        if failures or any(reasons):
+        if any(reasons):
             status = Status.FAILED
         elif not result and whole.status == Status.RUNNING:
             status = Status.RUNNING
-        notes = (note for note in whole.notes if note.startswith(start))
         return replace(
             whole,
-            overrides=self.point.overrides,
-            points=1,
+            points=(self.point,),
             metrics=result.metrics if result else {},
             claims=result.claims if result else (),
             failures=failures,
             status=status,
-            reason=next((str(reason) for reason in reasons if reason), None),
+            reason=next(filter(None, reasons), None),
             trace=None,
-            notes=tuple(note.removeprefix(start) for note in notes),
+            notes=tuple(note for note in whole.notes if note.startswith(f"{self.point}")),
         )
 
     @property
@@ -220,9 +207,6 @@ class Run:
     @property
     def status(self) -> str:
         """Status as text; `INTERRUPTED (killed)` if the process of a running run is gone."""
-        if self.point is not None:
-            own = self.manifest.status
-            return self._whole.status if own == Status.RUNNING else str(own)
         if not (self.path / MANIFEST_FILE).exists():
             return "INTERRUPTED (killed before it started)"
         try:
@@ -232,15 +216,15 @@ class Run:
         except KanrunError:
             return "UNREADABLE"
 
-    @cached_property
+    @property
     def config(self) -> dict[str, Any]:
         """Configuration as plain values, with interpolations unresolved.
 
         For a run of several points, it is that of the first point. Raises StorageFailed if it
         cannot be read.
         """
-        point = self.point or Point(0)
-        return with_values(read_config(config_path(self.path, point.base)), point.values)
+        point = self.manifest.points[0]
+        return with_values(self.manifest.bases[point.base], point.values)
 
     @cached_property
     def _records(self) -> Journal:
@@ -317,29 +301,15 @@ class Run:
         return tuple(sorted(path for path in there if path.suffix in _FIGURES))
 
 
-def config_path(folder: Path, base: int) -> Path:
-    """Return the path of composed configuration `base`: `config.yaml`, `config-1.yaml`, ..."""
-    return folder / (f"config-{base}.yaml" if base else "config.yaml")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return a stored configuration as plain values, with interpolations unresolved.
-
-    Raises StorageFailed if it is missing or damaged, or if it contains YAML tags of objects, or
-    aliases, with which a small file can expand to a huge one.
-    """
-    import yaml  # type: ignore[import-untyped]
-
-    text = read_bytes(path, CONFIG_LIMIT).decode("utf-8", "replace")
-    try:
-        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
-        config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise StorageFailed(f"{path} is not a configuration: {error}.") from error
-    if not isinstance(config, dict):
-        raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}.")
-    return {str(key): value for key, value in config.items()}
+def _read_manifest(path: Path) -> Manifest:
+    """Read `run.json`, and check that its points and configurations belong together."""
+    manifest = read_json(path, Manifest)
+    for number, point in enumerate(manifest.points):
+        if point.number != number or point.base >= len(manifest.bases):
+            raise StorageFailed(f"{path} does not describe points: entry {number} is {point}.")
+    if not manifest.points:
+        raise StorageFailed(f"{path} has no points.")
+    return manifest
 
 
 def process() -> dict[str, Any]:

@@ -1,13 +1,9 @@
-"""Records that an experiment yields, and the contents of the small files of a run.
-
-These files are `run.json` (`Manifest`), `points.json` (`Point`) and `labels.json` (`RunLabels`).
-"""
+"""Records that an experiment yields, and the contents of `run.json` and `labels.json`."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -17,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs.files import plain, read_json, storing, write_atomic, write_json
+from kanrun.runs.files import read_json, storing, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,8 +22,6 @@ if TYPE_CHECKING:
 MANIFEST_FILE = "run.json"
 #: File of the labels in the folder of a run; missing if there are no labels.
 LABELS_FILE = "labels.json"
-#: File of the points in the folder of a run; missing if there is only one point.
-POINTS_FILE = "points.json"
 Value = str | int | float | bool | None
 Time = Annotated[datetime, Meta(tz=True)]
 
@@ -115,15 +109,37 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One combination of swept values.
+
+    Attributes:
+        number: Number of the point, from 0.
+        overrides: Arguments that would give this point without -m.
+        values: Swept values by full key, such as "model.degree", or "target" for a group. Empty if
+            the study has only one point.
+        base: Number of the composed configuration (in `bases` of the run) to which the values are
+            applied.
+    """
+
+    number: Annotated[int, Meta(ge=0)]
+    overrides: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    base: Annotated[int, Meta(ge=0)] = 0
+
+    def __str__(self) -> str:
+        words = ", ".join(f"{key}={value}" for key, value in self.values.items())
+        return f"point {self.number} ({words})" if words else f"point {self.number}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Contents of `run.json`. Times are ISO 8601 with their time zone.
 
     Attributes:
-        overrides: Arguments that set the configuration. For several points, see `points.json`.
-        config: Composed configuration of the first point.
+        points: Points of the run in the order of their numbers.
+        bases: Composed configurations, to which the points apply their values.
         seeds: Seeds of the first point.
         cells: Number of cells of the first point.
-        points: Number of points.
         trainings: Number of trainings of all points.
         seconds: Wall-clock seconds, including those before the run was resumed.
         git: `commit` of the code and `of`, which says whether it is kanrun's or that of the working
@@ -137,11 +153,10 @@ class Manifest:
 
     command: str
     argv: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
-    config: dict[str, Any] = field(default_factory=dict)
+    points: tuple[Point, ...] = (Point(0),)
+    bases: tuple[dict[str, Any], ...] = ({},)
     seeds: tuple[int, ...] = ()
     cells: int = 1
-    points: int = 1
     trainings: int = 1
     device: str = "cpu"
     precision: str = "float64"
@@ -164,48 +179,6 @@ class Manifest:
     failures: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     checkpoints: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One combination of swept values.
-
-    Attributes:
-        number: Number of the point, from 0.
-        overrides: Arguments that would give this point without -m.
-        values: Swept values by full key, such as "model.degree", or "target" for a group. Empty if
-            the study has only one point.
-        base: Number of the composed configuration to which the values are applied.
-    """
-
-    number: int
-    overrides: tuple[str, ...] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
-    base: int = 0
-
-    def __str__(self) -> str:
-        words = ", ".join(f"{key}={value}" for key, value in self.values.items())
-        return f"point {self.number} ({words})" if words else f"point {self.number}"
-
-
-def write_points(folder: Path, points: Sequence[Point]) -> None:
-    """Write `points.json`. Raises StorageFailed if it cannot be written."""
-    text = json.dumps(plain(points), indent=1)
-    write_atomic(folder / POINTS_FILE, text.encode(), durable=True)
-
-
-def read_points(folder: Path) -> list[Point]:
-    """Return the points in `points.json`. Raises StorageFailed if it is missing or damaged."""
-    path = folder / POINTS_FILE
-    points = read_json(path, list[Point])
-    if not points:
-        raise StorageFailed(f"{path} has no points.")
-    for number, point in enumerate(points):
-        if point.number != number or point.base < 0:
-            raise StorageFailed(
-                f"{path} does not describe points: entry {number} is {point} of base {point.base}."
-            )
-    return points
 
 
 @dataclass(frozen=True)

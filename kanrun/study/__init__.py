@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kanrun.config import ExperimentConfig
@@ -32,6 +32,9 @@ Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
 Claims = Iterable[Claim]
 Figures = Iterable[tuple[str, Callable[[], "Figure"]]]  # name and drawing function of each figure
 Cfg = TypeVar("Cfg", bound=ExperimentConfig)
+#: The name under which an experiment yields the checkpoint that it resumes from. It is deleted when
+#: its task finishes.
+RESUME = "resume"
 #: Largest number of trainings in one run.
 MOST_TASKS = 100_000
 
@@ -86,11 +89,27 @@ class Task:
     seed: int
     point: int = 0
     label: str = ""  # name of the task in messages
+    is_several: tuple[bool, bool] = (False, False)  # whether there are several points, and cells
 
     @property
     def key(self) -> Key:
         """Key of the task: the numbers of its point and cell, and its seed."""
         return self.point, self.index, self.seed
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """Columns that say which training a row belongs to."""
+        numbers = ("point", self.point), ("cell", self.index)
+        marks = dict(compress(numbers, self.is_several))
+        return {**marks, "seed": self.seed}
+
+    def stored_name(self, checkpoint: str) -> str:
+        """Return the name under which a checkpoint of the task is stored."""
+        points, cells = self.is_several
+        point = f"point{self.point}-" * points
+        if checkpoint == RESUME:
+            return f"{point}{RESUME}-{self.index}-{self.seed}"
+        return f"{point}{f'cell{self.index}-' * cells}{checkpoint}"
 
     def __str__(self) -> str:
         return self.label or f"cell {self.index}, seed {self.seed}"
@@ -141,22 +160,6 @@ class TaskEvent(NamedTuple):
     what: Started | Record | ProgressUpdate | Finished | Failure
 
 
-def chosen_figures(experiment: Any, tables: Tables, names: Sequence[str]) -> Figures:
-    """Yield the figures called `names`, or the experiment's default figures if `names` is empty.
-
-    `names` may include figures that are drawn only on request. Raises UsageError if `tables` does
-    not yield a figure of that name.
-    """
-    if not names:
-        yield from experiment.figures(tables)
-        return
-    found = dict(getattr(experiment, "more_figures", experiment.figures)(tables))
-    for name in names:
-        if name not in found:
-            raise UsageError(f"there is no figure {name}; the figures are {', '.join(found)}.")
-        yield name, found[name]
-
-
 def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> list[Task]:
     """Return the tasks of a point: all seeds of the first cell, then all seeds of the next cell.
 
@@ -168,12 +171,13 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> lis
     check_size(len(cells) * cfg.n_seeds)
     names = names_of(cells) if len(cells) > 1 else [""]
     first = str(point) if point.values else ""
+    several = bool(point.values), len(cells) > 1
     tasks = []
     for index, cell in enumerate(cells):
         for seed in range(cfg.seed, cfg.seed + cfg.n_seeds):
             last = f"seed {seed}" if cfg.n_seeds > 1 or not (first or names[index]) else ""
             label = ", ".join(part for part in (first, names[index], last) if part)
-            tasks.append(Task(cfg, index, cell, seed, point.number, label))
+            tasks.append(Task(cfg, index, cell, seed, point.number, label, several))
     return tasks
 
 

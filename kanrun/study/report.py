@@ -6,6 +6,7 @@ import contextlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from kanrun.runs.files import MARKS, file_name, flattened, frame_of, write_atomi
 from kanrun.runs.index import ABOUT_A_RUN, RESULTS
 from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
-from kanrun.study import chosen_figures
+from kanrun.study import Figures, Tables
 from kanrun.study.progress import shown
 
 Columns = Mapping[str, Sequence[Any]]
@@ -314,13 +315,10 @@ def redraw(
             f"--figure {names[0]} is of one run or point, without --effect. Leave out --effect, or "
             "choose a point with --point."
         )
-    if run.has_points and not effects:
-        return draw_points(run, formats)
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
-    tables = run.frames
     place = run.figures_folder
     written = list[Path]()
-    if "summary" not in tables:
+    if "summary" not in run.tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
     if effects:
         from kanrun.model.effects import effect_figure
@@ -333,9 +331,32 @@ def redraw(
             written.append(place / f"{stem}.csv")
             write_atomic(written[-1], table.to_csv(index=False).encode())
         return written
-    for name, draw in chosen_figures(experiment, tables, names):
+    for name, draw in drawings(run, experiment, names):
         written += write_figure(place / file_name(name), draw(), formats)
     return written
+
+
+def drawings(run: Run, experiment: Any, names: Sequence[str]) -> Figures:
+    """Yield the name of each figure of a run and a function that draws it.
+
+    `names` are figures of the experiment, which may include those that are drawn only on request;
+    if empty, the default figures. For a run of several points, there is only the figure `points`:
+    the result over the swept settings. It is left out if no setting differs between points, or if
+    fewer than two rows have a result. Raises UsageError if there is no figure of a name.
+    """
+    tables = run.frames
+    if run.has_points:
+        yield from _points_figure(run, tables)
+    elif not names:
+        yield from experiment.figures(tables)
+    else:
+        figures = dict(getattr(experiment, "more_figures", experiment.figures)(tables))
+        for name in names:
+            if name not in figures:
+                raise UsageError(
+                    f"there is no figure {name}; the figures are {', '.join(figures)}."
+                )
+            yield name, figures[name]
 
 
 def points_table(run: Run) -> dict[str, list[Any]]:
@@ -383,23 +404,18 @@ def _swept(run: Run) -> Plain:
     return run.point.values if run.point else {}
 
 
-def draw_points(run: Run, formats: Sequence[str]) -> list[Path]:
-    """Draw the result over the swept settings as `figures/points`, and return the paths.
-
-    Nothing is drawn if no setting differs between points, or if fewer than two rows have a result.
-    """
-    if "summary" not in run.tables:
-        return []
-    table = run.table("summary")
-    known = [name for name in (*RESULTS, *ERRORS) if name in table and table[name].count() > 1]
-    if not known:
-        return []
+def _points_figure(run: Run, tables: Tables) -> Figures:
+    table = tables.get("summary")
+    if table is None:
+        return
+    results = [name for name in (*RESULTS, *ERRORS) if name in table and table[name].count() > 1]
+    if not results:
+        return
     from kanrun.figures import over_settings
 
     values = [_swept(point) for point in run.points]
-    for name in values[0]:
-        table[name] = [str(values[int(number)][name]) for number in table["point"]]
-    table = table.dropna(subset=known[:1])
-    keys = [key for key in values[0] if key not in ("seed", "n_seeds") and table[key].nunique() > 1]
-    stem = run.path / "figures" / "points"
-    return write_figure(stem, over_settings(table, keys, known[0]), formats) if keys else []
+    swept = {name: [str(values[int(n)][name]) for n in table["point"]] for name in values[0]}
+    table = table.assign(**swept).dropna(subset=results[:1])
+    keys = [key for key in swept if key not in ("seed", "n_seeds") and table[key].nunique() > 1]
+    if keys:
+        yield "points", partial(over_settings, table, keys, results[0])

@@ -23,8 +23,7 @@ from kanrun.config.conversion import typed
 from kanrun.config.registry import require_plugins
 from kanrun.errors import Terminated, UsageError, tell
 from kanrun.runs import Point, Run, RunFolder, Status
-from kanrun.runs.folder import holding
-from kanrun.runs.tables import CsvTables
+from kanrun.runs.folder import holding, write_tables
 from kanrun.study.studies import (
     Checked,
     RunOptions,
@@ -50,7 +49,7 @@ def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
             print(line)
         return 0, None
     manifest = manifest_of(checked)
-    return _run(partial(RunFolder.create, options.outputs, manifest, study.store), checked, options)
+    return _run(partial(RunFolder.create, options.outputs, manifest), checked, options)
 
 
 def resume_run(run: Run, options: RunOptions) -> int:
@@ -64,7 +63,7 @@ def resume_run(run: Run, options: RunOptions) -> int:
     require_plugins(run.manifest.versions)
     if run.is_complete:
         with holding(run.path):
-            CsvTables(run.path).write()
+            write_tables(run.path)
         tell(
             f"{run.path} is complete, there is nothing left to do; its CSV tables were written anew"
         )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
-from omegaconf import OmegaConf
 
 from kanrun.config import EXPERIMENTS, ExperimentConfig
 from kanrun.config.conversion import (
@@ -23,17 +22,9 @@ from kanrun.config.conversion import (
     with_values,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.files import Key, flattened, write_atomic
-from kanrun.runs.reader import Run, config_path, read_config
-from kanrun.runs.records import (
-    POINTS_FILE,
-    Manifest,
-    Point,
-    Status,
-    check_tags,
-    read_points,
-    write_points,
-)
+from kanrun.runs.files import Key, flattened
+from kanrun.runs.reader import Run
+from kanrun.runs.records import MANIFEST_FILE, Manifest, Point, Status, check_tags
 from kanrun.study import Experiment, check_size, names_of, tasks_of
 from kanrun.study.resources import (
     check_memory,
@@ -94,25 +85,12 @@ class Study:
                 text += f"{_some(column_names(table), ', ', MAX_COLUMNS)}."
             raise UsageError(f"{self.source}: {text}" if self.source else text) from error
 
-    def store(self, folder: Path) -> None:
-        """Write the bases to `config.yaml`, `config-1.yaml`, ..., and several points as JSON."""
-        for number, base in enumerate(self.bases):
-            text = OmegaConf.to_yaml(OmegaConf.create(dict(base)))
-            write_atomic(config_path(folder, number), text.encode(), durable=True)
-        if len(self.points) > 1:
-            write_points(folder, self.points)
-
     @classmethod
     def read(cls, folder: Path) -> Study:
-        """Read the study of the run in `folder`. Raises StorageFailed if a file is damaged."""
+        """Read the study of the run in `folder`. Raises StorageFailed if `run.json` is damaged."""
         manifest = Run(folder).manifest
-        points: tuple[Point, ...] = (Point(0, manifest.overrides),)
-        if (folder / POINTS_FILE).is_file():
-            points = tuple(read_points(folder))
-        bases = range(max(point.base for point in points) + 1)
-        configs = tuple(read_config(config_path(folder, number)) for number in bases)
-        source = str(config_path(folder, 0))
-        return cls(manifest.command, manifest.argv, configs, points, source)
+        source = str(folder / MANIFEST_FILE)
+        return cls(manifest.command, manifest.argv, manifest.bases, manifest.points, source)
 
 
 @dataclass(frozen=True)
@@ -219,15 +197,13 @@ def manifest_of(checked: Checked) -> Manifest:
     """Return the content of `run.json` for a run that is about to begin."""
     study = checked.study
     cfg = study.config(0)
-    points = study.points
     return Manifest(
         study.command,
         study.argv,
-        points[0].overrides if len(points) == 1 else (),
-        with_values(study.bases[0], points[0].values) if study.bases else {},
+        study.points,
+        tuple(map(dict, study.bases)),
         seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
         cells=checked.cells[0],
-        points=len(points),
         trainings=sum(checked.trainings),
         device=device_of(cfg),
         precision=cfg.precision,
@@ -288,7 +264,7 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
         for run in reversed(find_runs(outputs))
         if run.path.parent.name == study.command and run.status == Status.COMPLETED
     )
-    run = next((run for run in complete if _kinds(run.manifest.config) == wanted), None)
+    run = next((run for run in complete if _kinds(run.config) == wanted), None)
     if run is None:
         return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
     seconds = (run.manifest.seconds or 0) / run.manifest.trainings

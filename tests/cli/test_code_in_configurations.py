@@ -8,6 +8,7 @@ import sys
 from itertools import pairwise
 
 import pytest
+from run_files import change_record, record_of
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_cluster_in_a_file(refused, sent):
 
 
 def test_a_cluster_in_a_run_that_goes_on(kanrun, interrupted):
-    stored = interrupted("fit -q") / "config.yaml"
+    folder = interrupted("fit -q")
 
     def said(words):
         result = kanrun(f"runs resume latest {words}", code=2)
@@ -90,8 +91,9 @@ def test_a_cluster_in_a_run_that_goes_on(kanrun, interrupted):
         return result.err
 
     assert "--address is for runs with executor=dask" in said("--address x")
-    text = stored.read_text().replace("kind: serial", "kind: dask")
-    stored.write_text(text.replace("address: null", "address: tcp://127.0.0.1:1"))
+    (base,) = record_of(folder)["bases"]
+    place = {"kind": "dask", "address": "tcp://127.0.0.1:1"}
+    change_record(folder, bases=[base | {"executor": base["executor"] | place}])
     assert "Name the scheduler again with --address" in said("")
     assert "executor=cloud must be one of dask, local, serial" in said("--executor cloud")
     named = said("--address tcp://127.0.0.1:2")

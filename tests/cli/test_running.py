@@ -23,7 +23,7 @@ def test_a_run_leaves_a_folder_and_names_it(kanrun, fit):
     assert (config["model"]["degree"], config["seed"]) == (2, 4)
     record = record_of(result.folder)
     assert record["status"] == "COMPLETED"
-    assert record["overrides"] == ["model.degree=2", "seed=4"]
+    assert record["points"][0]["overrides"] == ["model.degree=2", "seed=4"]
     assert fit.configs[0].model.degree == 2
     assert type(fit.configs[0].target).__name__ == "NamedTarget"
 
@@ -80,7 +80,7 @@ def test_resume(kanrun, fit, interrupted):
     assert fit.seeds == [0, 1, 2, 2]
     assert (fit.configs[-1].note, fit.configs[-1].target) == ("kept", fit.configs[0].target)
     assert record_of(folder)["status"] == "COMPLETED"
-    assert record_of(folder)["overrides"][0] == "n_seeds=3"
+    assert record_of(folder)["points"][0]["overrides"][0] == "n_seeds=3"
     again = kanrun("runs resume fit/v0001")
     assert again.folder == folder
     assert "nothing left to do" in again.err
@@ -142,15 +142,14 @@ def test_resume_of_several_points_that_are_complete_or_damaged(kanrun, fit):
     assert again.folder == folder
     assert "nothing left to do" in again.err
     kanrun("runs resume latest -q --strict", code=1)
-    change_record(folder, status="INTERRUPTED")
-    points = (folder / "points.json").read_text()
-    for content, said in (
-        ("[]", "has no points"),
-        (points.replace('"number": 1', '"number": 5'), "does not describe points"),
-        (points.replace("[", "{"), "is not valid JSON"),
-        (points.replace('"base": 0', '"base": 7'), "config-"),
+    first, second = record_of(folder)["points"]
+    for points, said in (
+        ([], "has no points"),
+        ([first, second | {"number": 5}], "does not describe points"),
+        ([first, second | {"base": 7}], "does not describe points"),
+        ({}, "does not hold what is expected"),
     ):
-        (folder / "points.json").write_text(content)
+        change_record(folder, status="INTERRUPTED", points=points)
         (line,) = kanrun("runs resume fit/v0001", code=None).err.splitlines()
         assert said in line
     assert fit.seeds == [0, 1]
@@ -182,17 +181,16 @@ def test_resume_follows_no_link_out_of_the_folder(kanrun, interrupted, tmp_path)
 
 def test_resume_from_a_broken_configuration(kanrun, interrupted):
     folder = interrupted("fit -q")
-    stored = folder / "config.yaml"
-    whole = stored.read_text()
-    for text in (
-        whole.replace("degree: 3", "degree: x"),
-        whole.replace("kind: kan", "kind: os.system"),
-        "[1]",
-        "a: b: c",
+    (whole,) = record_of(folder)["bases"]
+    for bases in (
+        [whole | {"model": whole["model"] | {"degree": "x"}}],
+        [whole | {"model": whole["model"] | {"kind": "os.system"}}],
+        [[1]],
+        "a",
     ):
-        stored.write_text(text)
+        change_record(folder, bases=bases)
         (line,) = kanrun("runs resume latest -q", code=None).err.splitlines()
-        assert "config.yaml" in line or "os.system" in line
+        assert "run.json" in line or "os.system" in line
     assert record_of(folder)["status"] == "INTERRUPTED"
 
 

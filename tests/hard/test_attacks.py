@@ -142,11 +142,11 @@ CODE = {
     ),
     "a cluster in a run": run(
         lambda f: text(
-            "config.yaml",
-            (f / "config.yaml")
+            "run.json",
+            (f / "run.json")
             .read_text()
-            .replace("kind: serial", "kind: dask")
-            .replace("address: null", "address: tcp://127.0.0.1:1"),
+            .replace('"kind": "serial"', '"kind": "dask"')
+            .replace('"address": null', '"address": "tcp://127.0.0.1:1"'),
         )(f),
         RESUME,
     ),

@@ -2,7 +2,6 @@ import pytest
 
 from kanrun.runs import Manifest, Point, Row, RunFolder, Status
 from kanrun.runs.journal import FailedLine, FinishedLine, ResultLine
-from kanrun.runs.records import write_points
 
 
 @pytest.fixture(name="make_points")
@@ -14,12 +13,8 @@ def make_points(outputs, *errors):
     """Make a run with one point for each error; a point without one failed."""
     points = [Point(n, (f"a={n}",), {"a": n, "target": "sine"}) for n in range(len(errors))]
 
-    def fill(folder):
-        write_points(folder, points)
-        (folder / "config.yaml").write_text("a: 0\ntarget: {kind: named}\n")
-
-    record = Manifest("fit", config={"a": 0, "target": {"kind": "named"}}, points=len(errors))
-    folder = RunFolder.create(outputs, record, fill)
+    base = {"a": 0, "target": {"kind": "named"}}
+    folder = RunFolder.create(outputs, Manifest("fit", points=tuple(points), bases=(base,)))
     for number, error in enumerate(errors):
         marks = {"point": number, "seed": 0}
         if error is None:

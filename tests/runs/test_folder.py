@@ -17,7 +17,7 @@ from kanrun.runs.artifacts import read_caption, write_figure
 
 @pytest.fixture
 def folder(tmp_path):
-    record = Manifest("fit", argv=("fit", "n_seeds=2"), overrides=("n_seeds=2",), seeds=(0, 1))
+    record = Manifest("fit", argv=("fit", "n_seeds=2"), seeds=(0, 1))
     return RunFolder.create(tmp_path, record)
 
 

@@ -19,7 +19,7 @@ def add(outputs, error, degree=3):
         "seed": 0,
         "target": {"kind": "named", "name": "product"},
     }
-    folder = RunFolder.create(outputs, Manifest("fit", config=config, seeds=(0, 1)))
+    folder = RunFolder.create(outputs, Manifest("fit", bases=(config,), seeds=(0, 1)))
     folder.rows(Row("summary", {"test_rmse": error}), {"seed": 0})
     folder.finish(Status.COMPLETED, metrics={} if error is None else {"test_rmse": error})
     return folder
@@ -171,7 +171,7 @@ def test_names_in_double_quotes(outputs):
 
 def test_a_damaged_run_is_a_row_like_others(outputs):
     (outputs / "fit/v0002/run.json").write_text("{")
-    (outputs / "fit/v0004/points.json").write_text("a: [")
+    (outputs / "fit/v0004/records.jsonl").write_text("a: [")
     rows = {row["name"]: row for row in RunIndex(outputs).rows("1")}
     assert rows["fit/v0002"]["status"] == "UNREADABLE"
     assert json.dumps(rows["fit/v0003"])

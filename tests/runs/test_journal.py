@@ -14,6 +14,7 @@ from run_files import sealed
 from kanrun.errors import StorageFailed
 from kanrun.runs import Manifest, Row, Run, RunFolder, Status, Table, journal
 from kanrun.runs.files import Appender
+from kanrun.runs.folder import write_tables
 from kanrun.runs.journal import BegunLine, FinishedLine, Journal
 
 SEED = {"seed": 0}
@@ -213,5 +214,5 @@ def test_tables_named_like_paths_are_damage_and_write_nothing(folder, name):
     read_again = Journal(folder.path)
     assert read_again.damaged
     assert read_again.tables == ()
-    folder.write_tables()
+    write_tables(folder.path)
     assert set(folder.path.parent.rglob("*.csv")) <= before

@@ -123,26 +123,6 @@ def test_hostile_files_are_refused(tmp_path):
         run.table("../run")
 
 
-def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path):
-    folder = make_run(tmp_path)
-    path = folder.path / "config.yaml"
-    path.write_text("seed: 3\nsolver: {tolerance: 1.0e-05}\nmodel: ${oc.env:HOME}\n")
-    assert Run(folder.path).config == {
-        "seed": 3,
-        "solver": {"tolerance": 1e-5},
-        "model": "${oc.env:HOME}",
-    }
-    for text, message in {
-        "a: &x [1, 2]\nb: [*x, *x]\n": "aliases",
-        "a: !!python/object/apply:os.system ['true']\n": "not a configuration",
-        "- 1\n": "not a configuration",
-        "a: [": "not a configuration",
-    }.items():
-        path.write_text(text)
-        with pytest.raises(StorageFailed, match=message):
-            _ = Run(folder.path).config
-
-
 def test_runs_are_found_and_resolved_by_name(tmp_path, make_points, monkeypatch):
     with pytest.raises(UsageError, match="no runs yet"):
         find_run("latest", tmp_path)
@@ -218,9 +198,9 @@ def test_a_point_looks_like_a_run_of_it_alone(tmp_path, make_points):
     assert whole.points[2].manifest.reason == "it diverged"
     assert best.config == {"a": 1, "target": {"kind": "named"}}
     assert best.columns("summary") == {"seed": [0], "test_rmse": [1.0]}
-    assert best.manifest.overrides == ("a=1",)
+    assert best.overrides == ["a=1"]
     assert whole.best.name == best.name
-    (tmp_path / "fit/v0001/points.json").write_text("point\n")
+    (tmp_path / "fit/v0001/run.json").write_text("point\n")
     assert not Run(whole.path).has_points
 
 

@@ -158,12 +158,10 @@ def test_bad_settings_are_refused_before_anything_runs(settings, message):
 def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy, executor):
     outcome, run = run_toy(executor, sizes=[2, 3, 4], max_cpu_seconds=1e-9)
     assert outcome.status == run.manifest.status == Status.COMPLETED
-    said, _, overrun = str(run.manifest.reason).partition("; it took ")
-    assert said == (
+    assert run.manifest.reason == (
         "stopped after max_cpu_seconds=1e-09 (CPU time); kept the best result so far; "
         "2 of 3 trainings did not begin"
     )
-    assert overrun.endswith(" s, as a step that has begun is not cut short")
     assert len(run.table("summary")) == 1
     assert [claim.holds for claim in outcome.claims] == [False, False]
     assert outcome.claims[0].spread == "from 1 of 3 trainings, stopped by max_cpu_seconds"

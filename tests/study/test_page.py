@@ -22,7 +22,7 @@ from kanrun.engine.networks.classical import ACTIVATIONS, Polynomial
 from kanrun.errors import UsageError
 from kanrun.model.checkpoints import to_checkpoint
 from kanrun.model.model import Model
-from kanrun.runs import Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
+from kanrun.runs import Claim, Manifest, Point, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.evaluation import Slider
 from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
@@ -73,7 +73,13 @@ SEED = {"seed": 0}
 
 def make_run(outputs, text="plain"):
     words = ("kanrun", "fit", f"target={text}")
-    record = Manifest("fit", argv=words, overrides=(f"a={text}",), notes=(text,))
+    record = Manifest(
+        "fit",
+        argv=words,
+        points=(Point(0, (f"a={text}",)),),
+        bases=({"seed": 0, "model": {"name": text}},),
+        notes=(text,),
+    )
     folder = RunFolder.create(outputs, record)
     network = trained()
     scalings = (
@@ -95,7 +101,6 @@ def make_run(outputs, text="plain"):
         f"<svg xmlns='http://www.w3.org/2000/svg'><dc:description>Loss &lt;b&gt;</dc:description>"
         f"{text}</svg>"
     )
-    (folder.path / "config.yaml").write_text(json.dumps({"seed": 0, "model": {"name": text}}))
     RunLabels((), text).store(folder.path)
     folder.finish(
         Status.COMPLETED, claims=(Claim(text, 0.1, text, True),), metrics={"test_rmse": 0.25}

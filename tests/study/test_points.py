@@ -10,8 +10,8 @@ import toy_experiment
 from toy_experiment import Bare, ToyConfig, play
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs import Claim, Row, Run, Status, Table
-from kanrun.runs.records import Point, read_points, write_points
+from kanrun.runs import Claim, Manifest, Row, Run, RunFolder, Status, Table
+from kanrun.runs.records import Point
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 2)])
@@ -19,7 +19,7 @@ def test_a_point_has_the_numbers_of_the_same_call_alone(run_toy, same_tables, ex
     points = [{"sizes": [2, 3]}, {"sizes": [3]}, {"sizes": [4]}]
     outcome, several = run_toy(executor, points=points, n_seeds=2)
     assert outcome.status == Status.COMPLETED
-    assert (outcome.points, outcome.trainings, len(several.points)) == (3, 8, 3)
+    assert (len(outcome.points), outcome.trainings, len(several.points)) == (3, 8, 3)
     assert several.table("summary")["point"].tolist() == [0] * 4 + [1] * 2 + [2] * 2
     for point, settings in zip(several.points, points, strict=True):
         _, alone = run_toy(n_seeds=2, **settings)
@@ -125,11 +125,11 @@ def test_points_are_checked_before_anything_runs(tmp_path):
 
 def test_points_come_back_from_their_file(tmp_path):
     values = [3, 0.1, True, None, "runge", "3", [1, "a"], {"a": 1}, "=1+1", "a,b"]
-    points = [
-        Point(n, (f"a={n}",), {"model.a": each, "b": "x"}, n) for n, each in enumerate(values)
-    ]
-    write_points(tmp_path, points)
-    assert read_points(tmp_path) == points
+    points = tuple(
+        Point(n, (f"a={n}",), {"model.a": value, "b": "x"}) for n, value in enumerate(values)
+    )
+    folder = RunFolder.create(tmp_path, Manifest("fit", points=points))
+    assert Run(folder.path).manifest.points == points
 
 
 def test_a_single_training_goes_on_from_its_checkpoint(run_toy, same_tables, monkeypatch):

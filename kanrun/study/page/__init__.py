@@ -176,7 +176,7 @@ def _reached(summary: Mapping[str, Sequence[Any]]) -> Iterator[str]:
 
 
 def _call(manifest: Manifest) -> str:
-    return shlex.join(["kanrun", manifest.command, *manifest.overrides])
+    return shlex.join(["kanrun", manifest.command, *manifest.points[0].overrides])
 
 
 def _tables(run: Run, single: Run) -> Iterator[str]:

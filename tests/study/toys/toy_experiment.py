@@ -16,7 +16,6 @@ import numpy as np
 from kanrun.config import ExperimentConfig
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs import Checkpoint, Claim, Note, Point, Row, RunFolder, Table
-from kanrun.runs.records import write_points
 from kanrun.study import execution, studies
 from kanrun.study.studies import Study
 
@@ -42,7 +41,7 @@ class ToyStudy(Study):
             Point(number, values={"sizes": cfg.sizes} if several else {})
             for number, cfg in enumerate(configs)
         )
-        super().__init__("toy", ("toy",), points=own)
+        super().__init__("toy", ("toy",), bases=({},), points=own)
         object.__setattr__(self, "configs", configs)
         object.__setattr__(self, "experiment", experiment or sys.modules[__name__])
 
@@ -57,11 +56,7 @@ def play(place, *configs, experiment=None, resume=False, quiet=True):
     if resume:
         folder = RunFolder.reopen(place)
     else:
-        several = len(configs) > 1
-        record = studies.manifest_of(checked)
-        folder = RunFolder.create(
-            place, record, lambda new: write_points(new, study.points) if several else None
-        )
+        folder = RunFolder.create(place, studies.manifest_of(checked))
     return execution.execute(checked, folder, studies.RunOptions(quiet=quiet))
 
 
