@@ -131,7 +131,7 @@ def _add_experiment(experiment: ExperimentKind) -> None:
         """Run an experiment."""
         began = process_time()
         if cfg is not None and multirun:
-            raise UsageError("--cfg and --multirun do not go together; give one of them.")
+            raise UsageError("--cfg and --multirun cannot be combined; use only one of them.")
         if resolve and cfg is None:
             raise UsageError("--resolve is an option of --cfg; add --cfg job.")
         if "${" in str(outputs):

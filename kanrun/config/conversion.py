@@ -64,8 +64,8 @@ def typed(settings: type[S], values: Plain, at: str = "") -> S:
     if not isinstance(values, Mapping):
         path = at.removesuffix(".")
         raise UsageError(
-            f"{path}={shown(values)} is not possible, since {path} has keys of its own. "
-            f"Set those, as {at}KEY=VALUE."
+            f"{path}={shown(values)} cannot be set, because {path} is a group of settings. "
+            f"Set them one by one, as {at}KEY=VALUE."
         )
     known, made = settings_of(settings), {}  # type: ignore[arg-type]  # a class is hashable
     for name, value in values.items():
@@ -185,8 +185,7 @@ def _typed_value(one: Setting, path: str, value: Any) -> Any:
         kinds = GROUPS[path]
         if not isinstance(value, Mapping) or value.get("kind") is None:
             raise UsageError(
-                f"{path}={shown(value)} is not a choice of the group, which has a kind: "
-                f"one of {', '.join(kinds)}."
+                f"{path}={shown(value)} has no valid kind; it must be one of {', '.join(kinds)}."
             )
         inner = kinds.find(value["kind"], f"{path}.kind")
     if is_dataclass(inner):

@@ -186,9 +186,7 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     suffix = Path(file).suffix.lower()
     kind = _LANGUAGES.get(suffix, "text") if form == "formula" else form
     if kind not in _COMMENTS:
-        raise UsageError(
-            f"a formula has no form --format {form}; export it as formula, python or c."
-        )
+        raise UsageError(f"--format {form} cannot export a formula; use formula, python or c.")
     # A comment for each input and output whose name, unit or range the formula does not show.
     first = stored[0]
     units = stored[0].get("units") or {}
@@ -235,8 +233,8 @@ def _formula_source(one: Plain, kind: str, name: str, names: Sequence[str]) -> s
         expression = parse(str(one["formula"]["text"]), given, functions)
     except UsageError as error:
         raise UsageError(
-            f"the formula of {_quoted(one['output'])} is text alone ({str(error).rstrip('.')}); "
-            "export it with --format formula to a file that ends with .txt."
+            f"the formula of {_quoted(one['output'])} can only be exported as text "
+            f"({str(error).rstrip('.')}). Use --format formula with a file that ends in .txt."
         ) from error
     changed = dict(zip(map(variable, given), map(variable, names), strict=True))
     for fraction in expression.atoms(sympy.Rational):
@@ -291,7 +289,7 @@ def _in_c(expression: sympy.Expr, names: Sequence[str], name: str) -> str:
     own = {call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)}
     body = sympy.ccode(expression.xreplace(named), standard="c99", user_functions=own)
     if "Not supported" in body:
-        raise UsageError(f"{name} has a function that C99 does not; take python.")
+        raise UsageError(f"{name} has a function that C99 does not have; use python.")
     unused = "".join(f"(void){v}; " for v in names if variable(v) not in expression.free_symbols)
     head = f"double {name}({', '.join(f'double {v}' for v in names)})"
     return f"\n{head};\n\n{head}\n{{\n    {unused}return {body};\n}}\n"

@@ -114,7 +114,7 @@ def document_of(model: Exportable) -> Document:
         values: Document = json.loads(json.dumps(document, allow_nan=False))
     except ValueError as error:
         raise UsageError(
-            "the model holds NaN or infinite numbers, which no export can stand for."
+            "the model contains NaN or infinite numbers, so it cannot be exported."
         ) from error
     return values
 

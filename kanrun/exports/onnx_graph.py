@@ -48,9 +48,9 @@ def onnx_bytes(pieces: Document) -> bytes:
         size = np.abs(values).max()
         if size and not 1 / _EXTREME <= size <= _EXTREME:
             raise UsageError(
-                f"{name} has values near {size:.0e}, and the inputs and outputs of --format onnx "
-                f"are float32, for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or "
-                "export the model as python or c."
+                f"{name} has values near {size:.0e}, but --format onnx uses float32, which needs "
+                f"values from {1 / _EXTREME:.0e} to {_EXTREME:.0e}. Change the unit, or export "
+                "the model as python or c."
             )
     graph = _Graph()
     x = _network(graph, pieces, _Traced(graph, "x"))

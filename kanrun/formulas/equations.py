@@ -84,12 +84,12 @@ class Vocabulary:
                 )
             if name in FUNCTIONS:
                 raise UsageError(
-                    f"{name!r} is a function of formulas. Choose another name for the quantity."
+                    f"{name!r} is the name of a function. Choose another name for the quantity."
                 )
             if names.count(name) > 1:
                 raise UsageError(
-                    f"{name!r} names two things: variables, unknowns and constants need "
-                    "different names."
+                    f"{name!r} is used twice. Variables, unknowns and constants need different "
+                    "names."
                 )
 
     def derivative(self, name: str) -> Derivative | None:
@@ -112,15 +112,16 @@ class Vocabulary:
         index = self._suffix(suffix, name)
         if sum(index) > MAX_ORDER:
             raise UsageError(
-                f"{name} is a derivative of order {sum(index)}; at most {MAX_ORDER} is possible."
+                f"{name} is a derivative of order {sum(index)}; the order can be at most "
+                f"{MAX_ORDER}."
             )
         return Derivative(name, self.unknowns.index(unknown), index)
 
     def _suffix(self, suffix: str, name: str) -> tuple[int, ...]:
         if (index := self.index(suffix)) is None:
             raise UsageError(
-                f"{name} is no derivative: after the underscore come variables, which are "
-                f"{', '.join(self.variables)}."
+                f"{name} is not a derivative: only variables may follow the underscore "
+                f"({', '.join(self.variables)})."
             )
         return index
 
@@ -284,7 +285,7 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
             continue
         elif suffix and vocabulary.index(suffix):
             raise UsageError(
-                f"equation {text!r} has {name}, but {unknown} is none of the unknowns "
+                f"equation {text!r} has {name}, but {unknown} is not one of the unknowns "
                 f"{', '.join(vocabulary.unknowns)}."
             )
         else:
@@ -331,7 +332,7 @@ def _exponents(text: str) -> Array:
     expression = parse_expression(text, words)
     for base, power in expression.as_powers_dict().items():
         if not base.is_number and not (base.is_Symbol and power.is_Rational):
-            raise UsageError(f"The unit {text!r} is no product of powers of units.")
+            raise UsageError(f"The unit {text!r} is not a product of powers of units.")
     dimension = SI.get_dimensional_expr(expression.xreplace(quantities))
     powers = dimsys_SI.get_dimensional_dependencies(dimension)
     by_name = {str(getattr(base, "name", base)): float(power) for base, power in powers.items()}

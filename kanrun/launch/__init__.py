@@ -138,8 +138,8 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
     first, _, rest = key.partition(".")
     if rest == "kind" and first in GROUPS:
         raise UsageError(
-            f"{argument} cannot be set; choose with {first}=NAME, in a file with "
-            f"`override /{first}: NAME` in its defaults."
+            f"{argument} cannot be set. Write {first}=NAME, or in a file `override /{first}: NAME` "
+            "among its defaults."
         )
     top = settings_of(EXPERIMENTS[command].settings)
     paths = {one.path for one in keys_of(command) if one.rule != "group"}
@@ -148,7 +148,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
         there = holder[last]
     except (IndexError, ValueError) as error:
         raise UsageError(
-            f"{key} is not an entry of its list; the first one has number 0."
+            f"{key} is not an entry of the list; the first entry has the number 0."
         ) from error
     except (KeyError, TypeError):
         there = None
@@ -156,11 +156,11 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
             raise _no_key(command, key) from None
     if sign == "~":
         if key in paths:
-            raise UsageError(f"{key} cannot be taken away; set it to another value.")
+            raise UsageError(f"{key} cannot be removed; set it to another value.")
         del holder[last]
         return there
     if sign == "+" and there is not None and not isinstance(there, dict | list):
-        raise UsageError(f"{key} exists already: leave out the +.")
+        raise UsageError(f"{key} exists already; leave out the +.")
     holder, last = holder_of(plain, key, make=True)
     holder[last] = _new_value(command, there, argument)
     return there

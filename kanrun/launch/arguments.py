@@ -130,7 +130,7 @@ class ArgumentReader:
         key = full_key(self._command, key)
         found = self._arguments(sign, key, text)
         if not found:
-            raise UsageError(f"{key}={text} stands for no value.")
+            raise UsageError(f"{key}={text} has no values; give at least one.")
         if len(found) > 1 and key.partition(".")[0] in FIXED:
             raise UsageError(
                 f"{key}={text} has several values, but {key} is a setting of the whole run. Give"
@@ -192,7 +192,7 @@ class ArgumentReader:
                 f"or write a list as {key}=[...]."
             )
         if not found.is_discrete_sweep():
-            raise UsageError(f"{word} does not list its values; write range(...) or choice(...).")
+            raise UsageError(f"{word} is not a list of values; write range(...) or choice(...).")
         if isinstance(pattern := found.value(), Glob):
             return [(name, name) for name in pattern.filter(list(options))]
         try:

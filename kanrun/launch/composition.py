@@ -175,8 +175,8 @@ def _check_address(composed: Mapping[str, Any], given: Iterable[str]) -> None:
     address = executor.get("address") if isinstance(executor, Mapping) else None
     if address is not None and not {"executor", "executor.address"}.intersection(given):
         raise UsageError(
-            f"executor.address={address} is refused in a file, since who answers there can run "
-            "code here. Give it on the command line."
+            f"executor.address={address} may not be set in a file, because a scheduler can run "
+            "code on this machine. Give it on the command line."
         )
 
 
@@ -234,12 +234,14 @@ def read_checked(file: Path) -> tuple[str, DictConfig | ListConfig]:
     Raises UsageError if the file is not valid YAML, names `hydra` or could fill the memory.
     """
     if CONF not in file.parents and (size := file.stat().st_size) > CONFIG_LIMIT:
-        raise UsageError(f"{file} has {size} bytes, more than the {CONFIG_LIMIT} that are read.")
+        raise UsageError(
+            f"{file} has {size} bytes; configurations may have at most {CONFIG_LIMIT}."
+        )
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
         if CONF not in file.parents and _size(yaml.compose(text), {}) > MAX_VALUES:
             raise UsageError(
-                f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
+                f"{file} expands to more than {MAX_VALUES} values by its aliases; use fewer."
             )
         config = OmegaConf.load(io.StringIO(text))
     except RecursionError:
@@ -264,8 +266,8 @@ def read_checked(file: Path) -> tuple[str, DictConfig | ListConfig]:
 
 def _names_hydra(file: Path) -> UsageError:
     return UsageError(
-        f"{file} names hydra, but a file may not set anything of Hydra's, whose search path "
-        "imports packages. Remove it."
+        f"{file} has settings of Hydra, which a file may not change, because they can import "
+        "packages. Remove them."
     )
 
 

@@ -126,7 +126,7 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     if (formula is None) == (x is None):
         raise UsageError("fit takes either data (x and y) or a formula.")
     if formula is not None and (family, offset) != ("gaussian", None):
-        raise UsageError("family and offset belong to data; a formula has neither.")
+        raise UsageError("family and offset can be used only with data, not with a formula.")
     if formula is not None:
         target = named_formula(formula, domain)
         described = ExpressionTarget(formula, domain)
@@ -135,7 +135,9 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
         if y is None:
             raise UsageError("fit needs y, the outputs to predict from x.")
         if domain is not None:
-            raise UsageError("domain belongs to formula=; the domain of data is their range.")
+            raise UsageError(
+                "domain can be used only with formula=; the domain of data is their range."
+            )
         if task is not None:
             check_known("task", task, ("regression", "classification"), "tasks")
         classes = task == "classification"
@@ -208,7 +210,8 @@ def configure(
         if not owners or key in RUN_SETTINGS | GROUP_NAMES:
             if kind.tables_only and key in vars(solver_settings):
                 raise UsageError(
-                    f"{key} is a setting of solvers, and model={model} uses none. Write model=kan."
+                    f"{key} is a setting of solvers, but model={model} has no solver. "
+                    "Write model=kan."
                 )
             known = {name for group in (*groups.values(), KANConfig()) for name in vars(group)}
             raise UsageError(

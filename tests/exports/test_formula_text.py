@@ -120,7 +120,7 @@ lambda: x0
 )
 @pytest.mark.parametrize("form", ["python", "c"])
 def test_what_is_no_formula_becomes_no_source(text, form):
-    with pytest.raises(UsageError, match="is text alone"):
+    with pytest.raises(UsageError, match="can only be exported as text"):
         formula_bytes([stored(text)], form, "f", "f")
 
 

@@ -65,10 +65,10 @@ def test_a_declared_name_wins_over_a_constant_of_formulas():
 u_xx + u | two formulas with one = between them
 u_xx = 1 = 2 | two formulas with one = between them
 x = 1 | does not contain the unknown u
-u_y = 0 | after the underscore come variables, which are x, t
+u_y = 0 | only variables may follow the underscore
 u_ = 0 | ends in an underscore
-u_xxxxxxx = 0 | of order 7; at most 6 is possible
-(u^2)_q = 0 | (...)_q is no derivative
+u_xxxxxxx = 0 | of order 7; the order can be at most 6
+(u^2)_q = 0 | (...)_q is not a derivative
 (heaviside(x)*u_x)_x = 1 | a jump cannot be differentiated
 u = w | unknown name 'w'
 u - u = 0 | the unknown cancels out
@@ -85,8 +85,8 @@ def test_refusals(text, sentence):
 @pytest.mark.parametrize(
     "variables, unknowns, sentence",
     [
-        (("x", "x"), ("u",), "names two things"),
-        (("sin",), ("u",), "is a function of formulas"),
+        (("x", "x"), ("u",), "is used twice"),
+        (("sin",), ("u",), "is the name of a function"),
         (("x_1",), ("u",), "is not a valid name"),
     ],
 )

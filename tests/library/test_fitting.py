@@ -264,7 +264,7 @@ REFUSED = {
     ),
     "no output": ((X, np.zeros((80, 0))), {}, r"y must be .* not \(80, 0\)"),
     "two columns without a name": ((pd.DataFrame(X, columns=["", ""]), Y), {}, "called ''"),
-    "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain belongs to formula"),
+    "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain can be used only with formula"),
     "a formula without a range": (
         (),
         {"formula": "a*b", "domain": {"a": (0, 1)}},

@@ -109,8 +109,8 @@ def _best_march(
         stopped = "" if is_met else march.stopped
         if not march.accepted and best is None:
             raise TrainingFailed(
-                "The equation cannot be followed from its initial values: its residual is not "
-                f"finite, or no slab is short enough ({stopped})."
+                "The equation cannot be solved beyond its initial values: its residual is not "
+                f"finite, or no time window is short enough ({stopped})."
             )
         if march.stopped:
             if best is None:

@@ -111,8 +111,8 @@ def _load(path: Path) -> Any:
         raise UsageError(f"cannot read {path}: {error.strerror or error}.") from error
     except Exception as error:  # of unpickling, and several of both readers
         raise UsageError(
-            f"{path} holds Python objects, which are not loaded, or is no file of tensors. Save "
-            "model.state_dict() where the model was trained."
+            f"{path} is not a file of tensors, or contains Python objects, which kanrun does not "
+            "load. Save model.state_dict() where the model was trained."
         ) from error
 
 
@@ -235,8 +235,8 @@ def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[
     plain = nodes - len(factors)
     if plain < 0 or min(factors, default=2) < 2 or plain + sum(factors) != sums:
         raise UsageError(
-            f"Layer {number} has {sums} sums for {nodes} nodes, which products of "
-            f"{given} factors do not give. Import the checkpoint with its configuration."
+            f"Layer {number} has {sums} sums and {nodes} nodes, which does not match products of "
+            f"{given} factors. Import the checkpoint together with its configuration."
         )
     starts = accumulate([1] * plain + factors, initial=0)
     return [list(range(*ends)) for ends in pairwise(starts)]

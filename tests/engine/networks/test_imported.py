@@ -128,8 +128,8 @@ def test_files_that_hold_no_tensors_are_rejected(tmp_path):
     torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
     (tmp_path / "text.pt").write_text("no tensors")
     for name, message in (
-        ("module.pt", "holds Python objects"),
-        ("text.pt", "no file of tensors"),
+        ("module.pt", "contains Python objects"),
+        ("text.pt", "not a file of tensors"),
         ("missing.pt", "there is no file"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -150,7 +150,7 @@ class Touch:
 
 def test_nothing_in_a_file_is_executed(tmp_path):
     torch.save(Touch(tmp_path / "ran"), tmp_path / "evil.pt")
-    with pytest.raises(UsageError, match="holds Python objects"):
+    with pytest.raises(UsageError, match="contains Python objects"):
         KAN.from_pykan(tmp_path / "evil.pt")
     torch.save(state_of("trained"), tmp_path / "m_state")
     code = f"k: !!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']\n"
