@@ -1,10 +1,10 @@
 """The table of candidate functions for edges.
 
-A candidate is a sympy expression f in x0 with a domain. An edge is matched by c f(a x + b) + d. The
-NumPy function and the derivative of a candidate are generated from the expression. `free` names the
-constants that are not redundant. For powers, the scale a of the argument can be absorbed in c; for
-exp, the shift b can be absorbed in c; for log, the scale a can be absorbed in d. Such redundant
-constants stay fixed.
+A candidate is a sympy expression f in x0, together with its domain. It is fitted to an edge as c
+f(a x + b) + d. The NumPy function and the derivative of a candidate are generated from the
+expression. Some of the constants a, b, c, d are redundant: for powers, the scale a can be absorbed
+in c; for exp, the shift b in c; for log, the scale a in d. `free` names the constants that are not
+redundant; the others stay fixed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ X = variable("x0")
 class Domain:
     """Open interval (low, high) in which the argument of a candidate must lie.
 
-    If there is a `period`, the argument must not cross a pole either; the poles lie at `pole` plus
-    all multiples of `period`.
+    If `period` is given, the function also has poles at `pole` plus all multiples of `period`, and
+    the range of the argument must not contain a pole.
     """
 
     low: float = -np.inf
@@ -82,7 +82,7 @@ class Candidate:
     def parity(self) -> int:
         """1 if f is even, -1 if f is odd, otherwise 0.
 
-        For an even or odd function, it suffices to try positive values of the scale a.
+        For an even or odd function, only positive scales a need to be tried.
         """
         mirrored = self.expression.xreplace({X: -X})
         return int(mirrored == self.expression) - int(mirrored == -self.expression)
@@ -126,7 +126,7 @@ def input_symbols(count: int) -> list[sympy.Symbol]:
 
 
 def apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Return the constant factor of a product, and the product without that factor."""
+    """Split a product into its constant factor and the rest."""
     return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
 
 
@@ -196,7 +196,7 @@ _POWER_SIZE = 2.5
 
 @lru_cache(maxsize=64)
 def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
-    """Return the candidate x^exponent: that of the table if there is one, otherwise a new one."""
+    """Return the candidate x^exponent, from the table if it is there, otherwise a new candidate."""
     p = sympy.Rational(exponent)
     found = next((each for each in TABLE.values() if each.expression == X**p), None)
     if found is not None:
@@ -207,9 +207,10 @@ def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
 
 
 def search_grid(candidate: Candidate) -> Array:
-    """Return the pairs (a, b) that are tried in f(a tau + b) for tau in [-1, 1].
+    """Return the pairs (a, b) for which f(a tau + b) is compared with an edge.
 
-    Redundant constants do not vary.
+    tau is the argument of the edge, scaled to [-1, 1]. Constants that are redundant for f have a
+    single value.
 
     Returns:
         Array of shape (pairs, 2).
@@ -280,12 +281,12 @@ def choose(
     """Return the candidates with these names, followed by the user's functions.
 
     Args:
-        names: Names of candidates of the table or of plug-ins; None: all of these.
-        own: The user's functions: maps names to formulas in x0.
+        names: Names of candidates of the table or of plug-ins; None means all of them.
+        own: The user's functions, as a mapping from names to formulas in x0.
 
     Raises:
-        UsageError: If a name is unknown, a user's function has the name of a candidate, a formula
-            is not a function of x0 alone, or no candidate but the constant is left.
+        UsageError: If a name is unknown, if a user's function has the name of a candidate, if a
+            formula is not a function of x0 alone, or if only the constant function would be left.
     """
     declared = dict(CANDIDATES)
     own = own or {}

@@ -76,7 +76,8 @@ class Dictionary:
         values: Values of the terms, shape (entries, N).
         sizes: Complexities of the terms, shape (entries,); 1 for an input.
         families: Names of the functions in each term, without constants, shape (entries,).
-        builds: Functions without arguments that return the expression of each term, (entries,).
+        builds: For each term, a function without arguments that returns its expression, shape
+            (entries,).
     """
 
     values: Array
@@ -86,7 +87,7 @@ class Dictionary:
 
     @classmethod
     def of_inputs(cls, x: Array) -> Dictionary:
-        """Return the inputs at the points x (N, inputs) as terms."""
+        """Return a dictionary whose terms are the inputs x (N, inputs)."""
         names = input_names(x.shape[1])
         families = names if len(names) > 1 else ["x"]
         builds = [partial(variable, name) for name in names]
@@ -151,7 +152,7 @@ class Dictionary:
     def combined(
         self, others: Dictionary, operations: Sequence[Operation] = EVERY, *, distinct: bool = False
     ) -> Dictionary:
-        """Apply `operations` to all pairs of an entry and an entry of `others`.
+        """Apply `operations` to all pairs of an entry of this dictionary and an entry of `others`.
 
         With `distinct`, pairs of the same family are left out.
         """
@@ -244,7 +245,7 @@ _PLAIN = np.array([(1.0, 0.0)])
 
 
 def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the nonlinear candidates, with one of each pair that differs only by constants."""
+    """Return the nonlinear candidates, one of each group that differs only by constants."""
     names = {candidate.name for candidate in candidates}
     own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
     return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own
@@ -253,9 +254,9 @@ def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
 def powers_of(
     terms: Dictionary, candidates: Sequence[Candidate], exponents: Sequence[Fraction | int]
 ) -> Dictionary:
-    """Return the powers of each term with these exponents, as far as they are candidates.
+    """Return the powers of each term with these exponents, if the powers are candidates.
 
-    Powers that are not in the table are allowed if more than half of the table is.
+    Powers that are not in the table of candidates are used only if most of the table is allowed.
     """
     beyond = 2 * len(candidates) > len(TABLE)
     usable = [
@@ -279,11 +280,11 @@ def functions_of(
 
 
 def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return the dictionary of inputs x (N, inputs), simplest terms first.
+    """Return the dictionary for inputs x (N, inputs), simplest terms first.
 
-    The terms are functions of inputs, functions of these, products, quotients, sums and differences
-    of two of the simplest of them, functions of the results, and combinations of the simplest terms
-    with an input. For a single input, see `dictionary_of_one`.
+    It contains functions of the inputs; functions of these functions; products, quotients, sums and
+    differences of two of the simplest terms so far; functions of these; and combinations of the
+    simplest terms with an input. For a single input, see `dictionary_of_one`.
     """
     if x.shape[1] == 1:
         return dictionary_of_one(x[:, 0], candidates)
@@ -308,10 +309,10 @@ _SIMPLE = 3.0
 
 
 def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return the dictionary of a single input t (N,).
+    """Return the dictionary for a single input t (N,).
 
-    The terms are powers, functions with common constants, functions of these and of sums of two
-    powers, and products of two terms.
+    It contains powers of t, functions of t with common constants, functions of these and of sums of
+    two powers, and products of two terms.
     """
     inputs = Dictionary.of_inputs(t[:, None])
     simple = [each for each in candidates if each.complexity <= _SIMPLE]

@@ -67,9 +67,10 @@ class Sample:
 
     @cached_property
     def log_weights(self) -> Array:
-        """Weights (N,) of log |y| in regressions: reciprocals of its errors, scaled to at most 1.
+        """Weights (N,) of the points in regressions of log |y|, scaled to at most 1.
 
-        Points at which |y| is below twice the noise have the weight 0.
+        A weight is the reciprocal of the error of log |y|. If |y| is below twice the noise, it is
+        0.
         """
         size = np.abs(self.y)
         if not self.noise:
@@ -131,7 +132,7 @@ _MADE: dict[str, tuple[Candidate, ...]] = {
 
 
 def functions_for(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Return the functions of monomials that belong to the candidates, including the user's own."""
+    """Return the functions of monomials that are used for these candidates and the user's own."""
     names = {each.name for each in candidates}
     own = [each for each in candidates if each.name not in TABLE]
     made = [each for name, functions in _MADE.items() if name in names for each in functions]
@@ -192,7 +193,7 @@ def monomials(
 def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Monomial]:
     """Return the `cap` simplest monomials, without those that take at most two values.
 
-    Every function of the latter equals a straight line on the points.
+    On the points, every function of such a monomial equals a straight line.
     """
     every = monomials(coordinates, cap, waves=waves)
     return [each for each in every if not take_two_values(coordinates.value(each))]
@@ -235,8 +236,8 @@ def scales(
 class Column:
     """A column of the regression of log |y|.
 
-    With the function F, it is log |F(scale z)| of the monomial z, and scale * z if F is exp.
-    Without a function, it is log |z|.
+    It is log |z| for a monomial z, log |F(scale z)| for a function F of the monomial, or scale * z
+    if F is exp.
     """
 
     function: Candidate | None
@@ -248,7 +249,7 @@ class Column:
         return self.function is not None and self.function.name == "exp"
 
     def factor(self, power: float) -> Factor | None:
-        """Return the factor of a product whose logarithm is `power` times this column.
+        """Return the factor of a product that this column becomes with the exponent `power`.
 
         The result is None if the column has no function.
         """
@@ -274,14 +275,14 @@ def log_columns(function: Candidate, z: Array, grid: Array) -> Array:
 
 
 def gains_of_pairs(gram: Array, first: Array, second: Array, largest: float) -> Array:
-    """Return the sum of squares of a target that each pair of unit columns explains, shape (M, L).
+    """Return how much of the target's sum of squares each pair of unit columns explains, (M, L).
 
     Args:
         gram: Inner products of M columns with L columns, shape (M, L).
         first: Inner products of the M columns with the target, shape (M,).
         second: Inner products of the L columns with the target, shape (L,).
-        largest: Two columns count as equal if the absolute value of their inner product is at least
-            this; the result is then -1.
+        largest: If the absolute value of the inner product of two columns is at least this, the
+            columns count as equal, and the result is -1.
     """
     a = first[:, None]
     b = second[None, :]

@@ -1,8 +1,8 @@
-"""Gaussian process regression of nearly noiseless values.
+"""Gaussian process regression for values that are nearly free of noise.
 
 The covariance is 1 + k(x, z) plus noise, where k is the smooth part of `tables.kernel`. The
-hyperparameters maximise the marginal likelihood, without priors. In contrast, the priors in
-`tables.evidence` suit noisy tables.
+hyperparameters maximise the marginal likelihood without priors, because the priors in
+`tables.evidence` are made for noisy tables.
 
 Source: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2006), 5.4.1.
 """
@@ -58,7 +58,7 @@ class GaussianProcess:
 
 
 def fit_process(x: RowInputs, y: PerRow, kernel: Kernel, noise: float) -> GaussianProcess:
-    """Condition the process on rows x (rows, inputs) with outputs y (rows,).
+    """Fit the process to rows x (rows, inputs) with outputs y (rows,).
 
     Raises:
         LinAlgError: If the covariance is not positive definite, even with the largest jitter.

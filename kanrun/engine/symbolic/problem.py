@@ -1,11 +1,11 @@
 """The data of a search, and the description length by which formulas are compared.
 
-The description length is N log(error) + (k + c) log(N) / 2 in nats, for N points, k free constants
-and complexity c (Schwarz, Annals of Statistics 6, 1978, 461). For few points, each constant and
-each two units of complexity cost N / (N - k - c/2 - 1) - log(N) / 2 in addition, if this is more
-than 0 (Hurvich and Tsai, Biometrika 76, 1989, 297). On noisy data, an additional constant is
+The description length of a formula with k free constants and complexity c on N points is N
+log(error) + (k + c) log(N) / 2, in nats (Schwarz, Annals of Statistics 6, 1978, 461). With few
+points, each constant and each two units of complexity add N / (N - k - c/2 - 1) - log(N) / 2, if
+this is positive (Hurvich and Tsai, Biometrika 76, 1989, 297). On noisy data, a further constant is
 accepted only if it reduces the error enough. On exact data, N log(error) dominates. Errors below
-EXACT count as EXACT, so that only constants and complexity decide among exact formulas.
+EXACT count as EXACT, so among exact formulas only constants and complexity decide.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class SearchData:
 
     @cached_property
     def exact(self) -> float:
-        """Largest error of an exact formula: EXACT, or the error due to rounding of y if larger."""
+        """Largest error of an exact formula: EXACT, or the rounding error of y if larger."""
         rounding = 0.0 if self.relative else float(np.abs(self.y).max()) * _ROUNDING / self.y_std
         return max(EXACT, rounding)
 
@@ -113,15 +113,15 @@ class SearchData:
 
     @cached_property
     def logarithms(self) -> SearchData:
-        """Points with log |y| in place of y."""
+        """Points with log |y| instead of y."""
         y = np.log(np.abs(self.y))
         validation_y = np.log(np.abs(self.validation_y))
         return replace(self, y=y, validation_y=validation_y, relative=False)
 
     def mean(self, x: Array) -> Array:
-        """Return the mean of y as a constant prediction for each row of x, shape (N,).
+        """Predict the mean of y for each row of x, shape (N,).
 
-        For relative noise, it is the geometric mean.
+        If the noise is relative, it is the geometric mean.
         """
         mean = float(np.mean(self.logarithms.y if self.relative else self.y))
         return np.full(len(x), np.sign(self.y[0]) * np.exp(mean) if self.relative else mean)
@@ -140,7 +140,10 @@ class SearchData:
         return self.all_points.y.size
 
     def has_enough_points(self, constants: int) -> bool:
-        """Return whether the points suffice for an exact formula with this many constants."""
+        """Return whether a formula with this many constants may count as exact.
+
+        This needs enough points per constant.
+        """
         return _POINTS_PER_CONSTANT * constants + _MORE_POINTS <= self.count
 
     def interpolated_by(self, parameters: int) -> bool:
@@ -219,7 +222,7 @@ class SearchPolicy:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a formula search is given.
+    """Input of a formula search.
 
     Attributes:
         data: Training and validation points.

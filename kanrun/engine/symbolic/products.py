@@ -67,7 +67,7 @@ Single = NDArray[np.float32]
 
 
 class Products:
-    """Regression of log |y| on logarithms of the inputs and of functions of monomials."""
+    """Search for products by a regression of log |y| on logarithms of inputs and of functions."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
@@ -116,7 +116,7 @@ class Products:
         return found
 
     def template(self, monomial: Monomial, factors: tuple[Factor, ...]) -> list[Template]:
-        """Return the product with its least-squares coefficient, or no template if not finite."""
+        """Return the product with its least-squares coefficient; none if it is not finite."""
         sample = self.sample
         with np.errstate(all="ignore"):
             value = sample.coordinates.value(monomial)
@@ -128,7 +128,7 @@ class Products:
         return [Template(IDENTITY_TRANSFORM, Term(1.0), (Term(coefficient, monomial, factors),))]
 
     def build(self) -> None:
-        """Compute all columns, project out the inputs, and keep the columns that explain most."""
+        """Compute all columns, project out the inputs, and keep the most explanatory columns."""
         sample = self.sample
         coordinates = self.sample.coordinates
         plain = [((i, Fraction(1)),) for i in range(sample.inputs, len(coordinates.atoms))]
@@ -175,11 +175,11 @@ class Products:
             yield [Column(function, monomial, c) for c in grid[good].tolist()], table[:, good]
 
     def _explaining(self, columns: list[Column], logs: Array) -> tuple[list[Column], Single, Array]:
-        """Project out the inputs, and drop columns of which nothing is left.
+        """Project out the inputs, and drop columns that are then zero.
 
         Returns:
-            The columns that remain, their projections scaled to length 1 (N, columns), and the sum
-            of squares of log |y| that each explains (columns,).
+            The remaining columns, their projections scaled to length 1 (N, columns), and the part
+            of the sum of squares of log |y| that each column explains (columns,).
         """
         count_work(COSTS.value * 3 * logs.size)
         raw = logs * self.sample.log_weights[:, None]
@@ -191,7 +191,7 @@ class Products:
         return [columns[i] for i in good], unit.astype(np.float32), gains
 
     def singles(self) -> Iterator[Template]:
-        """Yield products with one function, whose scale is refined for each exponent tried."""
+        """Yield products with one function, whose scale is optimised for each exponent."""
         self.build()
         seen: set[object] = set()
         ranked: list[tuple[float, Array, Column, float]] = []
@@ -206,11 +206,11 @@ class Products:
             yield from self._with_columns([(column, power)], exponents)
 
     def _refined(self, column: Column) -> list[tuple[float, Array, Column, float]]:
-        """Refine the scale of a column's function for several exponents of the function.
+        """Optimise the scale of a column's function for several exponents of the function.
 
         Returns:
             For each exponent of the function: the loss, the exponents of the inputs (inputs,), the
-            column with the refined scale, and the exponent.
+                column with the optimised scale, and the exponent.
         """
         sample = self.sample
         z = self.sample.coordinates.value(column.monomial)
@@ -245,8 +245,8 @@ class Products:
     def _losses(self, function: Candidate, z: Array, grid: Array, powers: Array) -> Array:
         """Return the losses of log |y| for powers of F(c z), shape (powers, scales).
 
-        A loss is the weighted sum of squared residuals minus the squares of the target, which are
-        the same for all. It is inf if the function is not defined at a point.
+        A loss is the weighted sum of squared residuals minus a constant that is the same for all.
+        It is inf if the function is not defined at a point.
         """
         count_work(COSTS.value * z.size * (len(grid) + 2 * len(powers)))
         logs = log_columns(function, z, grid)
@@ -264,7 +264,7 @@ class Products:
         return np.asarray(np.linalg.lstsq(rows, goal, rcond=1e-12)[0])
 
     def _rest(self, part: Array) -> tuple[float, Array]:
-        """Subtract `part` (N,) from log |y|, and fit the exponents of the inputs to the rest.
+        """Subtract `part` (N,) from log |y|, and fit the exponents of the inputs to the difference.
 
         Returns:
             The norm of the weighted residual for exponents rounded to multiples of 1/2, and the
@@ -316,10 +316,10 @@ class Products:
             yield from self._pair(pair)
 
     def _spread(self) -> list[int]:
-        """Return indices of columns whose pairs are compared.
+        """Return the indices of the columns from which pairs are formed.
 
-        These are the columns that explain most, alone or in addition to one of the best columns. At
-        most four columns have the same function and monomial.
+        These are the columns that explain most of log |y|, alone or together with one of the best
+        columns. At most four columns have the same function and monomial.
         """
         counts: dict[object, int] = {}
         chosen: list[int] = []
@@ -370,7 +370,7 @@ class Products:
 
 
 def _near(power: float) -> list[Fraction]:
-    """Return the multiples of 1/2 next to `power` on either side, and the nearest integer.
+    """Return the two multiples of 1/2 next to `power`, and the nearest integer.
 
     Zero, and values larger than LARGEST_EXPONENT, are left out.
     """
@@ -384,9 +384,9 @@ def _near(power: float) -> list[Fraction]:
 
 
 def _on_values(sample: Sample, start: Array) -> Array:
-    """Return the exponents that fit y itself, starting from those of log |y|, which noise biases.
+    """Fit the exponents to y itself; `start` has the exponents from log |y|, which noise biases.
 
-    The result is `start` if a value is not finite.
+    If a value is not finite, `start` is returned.
     """
     logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
     sizes = np.hypot(sample.noise, RELATIVE * sample.y)

@@ -86,12 +86,15 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
 
 
 def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Return quotients, square roots of quotients, and solutions of quadratics that are near y.
+    """Return formulas in the variables x that are close to y.
+
+    They are quotients of polynomials, square roots of quotients, and solutions of quadratic
+    equations.
 
     Args:
         x: Variables, shape (N, inputs).
         y: Outputs, shape (N,).
-        size: Sizes (N,) to which differences are relative.
+        size: Size of each output, shape (N,); differences are measured relative to it.
         waves: Whether the last two variables are the cosine and the sine of an angle.
     """
 
@@ -173,10 +176,10 @@ def quotient_of_polynomials(
 
 
 def _bases(x: Array, size: Array) -> list[Array]:
-    """Return the scaled inputs (N, inputs) in which quotients are searched.
+    """Return the sets of scaled inputs (N, inputs) in which quotients are searched, one by one.
 
     Centred inputs come first, because their monomials are least correlated. If y spans decades,
-    centring loses the digits of small inputs; inputs that are scaled but not centred then follow.
+    centring loses digits of small inputs, so inputs that are scaled but not centred follow.
     """
     centred = (x - x.mean(0)) / np.ptp(x, axis=0) * 2
     return [centred, x / np.abs(x).max(0)] if np.ptp(size) else [centred]
@@ -242,8 +245,8 @@ def _sparse_quotient(
 ) -> sympy.Expr | None:
     """Eliminate monomials from a quotient as far as the error allows; None if too many remain.
 
-    The null vector of all columns gives the coefficients up to a factor. The largest coefficient of
-    the denominator is set to 1, and least squares determine the others.
+    The coefficients are the null vector of all columns, which determines them up to a factor. The
+    largest coefficient of the denominator is set to 1, and least squares determine the others.
     """
     above, below, allowed = monomials
     scale = np.abs(x).max(0)
@@ -270,9 +273,10 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
 
 
 def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Return both solutions of y^2 = A + B y for polynomials A and B with few terms.
+    """Find polynomials A and B with few terms such that y^2 = A + B y, and solve for y.
 
-    The list is empty if there are no such polynomials.
+    Returns:
+        Both solutions; an empty list if there are no such polynomials.
     """
     found = _sudden(_bases(x, size)[0], y, 2, size, _DEGREE, _EPSILON, waves)
     if found is None:
@@ -295,10 +299,10 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
 
 
 def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
-    """Return square roots of a quotient, with both signs.
+    """Return the positive and the negative square root of a quotient, each in two forms.
 
-    The first two are factored, with squared factors taken out of the root, so that these factors
-    can change their sign; the last two are not.
+    In the first two, the quotient is factored and squared factors are taken out of the root, so
+    that these factors can change their sign. The last two are left as they are.
     """
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
@@ -341,11 +345,11 @@ def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]
 
 
 def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
-    """Fit y (N,) by few of the columns (N, columns), by backward elimination.
+    """Fit y (N,) with few of the columns (N, columns), by backward elimination.
 
     Returns:
-        Coefficients (columns,), most of them 0, with an RMS residual of at most `allowed`; None if
-        even all columns leave more.
+        Coefficients (columns,), most of them 0, for which the RMS residual is at most `allowed`;
+        None if the residual is larger even with all columns.
     """
     kept = np.arange(columns.shape[1])
 

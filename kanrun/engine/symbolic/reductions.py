@@ -1,7 +1,8 @@
-"""Reduce the number of variables: relevant inputs, products of powers, single products or sums.
+"""Reduce the number of variables of a search.
 
-A reduction writes y as a factor times a function of fewer variables. Some reductions are found on a
-subset of the points, such as those with positive values; they are then applied to all points.
+A reduction writes y as a factor times a function of fewer variables, such as the relevant inputs,
+products of powers, or a single product or sum. Some reductions are found on a subset of the points,
+such as those with positive values; they are then applied to all points.
 """
 
 from __future__ import annotations
@@ -73,12 +74,14 @@ _DEPENDENT = 1e-9
 
 @dataclass(frozen=True)
 class Reduction:
-    """A change of variables y = factor(x) * v(u(x)), where u has fewer variables than x.
+    """A change of variables y = factor(x) * v(u(x)), where u has fewer components than x.
+
+    Expressions in u are written with the symbols x0, x1, ..., like expressions in x.
 
     Attributes:
-        inputs: Number of the inputs x0, x1, ...
-        variables: The variables u, as expressions in the inputs.
-        factor: The factor, as an expression in the inputs.
+        inputs: Number of the inputs x.
+        variables: The components of u, as expressions in x.
+        factor: The factor, as an expression in x.
     """
 
     inputs: int
@@ -109,7 +112,7 @@ class Reduction:
         return to_numpy(self.factor, input_names(self.inputs))(x)
 
     def data(self, data: SearchData) -> SearchData:
-        """Return the points (u, v) in place of (x, y); nan or inf where they are not defined."""
+        """Replace the points (x, y) by (u, v), which is nan or inf where it is not defined."""
         with np.errstate(all="ignore"):
             return replace(
                 data,
@@ -120,16 +123,16 @@ class Reduction:
             )
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return y as an expression in x, for v as an expression in u, written as x0, x1, ..."""
+        """Convert v, an expression in u, to y, an expression in x."""
         return self.factor * self.inserted(expression)
 
     def then(self, step: Reduction) -> Reduction:
-        """Return the composition of this reduction and of `step`, which reduces its variables."""
+        """Return this reduction followed by `step`, a reduction of its variables."""
         variables = tuple(self.inserted(each) for each in step.variables)
         return replace(self, variables=variables, factor=self.restored(step.factor))
 
     def inserted(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return an expression in u, written as x0, x1, ..., as an expression in x."""
+        """Insert the definition of u: convert an expression in u to an expression in x."""
         symbols = input_symbols(len(self.variables))
         return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
 
@@ -159,10 +162,10 @@ def independent_inputs(data: SearchData) -> Reduction:
 
 
 def relevant_inputs(data: SearchData) -> Reduction:
-    """Return the relevant inputs as the variables of a search.
+    """Return the reduction to the relevant inputs.
 
-    If there are at least `MANY` independent inputs, only those are kept that have a large
-    permutation importance in the table model; otherwise all independent inputs are.
+    If there are at least `MANY` independent inputs, only those with a large permutation importance
+    in the table model are kept; otherwise all independent inputs are.
     """
     independent = independent_inputs(data)
     symbols = input_symbols(data.x.shape[1])
@@ -308,7 +311,7 @@ def of_one_sign(data: SearchData) -> SearchData:
 
 
 def power_factor(data: SearchData, every: SearchData) -> Reduction | None:
-    """Fit log |y| by the inputs that span decades, and return their powers as a factor, or None.
+    """Fit log |y| by the inputs that span decades, and return the product of their powers, or None.
 
     Exponents are rounded to multiples of 1/2, or to integers if the input is not positive at all
     points of `every`.
@@ -335,8 +338,9 @@ def _spans_decades(column: Array) -> bool:
 def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     """Return the reduction to groups that are invariant under scalings, or None if there is none.
 
-    Each group is an input divided by a product of powers of pivots, which are as many inputs as
-    there are scalings. Pivots are chosen that are far from zero and give small, integer exponents.
+    As many inputs as there are scalings are chosen as pivots: inputs that are far from zero and
+    lead to small, integer exponents. Each group is another input divided by a product of powers of
+    the pivots.
 
     Args:
         x: Inputs, shape (N, inputs).

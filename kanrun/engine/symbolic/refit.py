@@ -72,9 +72,9 @@ class RefitSettings:
     Attributes:
         steps: Largest number of steps.
         floor: RMS residual below which the refit ends.
-        gain: The refit ends if `patience` successive steps each reduce the loss by less than this
-            fraction.
-        patience: See `gain`.
+        gain: Smallest useful relative decrease of the loss. The refit ends after `patience`
+            successive steps with a smaller decrease.
+        patience: Number of such steps.
         penalty: Weight of the smoothness penalty.
         damping: Initial damping of the Levenberg-Marquardt method.
     """
@@ -148,7 +148,7 @@ class _Floor(sympy.Function):  # type: ignore[misc]  # sympy has no types
 
 
 def _slope(expression: sympy.Expr, name: str) -> sympy.Expr:
-    """Return the derivative with respect to a variable, in functions that NumPy can evaluate."""
+    """Differentiate with respect to a variable, and write the result with functions of NumPy."""
     smooth = expression.replace(sympy.Abs, _Modulus).replace(sympy.floor, _Floor)
     slope = sympy.diff(smooth, variable(name)).replace(_Modulus, sympy.Abs)
     slope = slope.replace(sympy.Heaviside, lambda u, _: (1 + sympy.sign(u)) / 2)
@@ -264,8 +264,9 @@ def _smoothness_rows(graph: Graph, weight: float) -> Array:
 def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
     """Train a graph on finer grids, and return the one with the lowest validation error.
 
-    The splines get each number of intervals in `grids` in turn, until the error grows. As long as
-    the error is large, the last number is then doubled, because the function may be sharp.
+    The numbers of intervals in `grids` are used one after another, until the error grows. If the
+    error is still large after the last one, the number is doubled as long as this is so, because
+    the function may have a narrow feature.
     """
 
     def finer(graph: Graph, intervals: int, penalty: float) -> Graph:

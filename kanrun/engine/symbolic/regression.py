@@ -1,9 +1,9 @@
-"""Sparse regression: explain values by sums of few terms of a dictionary.
+"""Sparse regression: approximate y by sums of few terms of a dictionary.
 
-The values are y, or a function of y such as 1/y or log |y|, optionally divided by a weight first.
-Least squares over all pairs of terms needs only correlations of terms, so a million pairs take
-about a second. Quotients of two sums are linear as well: each term of the denominator is multiplied
-by the values.
+Instead of y, a function of y such as 1/y or log |y| may be approximated, and y may be divided by a
+weight first. Comparing all pairs of terms by least squares needs only correlations of terms, so a
+million pairs take about a second. Quotients of two sums are linear as well: each term of the
+denominator is multiplied by the values.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class OutputTransform:
     """A transformation of y, with y = factor * outer(values).
 
     Attributes:
-        values: Transformed outputs (N,), which are regressed in place of y.
+        values: Transformed outputs (N,), to which terms are fitted instead of y.
         outer: The outer function.
         factor: A number, or the values of a weight, shape (N,).
         weight: The factor as an expression.
-        size: Number, or one number per point (N,), to which errors of y are relative.
+        size: A number, or one number per point (N,); errors of y are measured relative to it.
     """
 
     values: Array
@@ -90,11 +90,11 @@ class OutputTransform:
         return np.where(np.isfinite(rows), rows, 0.0)
 
     def restore(self, values: Array) -> Array:
-        """Return y for transformed values (N,)."""
+        """Convert transformed values (N,) back to y."""
         return np.asarray(self.factor * self.outer.value(values))
 
     def inverse(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return y as an expression, given the expression of the transformed values."""
+        """Convert the expression of the transformed values to the expression of y."""
         return self.weight * self.outer.expression.xreplace({X: expression})
 
 
@@ -125,15 +125,16 @@ def output_transforms(
     size: Array | float = 1.0,
     weight: tuple[Array, Build] | None = None,
 ) -> list[OutputTransform]:
-    """Return the transforms of y that are regressed; the identity comes first.
+    """Return the transformations of y that are tried; the identity comes first.
 
-    Transforms that are not defined at all points are left out.
+    Transformations that are not defined at all points are left out.
 
     Args:
         y: Outputs, shape (N,).
         names: Names of the outer functions that may be used.
-        size: Number, or one number per point, to which errors of y are relative.
-        weight: Values (N,) and builder of the expression of a weight by which y is divided first.
+        size: A number, or one number per point; errors of y are measured relative to it.
+        weight: A weight by which y is divided first: its values (N,), and a function that returns
+            its expression.
     """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
@@ -232,12 +233,12 @@ def nearest_sums(
     """Yield the `kept` best sums of two dictionary entries and a constant, best first.
 
     Args:
-        transform: Transform of y that is regressed.
+        transform: Transformation of y that is fitted.
         entries: The dictionary.
         kept: Number of sums.
         quotients: Whether the second entry is in the denominator.
-        floor: Sums that leave a smaller fraction of the variance unexplained count as equally good;
-            among these, the simplest are best.
+        floor: If sums leave a smaller fraction of the variance than this unexplained, they count as
+            equally good, and the simplest is best.
 
     Yields:
         The fraction of the variance that is not explained, and the sum.
@@ -261,19 +262,20 @@ def nearest_pairs(
     others: Array | None = None,
     floor: float = 0.0,
 ) -> list[tuple[float, int, int]]:
-    """Return the pairs of entries that explain y best.
+    """Return the pairs of dictionary entries that explain y best in a linear fit.
 
-    For unit columns with the correlations p with y and g with each other, a pair leaves the
-    fraction 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the variance unexplained.
+    Let p_i be the correlation of entry i with y, and g_ij that of two entries. The pair (i, j)
+    leaves the fraction 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the variance
+    unexplained.
 
     Args:
         y: Values to explain, shape (N,).
         entries: Values of the entries, shape (M, N).
-        fixed: Rows (K, N) that are part of every sum.
+        fixed: Terms (K, N) that are included in every fit.
         kept: Number of pairs.
-        others: Entries among which the second of a pair is; by default `entries`.
-        floor: Pairs that leave a smaller fraction count as equally good; among these, the pairs
-            with the smallest indices are best.
+        others: Candidates for the second entry of a pair; by default `entries`.
+        floor: If pairs leave a smaller fraction than this, they count as equally good, and the one
+            with the smallest indices is best.
 
     Returns:
         Tuples (fraction left, i, j), best first.
@@ -341,12 +343,12 @@ def _explained(left: Array, p: Array, right: Array, s: Array) -> Array:
 
 
 def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
-    """Regress `values` on each entry in addition to a fixed basis.
+    """Fit `values` by each entry together with a fixed basis.
 
     Args:
         values: Values to explain, shape (N,).
         entries: Values of the entries, shape (M, N).
-        basis: Orthonormal columns (N, K) that are part of every regression.
+        basis: Orthonormal columns (N, K) that are part of every fit.
 
     Returns:
         The sum of squares that each entry explains in addition to the basis (M,), and its
@@ -404,7 +406,7 @@ def _kinds(
     size: Array | float,
     search: Callable[..., Iterator[tuple[float, TermSum]]],
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
-    """Yield, for one kind of regression after another, an iterator over its best sums."""
+    """For each kind of regression in turn, yield an iterator over its best sums."""
     simple = entries.first(_SIMPLE)
     few = entries.first(_FEW)
     for place, target in enumerate(output_transforms(y, names, size)):

@@ -76,7 +76,7 @@ def _by_functions(expression: Expr) -> Expr:
 
 
 def _divided(expression: Expr) -> Expr:
-    """Divide a numerator term by term, collected by the variables that the denominator lacks.
+    """Divide a numerator by a denominator, as a polynomial in the variables of the latter.
 
     For example, (x + x y + y)/(x + 1) becomes y + x/(x + 1).
     """
@@ -125,10 +125,10 @@ def _squares(expression: Expr) -> Expr:
 
 
 def _common_factors(expression: Expr) -> Expr:
-    """Factor a coefficient out of each sum, if its ratios to the others are nice numbers.
+    """Factor one coefficient out of each sum if the ratios of the others to it are nice numbers.
 
-    The coefficient with the shortest ratios is chosen. For example, 2.6 x + 2.6 becomes
-    2.6 (x + 1), and (2.6 x + 2.6)^2 becomes 6.76 (x + 1)^2.
+    The coefficient with the shortest ratios is chosen. For example, 2.6 x + 2.6 becomes 2.6 (x +
+    1), and (2.6 x + 2.6)^2 becomes 6.76 (x + 1)^2.
     """
 
     def ratios(pairs: Sequence[tuple[Expr, Expr]], factor: Expr) -> list[Expr] | None:
@@ -237,8 +237,8 @@ class _TooLarge(Exception):
 def _claim(form: Expr, step: Writing, left: float) -> None:
     """Count the estimated work of a transformation before it runs.
 
-    Because sympy cannot be interrupted, a transformation is not begun if its largest possible work
-    exceeds the work `left`, although it would usually take less.
+    Sympy cannot be interrupted. Therefore a transformation is not begun if it might take more than
+    the remaining work (`left`), even if it would usually take less.
 
     Raises:
         _TooLarge: If the transformation must not be begun.

@@ -84,10 +84,10 @@ def _stages(tried: FittedStructure) -> Iterator[SearchStage]:
 
 
 def edge_scores(graph: Graph, data: SearchData) -> list[float]:
-    """Return the importance of each edge: how much the output changes without its variation.
+    """Return the importance of each edge: how much the output changes if the edge is constant.
 
     It is the RMS change of the output when the values of the edge are replaced by their mean,
-    divided by the standard deviation of y; inf for edges that pass a value unchanged.
+    divided by the standard deviation of y; inf for edges that are the identity.
     """
     values, outs = graph.edge_outputs(data.x)
     scores = []
@@ -198,8 +198,8 @@ def partly_symbolic(
     """Snap edges one by one; those with the best matches come first.
 
     Args:
-        structure: Structure with the network and the previous matches of its edges, which are tried
-            in addition to new matches.
+        structure: The network and previous matches of its edges, which are tried together with new
+            matches.
         problem: The search problem.
         allowed: Largest relative validation error after an edge is snapped.
         allowance: Work after which no more candidates are tried.

@@ -108,7 +108,8 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
 
     Args:
         residual: Residuals, shape (N,).
-        value: Values of the formula, shape (N,), whose size and its root are added to `columns`.
+        value: Values of the formula, shape (N,). They and their square root are used as two further
+            smooth functions.
         columns: Values of smooth functions, shape (N, functions).
     """
     size = np.abs(value) / (np.abs(value).max() or 1.0)
@@ -123,10 +124,10 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
 
 
 def first_noise(y: Array, columns: Array) -> float:
-    """Return an upper bound on the standard deviation of the noise of y (N,).
+    """Return an upper bound of the standard deviation of the noise in y (N,).
 
-    It is the RMS residual of a fit by smooth columns (N, functions). If many |y| are smaller than
-    such noise would allow, the bound is smaller. It is at least 0.001 standard deviations of y.
+    It is the RMS residual of a fit by smooth columns (N, functions). If many |y| are too small for
+    so much noise, the bound is smaller. It is at least 0.001 standard deviations of y.
     """
     shares = np.array([0.1, 0.25, 0.5])
     sizes = np.quantile(np.abs(y), shares) / stats.norm.isf((1 - shares) / 2)
@@ -137,11 +138,11 @@ def first_noise(y: Array, columns: Array) -> float:
 
 @dataclass(frozen=True)
 class ProposalStage:
-    """A stage of the search.
+    """A stage of the search, which proposes templates.
 
     Attributes:
-        size: Typical smallest number of bits of the templates; the stage is skipped if a formula
-            with fewer bits already leaves only noise.
+        size: Number of bits of the shortest templates that this stage usually proposes. If a
+            shorter formula already leaves only noise, the stage is skipped.
         propose: Function that returns the templates.
     """
 
@@ -195,7 +196,7 @@ class SparseSearch:
                 raise
 
     def _run(self, largest: float) -> None:
-        """Run the stages whose `size` is at most `largest` bits."""
+        """Run the stages whose `size` (in bits) is at most `largest`."""
         for stage in self.stages():
             best = self.ranking.best
             if stage.size > largest:
@@ -218,7 +219,7 @@ class SparseSearch:
         return is_noise(best.residual, value, self.columns)
 
     def _sharpen(self) -> None:
-        """Reduce the noise that weights assume to the error of the best formula so far."""
+        """Lower the assumed noise, which sets the weights, to the error of the best formula."""
         best = self.ranking.best
         if best is not None and self.sample.noise:
             error = max(best.error, _LEAST_NOISE) * self.size

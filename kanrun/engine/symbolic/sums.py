@@ -1,9 +1,9 @@
-"""Find sums of few terms of a dictionary: g(y / M) = c_1 t_1 + c_2 t_2 + ...
+"""Find sums of a few terms of a dictionary: g(y / M) = c_1 t_1 + c_2 t_2 + ...
 
 g is a transform of the output. M is 1, or the product of powers of those inputs on whose logarithms
-log |y| depends linearly. Terms are monomials of the coordinates, and monomials times a function
-F(c z). Pairs of terms are compared by their Gram matrix, and further terms are added by projection.
-In addition, backward elimination starts from many simple terms.
+log |y| depends linearly. Terms are monomials of the coordinates, and monomials times a function F(c
+z). Pairs of terms are compared by their Gram matrix, and further terms are added by projection.
+Further sums are found by backward elimination, starting from many simple terms.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class TermColumns:
 def constant_slopes(sample: Sample) -> Monomial:
     """Return the product of powers of the inputs on whose logarithms log |y| depends linearly.
 
-    An F test compares smooth functions of all inputs with smooth functions of all but one, whose
-    logarithm stays a linear term. Exponents must be near a multiple of 1/2.
+    For each input, an F test compares a fit by smooth functions of all inputs with a fit in which
+    this input has only a linear term of its logarithm. Exponents must be near a multiple of 1/2.
     """
     d = sample.inputs
     weights = sample.log_weights
@@ -247,7 +247,7 @@ def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
 
 
 def _shape(term: Term) -> object:
-    """Return the structure of a term with a sine or cosine, without constants and its name."""
+    """Return the structure of a term with a sine or cosine, whichever of the two it is."""
     *others, wave = term.factors
     return wave.monomial, [(each.function, each.monomial) for each in others]
 
@@ -319,7 +319,7 @@ class Sums:
         return float(rest @ rest), solved
 
     def templates(self) -> Iterator[Template]:
-        """Yield sums of two to four terms, then the sums that backward elimination finds."""
+        """Yield sums of two to four terms, then the sums found by backward elimination."""
         if not self.usable or len(self.terms) < 2:
             return
         chosen = [*self._waves(), *self._pairs()[:_PAIRS]]
@@ -373,7 +373,7 @@ class Sums:
         return [*[each for each in ranked if each not in damped][:_WAVES], *damped[:_WAVES]]
 
     def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the choices without those that differ from a previous one only by scales."""
+        """Return the choices of columns, without those that repeat a previous one up to scales."""
         seen = set[object]()
         kept = []
         for chosen in choices:

@@ -80,7 +80,7 @@ _RATIONAL = 0.04
 
 
 def reduce_variables(data: SearchData) -> Reduction:
-    """Reduce the number of variables step by step; return `Reduction.none` if nothing is found."""
+    """Reduce the number of variables step by step, or return `Reduction.none`."""
     reduction = _reduction_of(data)
     inner = reduction.data(data)
     is_finite = np.isfinite(inner.x).all() and np.isfinite(inner.y).all()
@@ -88,7 +88,7 @@ def reduce_variables(data: SearchData) -> Reduction:
 
 
 def _reduction_of(data: SearchData) -> Reduction:
-    """Return a reduction that was found on part of the points.
+    """Return a reduction that was found on a subset of the points.
 
     Its factor or its variables may be undefined at other points.
     """
@@ -135,10 +135,10 @@ def _reduction_of(data: SearchData) -> Reduction:
 def _smooth_start(
     data: SearchData, factor: Reduction | None
 ) -> tuple[Reduction, SearchData, GaussianProcessFit]:
-    """Return a first reduction whose points have a smooth fit, these points, and the fit.
+    """Return a first reduction, the points in its variables, and a smooth fit to these points.
 
-    The factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth
-    fit in all variables, a single product or sum of some of them is tried (see `single_index`).
+    A factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth fit
+    in all variables, a single product or sum of some of them is tried (see `single_index`).
     """
     step = Reduction.none(data.x.shape[1])
     fit = smooth_fit(data)
@@ -175,8 +175,8 @@ def _least_rough(
 def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
     """Return whether a fit in fewer variables is as good as the fit before.
 
-    The new fit is one of v = y / factor, whose relative error alone may mislead: a few large values
-    of v can hide that all others are wrong.
+    The new fit predicts v = y / factor. Its relative error alone may mislead, because a few large
+    values of v can hide errors of all others. Therefore the error of y is compared as well.
 
     Args:
         before: Relative error of the fit before.
@@ -193,7 +193,7 @@ def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
 def _error_in_y(
     data: SearchData, step: Reduction, then: SearchData, fit: GaussianProcessFit
 ) -> float:
-    """Return the relative validation error of y = factor * v, for the fit of v after a step."""
+    """Return the relative validation error of y = factor * v, where v is predicted by a fit."""
     factor = step.factors(data.validation_x)
     v = np.exp(fit.predicted) * np.sign(then.y[0]) if fit.logarithmic else fit.predicted
     return data.error(lambda _: factor * v)
@@ -202,9 +202,9 @@ def _error_in_y(
 def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     """Return the reductions to try next, the most certain first.
 
-    If some inputs have no effect, the only reduction leaves them out. Otherwise, reductions use
-    scalings of one or two inputs, pairs of inputs that can be joined, all scalings together, and
-    single scalings.
+    If some inputs have no effect, leaving them out is the only proposal. Otherwise, the proposals
+    use scalings of one or two inputs, pairs of inputs that can be combined, all scalings together,
+    and single scalings, in this order.
     """
     # Derivatives are less accurate than the fit, and least accurate at the edge of the points, so
     # the points near the centre are used.
@@ -237,9 +237,9 @@ def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None
     multiplied by a small factor and rounded to integers.
 
     Returns:
-        The residual (the larger of the eigenvalue and the Rayleigh quotient of the integer vector),
-        and the vector (n,). None if the residual is not small, or the entries are not near
-        fractions with a common small denominator.
+        The residual, which is the larger of the eigenvalue and the Rayleigh quotient of the integer
+        vector, and the vector (n,). None if the residual is not small, or if the entries are not
+        nearly fractions with a common small denominator.
     """
     sizes = np.sqrt(np.diag(moments))
     if not (np.isfinite(sizes).all() and sizes.all()):
@@ -375,9 +375,11 @@ def errors_are_relative(data: SearchData) -> bool:
 
 
 def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:
-    """Fit y, or log |y| if `of_output`, to the inputs, or to their logarithms if `of_inputs`.
+    """Fit a Gaussian process.
 
-    If the covariance is not positive definite, the error of the result is inf.
+    It is fitted to y, or to log |y| if `of_output`, as a function of the inputs, or of their
+    logarithms if `of_inputs`. If the covariance is not positive definite, the error of the result
+    is inf.
     """
 
     def inner(x: Array) -> Array:

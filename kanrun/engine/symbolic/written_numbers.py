@@ -76,7 +76,7 @@ def nice(value: float, window: float) -> Expr | None:
 
 
 def window_of(value: float) -> float:
-    """Return the distance within which a number may replace the constant `value` without loss."""
+    """Return how far a number may be from the constant `value` to replace it without loss."""
     return PRECISION * max(abs(value), _SMALL)
 
 
@@ -182,10 +182,10 @@ def size(expression: Expr) -> float:
 
 
 def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
-    """Return whether an expression has an accepted form, or is no longer than the shortest one.
+    """Return whether an expression has an accepted form, or is no longer than the shortest of them.
 
-    Forms are compared after the numbers of each product are combined into one, and after decimal
-    and large numbers are rounded to `_FORM_DIGITS` digits.
+    Before forms are compared, the numbers of each product are combined into one, and decimal and
+    large numbers are rounded to `_FORM_DIGITS` digits.
     """
 
     def skeleton(form: Expr) -> Expr:
