@@ -78,7 +78,7 @@ def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
     Raises UsageError if the format is unknown or cannot represent this kind of network, or if the
     package that writes the format is not installed.
     """
-    check_known("--format", form, FORMATS, "formats of a model")
+    check_known("format", form, FORMATS, "formats of a model")
     if form == "torch":
         return _program_bytes(model)
     document = document_of(model)
