@@ -135,7 +135,8 @@ def prune_on_validation(
     # Each threshold removes one more edge, or several edges with equal scores.
     for threshold in levels[1:]:
         smaller = prune_edges(kan, x, float(threshold))
-        if not error(smaller) <= allowed:  # NaN ends the search too.
+        # The condition is written so that NaN ends the search too.
+        if not error(smaller) <= allowed:
             break
         best = smaller
     return best

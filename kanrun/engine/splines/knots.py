@@ -232,7 +232,8 @@ def breakpoints_from_data(
     low = order[rare]
     high = order[x.shape[0] - 1 - rare]
     width = high - low
-    # Distances from a constant are measured by the width of its own grid.
+    # A constant input has no width, so distances are measured relative to the width of its own
+    # grid.
     reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
     near = (order >= low - reach) & (order <= high + reach)
     infinite = torch.inf

@@ -70,13 +70,13 @@ class WorkCosts:
 
 #: Time to evaluate a spline, relative to the time of a candidate function.
 SPLINE = 3
-#: Number of multiplications that a least-squares solution by singular value decomposition takes,
-#: per matrix entry and column.
+#: Number of multiplications per matrix entry and column in a least-squares solution by singular
+#: value decomposition.
 LEAST_SQUARES = 10
 COSTS = WorkCosts()
 #: A timed search is stopped after this many CPU seconds per unit of its budget, plus _MORE_SECONDS.
 _OVERRUN = 1.5
-#: CPU seconds that a timed search may take in addition, whatever its budget.
+#: CPU seconds that a timed search may take in addition to those per unit of budget.
 _MORE_SECONDS = 3.0
 #: Fraction of an enclosing limit that a budget may use, so that the inner budget ends first.
 _BELOW_LIMIT = 0.95

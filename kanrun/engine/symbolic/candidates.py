@@ -181,16 +181,18 @@ sigmoid, arccos and cos equal tanh, arcsin and sin with other constants. Only on
 pair is matched; when constants are rounded, the name with the simpler constants is chosen.
 """
 
-#: Functions that differ only by constants. If both are candidates, the second one is matched.
+#: Pairs of functions that differ only by constants. If both are candidates, only the second one is
+#: fitted to edges.
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
 #: The candidate x.
 IDENTITY = TABLE["x"]
 #: The candidate 0, whose only free constant is the shift d; a constant function.
 CONSTANT = TABLE["0"]
-#: The function of edges that pass a value unchanged. It is never matched and adds no complexity.
+#: The identity, for edges that pass a value unchanged. It is never fitted to an edge and adds no
+#: complexity.
 CARRY = Candidate("=", X, 0.0, "")
-#: Complexity of powers that are not in the table, before the share of their exponent is added.
+#: Complexity of powers that are not in the table, to which a term for the exponent is added.
 _POWER_SIZE = 2.5
 
 
@@ -236,11 +238,12 @@ def search_grid(candidate: Candidate) -> Array:
 
 #: Number of equally spaced arguments at which candidates are compared with an edge.
 GRID_STEPS = 81
-#: Shifts and centres outside the range [-1, 1] of tau.
+#: Shifts and centres that are tried outside the range [-1, 1] of the scaled argument tau.
 _FAR = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0)
 #: Signs of arguments on the grid.
 _SIGNS = np.array([1.0, -1.0])
-#: Distances of a pole at 0, or of the end 0 of a domain, from the middle of the argument's range.
+#: Distances from the middle of the argument's range at which a pole, or the end of a domain, is
+#: tried.
 _BEYOND_POLES = 1 + np.logspace(-4, 1.5, 40)
 _SHIFTS = np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
 _RATES = np.logspace(-1.5, 1.3, 60)
@@ -309,7 +312,8 @@ def choose(
         if expression.free_symbols != {X}:
             what = f"custom_candidates.{name}" if name in own else f"The plug-in's candidate {name}"
             raise UsageError(f"{what}={formula} must be a function of x0.")
-        # Poles between the first and the last finite value are detected while matching.
+        # Poles between the first and the last finite value are found later, when the function is
+        # fitted to an edge.
         finite = np.isfinite(_numeric(expression)(_PROBES))
         inside = _PROBES[finite] if finite.any() else _PROBES
         low = -np.inf if inside[0] == _PROBES[0] else float(inside[0])

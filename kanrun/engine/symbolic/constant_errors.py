@@ -22,9 +22,9 @@ from kanrun.formulas import variable
 
 #: A factor c counts as determined if |c| is more than this many standard errors.
 _DETERMINED = 2.0
-#: Terms count as cancelling if the standard deviation of one of them is more than this multiple of
-#: the standard deviation of their sum. In a formula for a damped wave, the terms are as large as
-#: their sum; in sums of waves that only imitate it, they are 10 to 1000 times as large.
+#: Terms of a sum count as cancelling if the standard deviation of one term is more than this many
+#: times that of the sum. In a formula for a damped wave, the terms are as large as their sum; in
+#: sums of waves that only approximate it, they are 10 to 1000 times as large.
 _CANCELS = 10.0
 #: A constant of an edge: the index of the edge and the letter (a, b, c or d) of the constant.
 Key = tuple[int, str]

@@ -272,11 +272,12 @@ class _GraphBuilder:
         return self.node_of(inner), replace(simple, free=own)
 
 
-#: A shift b in exp(u + b) becomes the factor exp(b) if |b| is smaller than this.
+#: A shift b in exp(u + b) is written as the factor exp(b) if |b| is smaller than this.
 _LARGEST_SHIFT = 30.0
 #: A coefficient is negligible if it is below this fraction of the largest coefficient of its sum.
 _FAINT = 1e-6
-#: Largest denominator of a fixed exponent; other powers become exp(p log x), whose p can be fitted.
+#: Largest denominator of an exponent that stays fixed. Other powers are written as exp(p log x), so
+#: that p can be fitted.
 _ROOTS = 6
 
 

@@ -17,7 +17,7 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.templates import OPERATION, Coordinates, Template
 
-#: RMS error, relative to the size of y, below which an error counts as rounding.
+#: RMS error, relative to the size of y, below which a formula is as accurate as rounding allows.
 ROUNDING = 1e-14
 #: Largest number of iterations when the constants of a template are fitted.
 _STEPS = 30

@@ -31,20 +31,22 @@ from kanrun.engine.symbolic.candidates import (
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.formulas import variable
 
-#: Number of pairs (k, b) that are tried in each function of a term; twice as many for an input.
+#: Number of pairs (k, b) that are tried for each function f(k u + b) of a term u; twice as many if
+#: u is an input.
 _CONSTANTS_EACH = 4
-#: Number of the simplest entries from which products and sums of two are formed.
+#: Number of the simplest entries of which pairs are multiplied, divided, added and subtracted.
 _FACTORS = 120
-#: Number of the simplest products and sums of which functions are formed.
+#: Number of the simplest products and sums to which functions are applied.
 _INNER = 300
 #: Number of the simplest entries that are combined with an input.
 _THIRDS = 200
 #: Largest number of entries of the dictionary.
 _DICTIONARY_ENTRIES = 8000
 
-#: Largest number of entries of one input before products are added.
+#: Largest number of entries in the dictionary of a single input before products are added.
 _OF_ONE = 3000
-#: Number of the simplest functions of one input that multiply other entries.
+#: Number of the simplest functions in the dictionary of a single input by which other entries are
+#: multiplied.
 _ONES = 20
 
 Build = Callable[[], sympy.Expr]
@@ -186,9 +188,11 @@ class Dictionary:
         return self if good.all() else self.chosen(np.flatnonzero(good))
 
 
-#: Approximate number of values of each entry that are compared to find duplicates.
+#: Approximate number of points at which two entries are compared to decide whether they are
+#: duplicates.
 _COMPARED = 12
-#: Number of decimal places to which these values are rounded, in rows scaled to length 1.
+#: Number of decimal places to which values are rounded before entries are compared; each entry is
+#: first scaled to length 1.
 _DIGITS = 9
 #: Smallest norm by which a row is divided.
 _TINY = 1e-300
@@ -205,17 +209,17 @@ def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:
 _TURN = np.pi / 2
 _SCALES = (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
 _SHIFTS = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
-#: Frequencies of slow waves that are tried after the simplest ones.
+#: Frequencies of slow sines and cosines, which are tried after the simplest ones.
 _SLOW = (1.5, 2.5, 6.0, _TURN, 3 * np.pi)
-#: Frequencies of fast waves.
+#: Frequencies of fast sines and cosines.
 _FAST = (7.0, 8.0, 9.0, 10.0, 20.0)
 _WAVES = (1.0, np.pi, 0.5, 2 * np.pi, 2.0, 3.0, 4.0, 5.0, *_SLOW, *_FAST)
 _SHIFTED = [(1.0, b) for b in _SHIFTS]
 _MIRRORED = [(s, b) for b in _SHIFTS for s in (1.0, -1.0)]
 _SATURATING = [(k, b) for b in (0.0, 1.0, -1.0) for k in (*_SCALES, 10.0)]
 
-#: Pairs (k, b) for the argument k u + b of each candidate, simple ones first. If only b / k
-#: matters, k is 1 or -1.
+#: For each candidate, pairs (k, b) for the argument k u + b, simple ones first. If only the ratio b
+#: / k matters, k is 1 or -1.
 _GRIDS: dict[str, list[tuple[float, float]]] = {
     "x": _SHIFTED[1:3],
     **dict.fromkeys(("1/x", "1/x^2", "x^2", "x^3", "abs"), _SHIFTED),

@@ -27,11 +27,12 @@ from kanrun.engine.symbolic.regression import covered
 
 #: Largest number of samples of an edge that are used.
 _POINTS = 120
-#: Largest number of candidates whose constants are fitted; those that fit best on the grid.
+#: Largest number of candidates whose constants are fitted to an edge: those that fit best on the
+#: grid of pairs (a, b).
 _CANDIDATES = 12
-#: Number of the best pairs (a, b) among which the two starts of a candidate are chosen.
+#: Number of the best pairs (a, b) of a candidate from which the two starts of its fit are chosen.
 _RANKED = 40
-#: Smallest distance between the two starts, as a fraction of |a|.
+#: Smallest distance between the two starts of a fit, as a fraction of |a|.
 _APART = 0.3
 _FIT = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 

@@ -42,15 +42,16 @@ from kanrun.engine.symbolic.written_numbers import (
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
 
-#: Relative increase of the validation error that rounding may cause.
+#: Largest relative increase of the validation error that rounding a constant may cause.
 _ROUNDING_TOLERANCE = 0.02
 #: A shift counts as zero if it is smaller than this fraction of its function's largest value.
 _NEGLIGIBLE = 1e-9
 #: Largest number of steps of the refit after a term was simplified.
 _TERM_STEPS = 40
-#: A formula in the form of the true one may have this many times as many operations.
+#: A formula counts as having the form of the true one only if it has at most this many times as
+#: many operations, plus `_MORE_OPERATIONS`.
 _LONGER = 1.5
-#: Number of operations that such a formula may have in addition.
+#: Number of operations that a formula in the true form may have in addition (see `_LONGER`).
 _MORE_OPERATIONS = 2
 #: Largest error, relative to the standard deviation of y, of a formula in the true form after its
 #: constants are fitted to exact points.
@@ -263,10 +264,10 @@ def finish_formula(
         try:
             return data.error(to_numpy(expression, names)) <= limit
         except KanrunError:
-            # The trial has a function without a numeric form, so the old expression is kept.
+            # The form has a function that cannot be evaluated, so the old expression is kept.
             return False
 
-    # Forms are compared on a domain twice as wide, because they must agree beyond the data too.
+    # Forms are compared on a domain twice as wide, because they must agree outside the data too.
     points = np.concatenate([data.validation_x, data.x[:200]])
     points = np.concatenate([points, widened(points)])
     with contextlib.suppress(WorkSpent), budget.enforced():
@@ -385,8 +386,8 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
     form, numbers = open_constants(expression)
     if not numbers:
         return False
-    # Constants are scaled by their values and y by its size, because the fit would stop early if
-    # their sizes differed much.
+    # Without scaling, the fit would stop early if constants differ much in size. Therefore
+    # constants are divided by their initial values and y by its size.
     start = np.array([float(each) for each in numbers.values()])
     units = {symbol: sympy.Float(c, 17) * symbol for symbol, c in zip(numbers, start, strict=True)}
     names = [each.name for each in numbers]

@@ -26,20 +26,23 @@ from kanrun.engine.symbolic.templates import (
     take_two_values,
 )
 
-#: Relative error of y that row weights assume in addition to the noise; otherwise, a few large
-#: values would decide alone.
+#: Smallest assumed relative error of y. It limits the weights of large values, which would
+#: otherwise decide alone.
 RELATIVE = 0.01
 #: Exponents are multiples of 1 / EXPONENT_STEPS.
 EXPONENT_STEPS = 2
-#: Largest values of -c z over the points for which 1 + c z is tried; 1 + c z is 0 at the value 1.
+#: In 1 + c z, the scale c is chosen so that the largest value of -c z over the points is one of
+#: these. At the value 1, 1 + c z would be 0.
 _POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
-#: Scales c of sines and cosines that are tried whatever the range of z.
+#: Scales c of sines and cosines that are always tried, whatever the range of z.
 _NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
-#: Range of c z (radians) from which on the tried ranges are equally spaced.
+#: Range of c z over the points (radians) above which the tried ranges are equally spaced.
 _SLOW = 4.0
-#: Distance between these ranges (radians); a fit can bridge it.
+#: Distance between the tried ranges of c z (radians). A fit of the scale reaches the values in
+#: between.
 _APART = 1.3
-#: Largest range of c z (radians) in a wave, if z has several inputs, and if z is the only input.
+#: Largest range of c z (radians) that is tried in a sine or cosine: if z has several inputs, and if
+#: z is a power of the only input.
 FAST = (60.0, 300.0)
 #: Periodic functions.
 WAVES = ("sin", "cos", "tan")
@@ -111,7 +114,7 @@ def _function(name: str, expression: sympy.Expr, bits: float) -> Candidate:
 ONE_PLUS = _function("1+x", 1 + X, OPERATION + 1)
 SINE = _function("sin", sympy.sin(X), FUNCTION)
 COSINE = _function("cos", sympy.cos(X), FUNCTION)
-#: Functions that may be applied to monomials, by the candidate from which they are made.
+#: For each candidate, the functions of monomials that are made from it.
 _MADE: dict[str, tuple[Candidate, ...]] = {
     "exp": (
         _function("exp", sympy.exp(X), FUNCTION),

@@ -25,8 +25,8 @@ _RATES = (0.1, 1e-6, 1e2)
 _VARIANCES = (30.0, 1e-2, 1e3)
 #: Initial value and limits of the variance of the noise, for outputs of variance 1.
 _NOISES = (1e-6, 1e-9, 1.0)
-#: Jitter that is added to the diagonal, relative to the largest variance; the smallest one for
-#: which the Cholesky factorisation succeeds is used.
+#: Values that are added to the diagonal of the covariance, relative to the largest variance. The
+#: smallest one for which the Cholesky factorisation succeeds is used.
 _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))
 
 

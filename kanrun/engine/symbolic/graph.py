@@ -26,7 +26,7 @@ EdgeFunction: TypeAlias = Spline | Symbolic
 ROUNDING = 1e-14
 #: The constants of an edge count as diverged if c f is this many times as large as c f + d.
 _DIVERGED = 1e7
-#: Number of decimal digits of 1 - R^2 that one unit of complexity must gain.
+#: Number of decimal digits by which 1 - R^2 must decrease for one unit of complexity.
 _DIGITS_PER_UNIT = 0.5
 
 

@@ -23,14 +23,14 @@ from kanrun.formulas import to_text, variable
 
 Model = Callable[[Array], Array]
 
-#: Largest relative error at which a formula counts as exact in the search, the outcome and the
-#: certificate. It allows for float64 rounding that nested functions amplify: the true formulas of
-#: the score cards leave errors of at most 6e-15. A quotient of polynomials with ten terms can
-#: approximate an exponential to 6e-12.
+#: Largest relative error of a formula that counts as exact in the search, the outcome and the
+#: certificate. It allows for rounding errors that nested functions amplify: the true formulas in
+#: collections of known formulas have errors of at most 6e-15. A quotient of polynomials with ten
+#: terms can approximate an exponential to 6e-12.
 EXACT = 1e-12
-#: Fraction of the error allowed for exact formulas up to which a formula is certain. Quotients that
-#: imitate a root or an exponential of small arguments have larger errors; the true formulas of the
-#: score cards have smaller ones.
+#: A formula is certain if its error is at most this fraction of the largest error of an exact
+#: formula. Quotients that approximate a root or an exponential of small arguments have larger
+#: errors; true formulas have smaller ones.
 _CERTAIN = 0.02
 #: Relative rounding error of a value after a few operations.
 _ROUNDING = 1e-15
@@ -38,9 +38,9 @@ _ROUNDING = 1e-15
 UNDERFLOW = 1e-290
 #: Number of standard errors by which two mean squared errors may differ by chance.
 _CHANCE = 2.0
-#: Number of points per constant that are needed to show that a formula is exact.
+#: Number of points per constant that a formula needs to count as exact.
 _POINTS_PER_CONSTANT = 2
-#: Number of points that are needed in addition to those per constant.
+#: Number of points that a formula needs to count as exact, in addition to those per constant.
 _MORE_POINTS = 5
 #: Fraction of a budget that the search for a structure may use.
 _SEARCH_FRACTION = 0.85

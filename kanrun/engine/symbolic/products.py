@@ -36,21 +36,22 @@ from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomia
 
 #: Largest number of monomials that are arguments of functions.
 _ARGUMENTS = 400
-#: Number of the simplest of these monomials that are also arguments of sin, cos and tan.
+#: Number of the simplest monomials that are also used as arguments of sin, cos and tan.
 _WAVE_ARGUMENTS = 60
 #: Approximate number of columns whose pairs are compared.
 _PAIRED = 300
-#: Largest number of pairs of a function and an argument whose scale is refined.
+#: Largest number of pairs of a function and an argument for which the scale is optimised.
 _REFINED = 150
 #: Largest number of products with one function, or pairs of columns, that are fitted.
 KEPT = 40
-#: Number of scales around the best scale of the grid that are tried to refine the best scale.
+#: Number of scales that are tried between the neighbours of the best scale on the grid.
 _FINER = 13
-#: Relative half widths of the successively smaller ranges in which a scale is refined.
+#: Half widths, relative to the scale, of the smaller and smaller ranges in which the scale is
+#: optimised.
 _ZOOMS = (0.1, 0.03, 0.01)
-#: Number of scales that are tried in each of these ranges.
+#: Number of scales that are tried in each range of `_ZOOMS`.
 _ZOOMED = 7
-#: If c z is negative somewhere, values of -c z at its minimum that are tried in 1 + c z.
+#: In 1 + c z, if z is negative at some points: values of -c z at the minimum of z that are tried.
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
 )
@@ -60,7 +61,7 @@ _BATCH = 1000
 _COLUMNS = 8000
 #: Exponents of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
-#: Number of exponents of each function for which the scale is refined.
+#: Number of exponents of each function for which the scale is optimised.
 _POWERS_KEPT = 8
 #: Unit columns, which are stored in single precision.
 Single = NDArray[np.float32]

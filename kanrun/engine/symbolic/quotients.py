@@ -33,26 +33,29 @@ _MAX_MONOMIALS = 250
 _TERMS = 12
 #: Largest RMS error, relative to y, at which a quotient counts as exact.
 _NO_ERROR = 1e-12
-#: The error must fall to below this fraction when the last degree is added.
+#: A quotient is accepted as exact only if raising the degree by one reduces the error to below this
+#: fraction.
 _SUDDEN = 1e-4
-#: Factor by which the error may grow when monomials are eliminated.
+#: Largest factor by which the error may grow when monomials are eliminated.
 _GROWTH = 10.0
-#: Smallest limit of the RMS error, relative to y, or to y^2 for a quadratic.
+#: Smallest RMS error, relative to y (or to y^2 for quadratic equations), that is demanded.
 _EPSILON = 5e-15
-#: Largest number of points to which quotients are fitted; they must reproduce all points.
+#: Largest number of points to which quotients are fitted; the result must still agree with all
+#: points.
 _ROWS = 1000
 #: Exponents of the inputs in a monomial.
 Powers = tuple[int, ...]
 
-#: Largest difference, relative to y, that rounding alone causes. A quotient with a larger
-#: difference may approximate a root; one of degree 2 does so to 1e-12 near 1.
+#: Largest difference from y, relative to y, that rounding alone can cause. A quotient with a larger
+#: difference may be an approximation of a root: near 1, one of degree 2 approximates a root to
+#: 1e-12.
 _ROUNDING = 3e-14
-#: Largest difference, relative to y, of a quotient, or of a root whose numbers were replaced by
-#: fractions.
+#: Largest difference from y, relative to y, of a quotient, or of a root whose numbers were replaced
+#: by fractions.
 _ROOT_ERROR = 1e-6
-#: Smallest range of an input that may be an angle (radians).
+#: Smallest range (radians) of an input that is tried as an angle.
 _LEAST_TURN = 0.95
-#: Largest absolute value of an input that may be an angle (radians).
+#: Largest absolute value (radians) of an input that is tried as an angle.
 _MOST_TURNS = 2.001 * math.pi
 #: Largest number of angles that are tried.
 _SETS = 6
@@ -185,7 +188,8 @@ def _bases(x: Array, size: Array) -> list[Array]:
     return [centred, x / np.abs(x).max(0)] if np.ptp(size) else [centred]
 
 
-#: Monomials, monomials that are multiplied by y, and the error allowed when some are eliminated.
+#: Monomials of the numerator, monomials of the denominator (which are multiplied by y), and the
+#: largest error allowed when some of them are eliminated.
 _Monomials = tuple[Sequence[Powers], Sequence[Powers], float]
 
 
@@ -226,7 +230,8 @@ def _sudden(
         columns = _columns(x, y, above, below) / unit
         columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
         count_work(2 * COSTS.product * columns.size * columns.shape[1])
-        # Entries from k on of the last column are what the first k columns leave of the goal.
+        # In the last column of the triangle, the entries from row k on are the residual of the
+        # target after a fit by the first k columns.
         triangle = np.asarray(np.linalg.qr(columns, mode="r"))
         rest = triangle[:, -1]
         before = 1.0

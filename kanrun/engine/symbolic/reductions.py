@@ -25,7 +25,8 @@ from kanrun.points import Points
 
 #: An exponent of a power law may be rounded within this many standard errors.
 _DEVIATIONS = 2.5
-#: Smallest distance within which exponents are rounded, however small their standard errors are.
+#: If an exponent is within this distance of a fraction, it is rounded even if its standard error is
+#: smaller.
 _KNOWN = 1e-8
 #: Largest denominator of an exponent of a power law.
 _DENOMINATOR = 6
@@ -35,27 +36,28 @@ _INDICES = 4000
 _ROUGH = 0.2
 #: Determinants and exponents count as zero if they are smaller than this.
 _SINGULAR = 1e-8
-#: Largest denominator of an exponent in a group.
+#: Largest denominator of an exponent in a dimensionless group.
 _LARGEST = 12
-#: Cost of a fractional exponent when the pivots of groups are chosen.
+#: Penalty for a fractional exponent when the pivots of groups are chosen.
 _FRACTION_COST = 3.0
-#: Reduction of this cost per unit of the ratio of a pivot's smallest to its largest value.
+#: Reward for a pivot whose values vary little: it is multiplied by the ratio of the smallest to the
+#: largest value.
 _PIVOT_GAIN = 0.1
 
-#: A column spans decades if the ratio of its upper to its lower quantile of absolute values is
-#: large; the quantiles are at this probability and its complement.
+#: A column spans decades if an upper quantile of its absolute values is many times a lower one
+#: (`_DECADES`). The lower quantile has this probability, the upper one its complement.
 _TAIL = 0.1
-#: Smallest such ratio of a column that spans decades. Values with uniform logarithms reach it if
-#: they cover 1.7 decades; uniform values of both signs never do.
+#: Smallest ratio of the two quantiles for a column to span decades. If the logarithms of the values
+#: are uniform, this means that they cover 1.7 decades; uniform values of both signs never reach it.
 _DECADES = 20.0
-#: Smallest number of points of one sign that are enough to find scalings.
+#: Smallest number of points with the same signs that are enough to find scalings.
 _ENOUGH = 80
 #: Largest exponent of an input that is taken out as a factor.
 _LARGEST_POWER = 6.5
 
-#: From this number of inputs on, the search is restricted to the relevant inputs.
+#: Number of inputs from which on the search uses only the relevant ones.
 MANY = 10
-#: Largest number of relevant inputs; the physics formulas of the score cards have up to 9 inputs.
+#: Largest number of relevant inputs; the physics formulas in the collections have up to 9 inputs.
 _MOST = 9
 #: An input is relevant if its permutation importance is at least this fraction of the largest one.
 #: With 16 inputs and noise of 15% of the variance, irrelevant inputs reach 0.03.
@@ -64,11 +66,12 @@ _MATTERS = 0.05
 _ROWS = 500
 #: Settings of the table model that measures the importance.
 _POLICY = TablePolicy(folds=0)
-#: Work of this model per row.
+#: Units of work (see `budget`) to fit this model, per row.
 _WORK = 8e-4
-#: Work of this model per row and input.
+#: Units of work to fit this model, per row and input.
 _INPUT_WORK = 6e-5
-#: An input is left out if the part that others do not determine is below this fraction of its size.
+#: An input is left out if the part of it that the other inputs do not determine is below this
+#: fraction of its norm.
 _DEPENDENT = 1e-9
 
 

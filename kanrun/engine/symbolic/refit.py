@@ -31,8 +31,8 @@ from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
 
-#: For relative errors, residuals are divided by the graph's value, limited to within this factor of
-#: |y|.
+#: If errors are relative, residuals are divided by the values of the graph; these are first limited
+#: to within this factor of |y|.
 _NEAR = 2.0
 #: A quick refit ends when steps reduce the loss by less than this fraction.
 QUICK = 1e-2
@@ -42,16 +42,18 @@ _GRID_STEPS = 25
 PENALTY = 1e-16
 #: Refinement ends if the error on a finer grid exceeds the lowest error by this factor.
 _GRID_GROWTH = 1.5
-#: Relative error from which on the last grid is doubled, because the function may be sharp.
+#: Relative error above which the number of intervals is doubled further, because the function may
+#: have a narrow feature.
 _UNRESOLVED = 3e-3
-#: Weight of the smoothness penalty on doubled grids; sharp functions have large derivatives.
+#: Weight of the smoothness penalty on these finer grids; it is small because narrow features have
+#: large derivatives.
 _SHARP_PENALTY = 1e-22
-#: Smallest number of points per coefficient of a doubled grid.
+#: Smallest number of points per coefficient on these finer grids.
 _POINTS_EACH = 4
 
 #: Levenberg-Marquardt policy for graphs. Evaluating a graph costs more than solving the linear
-#: system, and constants are wanted to the last digit. Therefore each step tries one damping after
-#: the other, and the damping may fall far below that of network training.
+#: system, and constants are needed to the last digit. Therefore each step tries several dampings,
+#: and the damping may become much smaller than when networks are trained.
 POLICY = LMPolicy(
     min_damping=1e-16,
     max_damping=1e8,
@@ -61,7 +63,7 @@ POLICY = LMPolicy(
 )
 
 #: Levenberg-Marquardt policy for the constants of an expression, which may have any size and are
-#: wanted to the last digit.
+#: needed to the last digit.
 THOROUGH = LMPolicy(min_damping=1e-18)
 
 

@@ -29,32 +29,36 @@ from kanrun.engine.symbolic.problem import SearchData
 
 #: Largest number of points at which terms are compared.
 _POINTS = 80
-#: Number of dictionary entries for functions of y, and for y divided by a weight.
+#: Number of dictionary entries that are used when a function of y, or y divided by a weight, is
+#: fitted.
 _SIMPLE = 3200
-#: Number of dictionary entries for quotients, and for functions of y divided by a weight.
+#: Number of dictionary entries that are used for quotients, and when a function of y divided by a
+#: weight is fitted.
 _FEW = 600
 #: Number of the simplest entries that are tried as weights.
 _WEIGHTS = 8
 #: Number of the best sums of each kind that are fitted.
 _KEPT = 6
-#: Number of inexact formulas that are returned in the end.
+#: Number of formulas that are returned at the end if none is exact.
 _RETURNED = 8
 #: Largest fraction of the variance that a promising sum may leave unexplained.
 _PROMISING = 1e-4
 #: Largest relative error of an exact sum.
 _EXACT_SUM = 1e-10
-#: Fraction of the variance that rounding may leave unexplained. Among pairs that leave less, the
-#: simplest one is best.
+#: Fraction of the variance that rounding may leave unexplained. Pairs that leave less count as
+#: equally good, so the simplest one is best.
 _EXACT = 1e-11
-#: Number of the first functions of y that are regressed as quotients.
+#: Number of the first functions of y that are also fitted by quotients.
 _QUOTIENTS = 3
 #: Number of pairs that are compared at once, so that they fit into the processor's cache.
 _BLOCK = 100_000
 #: Smallest number of terms that are compared with all others at once.
 _ROWS = 32
-#: An entry is dropped if the fixed terms leave less than this fraction of its norm.
+#: An entry is dropped if, after the fixed terms are projected out, less than this fraction of its
+#: norm is left.
 _LEFT = 1e-8
-#: A pair is dropped if one entry leaves less than this fraction of the other's squared norm.
+#: A pair is dropped if, after one entry is projected out of the other, less than this fraction of
+#: the squared norm is left.
 _APART = 1e-7
 
 
@@ -98,8 +102,8 @@ class OutputTransform:
         return self.weight * self.outer.expression.xreplace({X: expression})
 
 
-#: Outer functions: the name, the inverse, and the largest |y| up to which the inverse is defined,
-#: unique and does not overflow.
+#: Outer functions of y: the name, the inverse, and the largest |y| for which the inverse is
+#: defined, unique and finite.
 _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("1/x", lambda y: 1 / y, np.inf),
     ("sqrt", np.square, np.inf),
@@ -113,7 +117,7 @@ _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("tanh", np.arctanh, 1.0),
     ("sin", np.arcsin, 1.0),
 )
-#: Outer functions for which y must have one sign; if y is negative, -y is transformed.
+#: Outer functions that require all y to have the same sign; if y is negative, -y is transformed.
 _ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
 #: A transform is left out if the range of its values is below this fraction of their size.
 _FLAT = 1e-12

@@ -50,13 +50,14 @@ from kanrun.engine.symbolic.symmetries import (
 )
 from kanrun.errors import KanrunError
 
-#: The error of a network without a formula counts this many times when structures are compared.
+#: When structures are compared, a network without a formula counts as if its error were this many
+#: times as large.
 _NO_FORMULA = 100.0
 #: Largest number of inputs for which sparse regressions in all inputs are tried.
 _WIDE_TABLE = 30
 #: Largest number of variables for which a dictionary of small expressions is built.
 _DICTIONARY_INPUTS = 5
-#: Largest number of formulas that one stage returns if none is exact.
+#: Largest number of formulas that a stage returns if none is exact.
 _SHORTEST = 2
 #: Settings with which the constants of a proposed expression are fitted.
 _REFIT = RefitSettings(steps=30, damping=1e-6)

@@ -35,14 +35,15 @@ _MAX_TERMS = 400
 #: Largest relative difference between the values of equal forms. It exceeds EXACT because forms
 #: lose different numbers of digits by cancellation.
 _EQUAL = 10 * EXACT
-#: Differences of values smaller than the quantile of |values| at this level are relative to it.
+#: Level of a quantile of |values|. Differences of smaller values are measured relative to this
+#: quantile.
 _USUAL = 0.9
 #: Fraction of its largest possible work that a transformation takes on average.
 _USUAL_WORK = 0.05
-#: This fraction for the transformations in `_HEAVY`.
+#: The same fraction for the transformations in `_HEAVY`.
 _HEAVY_WORK = 0.35
-#: Number of characters of a fraction that takes sympy as long as one decimal number; longer
-#: fractions take proportionally longer, because exact arithmetic keeps all digits.
+#: A fraction with this many characters takes sympy as long as one decimal number. Longer fractions
+#: take proportionally longer, because exact arithmetic keeps all digits.
 _SHORT = 4
 #: Largest relative difference between a squared coefficient and that of a perfect square.
 _SQUARE = 1e-4

@@ -43,7 +43,7 @@ SNAP_THRESHOLD = 0.05
 _GROWTH = 1.3
 #: An edge may also be removed if the error is then at most this.
 _NEGLIGIBLE_ERROR = 1e-7
-#: Work for the assignments of a graph (approximate CPU seconds).
+#: Work that may be spent on the assignments of one graph (approximate CPU seconds).
 _WORK = 10.0
 #: Largest number of assignments of candidates to all edges that are tried.
 _ASSIGNMENTS = 24
@@ -51,7 +51,8 @@ _ASSIGNMENTS = 24
 _PER_EDGE = 5
 #: Relative error below which the constants of an assignment are fitted with more steps.
 _PROMISING = 0.2
-#: Relative error below which these constants are polished before formulas are compared.
+#: Relative error below which the constants of an assignment are fitted to the last digit before
+#: formulas are compared.
 _POLISHED = 1e-7
 #: Successive numbers of intervals on which a pruned network is retrained.
 _GRIDS = (10, 20)
@@ -113,7 +114,8 @@ def eliminate(graph: Graph, data: SearchData) -> Graph:
     while True:
         scores = edge_scores(graph, data)
         for i in [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i])]:
-            # An edge that must stay is tried again only after nodes have changed.
+            # An edge that could not be removed is tried again only after the number of nodes has
+            # changed.
             key = graph.edges[i].source, graph.edges[i].target, len(graph.operations)
             if key in kept:
                 continue

@@ -26,27 +26,30 @@ from kanrun.engine.symbolic.templates import Coordinates, Template
 #: Angular frequencies of fast sines and cosines among the smooth functions, for inputs scaled to
 #: [-1, 1].
 _FAST = range(9, 22, 2)
-#: A residual counts as noise if its smooth part has more than this probability by chance (F test).
+#: A residual counts as noise if chance explains its smooth part with more than this probability (F
+#: test).
 _CHANCE = 1e-3
 #: Number of the best formulas that are returned as a ranking.
 RANKED = 10
 #: Number of the best formulas from which terms are removed, one at a time, after every stage.
 _SHORTENED = 3
-#: Largest error, relative to the standard deviation of y, that may be noise.
+#: Largest error of a formula, relative to the standard deviation of y, that may be explained as
+#: noise.
 _NO_FIT = 0.7
 #: An error counts as exact if it is at most this multiple of ROUNDING.
 _EXACT = 10.0
 #: Smallest noise that weights assume, relative to the standard deviation of y.
 _LEAST_NOISE = 1e-4
-#: Formulas with more bits than this do not end the search, because others may be shorter.
+#: A formula with more bits than this does not end the search, because there may be a shorter one.
 _LONGEST = 90.0
-#: Typical number of bits of a short product with one function.
+#: Number of bits of a short product with one function; earlier stages are skipped by it (see
+#: `ProposalStage`).
 _SINGLE = 22.0
-#: Typical number of bits of a short sum without functions.
+#: The same for a short sum without functions.
 _SUM = 38.0
-#: Typical number of bits of a short sum with a function.
+#: The same for a short sum with a function.
 _SUM_OF_FUNCTIONS = 48.0
-#: Typical number of bits of a short product with two functions.
+#: The same for a short product with two functions.
 _PAIR = 52.0
 #: Fraction of the budget of a search that sparse regressions may use.
 _FRACTION = 0.6

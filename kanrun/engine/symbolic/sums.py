@@ -48,26 +48,28 @@ from kanrun.engine.symbolic.templates import (
 _MONOMIALS = 1000
 #: Largest number of terms with a function.
 _FUNCTIONS = 5000
-#: Number of the first terms that are paired with all terms.
+#: Number of terms (the first ones of the dictionary) that are paired with all terms.
 _FIRST = 1000
 #: Number of the best pairs that are fitted, and to which further terms are added.
 _PAIRS = 40
-#: Number of sines and cosines with a phase that are fitted, and to which further terms are added;
-#: as many damped ones are.
+#: Number of sines and cosines with a phase that are fitted, and to which further terms are added.
+#: The same number of damped ones is used.
 _WAVES = 6
 #: Number of candidates with three terms, and with four terms, that are fitted.
 _LONGER = 20
 #: Numbers of simple terms from which backward elimination starts.
 _ELIMINATED = (40, 120, 250)
-#: Smallest effective number of rows on which a term depends; otherwise it could fit outliers.
+#: Smallest effective number of rows that determine the coefficient of a term; with fewer, the term
+#: could fit outliers.
 _ROWS = 4.0
 #: A sine and a cosine may be combined if their frequencies differ by at most this fraction.
 _ONE_FREQUENCY = 0.25
 #: Largest number of terms of a sum.
 _MOST_TERMS = 12
-#: Significance level of the F test for a slope of log |y| that is not constant.
+#: Significance level of the F test that log |y| does not depend linearly on the logarithm of an
+#: input.
 _CONSTANT = 1e-4
-#: A slope also counts as constant if its F ratio is at most this fraction of the largest one.
+#: The dependence also counts as linear if its F ratio is at most this fraction of the largest one.
 _SMALL = 0.1
 
 
@@ -121,7 +123,8 @@ def constant_slopes(sample: Sample) -> Monomial:
         left, fewer, solved = rest([j for j in range(d) if j != i])
         ratios.append((left - full) / max(rank - fewer, 1) / max(full / freedom, 1e-300))
         powers.append(float(solved[1 + i] * 2 / span[i]) if span[i] > 0 else 0.0)
-    # If smooth functions leave more than noise, all F ratios are too large by a common factor.
+    # If smooth functions leave more than noise unexplained, all F ratios are too large by a common
+    # factor.
     limit = max(float(stats.f.isf(_CONSTANT, max(rank // d, 1), freedom)), _SMALL * max(ratios))
     chosen = [
         (i, halves(power))

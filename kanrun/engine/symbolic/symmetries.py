@@ -36,36 +36,40 @@ _TUNED = 250
 _FITTED = 600
 #: Largest number of steps of the search for the hyperparameters.
 _STEPS = 25
-#: Relative change of the likelihood at which this search ends.
+#: Relative change of the likelihood at which the search for the hyperparameters ends.
 _LIKELIHOOD_RTOL = 2e-9
 #: A smooth fit with a relative error of this or more is too inaccurate to reveal symmetries.
 NO_FIT = 0.2
 #: Relative error below which a smooth fit counts as exact.
 ACCURATE = 1e-5
 #: Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
-#: this (its square if y changes sign).
+#: this (or its square, if y changes sign).
 _WIDE = 1e4
-#: Probability level of the lower quantile; that of the upper one is its complement.
+#: Probability of the lower quantile; the upper one has the complementary probability.
 _RARE = 0.1
-#: Smallest ratio of the largest to the smallest |y| at which noise may be judged as relative.
+#: Smallest ratio of the largest to the smallest |y| for which noise can be recognised as
+#: proportional to y.
 _SIZES = 10.0
-#: Estimated noise of at most this, relative to the standard deviation of y, counts as none.
+#: If the estimated noise, relative to the standard deviation of y, is at most this, the points
+#: count as free of noise.
 _NOISE = 5e-4
 #: The error of a fit counts as noise if it is below this multiple of the estimated noise.
 _NOISE_FACTOR = 1.5
-#: Smallest gain of the log likelihood (nats) from which noise counts as relative.
+#: Smallest gain of the log likelihood (nats) at which noise counts as proportional to y.
 _LIKELIER = 3.0
-#: Largest relative error of a smooth fit to points without noise of a smooth function.
+#: Largest relative error of a fit to a smooth function without noise.
 _SMOOTH = 0.02
-#: Factor by which the error of a fit may grow in fewer variables.
+#: Largest factor by which the error may grow when the number of variables is reduced.
 _ERROR_GROWTH = 1.5
-#: An input has no effect if its strength is below this fraction of the largest strength.
+#: An input has no effect if its strength is below this fraction of the largest strength of an
+#: input.
 _IDLE = 1e-4
-#: Eigenvalues count as zero if their root is at most this.
+#: An eigenvalue counts as zero if its square root is at most this.
 _TOLERANCE = 0.03
-#: Largest RMS deviation of a constant, relative to the standard deviation of y.
+#: An output counts as constant if its RMS deviation, relative to the standard deviation of y, is at
+#: most this.
 _CONSTANT = 1e-9
-#: Smallest number of points at which derivatives are used.
+#: Smallest number of points from which derivatives are used to find symmetries.
 _SLOPES = 80
 #: Typical ratio of the relative error of derivatives to the relative error of the fit.
 _SLOPE_ERROR = 3.5
@@ -75,7 +79,7 @@ _PAIRS = 4
 _SCALINGS = 3
 #: Largest factor by which a null vector is multiplied to make its entries integers.
 _DENOMINATOR = 6
-#: Largest distance of an entry of a null vector from a fraction.
+#: Largest distance of an entry of a null vector from the fraction to which it is rounded.
 _RATIONAL = 0.04
 
 
@@ -206,8 +210,8 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     use scalings of one or two inputs, pairs of inputs that can be combined, all scalings together,
     and single scalings, in this order.
     """
-    # Derivatives are less accurate than the fit, and least accurate at the edge of the points, so
-    # the points near the centre are used.
+    # Derivatives are less accurate than the fit, in particular near the boundary of the points, so
+    # only points near the centre are used.
     tolerance = max(_TOLERANCE, _SLOPE_ERROR * fit.error)
     centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), TINY)
     inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]

@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.candidates import Array, Candidate, input_symbols, number
 
-#: Bits of an operation in a formula.
+#: Number of bits that an operation adds to the description of a formula.
 OPERATION = 2.5
-#: Bits of a function in a formula.
+#: Number of bits that a function adds to the description of a formula.
 FUNCTION = 4.0
-#: Bits that an exponent with a denominator costs in addition.
+#: Number of bits that a denominator adds to the description of an exponent.
 _DENOMINATOR = 1.5
-#: Smallest range (radians) of a variable whose sine differs from a line.
+#: Smallest range (radians) of a variable whose sine can be told from a straight line.
 _LEAST_TURN = 0.5
-#: Absolute value (radians) below which the sine of a variable has few periods.
+#: Largest absolute value (radians) of a variable whose sine has few periods.
 _MOST_TURNS = 50.0
 #: A product of powers of atoms: pairs (index of the atom, exponent), sorted by index.
 Monomial = tuple[tuple[int, Fraction], ...]

@@ -29,7 +29,7 @@ from kanrun.engine.least_squares import DenseRows, LocalRows
 from kanrun.engine.networks import Network
 from kanrun.errors import UsageError
 
-#: Largest number of unknowns of a whole triangular factor, which then takes 128 MB.
+#: Largest number of unknowns for which the whole triangular factor is stored; it then takes 128 MB.
 MAX_UNKNOWNS = 4000
 #: Weight of a quadratic penalty that holds the unknowns near their values at the start of a fit
 #: with rehearsal. Without it, unknowns that no sample determines drift. Chosen on five peaks and a
