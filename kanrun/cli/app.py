@@ -61,11 +61,11 @@ class ExperimentCommand(Command):
 
 def add_experiments() -> None:
     """Add the commands of experiments that have not been added yet, such as those of plug-ins."""
-    there = {each.name for each in kanrun_commands.registered_commands}
+    there = {command.name for command in kanrun_commands.registered_commands}
     for experiment in EXPERIMENTS.values():
         if experiment.name not in there:
             _add_experiment(experiment)
-    kanrun_commands.registered_commands.sort(key=lambda each: each.name not in EXPERIMENTS)
+    kanrun_commands.registered_commands.sort(key=lambda command: command.name not in EXPERIMENTS)
 
 
 def _add_experiment(experiment: ExperimentKind) -> None:
@@ -170,14 +170,14 @@ def keys(
 ) -> None:
     """Show the settings: rule, default, purpose."""
     known = keys_of(command)
-    found = [key for key in known if key.path.startswith(prefix)]
-    if not found:
+    selected = [key for key in known if key.path.startswith(prefix)]
+    if not selected:
         offer = did_you_mean(prefix, [key.path for key in known])
         raise UsageError(f"no key begins with {prefix!r}{offer or '.'}")
     if as_json:
-        print(json.dumps([asdict(key) for key in found], indent=2))
+        print(json.dumps([asdict(key) for key in selected], indent=2))
         return
-    for key in found:
+    for key in selected:
         default = f"default {key.default}" if key.default else ""
         choices = ", ".join(key.choices) if key.rule == "group" else ""
         facts = filter(None, (key.rule, choices, default))
@@ -215,15 +215,15 @@ def init(
     ] = None,
 ) -> None:
     """Write a plug-in package with an example of each component."""
-    given = folder.absolute().name if name is None else name
-    module = re.sub(r"[^a-z0-9]+", "_", given.lower()).strip("_")
+    wanted = folder.absolute().name if name is None else name
+    module = re.sub(r"[^a-z0-9]+", "_", wanted.lower()).strip("_")
     if (
         not module.isidentifier()
         or keyword.iskeyword(module)
         or module in {"kanrun", *sys.stdlib_module_names}
     ):
         raise UsageError(
-            f"{given!r} is not a valid name for a package. Give one with --name, such as my_kans."
+            f"{wanted!r} is not a valid name for a package. Give one with --name, such as my_kans."
         )
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -232,8 +232,8 @@ def init(
             name_in_package = source.relative_to(STARTER).as_posix().removesuffix(".in")
             texts = (name_in_package, source.read_text(encoding="utf-8"))
             place, text = (
-                one.replace("DISTRIBUTION", module.replace("_", "-")).replace("NAME", module)
-                for one in texts
+                template.replace("DISTRIBUTION", module.replace("_", "-")).replace("NAME", module)
+                for template in texts
             )
             file = folder / place
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -255,12 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Let idle threads sleep, because spinning threads slow training down tenfold if other programs
     # use the processor.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         add_experiments()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            code = kanrun_commands(words, prog_name="kanrun", standalone_mode=False)
+            code = kanrun_commands(typed, prog_name="kanrun", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except KanrunError as error:
         return _say(str(error), error.exit_code)
@@ -282,7 +282,7 @@ def _advice(error: Any) -> str:
     name = option.lstrip("-")
     known = EXPERIMENTS.get(context.info_name) if context else None
     if hasattr(error, "possibilities"):  # there is no such option
-        near = [one for one in error.possibilities or () if one != "--help"]
+        near = [there for there in error.possibilities or () if there != "--help"]
         text = error.message + (f"; did you mean {near[0]}?" if near else "")
     if known and (name in settings_of(known.settings) or group_of(known, name)):
         text = f"{error.message}. Settings are written key=value: {name}=VALUE"

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -19,7 +19,9 @@ from typer.core import TyperCommand
 from kanrun.config import CONF, EXPERIMENTS, TARGETS, default_choices, groups_of, keys_of
 from kanrun.config.registry import implied_choices
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs import find_runs
+
+if TYPE_CHECKING:
+    from kanrun.runs import Run
 
 #: Settings that name columns of the table in target.path.
 _COLUMNS = {
@@ -38,19 +40,19 @@ def complete_run(ctx: Any, incomplete: str) -> list[str]:
 
 def complete_override(ctx: Any, incomplete: str) -> list[str]:
     """Return the possible arguments that begin with `incomplete`, for Typer's completion."""
-    given = [str(one) for one in ctx.params.get("overrides") or ()]
+    typed = [str(argument) for argument in ctx.params.get("overrides") or ()]
     if not os.environ.get("_KANRUN_COMPLETE", "").endswith("bash"):
-        return completions(ctx.info_name, given, incomplete, _outputs(ctx))
+        return completions(ctx.info_name, typed, incomplete, _outputs(ctx))
     # bash splits words at `=`, so the words must be joined again. It inserts completions unchanged,
     # so blanks and brackets must be escaped unless a quote is open.
     pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
     *whole, word = re.sub(r"\n?=\n?", "=", "\n".join(pieces)).split("\n")
-    words = [_unquoted(one) for one in whole if "=" in one]
-    found = completions(ctx.info_name, words, _unquoted(word), _outputs(ctx))
+    words = [_unquoted(argument) for argument in whole if "=" in argument]
+    completed = completions(ctx.info_name, words, _unquoted(word), _outputs(ctx))
     if word[:1] in ("'", '"'):
-        return found
+        return completed
     cut = _unquoted(word).rfind("=") + 1
-    return [re.sub(_UNSAFE, r"\\\1", one[cut:]) for one in found]
+    return [re.sub(_UNSAFE, r"\\\1", argument[cut:]) for argument in completed]
 
 
 def _unquoted(word: str) -> str:
@@ -63,22 +65,22 @@ def _outputs(ctx: Any) -> Path:
 
 
 def completions(
-    command: str, words: Sequence[str], word: str, outputs: Path = Path("outputs")
+    command: str, typed: Sequence[str], word: str, outputs: Path = Path("outputs")
 ) -> list[str]:
-    """Return all groups, choices, keys and values that begin with `word`, given the other `words`.
+    """Return all groups, choices, keys and values that begin with `word`.
 
-    A single result that ends with `=`, `.`, `/` or `:` is followed by its continuations, so that
-    the shell does not end the word there.
+    `typed` has the other arguments of the command line. A single result that ends with `=`, `.`,
+    `/` or `:` is followed by its continuations, so that the shell does not end the word there.
     """
     if command not in EXPERIMENTS:
         return []
     begun = word.lstrip("+~")
     sign = word.removesuffix(begun)
-    call = _Call(command, words, outputs)
-    found = call.matching(begun)
-    if len(found) == 1 and found[0] != begun and found[0].endswith(_ENDS):
-        found += [name for name in call.matching(found[0]) if name != found[0]]
-    return [sign + name for name in found]
+    call = _Call(command, typed, outputs)
+    completed = call.matching(begun)
+    if len(completed) == 1 and completed[0] != begun and completed[0].endswith(_ENDS):
+        completed += [name for name in call.matching(completed[0]) if name != completed[0]]
+    return [sign + name for name in completed]
 
 
 def runs_beginning(beginning: str, outputs: Path) -> list[str]:
@@ -86,24 +88,38 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
 
     After the whole name of a run and a slash, the names of its points are returned too.
     """
+    from kanrun.runs import find_runs
+
     runs = find_runs(outputs)[::-1]
     names = [
         "latest",
         *(f"{run.path.parent.name}/latest" for run in runs),
         *(run.name for run in runs),
         *(tag for run in runs for tag in run.labels.tags),
-        *(one.name for run in runs if beginning.startswith(f"{run.name}/") for one in run.points),
+        *(
+            point.name
+            for run in runs
+            if beginning.startswith(f"{run.name}/")
+            for point in run.points
+        ),
     ]
     return [name for name in dict.fromkeys(names) if name.startswith(beginning)]
+
+
+def find_run(name: str, outputs: Path, *, one: bool = False) -> Run:
+    """Return the run or point called `name`, as `kanrun.runs.find_run` does, loaded when needed."""
+    from kanrun.runs import find_run
+
+    return find_run(name, outputs, one=one)
 
 
 class _Call:
     """An incomplete command line: the choices of its groups, and the keys these choices allow."""
 
-    def __init__(self, command: str, words: Sequence[str], outputs: Path) -> None:
+    def __init__(self, command: str, arguments: Sequence[str], outputs: Path) -> None:
         self._groups = dict(groups_of(command))
         self._outputs = outputs
-        typed = dict(word.lstrip("+~").partition("=")[::2] for word in words)
+        typed = dict(word.lstrip("+~").partition("=")[::2] for word in arguments)
         chosen = {key: value for key, value in typed.items() if key in self._groups}
         with contextlib.suppress(KanrunError):
             implied = implied_choices(EXPERIMENTS[command], chosen, typed)
@@ -126,7 +142,9 @@ class _Call:
         """Return the groups, keys or values that start with `beginning`, sorted."""
         key, equals, value = beginning.partition("=")
         if equals:
-            names = {f"{key}={each}" for each in self._groups.get(key) or self._values(key, value)}
+            names = {
+                f"{key}={choice}" for choice in self._groups.get(key) or self._values(key, value)
+            }
         else:  # up to the next dot
             paths = [path for path in (*self._keys, *self._groups) if path.startswith(key)]
             names = {path[: path.find(".", len(key)) + 1] or f"{path}=" for path in paths}
@@ -158,7 +176,7 @@ class _Call:
             names = list(TARGETS[self._kinds["target"]].names())
         defaults = [setting.default] * (setting.default not in ("", "null", "must be given"))
         if setting.rule.startswith("a list") and " or text" not in setting.rule:
-            return [*(f"[{one}" for one in names), *defaults]
+            return [*(f"[{text}" for text in names), *defaults]
         return names or defaults
 
 
@@ -168,8 +186,10 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options."""
         for title, kind in (("Arguments", "argument"), ("Options", "option")):
-            parameters = [one for one in self.get_params(ctx) if one.param_type_name == kind]
-            records = [one.get_help_record(ctx) for one in parameters]
+            parameters = [
+                parameter for parameter in self.get_params(ctx) if parameter.param_type_name == kind
+            ]
+            records = [parameter.get_help_record(ctx) for parameter in parameters]
             rows = [
                 (re.sub(r" <.*>$", "", name) if kind == "argument" else name, about)
                 for name, about in filter(None, records)

@@ -23,15 +23,14 @@ from kanrun.cli.commands import (
     RunNames,
     SpreadsheetSafe,
     check_new,
+    find_run,
     output_option,
     runs_commands,
 )
 from kanrun.errors import KanrunError, StorageFailed, tell
-from kanrun.runs import Run, Status, find_run
-from kanrun.runs.files import as_text, csv_lines, to_json
-from kanrun.runs.index import RunIndex, listed, local_time
 
 if TYPE_CHECKING:
+    from kanrun.runs import Run
     from kanrun.study.report import Columns
 
 #: Default number of runs that `kanrun runs list` shows.
@@ -95,6 +94,8 @@ def list_runs(  # noqa: PLR0913  (each is an option)
     (in conditions in double quotes), and name, command, status, started, seconds, seeds, points,
     tags, note, best. A run of several points is listed with its best point.
     """
+    from kanrun.runs.index import RunIndex, listed
+
     index = RunIndex(outputs)
     rows = index.rows(where or "1", sort, tag, status)
     shown = rows[: most if most is not None or as_json or as_csv else _MOST_LISTED]
@@ -128,6 +129,8 @@ def query_runs(
     one row per point, with `run`, `point`, its results and its swept settings. Names with a dot
     need double quotes.
     """
+    from kanrun.runs.index import RunIndex
+
     _print_columns(RunIndex(outputs).query(sql), as_json, as_csv, spreadsheet_safe)
 
 
@@ -136,19 +139,21 @@ def show_run(
     run: RunName = "latest", *, outputs: Outputs = OUTPUTS, as_json: AsJson = False
 ) -> None:
     """Show a run or a point: settings, results, claims, files."""
-    found = find_run(run, outputs)
-    labels = {"tags": list(found.labels.tags), "note": found.labels.note}
+    from kanrun.runs.files import to_json
+
+    shown = find_run(run, outputs)
+    labels = {"tags": list(shown.labels.tags), "note": shown.labels.note}
     if as_json:
-        content = {"folder": str(found.path), **json.loads(to_json(found.manifest)), **labels}
-        names = [point.name for point in found.points]
-        content |= {"points": names, "overrides": found.overrides}
+        content = {"folder": str(shown.path), **json.loads(to_json(shown.manifest)), **labels}
+        names = [point.name for point in shown.points]
+        content |= {"points": names, "overrides": shown.overrides}
         _print_json(content)
         return
-    _print_about(found)
-    tags = ", ".join(found.labels.tags)
-    note = found.labels.note
+    _print_about(shown)
+    tags = ", ".join(shown.labels.tags)
+    note = shown.labels.note
     lines = [f"{name}: {text}" for name, text in (("tags", tags), ("note", note)) if text]
-    _print_lines(f"  {line}" for line in (*lines, *_unfinished(found), *found.figures))
+    _print_lines(f"  {line}" for line in (*lines, *_unfinished(shown), *shown.figures))
 
 
 @runs_commands.command("compare", cls=Command)
@@ -170,8 +175,8 @@ def compare_runs(
     """
     from kanrun.study.report import as_columns, differences, draw_comparison
 
-    found = [_one(word, outputs) for word in names]
-    settings, results, _ = differences(found)
+    runs = [_one(word, outputs) for word in names]
+    settings, results, _ = differences(runs)
     if as_json:
         _print_json({"settings": settings, "results": results})
         return
@@ -180,11 +185,11 @@ def compare_runs(
         ("results", results, "no run has results"),
     ):
         if part:
-            _print_columns(as_columns(found, part, title))
+            _print_columns(as_columns(runs, part, title))
         else:
             print(none)
-    stem = figure or outputs / "comparisons" / "-".join(r.name.replace("/", "-") for r in found)
-    for path in draw_comparison(found, stem):
+    stem = figure or outputs / "comparisons" / "-".join(r.name.replace("/", "-") for r in runs)
+    for path in draw_comparison(runs, stem):
         print(path)
 
 
@@ -216,9 +221,9 @@ def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> No
     """
     from kanrun.study.report import differences
 
-    found = [_one(word, outputs) for word in (run, other)]
-    settings, _, origins = differences(found)
-    _print_lines(f"{mark * 3} {one.name}" for mark, one in zip("-+", found, strict=True))
+    runs = [_one(word, outputs) for word in (run, other)]
+    settings, _, origins = differences(runs)
+    _print_lines(f"{mark * 3} {compared.name}" for mark, compared in zip("-+", runs, strict=True))
     for name, values in {**settings, **origins}.items():
         pairs = zip("-+", values, strict=True)
         _print_lines(f"{mark} {name}: {value}" for mark, value in pairs if value is not None)
@@ -226,7 +231,7 @@ def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> No
 
 def _unfinished(run: Run) -> Iterator[str]:
     """Yield lines on an incomplete run: its last step, and what `kanrun runs resume` would do."""
-    if run.status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"}:
+    if run.status in {"COMPLETED", "RUNNING", "UNREADABLE"}:
         return
     try:
         total = run.manifest.trainings
@@ -282,6 +287,8 @@ def _print_columns(
 
     If the table is too wide, the last columns are omitted.
     """
+    from kanrun.runs.files import as_text, csv_lines
+
     rows = list(zip(*columns.values(), strict=True))
     if as_json:
         _print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -302,6 +309,7 @@ def _print_columns(
 
 def _print_about(run: Run) -> None:
     """Print the facts recorded about a run, its notes, its results or points, and its claims."""
+    from kanrun.runs.index import local_time
     from kanrun.study import report
     from kanrun.study.progress import shown
 
@@ -314,7 +322,7 @@ def _print_about(run: Run) -> None:
     lines[0] += f" ({manifest.reason})" if manifest.reason else ""
     for name in _ABOUT:
         value = tuple(run.overrides) if name == "overrides" else getattr(manifest, name)
-        words = " ".join(map(str, value)) if isinstance(value, tuple) else local_time(value)
-        lines.append(f"  {name}: {shown(words) or 'none'}")
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else local_time(value)
+        lines.append(f"  {name}: {shown(text) or 'none'}")
     _print_lines([*lines, *(f"  note: {note}" for note in manifest.notes)])
     report.print_results(report.output_console(), run)

@@ -23,14 +23,12 @@ from kanrun.cli.commands import (
     SpreadsheetSafe,
     Strict,
     check_new,
+    find_run,
     kanrun_commands,
     output_option,
     runs_commands,
 )
 from kanrun.errors import UsageError, tell
-from kanrun.monitoring import enable_gc
-from kanrun.runs import RunLabels, find_run, remove_run
-from kanrun.runs.records import check_tags
 
 
 @kanrun_commands.command("predict", cls=Command)
@@ -82,6 +80,7 @@ def predict(  # noqa: PLR0913  # options of a command
     """
     from kanrun.model.loaded_run import LoadedRun
     from kanrun.model.prediction import PredictionOptions, predict_table
+    from kanrun.monitoring import enable_gc
     from kanrun.targets import check_output
 
     enable_gc()
@@ -90,15 +89,15 @@ def predict(  # noqa: PLR0913  # options of a command
             f"--output {output} is the input file, whose other columns would be lost. Name another."
         )
     check_new(output, force)
-    found = find_run(run, outputs, one=True)
+    named = find_run(run, outputs, one=True)
     check_output(output)
     wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
     try:
-        levels = [float(each) for each in quantiles.split(",") if each.strip()]
+        levels = [float(level) for level in quantiles.split(",") if level.strip()]
     except ValueError:
         raise UsageError(f"--quantiles {quantiles} must be numbers such as 0.1,0.5,0.9.") from None
     options = PredictionOptions(interval, levels, wanted, spreadsheet_safe, explain)
-    for warning in predict_table(LoadedRun(found).model(model), file, output, options):
+    for warning in predict_table(LoadedRun(named).model(model), file, output, options):
         tell(warning)
     print(output)
 
@@ -129,8 +128,8 @@ def export(
     from kanrun.model.loaded_run import LoadedRun
 
     check_new(output, force)
-    found = find_run(run, outputs, one=True)
-    for sentence in LoadedRun(found).export(format, output, model):
+    named = find_run(run, outputs, one=True)
+    for sentence in LoadedRun(named).export(format, output, model):
         tell(sentence)
     print(output)
 
@@ -156,8 +155,8 @@ def lesson(
     check_new(output, force)
     there = recorded_runs(outputs)
     for name in (name for name in STUDIES if name not in there):
-        words = (*STUDIES[name], f"tags=[{TAG}]")
-        study = compose(Source(name, outputs), words, argv=("kanrun", name, *words))
+        arguments = (*STUDIES[name], f"tags=[{TAG}]")
+        study = compose(Source(name, outputs), arguments, argv=("kanrun", name, *arguments))
         if code := run_study(study, RunOptions(outputs, quiet))[0]:
             raise typer.Exit(code)
     write_lesson(recorded_runs(outputs), output)
@@ -185,10 +184,10 @@ def rerun_run(
     from kanrun.study.studies import RunOptions
 
     options = RunOptions(outputs, quiet, strict=strict, executor=executor, address=address)
-    found = find_run(run, outputs)
+    named = find_run(run, outputs)
     if not overrides:
-        raise typer.Exit(rerun(found, options))
-    raise typer.Exit(run_study(compose_again(found, overrides, outputs), options)[0])
+        raise typer.Exit(rerun(named, options))
+    raise typer.Exit(run_study(compose_again(named, overrides, outputs), options)[0])
 
 
 @runs_commands.command("resume", cls=Command)
@@ -231,19 +230,22 @@ def tag_run(
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Give a run tags, or print its tags."""
+    from kanrun.runs import RunLabels
+    from kanrun.runs.records import check_tags
+
     check_tags(tags or ())
-    found = find_run(run, outputs)
-    before = found.labels.tags
+    named = find_run(run, outputs)
+    before = named.labels.tags
     if remove:
         if missing := [tag for tag in tags or () if tag not in before]:
             there = ", ".join(before) or "none"
-            raise UsageError(f"{found.name} does not have the tag {missing[0]}; it has {there}.")
+            raise UsageError(f"{named.name} does not have the tag {missing[0]}; it has {there}.")
         after = tuple(tag for tag in before if tags and tag not in tags)
     else:
         after = tuple(dict.fromkeys((*before, *(tags or ()))))
     if after != before:
-        RunLabels(after, found.labels.note).store(found.path)
-    print(f"{found.name}: {', '.join(after) or 'no tags'}")
+        RunLabels(after, named.labels.note).store(named.path)
+    print(f"{named.name}: {', '.join(after) or 'no tags'}")
 
 
 @runs_commands.command("note", cls=Command)
@@ -256,10 +258,12 @@ def note_run(
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Write a note about a run, or print it."""
-    found = find_run(run, outputs)
+    from kanrun.runs import RunLabels
+
+    named = find_run(run, outputs)
     if text is not None:
-        RunLabels(found.labels.tags, " ".join(text.split())).store(found.path)
-    print(f"{found.name}: {found.labels.note or 'no note'}")
+        RunLabels(named.labels.tags, " ".join(text.split())).store(named.path)
+    print(f"{named.name}: {named.labels.note or 'no note'}")
 
 
 @runs_commands.command("remove", cls=Command)
@@ -273,12 +277,14 @@ def remove_runs(
 
     Nothing outside OUTPUTS and no running run is deleted.
     """
-    found = list({run.address: run for run in (find_run(word, outputs) for word in names)}.values())
-    for run in found:
+    from kanrun.runs import remove_run
+
+    runs = list({run.address: run for run in (find_run(word, outputs) for word in names)}.values())
+    for run in runs:
         remove_run(run, outputs, check_only=True)
     if not yes:
-        listed = ", ".join(run.name for run in found)
-        files = sum(path.is_file() for run in found for path in run.path.rglob("*"))
+        listed = ", ".join(run.name for run in runs)
+        files = sum(path.is_file() for run in runs for path in run.path.rglob("*"))
         print(
             f"Delete {listed} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True
         )
@@ -287,7 +293,7 @@ def remove_runs(
             print(file=sys.stderr)
         if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was deleted.")
-    for run in found:
+    for run in runs:
         remove_run(run, outputs)
         print(f"deleted {run.path}")
 
@@ -319,6 +325,6 @@ def redraw_figures(
     """Redraw the figures of a run from its recorded tables."""
     from kanrun.study.report import redraw
 
-    found = find_run(run if point is None else f"{run}/{point}", outputs)
-    for path in redraw(found, format, figure or (), effect or ()):
+    named = find_run(run if point is None else f"{run}/{point}", outputs)
+    for path in redraw(named, format, figure or (), effect or ()):
         print(path)

@@ -83,32 +83,39 @@ class Key:
 def keys_of(command: str | None = None) -> list[Key]:
     """Return the keys of a command (None: of all commands) in the order of declaration."""
     kinds = [EXPERIMENTS.find(command)] if command else list(EXPERIMENTS.values())
-    found: dict[tuple[str, ...], Key] = {}
+    keys: dict[tuple[str, ...], Key] = {}
     for kind in kinds:
         for key in _keys(kind.settings, "", kind.name):
             # Commands that have the same key share a row; choices of a group do not.
-            mark = (key.path, key.default, key.about, *(one for one in key.where if "=" in one))
-            where = (*found[mark].where, *key.where) if mark in found else key.where
-            found[mark] = replace(key, where=tuple(dict.fromkeys(where)))
-    order = list(dict.fromkeys(key.path for key in found.values()))
-    return sorted(found.values(), key=lambda key: order.index(key.path))
+            mark = (
+                key.path,
+                key.default,
+                key.about,
+                *(place for place in key.where if "=" in place),
+            )
+            where = (*keys[mark].where, *key.where) if mark in keys else key.where
+            keys[mark] = replace(key, where=tuple(dict.fromkeys(where)))
+    order = list(dict.fromkeys(key.path for key in keys.values()))
+    return sorted(keys.values(), key=lambda key: order.index(key.path))
 
 
 def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
     """Yield the keys of a settings dataclass whose path is `at`, such as "model."."""
-    for name, one in settings_of(settings).items():
+    for name, setting in settings_of(settings).items():
         if name in GROUPS and not at:
-            yield Key(name, "group", "", one.about, (where,), tuple(choices_of(name)))
+            yield Key(name, "group", "", setting.about, (where,), tuple(choices_of(name)))
             for kind in GROUPS[name].values():
                 yield from _keys(kind, f"{name}.", f"{name}={kind.kind}")
-        elif is_dataclass(one.default):
-            yield from _keys(type(one.default), f"{at}{name}.", where)
-        elif name != "kind" or one.about:
+        elif is_dataclass(setting.default):
+            yield from _keys(type(setting.default), f"{at}{name}.", where)
+        elif name != "kind" or setting.about:
             path = at.removesuffix(".") if name == "kind" else f"{at}{name}"
-            listed = one.choices + ("true", "false") * ("true or false" in one.rule)
-            listed += ("null",) * (bool(listed) and "null" in one.rule)
-            default = shown(one.default)
-            yield Key(path, one.rule, default, one.about, (where,), listed, one.free_text)
+            listed = setting.choices + ("true", "false") * ("true or false" in setting.rule)
+            listed += ("null",) * (bool(listed) and "null" in setting.rule)
+            default = shown(setting.default)
+            yield Key(
+                path, setting.rule, default, setting.about, (where,), listed, setting.free_text
+            )
 
 
 def stored_choices(group: str) -> list[str]:

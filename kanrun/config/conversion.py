@@ -49,8 +49,8 @@ def with_differences(settings: S, differences: Plain, at: str = "") -> S:
 def _complete(settings: type[S], plain: Plain, at: str = "") -> S:
     """Convert plain values to the dataclass `settings`. Raises MissingSettings if needed."""
     made = typed(settings, plain, at)
-    given = _values_of(made, at)
-    missing = sorted((path, one.about) for path, one, value in given if value == MISSING)
+    values = _values_of(made, at)
+    missing = sorted((path, setting.about) for path, setting, value in values if value == MISSING)
     if missing:
         raise MissingSettings([path for path, _ in missing], f" ({missing[0][1]})")
     return made
@@ -85,8 +85,8 @@ def check(settings: Any, at: str = "") -> None:
 
 def check_files(settings: Any) -> None:
     """Raise UsageError for the first setting that names a missing file."""
-    for _, one, value in _values_of(settings):
-        if FILE in one.marks and value and not os.path.exists(os.path.expanduser(value)):
+    for _, setting, value in _values_of(settings):
+        if FILE in setting.marks and value and not os.path.exists(os.path.expanduser(value)):
             raise UsageError(no_file(value))
 
 
@@ -100,12 +100,12 @@ def check_choices(settings: Any) -> None:
 
 def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:
     """Yield the path, declaration and value of each setting, including nested dataclasses."""
-    for name, one in settings_of(type(made)).items():  # type: ignore[arg-type]
+    for name, setting in settings_of(type(made)).items():  # type: ignore[arg-type]
         value = getattr(made, name)
         if is_dataclass(value):
             yield from _values_of(value, f"{at}{name}.")
         else:
-            yield at + name, one, value
+            yield at + name, setting, value
 
 
 def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
@@ -165,19 +165,19 @@ def unknown_key(name: str, at: str, known: Sequence[str], kind: str = "") -> Usa
     group = at.removesuffix(".")
     if kind in GROUPS.get(group, ()) and (sentence := foreign_setting(at + name, {group: kind})):
         return UsageError(sentence)
-    keys = [one for one in known if one != "kind"]
-    others = (settings_of(one) for one in GROUPS.get(group, {}).values())
-    near = dict.fromkeys(f"{at}{one}" for one in (*keys, *chain(*others)))
+    keys = [other for other in known if other != "kind"]
+    others = (settings_of(other) for other in GROUPS.get(group, {}).values())
+    near = dict.fromkeys(f"{at}{other}" for other in (*keys, *chain(*others)))
     offer = did_you_mean(f"{at}{name}", near, max_names=1)
     where = f"keys of {group}" if group else "keys"
     return UsageError(f"there is no key {at}{name}{offer} ({where}: {', '.join(keys)}).")
 
 
-def _typed_value(one: Setting, path: str, value: Any) -> Any:
+def _typed_value(setting: Setting, path: str, value: Any) -> Any:
     """Return the typed and checked value of a setting at its path. Raises UsageError."""
     if isinstance(value, str) and value == MISSING:
         return value
-    inner = get_args(one.type)[0] if get_origin(one.type) is Annotated else one.type
+    inner = get_args(setting.type)[0] if get_origin(setting.type) is Annotated else setting.type
     if is_dataclass(value):
         inner = type(value)
         value = vars(value)
@@ -191,7 +191,7 @@ def _typed_value(one: Setting, path: str, value: Any) -> Any:
     if is_dataclass(inner):
         return typed(inner, value, f"{path}.")  # type: ignore[arg-type]
     # A group's `kind` is chosen as executor=local.
-    return one.value(path.removesuffix(".kind"), value)
+    return setting.value(path.removesuffix(".kind"), value)
 
 
 def merged(old: Any, new: Any) -> Any:

@@ -201,13 +201,13 @@ def group_of(experiment: ExperimentKind, key: str) -> str:
 
     Return "" unless exactly one group of the experiment has this key.
     """
-    own = experiment.settings.__dataclass_fields__
-    if key in own or key in GROUPS or not key.isidentifier():
+    fields = experiment.settings.__dataclass_fields__
+    if key in fields or key in GROUPS or not key.isidentifier():
         return ""
-    found = [name for name in GROUPS if name in own and _kinds_with(name, key)]
-    if "sampling" in own and key in own["sampling"].default_factory().__dataclass_fields__:
-        found.append("sampling")
-    return found[0] if len(found) == 1 else ""
+    groups = [name for name in GROUPS if name in fields and _kinds_with(name, key)]
+    if "sampling" in fields and key in fields["sampling"].default_factory().__dataclass_fields__:
+        groups.append("sampling")
+    return groups[0] if len(groups) == 1 else ""
 
 
 def foreign_setting(path: str, chosen: Mapping[str, str]) -> str:

@@ -91,10 +91,10 @@ class Setting:
     @functools.cached_property
     def choices(self) -> tuple[str, ...]:
         """Texts that the setting's type lists as choices, followed by `words`."""
-        found = (
+        literals = (
             part.values for part in _parts(self._info) if isinstance(part, inspect.LiteralType)
         )
-        return (*(str(name) for values in found for name in values), *self.words)
+        return (*(str(name) for values in literals for name in values), *self.words)
 
     @functools.cached_property
     def rule(self) -> str:
@@ -138,15 +138,15 @@ def copied(default: Any) -> Any:
 def settings_of(kind: type) -> Mapping[str, Setting]:
     """Return the settings of a dataclass by name, in the order of their declaration."""
     hints = get_type_hints(kind, include_extras=True)
-    found = {}
-    for one in fields(kind):
-        notes = getattr(hints[one.name], "__metadata__", ())
+    declared = {}
+    for entry in fields(kind):
+        notes = getattr(hints[entry.name], "__metadata__", ())
         about = next((note for note in notes if isinstance(note, str)), "")
         words = next((note.names for note in notes if isinstance(note, Words)), ())
         marks = frozenset(note for note in notes if isinstance(note, Mark))
-        default = one.default if one.default_factory is NO_DEFAULT else one.default_factory()
-        found[one.name] = Setting(one.name, hints[one.name], about, marks, words, default)
-    return found
+        default = entry.default if entry.default_factory is NO_DEFAULT else entry.default_factory()
+        declared[entry.name] = Setting(entry.name, hints[entry.name], about, marks, words, default)
+    return declared
 
 
 def defaults_of(kind: Any) -> dict[str, Any]:

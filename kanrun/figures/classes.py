@@ -126,15 +126,15 @@ def _draw_class(panels: Sequence[Axes], hit: Array, likely: Array, label: str, c
     last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)
     count = last + 1
     right = np.cumsum(hit)[last]
-    found = right / max(1.0, hit.sum())
+    recalled = right / max(1.0, hit.sum())
     false = (count - right) / max(1.0, (1 - hit).sum())
     precision = right / count
-    area = np.trapezoid([0.0, *found], [0.0, *false])
+    area = np.trapezoid([0.0, *recalled], [0.0, *false])
     name = f"{shorten(label)}, area {number(area)}"
-    roc.plot([0.0, *false], [0.0, *found], color=colour, label=name)
+    roc.plot([0.0, *false], [0.0, *recalled], color=colour, label=name)
     drawn = count >= FEWEST_ROWS
-    mean = number(float(np.diff(found, prepend=0.0) @ precision))
-    recall.plot(found[drawn], precision[drawn], color=colour, label=f"mean {mean}")
+    mean = number(float(np.diff(recalled, prepend=0.0) @ precision))
+    recall.plot(recalled[drawn], precision[drawn], color=colour, label=f"mean {mean}")
     parts = [part for part in np.array_split(np.arange(len(hit)), GROUPS) if len(part)]
     means = [(likely[part].mean(), hit[part].mean()) for part in parts]
     calibration.plot(*np.transpose(means[::-1]), "o-", color=colour, ms=3)

@@ -201,8 +201,12 @@ def training_figures(
     is_table = "effects" in tables
     classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
     if is_table:
-        given = tables["effects"], list(tables["importance"]["input"]), tables["input_values"]
-        yield "effects", partial(effects, *given, classes=classifies)
+        effect_tables = (
+            tables["effects"],
+            list(tables["importance"]["input"]),
+            tables["input_values"],
+        )
+        yield "effects", partial(effects, *effect_tables, classes=classifies)
     if "pair_maps" in tables:
         yield "pair_maps", partial(pair_maps, tables["pair_maps"])
     # A model that is fitted in a single step, by least squares, has no learning curve.

@@ -104,17 +104,17 @@ def subscript(text: object) -> str:
 def write_powers(text: str) -> str:
     """Return `text` with numbers such as 4.0e-05 written as 4×10⁻⁵."""
 
-    def written(found: re.Match[str]) -> str:
-        mantissa = f"{float(found[1]):g}×" if float(found[1]) != 1 else ""
-        return f"{mantissa}10{power(found[2] + found[3])}"
+    def written(number: re.Match[str]) -> str:
+        mantissa = f"{float(number[1]):g}×" if float(number[1]) != 1 else ""
+        return f"{mantissa}10{power(number[2] + number[3])}"
 
     return re.sub(r"([\d.]+)e\+?([-\N{MINUS SIGN}]?)0*(\d+)", written, text)
 
 
 def formula_text(formula: str) -> str:
     """Return a formula as people write it: pi*x0^2 becomes π·x₀²."""
-    text = re.sub(r"\^(\d+)", lambda found: power(found[1]), formula)
-    text = re.sub(r"\bx(\d+)", lambda found: "x" + subscript(found[1]), text)
+    text = re.sub(r"\^(\d+)", lambda digits: power(digits[1]), formula)
+    text = re.sub(r"\bx(\d+)", lambda digits: "x" + subscript(digits[1]), text)
     return re.sub(r"\bpi\b", "π", text).replace("*", "·")
 
 

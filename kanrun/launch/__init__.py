@@ -49,50 +49,69 @@ _FOLDERS = {
 
 
 def compose(
-    source: Source, words: Sequence[str], *, several: bool = False, argv: Sequence[str] = ()
+    source: Source, arguments: Sequence[str], *, several: bool = False, argv: Sequence[str] = ()
 ) -> Study:
     """Return the study that a command line describes: its points and their configurations.
 
     Args:
         source: Sources of the configuration.
-        words: Arguments as typed: key=value, group=choice, +key=value, ~key.
+        arguments: Arguments as typed: key=value, group=choice, +key=value, ~key.
         several: Whether arguments may have several values (-m); each combination is then a point.
         argv: The whole command line, which is recorded with the run.
 
     Raises:
         UsageError: If an argument or a file is invalid.
     """
-    read = ArgumentReader(source, several).read_all(words)
+    read = ArgumentReader(source, several).read_all(arguments)
     check_size(math.prod(map(len, read)))
-    keys = [found[0].key for found in read if found[0].sign != "~"]
-    swept = {found[0].key for found in read if len(found) > 1}
+    keys = [alternatives[0].key for alternatives in read if alternatives[0].sign != "~"]
+    swept = {alternatives[0].key for alternatives in read if len(alternatives) > 1}
     bases: dict[tuple[str, ...], int] = {}
     composed = []
     points = []
     replaced: list[dict[str, Any]] = []  # of each base, by key: the values of its files
     for number, chosen in enumerate(itertools.product(*read)):
-        groups = {one.key: one for one in chosen if one.is_group}
-        choices = {name: one.text or "" for name, one in groups.items()}
+        groups = {argument.key: argument for argument in chosen if argument.is_group}
+        choices = {name: argument.text or "" for name, argument in groups.items()}
         implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
         key = (*implied, *map(str, groups.values()))
         if key not in bases:
             bases[key] = len(bases)
-            settings = [one for one in chosen if not one.is_group]
-            plain = compose_files(source, key, [one.key for one in settings])
-            there = {one.key: _set_argument(source.command, plain, one) for one in settings}
+            settings = [argument for argument in chosen if not argument.is_group]
+            plain = compose_files(source, key, [argument.key for argument in settings])
+            there = {
+                argument.key: _set_argument(source.command, plain, argument)
+                for argument in settings
+            }
+            _check_run(source, plain, chosen)
             if "suite" in plain:
                 plain["suite"] = _with_equations(source, "suite", plain["suite"])
             replaced.append(there)
             composed.append(plain)
         before = replaced[bases[key]]
         values = {
-            one.key: _new_value(source.command, before.get(one.key), one)
-            for one in chosen
-            if one.key in swept
+            argument.key: _new_value(source.command, before.get(argument.key), argument)
+            for argument in chosen
+            if argument.key in swept
         }
         values = {name: _with_equations(source, name, value) for name, value in values.items()}
         points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
+
+
+def _check_run(source: Source, plain: Mapping[str, Any], chosen: Sequence[Argument]) -> None:
+    """Raise UsageError if the configuration has a target next to from_run, whose run has one."""
+    if not plain.get("from_run"):
+        return
+    default = compose_files(source, (), ())
+    for name in ("target", "sampling", "suite"):
+        if plain[name] != default[name]:
+            named = {argument.key.partition(".")[0]: str(argument) for argument in chosen}
+            word = named.get(name) or named.get("study", name)
+            raise UsageError(
+                f"{word} has no effect next to from_run: the target and its points are those of "
+                f"the run. Leave out {word} or from_run."
+            )
 
 
 def shown_config(study: Study, resolve: bool) -> str:
@@ -106,25 +125,25 @@ def shown_config(study: Study, resolve: bool) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(resolve_interpolations(plain) if resolve else plain))
 
 
-def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
-    """Return the study of a recorded run, changed by the arguments `words`.
+def compose_again(run: Run, arguments: Sequence[str], outputs: Path) -> Study:
+    """Return the study of a recorded run, changed by `arguments`.
 
     `outputs` is the folder of runs. Raises UsageError if an argument or a file is invalid.
     """
     command = run.manifest.command
     argv = run.manifest.argv
-    given = {full_key(command, word) for word in words}
+    replaced = {full_key(command, word) for word in arguments}
     several = run.has_points
     kept = [
-        key + ",".join(f"'{one}'" if several and len(split(one)) > 1 else one for one in texts)
+        key + ",".join(f"'{text}'" if several and len(split(text)) > 1 else text for text in texts)
         for key, texts in run.values_by_key.items()
-        if full_key(command, key) not in given
+        if full_key(command, key) not in replaced
     ]
     options = itertools.pairwise(argv)
-    folders: dict[str, Any] = {_FOLDERS[one]: value for one, value in options if one in _FOLDERS}
+    folders: dict[str, Any] = {_FOLDERS[text]: value for text, value in options if text in _FOLDERS}
     source = Source(command, outputs, **folders)
     argv = ("kanrun", *sys.argv[1:])
-    return compose(source, [*kept, *words], several=several, argv=argv)
+    return compose(source, [*kept, *arguments], several=several, argv=argv)
 
 
 def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> Any:
@@ -142,7 +161,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
             "among its defaults."
         )
     top = settings_of(EXPERIMENTS[command].settings)
-    paths = {one.path for one in keys_of(command) if one.rule != "group"}
+    paths = {known.path for known in keys_of(command) if known.rule != "group"}
     try:
         holder, last = holder_of(plain, key)
         there = holder[last]
@@ -168,7 +187,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
 
 def _no_key(command: str, key: str) -> UsageError:
     """Return the error for a key that the command does not have, with a suggestion."""
-    paths = [*dict(groups_of(command)), *(one.path for one in keys_of(command))]
+    paths = [*dict(groups_of(command)), *(known.path for known in keys_of(command))]
     # A key of a group may be meant, without its group.
     names = {path.rpartition(".")[2]: path for path in paths} | {path: path for path in paths}
     near = closest_names(key, names, 1, NEARLY)
@@ -203,6 +222,6 @@ def _new_value(command: str, there: Any, argument: Argument) -> Any:
 
     Mappings are merged, except that the argument `{}` empties a mapping.
     """
-    if argument.value == {} and argument.key in {one.path for one in keys_of(command)}:
+    if argument.value == {} and argument.key in {known.path for known in keys_of(command)}:
         return {}
     return merged(there, argument.value)

@@ -80,31 +80,20 @@ class ArgumentReader:
         self._command = source.command
         self._several = several
 
-    def read_all(self, words: Sequence[str]) -> list[list[Argument]]:
+    def read_all(self, arguments: Sequence[str]) -> list[list[Argument]]:
         """Parse all arguments; return, for each, one `Argument` per value.
 
         If a setting is given twice, both are returned, and the last value will be used. Raises
-        UsageError if an argument is invalid, if a group or a swept setting is given more than once,
-        or if a target is given together with from_run, whose run has a target.
+        UsageError if an argument is invalid, or if a group or a swept setting is given more than
+        once.
         """
-        read = [self.read(word) for word in words]
-        for key, number in Counter(found[0].key for found in read).items():
-            each = [one for found in read for one in found if one.key == key]
-            if number > 1 and (each[0].is_group or len(each) > number):
-                raise UsageError(f"{key} is given {number} times; give it once.")
-        if any(found[0].key == "from_run" and found[0].value for found in read):
-            for word, found in zip(words, read, strict=True):
-                if any({"target", "sampling", "suite"} & self._named(one) for one in found):
-                    raise UsageError(
-                        f"{word} has no effect next to from_run: the target and its points are "
-                        f"those of the run. Leave out {word} or from_run."
-                    )
+        read = [self.read(word) for word in arguments]
+        counts = Counter(values[0].key for values in read)
+        for values in read:
+            key = values[0].key
+            if counts[key] > 1 and (values[0].is_group or len(values) > 1):
+                raise UsageError(f"{key} is given {counts[key]} times; give it once.")
         return read
-
-    def _named(self, one: Argument) -> set[str]:
-        """Return the group or setting of an argument; for a study, those that the study sets."""
-        study = self._source.study(str(one.text)) if one.key == "study" else set()
-        return study or {one.key.partition(".")[0]}
 
     def read(self, word: str) -> list[Argument]:
         """Parse one argument; return one `Argument` per value. Raises UsageError if invalid."""
@@ -128,15 +117,15 @@ class ArgumentReader:
                 "executor=local or executor=dask."
             )
         key = full_key(self._command, key)
-        found = self._arguments(sign, key, text)
-        if not found:
+        values = self._arguments(sign, key, text)
+        if not values:
             raise UsageError(f"{key}={text} has no values; give at least one.")
-        if len(found) > 1 and key.partition(".")[0] in FIXED:
+        if len(values) > 1 and key.partition(".")[0] in FIXED:
             raise UsageError(
                 f"{key}={text} has several values, but {key} is a setting of the whole run. Give"
                 " one."
             )
-        return found
+        return values
 
     def _table_hint(self, word: str) -> str:
         """Return advice on how to name a table if `word` is the name of a table file, or ""."""
@@ -162,8 +151,8 @@ class ArgumentReader:
             return [Argument(sign, key, False, *pair) for pair in self._values(key, text)]
         pairs = self._parsed(place, text, options)
         is_group = not text.startswith("{")
-        for each, _ in pairs if is_group else ():
-            self.check_choice(key, each, options)
+        for choice, _ in pairs if is_group else ():
+            self.check_choice(key, choice, options)
         return [Argument(sign, key, is_group, *pair) for pair in pairs]
 
     def check_choice(self, group: str, name: str, options: Sequence[str]) -> None:
@@ -183,23 +172,25 @@ class ArgumentReader:
         `glob(...)` selects among the `options`.
         """
         word = f"{key}={text}"
-        found = _override(word)
-        if not found.is_sweep_override():
-            return [(text, found.value())]
+        override = _override(word)
+        if not override.is_sweep_override():
+            return [(text, override.value())]
         if not self._several:
             raise UsageError(
                 f"{word} has several values: add -m to run each of them, "
                 f"or write a list as {key}=[...]."
             )
-        if not found.is_discrete_sweep():
+        if not override.is_discrete_sweep():
             raise UsageError(f"{word} is not a list of values; write range(...) or choice(...).")
-        if isinstance(pattern := found.value(), Glob):
+        if isinstance(pattern := override.value(), Glob):
             return [(name, name) for name in pattern.filter(list(options))]
         try:
-            texts = list(found.sweep_string_iterator())
+            texts = list(override.sweep_string_iterator())
             values = [
-                value if isinstance(value, int | float) else _override(f"{key}={each}").value()
-                for each, value in zip(texts, found.sweep_iterator(), strict=True)
+                value
+                if isinstance(value, int | float)
+                else _override(f"{key}={value_text}").value()
+                for value_text, value in zip(texts, override.sweep_iterator(), strict=True)
             ]
         except HydraException as error:
             raise UsageError(f"{word} cannot be read: {error}.") from error
@@ -210,15 +201,19 @@ class ArgumentReader:
         # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
         inner_key = re.sub(r"^\w+\.\d+\.", "", key)
         kinds = [
-            one.free_text if one.path == inner_key else "text" if "mapping" in one.rule else "any"
-            for one in keys_of(self._command)
-            if one.free_text and f"{inner_key}.".startswith(f"{one.path}.")
+            known.free_text
+            if known.path == inner_key
+            else "text"
+            if "mapping" in known.rule
+            else "any"
+            for known in keys_of(self._command)
+            if known.free_text and f"{inner_key}.".startswith(f"{known.path}.")
         ]
         if not kinds:
             try:
                 return self._parsed(key, text)
             except UsageError:
-                paths = [one.path for one in keys_of(self._command) if one.rule != "group"]
+                paths = [known.path for known in keys_of(self._command) if known.rule != "group"]
                 if any(f"{inner_key}.".startswith(f"{path}.") for path in paths):
                     raise
                 return [(text, text)]  # the check of the configuration names the unknown key

@@ -89,25 +89,15 @@ class Source:
         files = (path.stem for folder in self.folders for path in (folder / group).glob("*.yaml"))
         return sorted({*files, *stored_choices(group)})
 
-    def study(self, name: str) -> set[str]:
-        """Return the settings and groups set by the command's study `name`."""
-        for folder in self.folders:
-            file = folder / "study" / module_of(self.command) / f"{name}.yaml"
-            if file.is_file():
-                content = OmegaConf.to_container(read_checked(file)[1], resolve=False)
-                chosen = re.findall(r"/(\w+)", str(dict(content or {}).pop("defaults", "")))  # type: ignore[arg-type]
-                return {*map(str, content or ()), *chosen}
-        return set()
 
-
-def compose_files(source: Source, choices: Sequence[str], given: Iterable[str]) -> dict[str, Any]:
+def compose_files(source: Source, choices: Sequence[str], keys: Iterable[str]) -> dict[str, Any]:
     """Return the settings of a command, composed from the files that `choices` of groups select.
 
-    `choices` are words such as "model=kan", and `given` the keys that the command line sets. Raises
+    `choices` are words such as "model=kan", and `keys` the keys that the command line sets. Raises
     UsageError if a file is missing or invalid.
     """
     file = module_of(source.command)
-    words = [
+    overrides = [
         re.sub(r"^(\+*study=)", rf"\g<1>{file}/", word) for word in choices if word != "study=null"
     ]
     places = (f"checked://{folder}".replace("'", r"\'") for folder in source.folders)
@@ -115,15 +105,15 @@ def compose_files(source: Source, choices: Sequence[str], given: Iterable[str]) 
     _store(source.config_name or file)
     try:
         with hydra.initialize(config_path=None, job_name="kanrun", version_base=HYDRA_VERSION):
-            config = hydra.compose(PRIMARY, [f"hydra.searchpath=[{path}]", *words])
+            config = hydra.compose(PRIMARY, [f"hydra.searchpath=[{path}]", *overrides])
         composed: Any = OmegaConf.to_container(config, resolve=False)
     except MissingConfigException as error:
         raise _missing(source, error) from error
     except RecursionError as error:
         raise UsageError("the configuration is nested too deeply.") from error
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        raise _translated(source, error, words) from error
-    _check_address(composed, given)
+        raise _translated(source, error, overrides) from error
+    _check_address(composed, keys)
     for group, kinds in GROUPS.items():
         chosen = composed.get(group)
         if isinstance(chosen, dict) and chosen.get("kind") in kinds:
@@ -140,40 +130,40 @@ def _store(primary: str) -> None:
     for group, kinds in GROUPS.items():
         for name in stored_choices(group):
             store.store(name, defaults_of(kinds[name]), group, provider="kanrun")
-    for one in EXPERIMENTS.values():
-        if is_plugin(one.settings):
-            chosen = [{group: choice} for group, choice in one.groups.items()]
+    for experiment in EXPERIMENTS.values():
+        if is_plugin(experiment.settings):
+            chosen = [{group: choice} for group, choice in experiment.groups.items()]
             defaults = [*chosen, {"executor": "serial"}, "_self_", {"study": None}]
-            store.store(one.file, {"defaults": defaults}, provider="kanrun")
+            store.store(experiment.file, {"defaults": defaults}, provider="kanrun")
 
 
 def _missing(source: Source, error: MissingConfigException) -> UsageError:
     """Return the error for a missing configuration, with similar names."""
     name = error.missing_cfg_file or ""
-    options = error.options or [one for one in source.choices("") if one[0] != "_"]
+    options = error.options or [choice for choice in source.choices("") if choice[0] != "_"]
     choices = f"{did_you_mean(name, options)} (choices: {', '.join(options)})"
     place = source.config_path or source.config_dir or "kanrun"
     return UsageError(f"there is no configuration {name} in {place}{choices}.")
 
 
-def _translated(source: Source, error: Exception, words: Sequence[str]) -> UsageError:
+def _translated(source: Source, error: Exception, overrides: Sequence[str]) -> UsageError:
     """Convert an error of Hydra or OmegaConf to a UsageError of one sentence."""
-    own = dict(groups_of(source.command))
-    foreign = {word.partition("=")[0] for word in words} - {*own}
+    groups = dict(groups_of(source.command))
+    foreign = {word.partition("=")[0] for word in overrides} - {*groups}
     if source.config_path is source.config_dir is None and foreign:
         return UsageError(
-            f"{min(foreign)} is not a group of {source.command}; its groups: {', '.join(own)}."
+            f"{min(foreign)} is not a group of {source.command}; its groups: {', '.join(groups)}."
         )
     lines = (line.strip() for line in str(error.__cause__ or error).splitlines())
     reason = "; ".join(line for line in lines if line and not line.startswith(_MARKS))
     return UsageError(f"{reason.rstrip('.')}.")
 
 
-def _check_address(composed: Mapping[str, Any], given: Iterable[str]) -> None:
+def _check_address(composed: Mapping[str, Any], keys: Iterable[str]) -> None:
     """Raise UsageError if a file names a Dask scheduler that the command line does not replace."""
     executor = composed.get("executor")
     address = executor.get("address") if isinstance(executor, Mapping) else None
-    if address is not None and not {"executor", "executor.address"}.intersection(given):
+    if address is not None and not {"executor", "executor.address"}.intersection(keys):
         raise UsageError(
             f"executor.address={address} may not be set in a file, because a scheduler can run "
             "code on this machine. Give it on the command line."
@@ -207,8 +197,8 @@ class CheckedFolder(ConfigSource):
     def is_config(self, config_path: str) -> bool:
         """Return whether the folder has this file."""
         # Files of users must not replace Hydra's own groups.
-        own = config_path.partition("/")[0] == "hydra"
-        return not own and Path(self.path, self._normalize_file_name(config_path)).is_file()
+        is_of_hydra = config_path.partition("/")[0] == "hydra"
+        return not is_of_hydra and Path(self.path, self._normalize_file_name(config_path)).is_file()
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """Return the names of the files and subgroups in a group."""

@@ -312,12 +312,7 @@ def _split_rows(
     if test is None:
         test = max(round(_TEST_FRACTION * rows), 1) if train is None else max(rows - train, 0)
     if train is None:
-        train = rows - test
-    if train < _MIN_TRAIN:
-        raise UsageError(
-            f"{test} test rows leave {max(train, 0)} of the {rows} rows of {target.name} for "
-            f"training, where at least {_MIN_TRAIN} are needed; set sampling.n_test lower."
-        )
+        train = max(rows - test, _MIN_TRAIN)
     if train + test > rows:
         raise UsageError(
             f"{train} training and {test} test rows are {train + test}, but {target.name} has "

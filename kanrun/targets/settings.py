@@ -98,8 +98,7 @@ class GaussianPeaksTarget(FunctionTarget):
 
     def build(self) -> Target:
         """Return the target."""
-        from kanrun.formulas import parse
-        from kanrun.targets.functions import formula_target, peaks_formula
+        from kanrun.targets.functions import formula_target, parse, peaks_formula
 
         inputs = [f"x{i}" for i in range(self.dimension)]
         centres = [[centre] * self.dimension for centre in self.centres]

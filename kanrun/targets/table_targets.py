@@ -92,11 +92,6 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     inputs = _inputs(asked, table)
     roles = filter(None, (asked.weight_column, asked.split_column))
     rows = _Rows(asked, table, [*inputs, *asked.outputs, *roles])
-    if all(map(is_number, table.names())):
-        rows.notes.append(
-            f"the header of {rows.name} holds numbers only ({', '.join(table.names()[:_SHOWN])}); "
-            "if it is a row of data, write the names of the columns above it"
-        )
     rows.drop_rows()
     rows.drop_missing(inputs)
     weights = rows.drop_weightless()

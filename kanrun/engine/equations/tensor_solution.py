@@ -61,41 +61,40 @@ from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Products are left out if their size, relative to the largest product, is below this fraction of
-#: the estimated error (at most 1). A larger value gives shorter and less accurate solutions.
+#: Products smaller than this fraction of the estimated error (at most 1), relative to the largest
+#: product, are left out. A larger value gives shorter and less accurate solutions.
 NEGLIGIBLE_PRODUCT = 1e-3
-#: Products are always left out if their size, relative to the largest product, is below this. A
-#: larger value limits the accuracy; a smaller one keeps products that are only rounding.
+#: Size, relative to the largest product, below which products are left out whatever the estimated
+#: error. A larger value limits the accuracy; a smaller one keeps products that are only rounding.
 ROUNDING = 1e-15
 #: Nodes on [-1, 1], away from the Gauss points, at which the residuals in each interval are
 #: measured after the fit, and their weights.
 UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93]), np.full(5, 0.4)
-#: When the relative change of an unknown is measured, the unknown counts as at least this fraction
-#: of its estimated size.
+#: Relative changes of an unknown are relative to at least this fraction of its estimated size.
 QUIET = 1e-6
 #: Largest number of multiplications of one factorisation. A larger number allows finer grids,
 #: which take more time and memory.
 MAX_WORK = 6e9
-#: After the tolerance is met, a finer grid is still solved if its factorisation takes at most this
-#: many multiplications. A larger number spends more time on accuracy that was not asked for.
+#: Number of multiplications of a factorisation up to which a finer grid is solved although the
+#: tolerance is met. A larger number spends more time on accuracy that was not asked for.
 CHEAP_WORK = 1.5e8
 #: Largest number of intervals of the first variable.
 MAX_INTERVALS = 8192
 #: Smallest ratio of the numbers of intervals of successive grids. If `MAX_WORK` allows less, no
 #: finer grid follows.
 LAST_GROWTH = 1.25
-#: Bounds of the assumed ratio of the next change of the solution to the last one. Within these
-#: bounds, it is the larger of the last two observed ratios. Larger bounds give larger estimates of
-#: the error and more grids.
+#: Bounds of the ratio by which the change of the solution is assumed to fall on the next grid.
+#: Within these bounds, the larger of the last two observed ratios is used. Larger bounds give
+#: larger estimates of the error and more grids.
 FALL = (0.01, 1.0)
-#: This ratio as long as only one change is known. A larger value gives a larger first estimate of
-#: the error.
+#: The assumed ratio as long as only one change is known. A larger value gives a larger first
+#: estimate of the error.
 FIRST_FALL = 0.1
-#: The error is assumed to be this fraction of its upper bound, which is the sensitivity times the
-#: residual. A larger value gives larger estimates of the error in one variable.
+#: Assumed ratio of the error to its upper bound, which is the sensitivity times the residual. A
+#: larger value gives larger estimates of the error in one variable.
 RESPONSE = 0.1
-#: If the residual is above this, the grid is refined whatever the estimated error is, because
-#: narrow layers may lie between the points.
+#: Residual above which finer grids follow whatever the estimated error, because narrow layers may
+#: lie between the points.
 SETTLED = 1e-2
 #: Assumed CPU seconds per multiplication of a factorisation.
 SECONDS_OF_WORK = 4e-10
@@ -105,12 +104,11 @@ SECONDS_OF_INTERVAL = 5e-5
 SECONDS_OF_GRID = 0.03
 #: Smallest relative error that is reported, because of rounding.
 ROUNDING_ERROR = 1e-11
-#: After the tolerance is met, the grid is refined only if the solution is expected to change by
-#: more than this (relative). A smaller value refines until only rounding is left.
+#: Relative change expected from the next grid below which no finer grid follows once the tolerance
+#: is met. A smaller value refines down to rounding.
 ENOUGH = 1e-11
-#: After the tolerance is met, the grid is not refined if the last change of the solution is more
-#: than this fraction of the one before, because rounding dominates. A larger value solves more
-#: grids that gain nothing.
+#: Ratio of the last change to the one before above which no finer grid follows once the tolerance
+#: is met, since rounding dominates. A larger value solves more grids that gain nothing.
 STALLED = 0.5
 
 

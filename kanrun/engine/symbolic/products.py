@@ -36,22 +36,21 @@ from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomia
 
 #: Largest number of monomials that are arguments of functions.
 _ARGUMENTS = 400
-#: Number of the simplest monomials that are also used as arguments of sin, cos and tan.
+#: Number of the simplest of these monomials that are also arguments of sin, cos and tan.
 _WAVE_ARGUMENTS = 60
 #: Approximate number of columns whose pairs are compared.
 _PAIRED = 300
-#: Largest number of pairs of a function and an argument for which the scale is optimised.
+#: Largest number of pairs of a function and an argument whose scale is refined.
 _REFINED = 150
 #: Largest number of products with one function, or pairs of columns, that are fitted.
 KEPT = 40
-#: Number of scales that are tried between the neighbours of the best scale on the grid.
+#: Number of scales around the best scale of the grid that are tried to refine the best scale.
 _FINER = 13
-#: Half widths, relative to the scale, of the smaller and smaller ranges in which the scale is
-#: optimised.
+#: Relative half widths of the successively smaller ranges in which a scale is refined.
 _ZOOMS = (0.1, 0.03, 0.01)
-#: Number of scales that are tried in each range of `_ZOOMS`.
+#: Number of scales that are tried in each of these ranges.
 _ZOOMED = 7
-#: In 1 + c z, if z is negative at some points: values of -c z at the minimum of z that are tried.
+#: If c z is negative somewhere, values of -c z at its minimum that are tried in 1 + c z.
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
 )
@@ -61,14 +60,14 @@ _BATCH = 1000
 _COLUMNS = 8000
 #: Exponents of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
-#: Number of exponents of each function for which the scale is optimised.
+#: Number of exponents of each function for which the scale is refined.
 _POWERS_KEPT = 8
 #: Unit columns, which are stored in single precision.
 Single = NDArray[np.float32]
 
 
 class Products:
-    """Search for products by a regression of log |y| on logarithms of inputs and of functions."""
+    """Regression of log |y| on logarithms of the inputs and of functions of monomials."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
@@ -117,7 +116,7 @@ class Products:
         return found
 
     def template(self, monomial: Monomial, factors: tuple[Factor, ...]) -> list[Template]:
-        """Return the product with its least-squares coefficient; none if it is not finite."""
+        """Return the product with its least-squares coefficient, or no template if not finite."""
         sample = self.sample
         with np.errstate(all="ignore"):
             value = sample.coordinates.value(monomial)
@@ -129,7 +128,7 @@ class Products:
         return [Template(IDENTITY_TRANSFORM, Term(1.0), (Term(coefficient, monomial, factors),))]
 
     def build(self) -> None:
-        """Compute all columns, project out the inputs, and keep the most explanatory columns."""
+        """Compute all columns, project out the inputs, and keep the columns that explain most."""
         sample = self.sample
         coordinates = self.sample.coordinates
         plain = [((i, Fraction(1)),) for i in range(sample.inputs, len(coordinates.atoms))]
@@ -176,11 +175,11 @@ class Products:
             yield [Column(function, monomial, c) for c in grid[good].tolist()], table[:, good]
 
     def _explaining(self, columns: list[Column], logs: Array) -> tuple[list[Column], Single, Array]:
-        """Project out the inputs, and drop columns that are then zero.
+        """Project out the inputs, and drop columns of which nothing is left.
 
         Returns:
-            The remaining columns, their projections scaled to length 1 (N, columns), and the part
-            of the sum of squares of log |y| that each column explains (columns,).
+            The columns that remain, their projections scaled to length 1 (N, columns), and the sum
+            of squares of log |y| that each explains (columns,).
         """
         count_work(COSTS.value * 3 * logs.size)
         raw = logs * self.sample.log_weights[:, None]
@@ -192,7 +191,7 @@ class Products:
         return [columns[i] for i in good], unit.astype(np.float32), gains
 
     def singles(self) -> Iterator[Template]:
-        """Yield products with one function, whose scale is optimised for each exponent."""
+        """Yield products with one function, whose scale is refined for each exponent tried."""
         self.build()
         seen: set[object] = set()
         ranked: list[tuple[float, Array, Column, float]] = []
@@ -207,11 +206,11 @@ class Products:
             yield from self._with_columns([(column, power)], exponents)
 
     def _refined(self, column: Column) -> list[tuple[float, Array, Column, float]]:
-        """Optimise the scale of a column's function for several exponents of the function.
+        """Refine the scale of a column's function for several exponents of the function.
 
         Returns:
             For each exponent of the function: the loss, the exponents of the inputs (inputs,), the
-                column with the optimised scale, and the exponent.
+            column with the refined scale, and the exponent.
         """
         sample = self.sample
         z = self.sample.coordinates.value(column.monomial)
@@ -246,8 +245,8 @@ class Products:
     def _losses(self, function: Candidate, z: Array, grid: Array, powers: Array) -> Array:
         """Return the losses of log |y| for powers of F(c z), shape (powers, scales).
 
-        A loss is the weighted sum of squared residuals minus a constant that is the same for all.
-        It is inf if the function is not defined at a point.
+        A loss is the weighted sum of squared residuals minus the squares of the target, which are
+        the same for all. It is inf if the function is not defined at a point.
         """
         count_work(COSTS.value * z.size * (len(grid) + 2 * len(powers)))
         logs = log_columns(function, z, grid)
@@ -265,7 +264,7 @@ class Products:
         return np.asarray(np.linalg.lstsq(rows, goal, rcond=1e-12)[0])
 
     def _rest(self, part: Array) -> tuple[float, Array]:
-        """Subtract `part` (N,) from log |y|, and fit the exponents of the inputs to the difference.
+        """Subtract `part` (N,) from log |y|, and fit the exponents of the inputs to the rest.
 
         Returns:
             The norm of the weighted residual for exponents rounded to multiples of 1/2, and the
@@ -317,10 +316,10 @@ class Products:
             yield from self._pair(pair)
 
     def _spread(self) -> list[int]:
-        """Return the indices of the columns from which pairs are formed.
+        """Return indices of columns whose pairs are compared.
 
-        These are the columns that explain most of log |y|, alone or together with one of the best
-        columns. At most four columns have the same function and monomial.
+        These are the columns that explain most, alone or in addition to one of the best columns. At
+        most four columns have the same function and monomial.
         """
         counts: dict[object, int] = {}
         chosen: list[int] = []
@@ -371,7 +370,7 @@ class Products:
 
 
 def _near(power: float) -> list[Fraction]:
-    """Return the two multiples of 1/2 next to `power`, and the nearest integer.
+    """Return the multiples of 1/2 next to `power` on either side, and the nearest integer.
 
     Zero, and values larger than LARGEST_EXPONENT, are left out.
     """
@@ -385,9 +384,9 @@ def _near(power: float) -> list[Fraction]:
 
 
 def _on_values(sample: Sample, start: Array) -> Array:
-    """Fit the exponents to y itself; `start` has the exponents from log |y|, which noise biases.
+    """Return the exponents that fit y itself, starting from those of log |y|, which noise biases.
 
-    If a value is not finite, `start` is returned.
+    The result is `start` if a value is not finite.
     """
     logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
     sizes = np.hypot(sample.noise, RELATIVE * sample.y)

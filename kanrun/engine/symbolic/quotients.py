@@ -33,29 +33,26 @@ _MAX_MONOMIALS = 250
 _TERMS = 12
 #: Largest RMS error, relative to y, at which a quotient counts as exact.
 _NO_ERROR = 1e-12
-#: A quotient is accepted as exact only if raising the degree by one reduces the error to below this
-#: fraction.
+#: The error must fall to below this fraction when the last degree is added.
 _SUDDEN = 1e-4
-#: Largest factor by which the error may grow when monomials are eliminated.
+#: Factor by which the error may grow when monomials are eliminated.
 _GROWTH = 10.0
-#: Smallest RMS error, relative to y (or to y^2 for quadratic equations), that is demanded.
+#: Smallest limit of the RMS error, relative to y, or to y^2 for a quadratic.
 _EPSILON = 5e-15
-#: Largest number of points to which quotients are fitted; the result must still agree with all
-#: points.
+#: Largest number of points to which quotients are fitted; they must reproduce all points.
 _ROWS = 1000
 #: Exponents of the inputs in a monomial.
 Powers = tuple[int, ...]
 
-#: Largest difference from y, relative to y, that rounding alone can cause. A quotient with a larger
-#: difference may be an approximation of a root: near 1, one of degree 2 approximates a root to
-#: 1e-12.
+#: Largest difference, relative to y, that rounding alone causes. A quotient with a larger
+#: difference may approximate a root; one of degree 2 does so to 1e-12 near 1.
 _ROUNDING = 3e-14
-#: Largest difference from y, relative to y, of a quotient, or of a root whose numbers were replaced
-#: by fractions.
+#: Largest difference, relative to y, of a quotient, or of a root whose numbers were replaced by
+#: fractions.
 _ROOT_ERROR = 1e-6
-#: Smallest range (radians) of an input that is tried as an angle.
+#: Smallest range of an input that may be an angle (radians).
 _LEAST_TURN = 0.95
-#: Largest absolute value (radians) of an input that is tried as an angle.
+#: Largest absolute value of an input that may be an angle (radians).
 _MOST_TURNS = 2.001 * math.pi
 #: Largest number of angles that are tried.
 _SETS = 6
@@ -89,15 +86,12 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
 
 
 def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Return formulas in the variables x that are close to y.
-
-    They are quotients of polynomials, square roots of quotients, and solutions of quadratic
-    equations.
+    """Return quotients, square roots of quotients, and solutions of quadratics that are near y.
 
     Args:
         x: Variables, shape (N, inputs).
         y: Outputs, shape (N,).
-        size: Size of each output, shape (N,); differences are measured relative to it.
+        size: Sizes (N,) to which differences are relative.
         waves: Whether the last two variables are the cosine and the sine of an angle.
     """
 
@@ -179,17 +173,16 @@ def quotient_of_polynomials(
 
 
 def _bases(x: Array, size: Array) -> list[Array]:
-    """Return the sets of scaled inputs (N, inputs) in which quotients are searched, one by one.
+    """Return the scaled inputs (N, inputs) in which quotients are searched.
 
     Centred inputs come first, because their monomials are least correlated. If y spans decades,
-    centring loses digits of small inputs, so inputs that are scaled but not centred follow.
+    centring loses the digits of small inputs; inputs that are scaled but not centred then follow.
     """
     centred = (x - x.mean(0)) / np.ptp(x, axis=0) * 2
     return [centred, x / np.abs(x).max(0)] if np.ptp(size) else [centred]
 
 
-#: Monomials of the numerator, monomials of the denominator (which are multiplied by y), and the
-#: largest error allowed when some of them are eliminated.
+#: Monomials, monomials that are multiplied by y, and the error allowed when some are eliminated.
 _Monomials = tuple[Sequence[Powers], Sequence[Powers], float]
 
 
@@ -230,8 +223,7 @@ def _sudden(
         columns = _columns(x, y, above, below) / unit
         columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
         count_work(2 * COSTS.product * columns.size * columns.shape[1])
-        # In the last column of the triangle, the entries from row k on are the residual of the
-        # target after a fit by the first k columns.
+        # Entries from k on of the last column are what the first k columns leave of the goal.
         triangle = np.asarray(np.linalg.qr(columns, mode="r"))
         rest = triangle[:, -1]
         before = 1.0
@@ -250,8 +242,8 @@ def _sparse_quotient(
 ) -> sympy.Expr | None:
     """Eliminate monomials from a quotient as far as the error allows; None if too many remain.
 
-    The coefficients are the null vector of all columns, which determines them up to a factor. The
-    largest coefficient of the denominator is set to 1, and least squares determine the others.
+    The null vector of all columns gives the coefficients up to a factor. The largest coefficient of
+    the denominator is set to 1, and least squares determine the others.
     """
     above, below, allowed = monomials
     scale = np.abs(x).max(0)
@@ -278,10 +270,9 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
 
 
 def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Find polynomials A and B with few terms such that y^2 = A + B y, and solve for y.
+    """Return both solutions of y^2 = A + B y for polynomials A and B with few terms.
 
-    Returns:
-        Both solutions; an empty list if there are no such polynomials.
+    The list is empty if there are no such polynomials.
     """
     found = _sudden(_bases(x, size)[0], y, 2, size, _DEGREE, _EPSILON, waves)
     if found is None:
@@ -304,10 +295,10 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
 
 
 def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
-    """Return the positive and the negative square root of a quotient, each in two forms.
+    """Return square roots of a quotient, with both signs.
 
-    In the first two, the quotient is factored and squared factors are taken out of the root, so
-    that these factors can change their sign. The last two are left as they are.
+    The first two are factored, with squared factors taken out of the root, so that these factors
+    can change their sign; the last two are not.
     """
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
@@ -350,11 +341,11 @@ def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]
 
 
 def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
-    """Fit y (N,) with few of the columns (N, columns), by backward elimination.
+    """Fit y (N,) by few of the columns (N, columns), by backward elimination.
 
     Returns:
-        Coefficients (columns,), most of them 0, for which the RMS residual is at most `allowed`;
-        None if the residual is larger even with all columns.
+        Coefficients (columns,), most of them 0, with an RMS residual of at most `allowed`; None if
+        even all columns leave more.
     """
     kept = np.arange(columns.shape[1])
 

@@ -1,9 +1,9 @@
-"""Sparse regression: approximate y by sums of few terms of a dictionary.
+"""Sparse regression: explain values by sums of few terms of a dictionary.
 
-Instead of y, a function of y such as 1/y or log |y| may be approximated, and y may be divided by a
-weight first. Comparing all pairs of terms by least squares needs only correlations of terms, so a
-million pairs take about a second. Quotients of two sums are linear as well: each term of the
-denominator is multiplied by the values.
+The values are y, or a function of y such as 1/y or log |y|, optionally divided by a weight first.
+Least squares over all pairs of terms needs only correlations of terms, so a million pairs take
+about a second. Quotients of two sums are linear as well: each term of the denominator is multiplied
+by the values.
 """
 
 from __future__ import annotations
@@ -29,36 +29,32 @@ from kanrun.engine.symbolic.problem import SearchData
 
 #: Largest number of points at which terms are compared.
 _POINTS = 80
-#: Number of dictionary entries that are used when a function of y, or y divided by a weight, is
-#: fitted.
+#: Number of dictionary entries for functions of y, and for y divided by a weight.
 _SIMPLE = 3200
-#: Number of dictionary entries that are used for quotients, and when a function of y divided by a
-#: weight is fitted.
+#: Number of dictionary entries for quotients, and for functions of y divided by a weight.
 _FEW = 600
 #: Number of the simplest entries that are tried as weights.
 _WEIGHTS = 8
 #: Number of the best sums of each kind that are fitted.
 _KEPT = 6
-#: Number of formulas that are returned at the end if none is exact.
+#: Number of inexact formulas that are returned in the end.
 _RETURNED = 8
 #: Largest fraction of the variance that a promising sum may leave unexplained.
 _PROMISING = 1e-4
 #: Largest relative error of an exact sum.
 _EXACT_SUM = 1e-10
-#: Fraction of the variance that rounding may leave unexplained. Pairs that leave less count as
-#: equally good, so the simplest one is best.
+#: Fraction of the variance that rounding may leave unexplained. Among pairs that leave less, the
+#: simplest one is best.
 _EXACT = 1e-11
-#: Number of the first functions of y that are also fitted by quotients.
+#: Number of the first functions of y that are regressed as quotients.
 _QUOTIENTS = 3
 #: Number of pairs that are compared at once, so that they fit into the processor's cache.
 _BLOCK = 100_000
 #: Smallest number of terms that are compared with all others at once.
 _ROWS = 32
-#: An entry is dropped if, after the fixed terms are projected out, less than this fraction of its
-#: norm is left.
+#: An entry is dropped if the fixed terms leave less than this fraction of its norm.
 _LEFT = 1e-8
-#: A pair is dropped if, after one entry is projected out of the other, less than this fraction of
-#: the squared norm is left.
+#: A pair is dropped if one entry leaves less than this fraction of the other's squared norm.
 _APART = 1e-7
 
 
@@ -67,11 +63,11 @@ class OutputTransform:
     """A transformation of y, with y = factor * outer(values).
 
     Attributes:
-        values: Transformed outputs (N,), to which terms are fitted instead of y.
+        values: Transformed outputs (N,), which are regressed in place of y.
         outer: The outer function.
         factor: A number, or the values of a weight, shape (N,).
         weight: The factor as an expression.
-        size: A number, or one number per point (N,); errors of y are measured relative to it.
+        size: Number, or one number per point (N,), to which errors of y are relative.
     """
 
     values: Array
@@ -94,16 +90,16 @@ class OutputTransform:
         return np.where(np.isfinite(rows), rows, 0.0)
 
     def restore(self, values: Array) -> Array:
-        """Convert transformed values (N,) back to y."""
+        """Return y for transformed values (N,)."""
         return np.asarray(self.factor * self.outer.value(values))
 
     def inverse(self, expression: sympy.Expr) -> sympy.Expr:
-        """Convert the expression of the transformed values to the expression of y."""
+        """Return y as an expression, given the expression of the transformed values."""
         return self.weight * self.outer.expression.xreplace({X: expression})
 
 
-#: Outer functions of y: the name, the inverse, and the largest |y| for which the inverse is
-#: defined, unique and finite.
+#: Outer functions: the name, the inverse, and the largest |y| up to which the inverse is defined,
+#: unique and does not overflow.
 _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("1/x", lambda y: 1 / y, np.inf),
     ("sqrt", np.square, np.inf),
@@ -117,7 +113,7 @@ _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("tanh", np.arctanh, 1.0),
     ("sin", np.arcsin, 1.0),
 )
-#: Outer functions that require all y to have the same sign; if y is negative, -y is transformed.
+#: Outer functions for which y must have one sign; if y is negative, -y is transformed.
 _ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
 #: A transform is left out if the range of its values is below this fraction of their size.
 _FLAT = 1e-12
@@ -129,16 +125,15 @@ def output_transforms(
     size: Array | float = 1.0,
     weight: tuple[Array, Build] | None = None,
 ) -> list[OutputTransform]:
-    """Return the transformations of y that are tried; the identity comes first.
+    """Return the transforms of y that are regressed; the identity comes first.
 
-    Transformations that are not defined at all points are left out.
+    Transforms that are not defined at all points are left out.
 
     Args:
         y: Outputs, shape (N,).
         names: Names of the outer functions that may be used.
-        size: A number, or one number per point; errors of y are measured relative to it.
-        weight: A weight by which y is divided first: its values (N,), and a function that returns
-            its expression.
+        size: Number, or one number per point, to which errors of y are relative.
+        weight: Values (N,) and builder of the expression of a weight by which y is divided first.
     """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
@@ -237,12 +232,12 @@ def nearest_sums(
     """Yield the `kept` best sums of two dictionary entries and a constant, best first.
 
     Args:
-        transform: Transformation of y that is fitted.
+        transform: Transform of y that is regressed.
         entries: The dictionary.
         kept: Number of sums.
         quotients: Whether the second entry is in the denominator.
-        floor: If sums leave a smaller fraction of the variance than this unexplained, they count as
-            equally good, and the simplest is best.
+        floor: Sums that leave a smaller fraction of the variance unexplained count as equally good;
+            among these, the simplest are best.
 
     Yields:
         The fraction of the variance that is not explained, and the sum.
@@ -266,20 +261,19 @@ def nearest_pairs(
     others: Array | None = None,
     floor: float = 0.0,
 ) -> list[tuple[float, int, int]]:
-    """Return the pairs of dictionary entries that explain y best in a linear fit.
+    """Return the pairs of entries that explain y best.
 
-    Let p_i be the correlation of entry i with y, and g_ij that of two entries. The pair (i, j)
-    leaves the fraction 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the variance
-    unexplained.
+    For unit columns with the correlations p with y and g with each other, a pair leaves the
+    fraction 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the variance unexplained.
 
     Args:
         y: Values to explain, shape (N,).
         entries: Values of the entries, shape (M, N).
-        fixed: Terms (K, N) that are included in every fit.
+        fixed: Rows (K, N) that are part of every sum.
         kept: Number of pairs.
-        others: Candidates for the second entry of a pair; by default `entries`.
-        floor: If pairs leave a smaller fraction than this, they count as equally good, and the one
-            with the smallest indices is best.
+        others: Entries among which the second of a pair is; by default `entries`.
+        floor: Pairs that leave a smaller fraction count as equally good; among these, the pairs
+            with the smallest indices are best.
 
     Returns:
         Tuples (fraction left, i, j), best first.
@@ -347,12 +341,12 @@ def _explained(left: Array, p: Array, right: Array, s: Array) -> Array:
 
 
 def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
-    """Fit `values` by each entry together with a fixed basis.
+    """Regress `values` on each entry in addition to a fixed basis.
 
     Args:
         values: Values to explain, shape (N,).
         entries: Values of the entries, shape (M, N).
-        basis: Orthonormal columns (N, K) that are part of every fit.
+        basis: Orthonormal columns (N, K) that are part of every regression.
 
     Returns:
         The sum of squares that each entry explains in addition to the basis (M,), and its
@@ -410,7 +404,7 @@ def _kinds(
     size: Array | float,
     search: Callable[..., Iterator[tuple[float, TermSum]]],
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
-    """For each kind of regression in turn, yield an iterator over its best sums."""
+    """Yield, for one kind of regression after another, an iterator over its best sums."""
     simple = entries.first(_SIMPLE)
     few = entries.first(_FEW)
     for place, target in enumerate(output_transforms(y, names, size)):

@@ -36,40 +36,36 @@ _TUNED = 250
 _FITTED = 600
 #: Largest number of steps of the search for the hyperparameters.
 _STEPS = 25
-#: Relative change of the likelihood at which the search for the hyperparameters ends.
+#: Relative change of the likelihood at which this search ends.
 _LIKELIHOOD_RTOL = 2e-9
 #: A smooth fit with a relative error of this or more is too inaccurate to reveal symmetries.
 NO_FIT = 0.2
 #: Relative error below which a smooth fit counts as exact.
 ACCURATE = 1e-5
 #: Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
-#: this (or its square, if y changes sign).
+#: this (its square if y changes sign).
 _WIDE = 1e4
-#: Probability of the lower quantile; the upper one has the complementary probability.
+#: Probability level of the lower quantile; that of the upper one is its complement.
 _RARE = 0.1
-#: Smallest ratio of the largest to the smallest |y| for which noise can be recognised as
-#: proportional to y.
+#: Smallest ratio of the largest to the smallest |y| at which noise may be judged as relative.
 _SIZES = 10.0
-#: If the estimated noise, relative to the standard deviation of y, is at most this, the points
-#: count as free of noise.
+#: Estimated noise of at most this, relative to the standard deviation of y, counts as none.
 _NOISE = 5e-4
 #: The error of a fit counts as noise if it is below this multiple of the estimated noise.
 _NOISE_FACTOR = 1.5
-#: Smallest gain of the log likelihood (nats) at which noise counts as proportional to y.
+#: Smallest gain of the log likelihood (nats) from which noise counts as relative.
 _LIKELIER = 3.0
-#: Largest relative error of a fit to a smooth function without noise.
+#: Largest relative error of a smooth fit to points without noise of a smooth function.
 _SMOOTH = 0.02
-#: Largest factor by which the error may grow when the number of variables is reduced.
+#: Factor by which the error of a fit may grow in fewer variables.
 _ERROR_GROWTH = 1.5
-#: An input has no effect if its strength is below this fraction of the largest strength of an
-#: input.
+#: An input has no effect if its strength is below this fraction of the largest strength.
 _IDLE = 1e-4
-#: An eigenvalue counts as zero if its square root is at most this.
+#: Eigenvalues count as zero if their root is at most this.
 _TOLERANCE = 0.03
-#: An output counts as constant if its RMS deviation, relative to the standard deviation of y, is at
-#: most this.
+#: Largest RMS deviation of a constant, relative to the standard deviation of y.
 _CONSTANT = 1e-9
-#: Smallest number of points from which derivatives are used to find symmetries.
+#: Smallest number of points at which derivatives are used.
 _SLOPES = 80
 #: Typical ratio of the relative error of derivatives to the relative error of the fit.
 _SLOPE_ERROR = 3.5
@@ -79,12 +75,12 @@ _PAIRS = 4
 _SCALINGS = 3
 #: Largest factor by which a null vector is multiplied to make its entries integers.
 _DENOMINATOR = 6
-#: Largest distance of an entry of a null vector from the fraction to which it is rounded.
+#: Largest distance of an entry of a null vector from a fraction.
 _RATIONAL = 0.04
 
 
 def reduce_variables(data: SearchData) -> Reduction:
-    """Reduce the number of variables step by step, or return `Reduction.none`."""
+    """Reduce the number of variables step by step; return `Reduction.none` if nothing is found."""
     reduction = _reduction_of(data)
     inner = reduction.data(data)
     is_finite = np.isfinite(inner.x).all() and np.isfinite(inner.y).all()
@@ -92,7 +88,7 @@ def reduce_variables(data: SearchData) -> Reduction:
 
 
 def _reduction_of(data: SearchData) -> Reduction:
-    """Return a reduction that was found on a subset of the points.
+    """Return a reduction that was found on part of the points.
 
     Its factor or its variables may be undefined at other points.
     """
@@ -139,10 +135,10 @@ def _reduction_of(data: SearchData) -> Reduction:
 def _smooth_start(
     data: SearchData, factor: Reduction | None
 ) -> tuple[Reduction, SearchData, GaussianProcessFit]:
-    """Return a first reduction, the points in its variables, and a smooth fit to these points.
+    """Return a first reduction whose points have a smooth fit, these points, and the fit.
 
-    A factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth fit
-    in all variables, a single product or sum of some of them is tried (see `single_index`).
+    The factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth
+    fit in all variables, a single product or sum of some of them is tried (see `single_index`).
     """
     step = Reduction.none(data.x.shape[1])
     fit = smooth_fit(data)
@@ -179,8 +175,8 @@ def _least_rough(
 def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
     """Return whether a fit in fewer variables is as good as the fit before.
 
-    The new fit predicts v = y / factor. Its relative error alone may mislead, because a few large
-    values of v can hide errors of all others. Therefore the error of y is compared as well.
+    The new fit is one of v = y / factor, whose relative error alone may mislead: a few large values
+    of v can hide that all others are wrong.
 
     Args:
         before: Relative error of the fit before.
@@ -197,7 +193,7 @@ def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
 def _error_in_y(
     data: SearchData, step: Reduction, then: SearchData, fit: GaussianProcessFit
 ) -> float:
-    """Return the relative validation error of y = factor * v, where v is predicted by a fit."""
+    """Return the relative validation error of y = factor * v, for the fit of v after a step."""
     factor = step.factors(data.validation_x)
     v = np.exp(fit.predicted) * np.sign(then.y[0]) if fit.logarithmic else fit.predicted
     return data.error(lambda _: factor * v)
@@ -206,12 +202,12 @@ def _error_in_y(
 def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     """Return the reductions to try next, the most certain first.
 
-    If some inputs have no effect, leaving them out is the only proposal. Otherwise, the proposals
-    use scalings of one or two inputs, pairs of inputs that can be combined, all scalings together,
-    and single scalings, in this order.
+    If some inputs have no effect, the only reduction leaves them out. Otherwise, reductions use
+    scalings of one or two inputs, pairs of inputs that can be joined, all scalings together, and
+    single scalings.
     """
-    # Derivatives are less accurate than the fit, in particular near the boundary of the points, so
-    # only points near the centre are used.
+    # Derivatives are less accurate than the fit, and least accurate at the edge of the points, so
+    # the points near the centre are used.
     tolerance = max(_TOLERANCE, _SLOPE_ERROR * fit.error)
     centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), TINY)
     inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]
@@ -241,9 +237,9 @@ def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None
     multiplied by a small factor and rounded to integers.
 
     Returns:
-        The residual, which is the larger of the eigenvalue and the Rayleigh quotient of the integer
-        vector, and the vector (n,). None if the residual is not small, or if the entries are not
-        nearly fractions with a common small denominator.
+        The residual (the larger of the eigenvalue and the Rayleigh quotient of the integer vector),
+        and the vector (n,). None if the residual is not small, or the entries are not near
+        fractions with a common small denominator.
     """
     sizes = np.sqrt(np.diag(moments))
     if not (np.isfinite(sizes).all() and sizes.all()):
@@ -379,11 +375,9 @@ def errors_are_relative(data: SearchData) -> bool:
 
 
 def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:
-    """Fit a Gaussian process.
+    """Fit y, or log |y| if `of_output`, to the inputs, or to their logarithms if `of_inputs`.
 
-    It is fitted to y, or to log |y| if `of_output`, as a function of the inputs, or of their
-    logarithms if `of_inputs`. If the covariance is not positive definite, the error of the result
-    is inf.
+    If the covariance is not positive definite, the error of the result is inf.
     """
 
     def inner(x: Array) -> Array:

@@ -24,8 +24,8 @@ PREDICT_NUMBERS = 1 << 17
 #: Largest number of multiplications per step at which Levenberg-Marquardt is chosen; about one
 #: second on two cores.
 LM_WORK = 1e11
-#: If the values that enter a gradient (samples x active terms) are at most this many, the whole
-#: batch is used (LBFGS), otherwise mini-batches (Adam).
+#: Largest number of values that enter a gradient (samples x active terms) at which the whole batch
+#: is used (LBFGS); beyond it, mini-batches (Adam).
 LBFGS_WORK = 1e7
 #: Work of a random start, in multiplications divided by the cube of its number of unknowns on the
 #: first grid. A start takes many steps, on a few samples per unknown.
@@ -175,8 +175,8 @@ def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float
     """Return the root mean square of `difference` (samples, outputs), in the user's units."""
     if data.unit is None:
         return float(samples.mean(difference.square()).sqrt())
-    # The units are divided by the largest one, so that squares in the user's units cannot overflow
-    # or underflow.
+    # The largest unit is factored out, so that squares in the user's units cannot overflow or
+    # underflow.
     largest = float(data.unit.max())
     relative = difference * (data.unit / largest).to(difference)
     return largest * float(samples.mean(relative.square()).sqrt())
@@ -218,12 +218,11 @@ def measure(network: nn.Module, data: TrainingData) -> Errors:
 def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tensor:
     """Return the mean squared residual divided by `size`^2, or for classes the cross-entropy.
 
-    `size` is the standard deviation of the outputs; see `output_scale`. Classes may be given by
-    their probabilities, shape (samples, classes), instead of their numbers.
+    `size` is the standard deviation of the outputs; see `output_scale`.
     """
     if task == "regression":
         return samples.mean(((output - samples.y) / size).square())
-    labels = samples.y if samples.y.shape[1] > 1 else samples.y[:, 0].long()
+    labels = samples.y[:, 0].long()
     return samples.mean(functional.cross_entropy(output, labels, reduction="none")[:, None])
 
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kanrun.engine.least_squares import (
     DenseRows,
@@ -50,8 +49,8 @@ from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
 
 #: Largest number of entries of the Jacobian in memory at once (but at least those of one sample).
 JACOBIAN_NUMBERS = 1 << 25
-#: Without a penalty, a coefficient is frozen if it would have to change by more than this many
-#: standard deviations of the outputs to explain the residual, because the data barely determine it.
+#: Without a penalty, a coefficient is frozen if it would have to change by more than this, in
+#: standard deviations of the outputs, to explain the residual: the data barely determine it.
 MAX_COEFFICIENT_CHANGE = 1e4
 
 
@@ -143,18 +142,11 @@ class Objective:
         """Return this objective with the network's present outputs at `x` as additional samples.
 
         This is pseudo-rehearsal (Robins, Connection Science 7, 1995). `x` has the shape (samples,
-        inputs), and `counts` (samples,) are the weights of the rows, 1 by default. Of a classifier,
-        the outputs are its class probabilities. A weak quadratic penalty (ANCHOR) holds unknowns
-        that no sample determines; `freeze_unseen` is off.
+        inputs), and `counts` (samples,) are the weights of the rows, 1 by default. A weak quadratic
+        penalty (ANCHOR) holds unknowns that no sample determines; `freeze_unseen` is off.
         """
-        anchor = QuadraticMemory.anchor(network, ANCHOR, diagonal=True)
-        y = predict(network, x)
-        own = self.samples
-        if self.task == "classification":
-            y = y.softmax(1)
-            labels = functional.one_hot(own.y[:, 0].long(), y.shape[1])
-            own = replace(own, y=labels.to(y))
-        samples = own.join(Samples(x, y, counts))
+        anchor = QuadraticMemory.anchor(network, "information_diagonal", ANCHOR)
+        samples = self.samples.join(Samples(x, predict(network, x), counts))
         size = output_scale(samples, self.task)
         return replace(self, samples=samples, size=size, memory=anchor, freeze_unseen=False)
 
@@ -180,7 +172,7 @@ class Objective:
         if not self.freeze_unseen:
             return free
         for layer, seen in zip(network.edge_layers, network.support(self.samples.x), strict=True):
-            # A base function is also nonzero at samples outside the grid.
+            # The base function is nonzero outside the samples too.
             frees = {"coefficients": seen, "base_weight": seen.all(1)}
             for name, parameter in layer.named_parameters():
                 if name in frees:
