@@ -189,8 +189,8 @@ def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
     assert test is not None  # an invariant of the default sampling
     # pykan evaluates its test points after every step. It gets only one point here, so that this
     # takes no time; the test error is computed outside of the measured time.
-    own = {"train_input": samples.x, "train_label": samples.y}
-    own |= {"test_input": samples.x[:1], "test_label": samples.y[:1]}
+    dataset = {"train_input": samples.x, "train_label": samples.y}
+    dataset |= {"test_input": samples.x[:1], "test_label": samples.y[:1]}
     points = list[tuple[float, float]]()
 
     def look() -> Tensor:
@@ -207,7 +207,7 @@ def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
     for last, intervals in pairwise(chain(cfg.intervals[:1], cfg.intervals, repeat(None))):
         with foreign_code(torch.float64):
             model = model if intervals in (last, None) else model.refine(intervals)
-            model.fit(own, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
+            model.fit(dataset, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
         yield from points
         seconds, error = points[-1]
         if not min(cfg.errors) < error < np.inf or seconds > cfg.pykan_seconds:

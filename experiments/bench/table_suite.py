@@ -103,14 +103,14 @@ def select_sources(names: Sequence[str]) -> DataFrame:
         UsageError: If a name is neither a table nor a set.
     """
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
-    named = [set(words.split()) for words in listed["name"] + " " + listed["sets"]]
+    named = [set(text.split()) for text in listed["name"] + " " + listed["sets"]]
     known = set[str]().union(*named)
     if unknown := [name for name in names if name not in known]:
         raise UsageError(
             f"tables=[{unknown[0]}] is no table and no set{did_you_mean(unknown[0], known)}; the "
             "sets are small, medium, large and development."
         )
-    return listed[[not own.isdisjoint(names) for own in named]]
+    return listed[[not names_of_table.isdisjoint(names) for names_of_table in named]]
 
 
 def load(source: Any) -> tuple[DataFrame, Series[Any]]:
@@ -150,16 +150,16 @@ def tables(cfg: BenchConfig, seed: int) -> Records:
             True,
         )
         chosen = chosen[chosen["package"] == "sklearn"]
-    found = list[DataFrame]()
+    scores = list[DataFrame]()
     for source, split in product(list(chosen.itertuples()), range(cfg.splits)):
         with threadpool_limits(limits=1):
             measured = DataFrame(_measured(source, seed + split))
         if time_limit_reached():  # in the middle of a fit
             break
-        found.append(measured)
+        scores.append(measured)
         yield from rows_of("tables", measured)
-    if found:
-        yield from ranks(concat(found))
+    if scores:
+        yield from ranks(concat(scores))
 
 
 def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
@@ -206,10 +206,10 @@ def _densities(
     if isinstance(model, TableModel) and model.outputs is not None:
         errors: Any = model.error_quantiles(train.y, INTERVAL)
         latent = model.outputs.apply(values)[:, 0]
-        low, high = (np.interp(latent, errors[0, :, 0], one) for one in errors[0, :, 1:].T)
+        low, high = (np.interp(latent, errors[0, :, 0], end) for end in errors[0, :, 1:].T)
         error = model.outputs.apply(held.y)[:, 0] - latent
-        found = new_scores(model, train.y, held.x, held.y)
-        return found._asdict() | {"coverage": float(((low <= error) & (error <= high)).mean())}
+        scores = new_scores(model, train.y, held.x, held.y)
+        return scores._asdict() | {"coverage": float(((low <= error) & (error <= high)).mean())}
     number = np.arange(len(train)) % FOLDS
     residuals = train.y.copy()
     for fold in range(FOLDS):
@@ -267,21 +267,21 @@ def _other_models(classes: int | None) -> dict[str, Fit]:
     kind = "Classifier" if classes else "Regressor"
     logistic = linear_model.LogisticRegressionCV(**LOGISTIC)
     linear = logistic if classes else linear_model.RidgeCV(RIDGE)
-    found: dict[str, Fit] = {
+    fits: dict[str, Fit] = {
         LINEAR: make_pipeline(StandardScaler(), linear).fit,
         "gradient boosting": getattr(ensemble, f"HistGradientBoosting{kind}")(random_state=0).fit,
         FOREST: getattr(ensemble, f"RandomForest{kind}")(TREES, random_state=0).fit,
     }
     if find_spec("xgboost") is not None:
         xgboost = getattr(import_module("xgboost"), f"XGB{kind}")
-        found[XGBOOST_NAME] = partial(_rounds_chosen, partial(xgboost, **XGBOOST), bool(classes))
+        fits[XGBOOST_NAME] = partial(_rounds_chosen, partial(xgboost, **XGBOOST), bool(classes))
     if find_spec("catboost") is not None:
         catboost = getattr(import_module("catboost"), f"CatBoost{kind}")
-        found[CATBOOST_NAME] = partial(_rounds_chosen, partial(catboost, **CATBOOST), bool(classes))
+        fits[CATBOOST_NAME] = partial(_rounds_chosen, partial(catboost, **CATBOOST), bool(classes))
     if find_spec("interpret") is not None:
         boosting = getattr(import_module("interpret.glassbox"), f"ExplainableBoosting{kind}")
-        found["EBM"] = boosting(**EBM).fit
-    return found
+        fits["EBM"] = boosting(**EBM).fit
+    return fits
 
 
 def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: ndarray) -> Any:
@@ -319,9 +319,9 @@ def ranks(table: DataFrame) -> Records:
                 means = part.pivot_table(index="table", columns="model", values=name)
                 columns[f"{name}_rank"] = means.rank(axis=1).mean()
             columns["coverage"] = part.groupby("model")["coverage"].mean()
-        found = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
-        yield from rows_of("table_ranks", found)
-        for row in found.itertuples():
+        ranked = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
+        yield from rows_of("table_ranks", ranked)
+        for row in ranked.itertuples():
             measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
             if not lower:
                 measured += (

@@ -246,8 +246,8 @@ def build(competitor: str, case: LayerCase, dtype: torch.dtype, device: str) -> 
 
 
 def our_layer(case: LayerCase, dtype: torch.dtype) -> SplineLayer:
-    one = torch.ones(case.inputs, dtype=dtype)
-    edges = uniform_breakpoints(-one, one, case.intervals)
+    ends = torch.ones(case.inputs, dtype=dtype)
+    edges = uniform_breakpoints(-ends, ends, case.intervals)
     layer = SplineLayer.on_grid(edges, case.outputs, SPEC, uniform=True)
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     return layer

@@ -38,10 +38,10 @@ def comparison_of(name: str) -> Any:
 
 def cells(cfg: CompareMLPConfig) -> list[Cell]:
     """Return one cell per network; for `matched`, also one cell that only counts parameters."""
-    comparison = comparison_of(cfg.comparison)
-    listed = [(case, cell) for case in cases_of(cfg) for cell in comparison.networks(cfg, case)]
-    found: list[Cell] = [{"case": case, **cell} for case, cell in listed]
-    return [*found, {"growth": True}] if cfg.comparison == "matched" else found
+    networks = comparison_of(cfg.comparison).networks
+    growth: list[Cell] = [{"growth": True}] * (cfg.comparison == "matched")
+    pairs = ((case, cell) for case in cases_of(cfg) for cell in networks(cfg, case))
+    return [*({"case": case, **cell} for case, cell in pairs), *growth]
 
 
 def check(cfg: CompareMLPConfig) -> None:
@@ -51,13 +51,13 @@ def check(cfg: CompareMLPConfig) -> None:
         UsageError: If a network cannot be trained, or if two cases have the same name.
     """
     comparison = comparison_of(cfg.comparison)
-    names = [case_of(cfg, case, cfg.seed).name for case in cases_of(cfg)]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"cases has {name} twice; give its KANs in one entry.")
-    for cell in cells(cfg):
-        if "case" in cell:
-            case = case_of(cfg, cell["case"], cfg.seed)
+    names = set[str]()
+    for settings in cases_of(cfg):
+        case = case_of(cfg, settings, cfg.seed)
+        if case.name in names:
+            raise UsageError(f"cases has {case.name} twice; give its KANs in one entry.")
+        names.add(case.name)
+        for cell in comparison.networks(cfg, settings):
             training_of(case, comparison.model_of(case, cell))
 
 
@@ -77,13 +77,12 @@ def figures(tables: Tables) -> Figures:
     from . import plots
 
     names = _comparison_in(tables).FIGURES
-    yield from figures_of(tables, [getattr(plots, name) for name in names])
+    yield from figures_of(tables, (getattr(plots, name) for name in names))
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims of the comparison that was run."""
-    found: Claims = _comparison_in(tables).claims(tables)
-    return found
+    """Yield the claims of the comparison that was run."""
+    yield from _comparison_in(tables).claims(tables)
 
 
 def _comparison_in(tables: Tables) -> Any:

@@ -79,8 +79,8 @@ def case_of(cfg: CompareMLPConfig, case: Cell, seed: int) -> Case:
     Raises UsageError if settings are invalid, if there are no test points, or if the outputs are
     constant.
     """
-    own = with_cell(cfg, {key: case[key] for key in ("target", "sampling") if case.get(key)})
-    problem = make_problem(own, own.target, own.sampling, seed)
+    settings = with_cell(cfg, {key: case[key] for key in ("target", "sampling") if case.get(key)})
+    problem = make_problem(settings, settings.target, settings.sampling, seed)
     name = problem.dataset.target.name
     y = problem.data.train.y
     if problem.data.test is None:
@@ -92,7 +92,7 @@ def case_of(cfg: CompareMLPConfig, case: Cell, seed: int) -> Case:
         raise UsageError(
             f"{name} is the same at all training points, so that there is nothing to compare."
         )
-    return Case(problem, own, name)
+    return Case(problem, settings, name)
 
 
 def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: list[int]) -> KANConfig:
@@ -128,10 +128,11 @@ def kan_of(case: Case, model: KANConfig) -> Network:
 def model_of(case: Case, cell: Cell) -> Model:
     """Return the settings of a cell's network: a KAN, or an MLP.
 
-    The widths of an MLP that is matched to a KAN are not yet determined and are all 1.
+    An MLP has `depth` hidden layers of the same `width`. The widths of an MLP that is matched to a
+    KAN are not yet determined and are all 1.
     """
     if "activation" in cell:
-        return MLPConfig(cell.get("hidden", [1] * cell.get("depth", 0)), cell["activation"])
+        return MLPConfig([cell.get("width", 1)] * cell["depth"], cell["activation"])
     # The default is the width 2 n + 1 of the Kolmogorov-Arnold theorem for n inputs.
     hidden = cell.get("hidden", [2 * case.problem.inputs + 1])
     return kan_settings(case.cfg, hidden, cell["grid"])

@@ -93,7 +93,7 @@ def claims(tables: Tables) -> Claims:
     log = np.log10(summary["error"])
     groups = log.groupby([summary["variant"], summary["seed"], pair])
     # Schedules of grids for the same target and shape are averaged.
-    errors = 10 ** groups.agg(lambda each: each.mean(skipna=False))
+    errors = 10 ** groups.agg(lambda logs_of_pair: logs_of_pair.mean(skipna=False))
     for variant in summary["variant"].unique():
         if variant == "all tricks" or "all tricks" not in errors:
             continue

@@ -23,7 +23,7 @@ from kanrun.engine.networks.counting import (
     size_of,
 )
 from kanrun.errors import UsageError
-from kanrun.model.settings import MLPConfig
+from kanrun.model.settings import KANConfig, MLPConfig
 from kanrun.points import Array
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Tables
@@ -69,53 +69,49 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
         raise UsageError(
             f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on."
         )
-    kans = [{"hidden": h, "grid": g} for h, g in itertools.product(case["shapes"], cfg.grids)]
-    kinds = list(itertools.product(cfg.depths, cfg.activations))
-    equal = [{"matches": kan, "depth": d, "activation": a} for kan in kans for d, a in kinds]
-    given = [{"hidden": [w] * d, "activation": a} for w in cfg.widths for d, a in kinds]
-    return [*kans, *equal, *given]
+    product = itertools.product
+    kans = [{"hidden": h, "grid": g} for h, g in product(case["shapes"], cfg.grids)]
+    mlps = [{"depth": d, "activation": a} for d, a in product(cfg.depths, cfg.activations)]
+    equal = [{"matches": kan, **mlp} for kan in kans for mlp in mlps]
+    return [*kans, *equal, *({**mlp, "width": w} for w in cfg.widths for mlp in mlps)]
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train one network. For a KAN, also count its parameters by every published convention."""
+    """Train a KAN, the MLP that is nearest to a KAN in size, or an MLP with given widths.
+
+    For a KAN, also count its parameters by every published convention.
+    """
     cfg = case.cfg
+    first = seed == cfg.seed
     model = model_of(case, cell)
-    first = seed == case.cfg.seed
-    marks: dict[str, Any] = {"match": cfg.match, "degree": cfg.model.degree}
-    if isinstance(model, MLPConfig):
-        yield from _mlp(case, cell, seed, marks)
-        return
-    network = kan_of(case, model)
-    name = kan_name(case, model)
-    trained = yield from train(case, model, seed)
-    yield result(case, trained, **marks, kan=name, activation=model.base)
-    counts: dict[str, Any] = {"target": case.name, "kan": name, "exact": network.count()}
-    for one in CONVENTIONS if first else ():
-        words = {"convention": one.name, "formula": one.formula, "source": one.source}
-        count = {**network.flops(), **words, "count": one.count(size_of(network))}
-        yield Row("counts", {**counts, **count})
-
-
-def _mlp(case: Case, cell: Cell, seed: int, marks: dict[str, Any]) -> Records:
-    """Train an MLP with given widths, or the MLP that is nearest to a KAN in size."""
-    activation = cell["activation"]
-    if "matches" not in cell:
+    marks: dict[str, Any] = {"match": cfg.match, "degree": cfg.model.degree, "kan": None}
+    steps = None
+    if "matches" in cell or isinstance(model, KANConfig):
+        settings = cell.get("matches", cell)
+        kan = kan_settings(cfg, settings["hidden"], settings["grid"])
+        network = kan_of(case, kan)
+        marks["kan"] = name = kan_name(case, kan)
+    if "matches" in cell:
+        match = matched(case, network, cell)
+        model = MLPConfig(list(match.hidden), cell["activation"])
+        steps = steps_of(case, kan)
+        marks["off"] = match.off
+        if not match.close and first:
+            yield Note(
+                f"{case.name}: no MLP of depth {cell['depth']} matches {name} in {cfg.match}; the "
+                f"nearest has {' and '.join(map(str, match.hidden))} nodes and is off by "
+                f"{match.off:+.0%}",
+                warning=True,
+            )
+    elif isinstance(model, MLPConfig):
         steps = steps_without_kan(case, cell["case"]["shapes"])
-        trained = yield from train(case, model_of(case, cell), seed, steps)
-        yield result(case, trained, **marks, kan=None, activation=activation, off=None)
-        return
-    opponent = kan_settings(case.cfg, **cell["matches"])
-    name = kan_name(case, opponent)
-    match = matched(case, kan_of(case, opponent), cell)
-    widths = list(match.hidden)
-    if not match.close and seed == case.cfg.seed:
-        yield Note(
-            f"{case.name}: no MLP of depth {len(widths)} matches {name} in {case.cfg.match}; the "
-            f"nearest has {' and '.join(map(str, widths))} nodes and is off by {match.off:+.0%}",
-            warning=True,
-        )
-    trained = yield from train(case, MLPConfig(widths, activation), seed, steps_of(case, opponent))
-    yield result(case, trained, **marks, kan=name, activation=activation, off=match.off)
+    trained = yield from train(case, model, seed, steps)
+    yield result(case, trained, **marks, activation=cell.get("activation", cfg.model.base))
+    for convention in CONVENTIONS if first and isinstance(model, KANConfig) else ():
+        count = {"count": convention.count(size_of(network)), "exact": network.count()}
+        source = {"formula": convention.formula, "source": convention.source}
+        marks = {"target": case.name, "kan": name, "convention": convention.name}
+        yield Row("counts", {**marks, **source, **count, **network.flops()})
 
 
 def steps_without_kan(case: Case, shapes: list[list[int]]) -> int:

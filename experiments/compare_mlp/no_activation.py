@@ -51,7 +51,8 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
             f"solver={cfg.solver.kind} does not end exactly at the least squares solution; "
             "use solver=lm."
         )
-    return [{"activation": "identity", "hidden": cfg.widths * depth} for depth in cfg.depths]
+    (width,) = cfg.widths
+    return [{"activation": "identity", "width": width, "depth": depth} for depth in cfg.depths]
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
@@ -66,13 +67,13 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
         solver.step()
         if solver.converged:
             break
-    depth = len(cell["hidden"])
+    depth = cell["depth"]
     yield result(case, trained, activation="identity", depth=depth)
-    one = nn.functional.pad(points.x, (0, 1), value=1.0)
-    least = torch.linalg.lstsq(one, points.y, driver="gelsd").solution
+    design = nn.functional.pad(points.x, (0, 1), value=1.0)
+    least = torch.linalg.lstsq(design, points.y, driver="gelsd").solution
     with torch.no_grad():
         ours = network(points.x)
-    exact = {"from_least_squares": one @ least, "from_product": one @ product(network).T}
+    exact = {"from_least_squares": design @ least, "from_product": design @ product(network).T}
     differences: dict[str, Value] = {
         name: float((ours - other).abs().max() / other.abs().max()) for name, other in exact.items()
     }

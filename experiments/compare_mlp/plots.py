@@ -67,9 +67,9 @@ def pareto(summary: DataFrame) -> Figure:
     keys = [name for name in ("cell", "activation") if name in summary]
     for line, (target, rows) in zip(grid, targets, strict=True):
         for panel, size in zip(line, SIZES, strict=True):
-            for model, each in rows.groupby("model"):
+            for model, trainings in rows.groupby("model"):
                 colour, marker, name = MODELS[str(model)]
-                networks = each.groupby(keys, sort=False)
+                networks = trainings.groupby(keys, sort=False)
                 middle = networks[[size, "error"]].median().sort_values(size)
                 low, high = (networks["error"].quantile(share)[middle.index] for share in QUARTILES)
                 bars = [middle["error"] - low, high - middle["error"]]

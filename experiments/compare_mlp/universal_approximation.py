@@ -30,13 +30,13 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
     if not cfg.widths:
         raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")
     pairs = itertools.product(cfg.activations, cfg.widths)
-    return [{"activation": activation, "hidden": [width]} for activation, width in pairs]
+    return [{"activation": activation, "width": width, "depth": 1} for activation, width in pairs]
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
     """Train an MLP of one width; yield a row with its relative error for each error to reach."""
     trained = yield from train(case, model_of(case, cell), seed, STEPS)
-    marks = {"activation": cell["activation"], "width": cell["hidden"][0]}
+    marks = {"activation": cell["activation"], "width": cell["width"]}
     row = result(case, trained, **marks)
     yield row
     reached = {"target": case.name, **marks, "relative_error": row.values["relative_error"]}

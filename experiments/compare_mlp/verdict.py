@@ -60,10 +60,10 @@ def judge(logs: Array) -> Verdict:
     confidence interval is Student's t interval for the mean over seeds. It assumes that the
     logarithms are about normally distributed.
     """
-    each = logs.mean(1)
-    seeds = len(each)
-    middle = each.mean()
-    spread = each.std(ddof=1) if seeds > 1 else np.nan
+    means = logs.mean(1)
+    seeds = len(means)
+    middle = means.mean()
+    spread = means.std(ddof=1) if seeds > 1 else np.nan
     half = stdtrit(seeds - 1, (1 + LEVEL) / 2) * spread / seeds**0.5
     ratio, low, high = (float(10**end) for end in (middle, middle - half, middle + half))
     return Verdict(ratio, low, high, seeds)

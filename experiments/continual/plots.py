@@ -114,9 +114,9 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     width = 1.25 + 1.6 / len(shown)
     figure, grid = grid_of_panels(len(learners) + 1, len(shown), 0.75, width, 0.6)
     for line, name in zip(grid, [None, *learners], strict=True):
-        own = functions[functions["learner"] == (name or learners[0])]
+        predicted = functions[functions["learner"] == (name or learners[0])]
         for panel, after in zip(line, shown, strict=True):
-            known = own[own["after"] == after].sort_values("x0")
+            known = predicted[predicted["after"] == after].sort_values("x0")
             panel.grid(visible=False)
             panel.fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
             panel.set(xticks=[], yticks=[], ylim=(low - margin, high + margin))

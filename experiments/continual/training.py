@@ -165,13 +165,13 @@ def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float
     but the last. `worst_since_learned` is the largest R[T, j] - R[j, j].
     """
     last = matrix[-1]
-    own = matrix.diagonal()
+    learned = matrix.diagonal()
     lost = (last - matrix.min(axis=0))[:-1]
-    back = (own - last)[:-1]
+    back = (learned - last)[:-1]
     if not lost.size:
         lost = back = np.zeros(1)
     return {
-        "learned": float(own.mean()),
+        "learned": float(learned.mean()),
         "average_error": float(last.mean()),
         "forgetting": float(lost.mean()),
         "worst_forgetting": float(lost.max()),

@@ -87,11 +87,11 @@ def claims(tables: Tables) -> Claims:
     if "identities" in tables:
         rows = tables["identities"]
         missing = (rows["pieces"] - rows["pieces_expected"]).abs()
-        found = rows.assign(missing=missing, spans=rows["most_spans"] - rows["degree"] - 1)
+        checked = rows.assign(missing=missing, spans=rows["most_spans"] - rows["degree"] - 1)
         for column, (sentence, bound) in IDENTITIES.items():
-            yield claim_at_most(sentence, found[column], bound, of="curves")
+            yield claim_at_most(sentence, checked[column], bound, of="curves")
         sentence = "the B-spline basis is nowhere negative: smallest value"
-        yield claim_at_least(sentence, found["lowest"], 0, of="curves")
+        yield claim_at_least(sentence, checked["lowest"], 0, of="curves")
 
 
 def growth_at_ends(errors: DataFrame) -> Claims:

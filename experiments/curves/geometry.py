@@ -82,15 +82,14 @@ def parameters_along(points: Array, spacing: str) -> Array:
     return np.asarray(steps / steps[-1])
 
 
-def check_parameters(parameters: Array) -> Array:
-    """Return the parameters. Raises UsageError unless they are finite and strictly increase."""
+def check_parameters(parameters: Array) -> None:
+    """Raise UsageError unless the parameters are finite and strictly increase."""
     for row in np.flatnonzero(~(np.diff(parameters) > 0)):
         before, after = parameters[row : row + 2]
         raise UsageError(
             f"Parameters must increase strictly, but {after:g} (point {row + 2}) follows "
             f"{before:g} (point {row + 1})"
         )
-    return parameters
 
 
 def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:

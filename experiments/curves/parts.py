@@ -180,8 +180,10 @@ def planar_settings(cfg: CurvesConfig) -> tuple[Array, Array, int]:
 
     Raises UsageError if there are too few points, or too many or too few control points.
     """
-    points, given = planar_points(cfg.target)
-    parameters = check_parameters(parameters_along(points, cfg.spacing) if given is None else given)
+    points, parameters = planar_points(cfg.target)
+    if parameters is None:
+        parameters = parameters_along(points, cfg.spacing)
+    check_parameters(parameters)
     count = len(points)
     near = cfg.control_points
     if count <= cfg.degree:
@@ -252,13 +254,13 @@ def equispaced(cfg: CurvesConfig, _: int) -> Records:
         yield row("summary", "spline", degree, count, spline)
     yield table("interpolation", "points x truth polynomial spline", np.concatenate(drawn))
     for degree in cfg.degrees:
-        found: list[Any] = []
+        rows: list[Any] = []
         for count in cfg.spline_points:
             nodes = f.equispaced(count)
             values = interpolate(nodes, f(nodes), degree)(x)
-            found.append(row("errors", "spline", degree, count, values))
-        yield from found
-        order = fitted_order(cfg.spline_points, [one.values["max_error"] for one in found])
+            rows.append(row("errors", "spline", degree, count, values))
+        yield from rows
+        order = fitted_order(cfg.spline_points, [measured.values["max_error"] for measured in rows])
         yield Row("orders", {"degree": degree, "default_function": f.is_default, **order})
 
 
@@ -348,8 +350,8 @@ def identities(_: CurvesConfig, seed: int) -> Records:
     for degree in CHECKED:
         draws = np.random.default_rng([seed, degree])
         curve = geometry.random_curve(degree, 2 * degree + FURTHER, draws)
-        found = geometry.identities(curve, draws.normal(size=2))
-        yield Row("identities", {"degree": degree, **found})
+        deviations = geometry.identities(curve, draws.normal(size=2))
+        yield Row("identities", {"degree": degree, **deviations})
 
 
 def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:

@@ -55,17 +55,19 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
         models = ({"hidden": narrowest, "degree": k} for k in cfg.degrees)
         return [cell(cfg.order_intervals, model=model, sampling=sampling) for model in models]
     grids = cfg.overfit_intervals
-    given = {"n_train": cfg.overfit_points}
+    few_points = {"n_train": cfg.overfit_points}
     # Without a penalty, networks are selected by the training error alone.
     bare: dict[str, Any] = {
         "solver": {"smoothness_weight": 0.0},
-        "sampling": {**given, "validation_fraction": 0.0},
+        "sampling": {**few_points, "validation_fraction": 0.0},
     }
-    both: list[dict[str, Any]] = [{"sampling": given}, bare] if penalises(cfg.solver) else [bare]
+    both: list[dict[str, Any]] = (
+        [{"sampling": few_points}, bare] if penalises(cfg.solver) else [bare]
+    )
     noise = {"noise": cfg.overfit_noise}
-    noisy = [{**one, "sampling": {**one["sampling"], **noise}} for one in both]
-    exact = [*(cell(grids, **one) for one in both), cell(grids[-1:], **bare)]
-    return exact + [cell(grids, **one) for one in noisy if cfg.overfit_noise]
+    noisy = [{**settings, "sampling": {**settings["sampling"], **noise}} for settings in both]
+    exact = [*(cell(grids, **settings) for settings in both), cell(grids[-1:], **bare)]
+    return exact + [cell(grids, **settings) for settings in noisy if cfg.overfit_noise]
 
 
 def prepare(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
@@ -75,21 +77,21 @@ def prepare(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
 
 def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None = None) -> Records:
     """Train along one schedule. Yield a row per step, then the rows of stages and the summary."""
-    one = prepared or prepare(cfg, cell, seed)
-    if one.left_out:
+    extended = prepared or prepare(cfg, cell, seed)
+    if extended.left_out:
         yield Note(
-            f"max_parameters={cfg.max_parameters} leaves out the grids {one.left_out}",
+            f"max_parameters={cfg.max_parameters} leaves out the grids {extended.left_out}",
             warning=True,
         )
-    if one.marks["start"] == "scratch":
-        trained = extension.from_scratch(one, seed)
+    if extended.marks["start"] == "scratch":
+        trained = extension.from_scratch(extended, seed)
         yield from truncation_notes(trained)
     else:
-        trained = yield from train_and_record(one.training, seed, one.step_rows)
-    yield from extension.stage_rows(cfg, one, trained)
+        trained = yield from train_and_record(extended.training, seed, extended.step_rows)
+    yield from extension.stage_rows(cfg, extended, trained)
     steps = sum(stage.steps for stage in trained.stages)
-    columns = summary_of(one.training.problem, trained)
-    yield Row("summary", {**columns, **one.marks, "steps": steps})
+    columns = summary_of(extended.training.problem, trained)
+    yield Row("summary", {**columns, **extended.marks, "steps": steps})
 
 
 def figures(tables: Tables) -> Figures:

@@ -105,8 +105,10 @@ class Schedule:
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield a message for each conflict between settings. `at` is the prefix of their keys."""
-        given = [name for name in ("intervals", "first", "last") if vars(self)[name] is not None]
-        if " and ".join(given) not in WAYS[self.kind]:
+        set_names = [
+            name for name in ("intervals", "first", "last") if vars(self)[name] is not None
+        ]
+        if " and ".join(set_names) not in WAYS[self.kind]:
             yield f"{at}kind={self.kind} needs {' or '.join(WAYS[self.kind])}."
         if self.kind != "plateau" and (self.patience or self.steps):
             yield f"{at}kind={self.kind} has no patience and steps; they are for kind=plateau."
@@ -250,12 +252,12 @@ def penalises(solver: Any) -> bool:
     return kind.second_order or kind.curvature if weight == "auto" else float(weight) > 0
 
 
-def from_scratch(one: Extension, seed: int) -> Trained:
+def from_scratch(extended: Extension, seed: int) -> Trained:
     """Train on a single grid from several random starts; return the best by validation error.
 
     The seconds are those of all starts together. Raises TrainingFailed if all starts diverge.
     """
-    training = one.training
+    training = extended.training
     tries = list[Trained]()
     alone = replace(training.plan, starts=1, growth=None)
     for number in range(training.plan.starts):
@@ -270,13 +272,13 @@ def from_scratch(one: Extension, seed: int) -> Trained:
     return replace(best, chosen=stage, stages=[stage], seconds=seconds)
 
 
-def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Iterator[Row]:
+def stage_rows(cfg: ExtendGridConfig, extended: Extension, trained: Trained) -> Iterator[Row]:
     """Yield a row of the table `stages` for each grid.
 
     If an error was published for the grid, also yield a row of the table `published`.
     """
-    problem = one.training.problem
-    published = published_errors(one)
+    problem = extended.training.problem
+    published = published_errors(extended)
     points = len(problem.dataset.train)
     rounding = ROUNDING * baseline_error(problem.data)
     test = problem.dataset.test
@@ -284,7 +286,7 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
         # `problem_of` rejects targets without test points, and only KANs are trained here.
         assert test is not None
         assert stage.intervals is not None
-        ordered = one.marks["part"] == "order" and stage.intervals >= cfg.order_first_grid
+        ordered = extended.marks["part"] == "order" and stage.intervals >= cfg.order_first_grid
         error = stage.errors.test
         transfer = stage.transfer
         network = stage.network
@@ -302,22 +304,22 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
             "in_order": ordered and error is not None and not error <= rounding,
             "chosen": stage is trained.chosen,
         }
-        yield Row("stages", {**one.marks, **stage_row(stage), **measured})
+        yield Row("stages", {**extended.marks, **stage_row(stage), **measured})
         if (known := published.get((network.shape_text, stage.intervals))) is not None:
-            marks = {name: one.marks[name] for name in ("schedule", "shape")}
+            marks = {name: extended.marks[name] for name in ("schedule", "shape")}
             ours = {"intervals": stage.intervals, "test_rmse": error}
             yield Row("published", {**marks, **ours, **known})
 
 
-def published_errors(one: Extension) -> dict[Any, dict[str, Any]]:
+def published_errors(extended: Extension) -> dict[Any, dict[str, Any]]:
     """Return the published errors by (shape, intervals).
 
     The result is empty unless the training has the first schedule and the problem is PUBLISHED,
     since other errors are not comparable.
     """
-    name = one.training.problem.dataset.target.name
-    setting = name, one.marks["train_points"], one.marks["degree"]
-    if not one.marks["compared"] or setting != PUBLISHED:
+    name = extended.training.problem.dataset.target.name
+    setting = name, extended.marks["train_points"], extended.marks["degree"]
+    if not extended.marks["compared"] or setting != PUBLISHED:
         return {}
     table = pd.read_csv(str(resources.files(__package__) / "published.csv")).astype(object)
     facts: Any = table.where(table.notna(), None).set_index(["shape", "intervals"]).to_dict("index")
@@ -366,17 +368,17 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
     last steps are short and may hardly change the function between the points.
     """
     groups: Any = stages[stages["part"] == "overfit"].groupby(["noise", "penalised"])
-    for (noise, penalised), one in groups:
+    for (noise, penalised), networks in groups:
         points = f"{100 * noise:.3g}% noise" if noise else "exact points"
-        warm = one[one["start"] == "warm"]
-        alone = one[one["start"] == "scratch"]
+        warm = networks[networks["start"] == "warm"]
+        alone = networks[networks["start"] == "scratch"]
         # A training from scratch has a single grid, so the coarser grids of warm starts are used.
         both = pd.concat([warm[warm["intervals"] < warm["threshold"]], alone])
         for rows, way in ((both, "that grid from scratch"), (warm, "after warm starts")):
             if not len(ratios := overfit_ratio(rows)):
                 continue
             left = rows[rows["intervals"] == rows["intervals"].max()]["train_rmse"].median()
-            words = [value_range(ratios), f"training RMSE there {left:.2g}"]
+            remarks = [value_range(ratios), f"training RMSE there {left:.2g}"]
             with_or, verb, claim, bound = (
                 ("With", "does not turn up", claim_at_most, STAYS)
                 if penalised
@@ -386,7 +388,7 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
                 f"{with_or} the smoothness penalty, the test error {verb} past the threshold "
                 f"({points}, {way}): final error over lowest before"
             )
-            yield claim(sentence, median(ratios), bound, ", ".join(filter(None, words)))
+            yield claim(sentence, median(ratios), bound, ", ".join(filter(None, remarks)))
 
 
 def overfit_ratio(rows: pd.DataFrame) -> pd.Series:

@@ -214,11 +214,13 @@ class Progress:
         yield to_checkpoint("resume", state, lowest=self._lowest)
 
 
-def results(one: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: Trained) -> Records:
+def results(
+    fitting: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: Trained
+) -> Records:
     """Yield the tables summary, bounds, predictions and edges, and the checkpoint of the model."""
     network = trained.network
     dataset = problem.dataset
-    plan = one.training.plan
+    plan = fitting.training.plan
     stepped = any(stage.steps for stage in trained.stages)
     summary: dict[str, Any] = {
         **summary_of(problem, trained),
@@ -227,7 +229,7 @@ def results(one: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: 
     }
     if not dataset.classes and len(dataset.test or ()):
         yield from doubts(summary["r2"], "test points")
-    if TARGETS[one.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
+    if TARGETS[fitting.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
         beaten = trained.errors.test is not None and trained.errors.test < linear
         verdict = f"the model {'beats' if beaten else 'does not beat'} ordinary least squares"
         yield Note(f"{verdict}, whose test RMSE is {linear:.4g}", warning=not beaten)
@@ -235,7 +237,7 @@ def results(one: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: 
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
     yield from model_records(network, problem, summary, seed)
-    is_first = not cell and seed == one.cfg.seed
+    is_first = not cell and seed == fitting.cfg.seed
     if is_first and len(trained.stages) > 1 and trained.chosen.intervals:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         grids[f"the chosen one: {trained.chosen.intervals} intervals"] = network

@@ -133,18 +133,18 @@ def add_points(
     data = problem.data.train
     first = float((predict(trained.network, data.x) - data.y).square().mean().sqrt())
     accurate = ACCURATE * baseline_error(replace(problem.data, unit=None))
-    found: list[tuple[float, LearningProblem, Trained]] = []
+    rounds: list[tuple[float, LearningProblem, Trained]] = []
     while True:
         points = draw(target, CHECK_POINTS, rng)
         new = joined(problem, points, only=True).data.train
         squares = (predict(trained.network, new.x) - new.y).square()
-        found.append((float(squares.mean().sqrt()), problem, trained))
-        if not more_points_help([error for error, *_ in found], first, accurate):
+        rounds.append((float(squares.mean().sqrt()), problem, trained))
+        if not more_points_help([error for error, *_ in rounds], first, accurate):
             break
         worst = squares.mean(1).argsort(descending=True)[: -(-most // ROUNDS)]
         problem = joined(problem, points.take(np.sort(worst.numpy(force=True))))
         trained = _continued(problem, trained, plan, seed)
-    error, problem, trained = min(found, key=lambda one: one[0])
+    error, problem, trained = min(rounds, key=lambda entry: entry[0])
     return problem, trained, error / max(first, torch.finfo().tiny)
 
 

@@ -44,12 +44,12 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     if the file cannot be read, or if the names do not match the network or are not distinct.
     """
     path = Path(cfg.file).expanduser()
-    found = read_network(path, cfg.base)
-    network: KAN = KAN.of_layers(found.layers, found.products[:-1])
-    x = found.samples
+    imported = read_network(path, cfg.base)
+    network: KAN = KAN.of_layers(imported.layers, imported.products[:-1])
+    x = imported.samples
     where = "inputs of its checkpoint"
     if x is None or len(x) < 2:
-        first = found.layers[0]
+        first = imported.layers[0]
         where = "uniform points of its first grid"
         # These breakpoints include `degree` knots beyond either end of the library's original grid,
         # so they are left out here.
@@ -69,15 +69,15 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     problem = make_problem(cfg, target, SamplingConfig(n_train=None, n_test=None), seed)
     units = Scaling.identity(len(inputs)), Scaling.identity(len(outputs))
     problem = with_scalings(problem, *units)
-    base = found.layers[0].spec.base
+    base = imported.layers[0].spec.base
     network = network.to(problem.domain)
     summary = {
         **network_columns(problem, network),
-        "library": found.library,
+        "library": imported.library,
         "edges": sum(int(layer.mask.sum()) for layer in network.edge_layers),
     }
     return [
-        Note(f"a network of {found.library} with base={base}, recorded on {len(x)} {where}"),
+        Note(f"a network of {imported.library} with base={base}, recorded on {len(x)} {where}"),
         Row("summary", summary),
         *model_records(network, problem, summary, seed),
     ]
@@ -107,13 +107,13 @@ def claims(tables: Tables) -> Claims:
     return []
 
 
-def _names(given: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:
-    """Return the names `given`, or the names `usual` if `given` is empty.
+def _names(names: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:
+    """Return the names `names`, or the names `usual` if `names` is empty.
 
     Raises UsageError if the number of names does not match the network.
     """
-    if given and len(given) != len(usual):
+    if names and len(names) != len(usual):
         raise UsageError(
-            f"{key}={list(given)} has {len(given)} names; the network has {len(usual)}."
+            f"{key}={list(names)} has {len(names)} names; the network has {len(usual)}."
         )
-    return tuple(given) or usual
+    return tuple(names) or usual
