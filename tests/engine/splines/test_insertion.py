@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_kan import normal, points
 from torch.testing import assert_close
 
-from kanrun.engine.splines import Grid, dense_rows, extend, insert_knots, local_basis, redivide
+from kanrun.engine.splines import Grid, dense_rows, extend, insert_knots, local_basis, subdivide
 from kanrun.engine.splines.fitting import contains
 
 
@@ -56,7 +56,7 @@ def test_the_function_stays(degree, intervals, factor, arbitrary, outside, decad
     generator = torch.Generator().manual_seed(seed)
     breaks = random_points(intervals, 2, generator, decades)
     coarse = Grid(extend(breaks, degree), degree, False, outside)
-    finer = more_points(breaks, generator) if arbitrary else redivide(breaks, factor * intervals)
+    finer = more_points(breaks, generator) if arbitrary else subdivide(breaks, factor)
     fine = Grid(extend(finer, degree), degree, False, outside)
     coefficients = normal(3, 2, coarse.functions, seed=seed)
     share = points(80, 2, -0.3, 1.3, seed)
@@ -67,7 +67,7 @@ def test_the_function_stays(degree, intervals, factor, arbitrary, outside, decad
 def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
     points = torch.linspace(0.1, 0.7, 8, dtype=torch.float64)[None]
     coarse = Grid(extend(points, 3), 3)
-    finer = redivide(points, 3 * (points.shape[1] - 1))
+    finer = subdivide(points, 3)
     finer[:, 3:-1:3] += 2**-54 * torch.tensor([1, -1, 1, -1, 1, -1])
     x = torch.linspace(0.1, 0.7, 101, dtype=torch.float64)[:, None]
     assert_same_function(normal(2, 1, coarse.functions), coarse, Grid(extend(finer, 3), 3), x)

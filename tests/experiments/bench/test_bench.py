@@ -5,6 +5,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from cases import cases
 from doors import check_config, run_config, typed
 from kanrun.experiments import bench
 from kanrun.experiments.bench import timing
@@ -164,13 +165,13 @@ def test_claims_on_time_to_accuracy():
 
 @pytest.mark.parametrize(
     "line, said",
-    [
-        ("part=speed", "part=speed"),
-        ("layers=[[1,2]]", "lists of 4 whole numbers"),
-        ("n_seeds=2", "n_seeds=2: bench repeats in rounds"),
-        ("device=auto", "device=auto: bench measures only part=layers"),
-        ("libraries=[pykna]", "libraries=.pykna. must be a list of inkan.*did you mean pykan"),
-    ],
+    cases("""
+        part=speed | part=speed
+        layers=[[1,2]] | lists of 4 whole numbers
+        n_seeds=2 | n_seeds=2: bench repeats in rounds
+        device=auto | device=auto: bench measures only part=layers
+        libraries=[pykna] | libraries=.pykna. must be a list of inkan.*did you mean pykan
+    """),
 )
 def test_refusals(line, said):
     with pytest.raises(UsageError, match=said):

@@ -1,9 +1,10 @@
 """kanrun compare-mlp at small sizes, through the study that the command runs."""
 
 import pytest
+from cases import cases
 from doors import check_config, run_config, typed
 from kanrun.experiments import compare_mlp
-from kanrun.experiments.compare_mlp import cases
+from kanrun.experiments.compare_mlp import cases as compared
 from kanrun.experiments.compare_mlp.implementation_tricks import VARIANTS
 from kanrun.experiments.compare_mlp.matched import matched, steps_without_kan
 
@@ -51,7 +52,7 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run, figures_of):
 
 def product(*lines):
     """Return the case of the product, with changes of the settings."""
-    return cases.case_of(settings(*lines), PRODUCT, 0)
+    return compared.case_of(settings(*lines), PRODUCT, 0)
 
 
 @pytest.mark.parametrize("comparison, hidden", [("matched", [3]), ("kolmogorov_arnold", [5])])
@@ -59,19 +60,19 @@ def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
     own = "target.formula=x0*sin(x1) model.hidden=[3] grids=[[3]]"
     cfg = settings(own, f"comparison={comparison}")
     cell = compare_mlp.cells(cfg)[0]
-    case = cases.case_of(cfg, cell["case"], 0)
+    case = compared.case_of(cfg, cell["case"], 0)
     assert case.name == "x0*sin(x1)"
-    assert cases.model_of(case, cell).hidden == hidden
+    assert compared.model_of(case, cell).hidden == hidden
 
 
 def test_both_sides_take_the_same_number_of_steps():
     case = product("solver.smoothness_weight=auto")
-    model = cases.kan_settings(case.cfg, [2], [3, 6, 9])
-    steps = cases.steps_of(case, model)
+    model = compared.kan_settings(case.cfg, [2], [3, 6, 9])
+    steps = compared.steps_of(case, model)
     # Grids x steps x what the search for the penalty's weight may add.
-    assert steps == 3 * 3 * cases.SEARCH
-    assert cases.training_of(case, model).plan.starts == 1
-    trained = finished(cases.train(case, MLPConfig([3], "tanh"), 0, steps))
+    assert steps == 3 * 3 * compared.SEARCH
+    assert compared.training_of(case, model).plan.starts == 1
+    trained = finished(compared.train(case, MLPConfig([3], "tanh"), 0, steps))
     assert trained.stages[0].steps <= steps
 
 
@@ -83,7 +84,7 @@ def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
 
 def test_mlps_match_in_operations_too():
     case = product("match=flops")
-    kan = cases.kan_of(case, cases.kan_settings(case.cfg, [2], [3, 6]))
+    kan = compared.kan_of(case, compared.kan_settings(case.cfg, [2], [3, 6]))
     found = matched(case, kan, {"depth": 2, "activation": "tanh"})
     assert len(found.hidden) == 2
     assert found.close
@@ -157,39 +158,31 @@ def test_real_tables(run):
     assert "iris: at equal parameters" in finished.manifest.claims[0].sentence
 
 
-PRODUCTS = "{target:{kind:named,name:product},shapes:[[2]]}"
-IRIS = f"target=bundled target.name=iris {ALL_ROWS}"
-
-
-def both(comparison, line):
-    return f"comparison={comparison} widths=[2] errors=[0.1] {line}"
-
-
 @pytest.mark.parametrize(
     "line, message",
-    [
-        ("cases=[]", "names nothing to learn"),
-        ("cases=[{target:product}]", "cases.target=product must be a mapping"),
-        ("grids=[[3],[3]]", "grids=.* each once|twice"),
-        (f"cases=[{PRODUCTS},{PRODUCTS}]", "cases has product twice"),
-        (f"cases=[{PRODUCTS.replace('[2]', '[2],[2]')}]", "cases.shapes"),
-        ("solver=adam solver.sparsity=0.1", "model=mlp has none"),
-        ("depths=[0]", "depths from 1 on"),
-        ("model=mlp", "use model=kan"),
-        ("comparison=universal_approximation widths=[2]", "errors=.. must list"),
-        ("comparison=universal_approximation errors=[0.1]", "names no width"),
-        (f"comparison=kolmogorov_arnold cases=[{{bound:0,{PRODUCTS[1:]}]", "above 0"),
-        (both("universal_approximation", "precision=float32"), "works in float64"),
-        (both("no_activation", "solver.steps=-1"), "solver.steps=-1"),
-        (both("no_activation", IRIS), "not cross-entropy"),
-        ("target=lecture_points", "has no test points"),
-        ("'target.formula=sign(x0 + 5)'", "nothing to compare"),
-        ("model.hidden=[3]", r"model.hidden=.3. is not used here. Set shapes of the cases"),
-        ("model.intervals=7", r"model.intervals=7 is not used here. Set grids"),
-        ("comparison=no_activation", "one width"),
-        ("comparison=implementation_tricks", "trains w_b and w_s"),
-        ("comparison=implementation_tricks solver=lbfgs", "model.base=zero has none"),
-    ],
+    cases("""
+        cases=[] | names nothing to learn
+        cases=[{target:product}] | cases.target=product must be a mapping
+        grids=[[3],[3]] | grids=.* each once|twice
+        cases=[{target:{kind:named,name:product},shapes:[[2]]},{target:{kind:named,name:product},shapes:[[2]]}] | cases has product twice
+        cases=[{target:{kind:named,name:product},shapes:[[2],[2]]}] | cases.shapes
+        solver=adam solver.sparsity=0.1 | model=mlp has none
+        depths=[0] | depths from 1 on
+        model=mlp | use model=kan
+        comparison=universal_approximation widths=[2] | errors=.. must list
+        comparison=universal_approximation errors=[0.1] | names no width
+        comparison=kolmogorov_arnold cases=[{bound:0,target:{kind:named,name:product},shapes:[[2]]}] | above 0
+        comparison=universal_approximation widths=[2] errors=[0.1] precision=float32 | works in float64
+        comparison=no_activation widths=[2] errors=[0.1] solver.steps=-1 | solver.steps=-1
+        comparison=no_activation widths=[2] errors=[0.1] target=bundled target.name=iris sampling.n_train=null sampling.n_test=null | not cross-entropy
+        target=lecture_points | has no test points
+        "'target.formula=sign(x0 + 5)'" | nothing to compare
+        model.hidden=[3] | model.hidden=.3. is not used here. Set shapes of the cases
+        model.intervals=7 | model.intervals=7 is not used here. Set grids
+        comparison=no_activation | one width
+        comparison=implementation_tricks | trains w_b and w_s
+        comparison=implementation_tricks solver=lbfgs | model.base=zero has none
+    """),  # noqa: E501,
 )
 def test_what_cannot_run_is_refused_before_it_starts(line, message):
     with pytest.raises(UsageError, match=message):

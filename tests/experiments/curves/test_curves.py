@@ -3,6 +3,7 @@
 import numpy as np
 import pandas
 import pytest
+from cases import cases
 from doors import check_config, run_config, typed
 from kanrun.experiments import curves
 from kanrun.experiments.curves import plots
@@ -131,27 +132,21 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run, tmp_path):
 
 @pytest.mark.parametrize(
     "line, sentence",
-    [
-        (
-            "polynomial_points=[1]",
-            "polynomial_points=.1. must be a non-empty list of whole numbers from 2 to 1000",
-        ),
-        (
-            "spline_points=[20,5]",
-            "spline_points has 5; a spline of degree 5 goes through at least 6",
-        ),
-        ("control_points=3", "degree 3 needs at least 4 control points, not 3"),
-        ("control_points=25", "control_points=25 must be at most 24"),
-        ("bezier=[[0,0],[1]]", r"bezier=.* must be a list of at least 2 lists of 2 numbers"),
-        ("knots=[0.5]", "must be 5 numbers that never decrease"),
-        ("knots=[0.5,0.5,0.5,0.5,0.5]", "at most 4 times in degree 3"),
-        ("knots=[0,0.5,0.6,0.7,0.8]", "knots=.* must be a list of numbers above 0 and below 1"),
-        ("function.formula=1/x0", "not finite .* change function.domain"),
-        ("function.domain=[[1,-1]]", r"^function.domain of x0 is \[1, -1\]"),
-        ("bezier=[[0,0],[0,0]]", "bezier has 2 times the same point"),
-        ("precision=float32", "curves computes in float64; leave precision out"),
-        ("target.columns=[x,y]", "give target.path too"),
-    ],
+    cases(r"""
+        polynomial_points=[1] | polynomial_points=.1. must be a non-empty list of whole numbers from 2 to 1000
+        spline_points=[20,5] | spline_points has 5; a spline of degree 5 goes through at least 6
+        control_points=3 | degree 3 needs at least 4 control points, not 3
+        control_points=25 | control_points=25 must be at most 24
+        bezier=[[0,0],[1]] | bezier=.* must be a list of at least 2 lists of 2 numbers
+        knots=[0.5] | must be 5 numbers that never decrease
+        knots=[0.5,0.5,0.5,0.5,0.5] | at most 4 times in degree 3
+        knots=[0,0.5,0.6,0.7,0.8] | knots=.* must be a list of numbers above 0 and below 1
+        function.formula=1/x0 | not finite .* change function.domain
+        function.domain=[[1,-1]] | ^function.domain of x0 is \[1, -1\]
+        bezier=[[0,0],[0,0]] | bezier has 2 times the same point
+        precision=float32 | curves computes in float64; leave precision out
+        target.columns=[x,y] | give target.path too
+    """),  # noqa: E501,
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(line, sentence):
     with pytest.raises(UsageError, match=sentence):

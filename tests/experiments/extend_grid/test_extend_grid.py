@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from cases import cases
 from doors import check_config, run_config, typed
 from kanrun.experiments import extend_grid
 from kanrun.experiments.extend_grid.extension import (
@@ -132,21 +133,18 @@ def test_a_solver_that_does_not_smooth_is_not_said_to(solver, trainings):
 
 @pytest.mark.parametrize(
     "line, message",
-    [
-        ("max_parameters=3", "leaves no grid"),
-        ("schedules=[doubling]", "has doubling, where keys with values are needed; it takes first"),
-        ("schedules=[{kind:doubling,first:3}]", "kind=doubling needs first and last"),
-        (
-            "schedules=[{kind:plateau,intervals:[3],first:3}]",
-            "needs intervals or first and last",
-        ),
-        ("model=mlp", "Use model=kan"),
-        ("model.hidden=[3]", "model.hidden=.3. is not used here. Set shapes="),
-        ("model.intervals=[5,10]", "model.intervals=.5, 10. is not used here. Set schedules="),
-        ("model.degree=0", "model.degree: splines of degree 0"),
-        ("sampling.n_test=0", "bessel_j0 has no test points"),
-        ("target=lecture_points sampling.n_train=4 sampling.n_test=0", "no test points"),
-    ],
+    cases("""
+        max_parameters=3 | leaves no grid
+        schedules=[doubling] | has doubling, where keys with values are needed; it takes first
+        schedules=[{kind:doubling,first:3}] | kind=doubling needs first and last
+        schedules=[{kind:plateau,intervals:[3],first:3}] | needs intervals or first and last
+        model=mlp | Use model=kan
+        model.hidden=[3] | model.hidden=.3. is not used here. Set shapes=
+        model.intervals=[5,10] | model.intervals=.5, 10. is not used here. Set schedules=
+        model.degree=0 | model.degree: splines of degree 0
+        sampling.n_test=0 | bessel_j0 has no test points
+        target=lecture_points sampling.n_train=4 sampling.n_test=0 | no test points
+    """),
 )
 def test_what_cannot_run_is_refused_before_it_starts(line, message):
     with pytest.raises(UsageError, match=message):

@@ -5,6 +5,7 @@ import runpy
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases
 from doors import run_config, typed
 from numpy.testing import assert_allclose
 
@@ -66,15 +67,15 @@ def test_exports_of_counts_predict_them(run, counts, command):
 
 @pytest.mark.parametrize(
     "line, said",
-    [
-        ("target.family=gaussian", "target.offset=exposure must be a column other than"),
-        ("target.family=gamma", "ranges from 0 to"),
-        ("target.task=classification", "target.family=poisson is for numbers"),
-        ("target.offset=years", "has no column 'years'"),
-        ("target.offset=age", "must be numbers above 0 in every row"),
-        ("model.bounds=[0,9]", "model.bounds is for target.family=gaussian"),
-        ("'model.monotone={exposure: increasing}'", "there is no input 'exposure'"),
-    ],
+    cases("""
+        target.family=gaussian | target.offset=exposure must be a column other than
+        target.family=gamma | ranges from 0 to
+        target.task=classification | target.family=poisson is for numbers
+        target.offset=years | has no column 'years'
+        target.offset=age | must be numbers above 0 in every row
+        model.bounds=[0,9] | model.bounds is for target.family=gaussian
+        "'model.monotone={exposure: increasing}'" | there is no input 'exposure'
+    """),
 )
 def test_what_does_not_fit_is_refused(folder, line, said, refused):
     assert said in refused(f"fit {CLAIMS.format(folder)} {OFFSET} {line}")
