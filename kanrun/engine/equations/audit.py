@@ -61,7 +61,7 @@ SAME = 1e-13
 class ValueScan:
     """Finds values of the unknowns near which terms of the equations change fast.
 
-    Ranges of values that were scanned once are remembered.
+    Each range of values is scanned only once.
     """
 
     def __init__(self, system: System) -> None:
@@ -128,9 +128,10 @@ def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> 
     Args:
         scan: Scan of the formulas.
         number: Number of the variable.
-        span: Sorted array whose first and last entries are the ends of that part.
-        passed: One array per unknown. If there is one variable: the points at which the unknown
-            takes a value near which terms change fast. If there are several: these values.
+        span: Sorted array whose first and last entries are the ends of the part.
+        passed: One array per unknown, for values near which terms change fast. With one variable,
+            it has the points at which the unknown takes such a value; with several variables, the
+            values.
     """
     low, high = span[[0, -1]]
     found = [scan.narrow(number)]
@@ -143,7 +144,7 @@ def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> 
 
 
 class SlabAudit:
-    """Audit of the slabs of one system; call it with a slab.
+    """Audit of the slabs of one system. Calling it with a slab audits the slab.
 
     Attributes:
         counted: Estimated CPU seconds of the last audit.

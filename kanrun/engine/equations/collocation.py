@@ -120,7 +120,7 @@ class Collocation:
         self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def _largest(self, blocks: Sequence[Block]) -> Tensor:
-        """Return the largest value that blocks prescribe for each unknown; 0 if none does.
+        """Return the largest value that `blocks` prescribe for each unknown; 0 if none does.
 
         It is the residual of each block if all unknowns are zero, in units of the block.
         """
@@ -295,7 +295,7 @@ class Collocation:
         return found
 
     def change(self, solution: Field, previous: Field) -> float:
-        """Return the relative root mean square change of the unknown that changes most."""
+        """Return the relative change (root mean square) of the unknown that changes most."""
         box = self.system.box
         count = self.policy.test_points
         points = low_discrepancy(box, count, self.unseen, edges_of(solution))

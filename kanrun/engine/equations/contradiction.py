@@ -77,8 +77,8 @@ def find_contradiction(
 def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
     """Return a space with additional breakpoints near both ends of the variable `layered`.
 
-    These resolve boundary layers of any width. Layers narrower than the grid are another reason for
-    a residual that stays the same, which this space excludes.
+    They resolve boundary layers of any width. If the residual is the same on finer grids because a
+    layer is narrower than the grid, it is smaller in this space.
     """
     system = rows.system
     axes = list[Space]()

@@ -328,7 +328,7 @@ class Controller:
         return length * (share if share > SHORTENED else SHORTENED)
 
     def _kept_in(self, space: Space) -> Space:
-        """Return `space` with the breakpoints that every slab must have."""
+        """Return `space` together with the breakpoints that every slab must have."""
         return replace(space, breakpoints=with_breakpoints(space.breakpoints, self.kept))
 
     def _fewest(self, intervals: int) -> int:

@@ -65,7 +65,7 @@ class FirstValues:
 
     @cached_property
     def _ended(self) -> list[Array]:
-        """Result of `Slab.at_end` for the previous slab; empty if there is none."""
+        """Values at the end of the previous slab (`Slab.at_end`); empty if there is none."""
         return self.slab.at_end(self.system.orders) if self.slab else []
 
     def value(self, x: Array, unknown: int) -> Array:

@@ -222,7 +222,7 @@ class NetworkSolver:
     def _is_enough(self, stage: EquationStage) -> bool:
         """Return whether refinement can stop.
 
-        It stops if the residual is not finite, if noise of the observations dominates, or if the
+        It can if the residual is not finite, if noise of the observations dominates, or if the
         solution hardly changes from grid to grid.
         """
         rms = stage.equation.rms

@@ -105,7 +105,7 @@ class Block:
 
     @property
     def scale(self) -> float:
-        """Factor that turns a residual into a row, apart from the root of its quadrature weight."""
+        """Factor that converts a residual to a row, without the root of its quadrature weight."""
         return sqrt(self.weight / len(self.points)) / self.unit
 
     def residual(
@@ -370,9 +370,9 @@ class Solution:
 
 @dataclass(frozen=True)
 class Missed:
-    """Condition that functions satisfying the equation violate on a face.
+    """A condition that is violated by functions which satisfy the equation.
 
-    `difference` is the largest absolute value of left - right there; `text` is the condition.
+    `text` is the condition, and `difference` is the largest absolute value of left - right.
     """
 
     text: str

@@ -167,7 +167,7 @@ def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]
 
 
 def _along(term: Expr, names: Sequence[str], number: int, fixed: Array) -> Curve:
-    """Return a term as a function of variable `number`, with the others at the values `fixed`."""
+    """Return a term as a function of variable `number`; the others have the values `fixed`."""
     function = to_numpy(term, names)
 
     def curve(at: Array) -> Array:
@@ -180,7 +180,7 @@ def _along(term: Expr, names: Sequence[str], number: int, fixed: Array) -> Curve
 
 
 def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
-    """Return whether a term in two variables is resolved on equal cells; False for three."""
+    """Return whether a term in two variables is resolved on equal cells; False in three."""
     if len(contained) != 2:
         return False
     function = to_numpy(term, contained)
@@ -230,14 +230,14 @@ def resolved_cells(
 ) -> Array:
     """Halve cells of a range until functions are resolved on each; return the ends of the cells.
 
-    Very narrow cells stay even if functions are not resolved on them.
+    Very narrow cells are not halved, even if functions are not resolved on them.
 
     Args:
         curves: Functions to resolve.
         low: Lower end of the range.
         high: Upper end of the range.
         jumps: Additional ends of cells.
-        places: Number of test points, if they were spread over the whole range.
+        places: Number of test points that the whole range would have.
     """
     ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
     left = ends[:-1]
@@ -281,7 +281,7 @@ def narrow_rounding(scan: Scan) -> float:
 
 
 def narrow_ends(ends: Array) -> Array:
-    """Return the ends of narrow cells: those that a scan has halved. The range's ends are left out.
+    """Return the ends of the cells that a scan has halved, without the ends of the range.
 
     `ends` are the ends of all cells.
     """

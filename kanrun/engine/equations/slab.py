@@ -100,11 +100,11 @@ class Slab:
         return np.stack(columns, axis=1)
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
-        """Return each unknown (without lift) and its time derivatives at the end of the slab.
+        """Return each unknown (without its lift) and its time derivatives at the end of the slab.
 
         There is one array of spline coefficients per unknown, of shape (functions, order), for the
-        derivatives 0 to order - 1. Only the last part is used, because the others vanish at the
-        end.
+        derivatives 0 to order - 1. Only the last part of an unknown is used, because the others
+        vanish at the end.
         """
         half = (self.end - self.start) / 2
         degrees = self.parts[0][-1].coefficients.shape[1]

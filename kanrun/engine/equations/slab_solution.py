@@ -93,9 +93,9 @@ def solve_evolution(
 def _best_march(
     system: EvolutionSystem, tolerance: float, budget: float
 ) -> tuple[March, str, str | None]:
-    """Return the most accurate march, why the solver stopped early, and the doubt about the march.
+    """Return the most accurate march, why the solver stopped, and a doubt about the march.
 
-    The second result is empty if the wanted error is reached; for the third see `_doubt`.
+    The reason is empty if the wanted error is reached; for the doubt, see `_doubt`.
     """
     local = min(LOCAL * tolerance, LARGEST_TOLERANCE)
     left = budget
@@ -148,7 +148,7 @@ def _next_tolerance(march: March, tolerance: float, left: float) -> float | None
 def _doubt(system: EvolutionSystem, march: March) -> str | None:
     """Return why the estimated error may be wrong, or None.
 
-    The reason is a feature that no slab resolves, or an ill-posed equation.
+    The reason is a feature that no slab resolves, or that the equation is ill-posed.
     """
     if march.unresolved is not None:
         return not_seen(system, march.unresolved)

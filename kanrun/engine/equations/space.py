@@ -158,7 +158,7 @@ class Space:
     def places(self, rule: Rule, fixed: float | None = None) -> Places:
         """Return the nodes of a quadrature rule in each interval.
 
-        Return the single point `fixed` instead if given, and 0 in a constant space.
+        If `fixed` is given, return this single point instead; in a constant space, return 0.
         """
         nodes, weights = rule
         widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])

@@ -151,14 +151,17 @@ class System:
         return tuple({d.name: d for each in self.equations for d in each.derivatives}.values())
 
     def bends(self, order: int) -> list[Relation]:
-        """Return relations such as u_xx = 0 (for order 2), one per unknown and variable."""
+        """Return one relation per unknown and variable that says that the unknown is straight.
+
+        For equations of order 2, it is u_xx = 0.
+        """
         vocabulary = self.vocabulary
         names = [f"{u}_{x * order}" for u in vocabulary.unknowns for x in vocabulary.variables]
         return [parse_relation(f"{name} = 0", vocabulary) for name in names]
 
     @cached_property
     def given(self) -> list[tuple[Condition, Derivative, Expr]]:
-        """Conditions that prescribe a single derivative, with that derivative and its value."""
+        """Conditions that prescribe a single derivative, with this derivative and its value."""
         found = ((each, each.given()) for each in self.conditions)
         return [(each, *given) for each, given in found if given is not None]
 

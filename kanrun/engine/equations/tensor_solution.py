@@ -160,13 +160,13 @@ class TensorSolver:
         return self.changes[-1] * float(np.clip(fall, *FALL)) if self.changes else inf
 
     def has_seen(self, tolerance: float) -> bool:
-        """Return whether the last grid resolves all features of the equations, see `Unseen`."""
+        """Return whether the last grid resolves all features of the equations (see `Unseen`)."""
         found = self.unseen
         return found is None or found.size <= tolerance + found.allowed
 
     @property
     def falls(self) -> list[float]:
-        """Ratios of successive `changes`."""
+        """Ratio of each change of the solution (`changes`) to the one before."""
         return [after / max(before, QUIET**2) for before, after in pairwise(self.changes)]
 
     def work(self, intervals: int) -> float:
@@ -180,8 +180,8 @@ class TensorSolver:
     def finest(self, intervals: int) -> int | None:
         """Return the number of intervals of the next grid.
 
-        It is twice as large, or as large as `MAX_WORK` and `MAX_INTERVALS` allow; None if that is
-        hardly larger.
+        It is twice the present number, or as large as `MAX_WORK` and `MAX_INTERVALS` allow; None if
+        that is hardly larger than the present number.
         """
         finer = min(2 * intervals, MAX_INTERVALS)
         while self.work(finer) > MAX_WORK:

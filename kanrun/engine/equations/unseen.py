@@ -1,10 +1,10 @@
 """Detection of features that a grid does not resolve, from the residual of a solution.
 
-On each cell of the grid, the residual is interpolated at Gauss points. If the interpolant predicts
-the residual at other, randomly shifted points, the cell resolves all features of the equations.
-The part that it does not predict comes from features narrower than the cell; it is called the
-unseen residual. The size of the residual itself would be misleading, because in equations of order
-3 and 4 it can be large although the error is small.
+On each cell of the grid, the residual is interpolated at Gauss points. If the interpolant agrees
+with the residual at other, randomly shifted points, the cell resolves all features of the
+equations. If it does not, the difference comes from features narrower than the cell; it is called
+the unseen residual. The size of the residual itself would be misleading, because in equations of
+order 3 and 4 it can be large although the error is small.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Axis:
 
     @cached_property
     def weights(self) -> Array:
-        """Quadrature weights of the test points: fractions of the range, with the sum 1."""
+        """Quadrature weights of the test points: fractions of the range whose sum is 1."""
         middle = (self.places[1:] + self.places[:-1]) / 2
         edges = np.concatenate([self.ends[:1], middle, self.ends[-1:]])
         found: Array = np.diff(edges) / (edges[-1] - edges[0])

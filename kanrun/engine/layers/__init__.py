@@ -47,11 +47,11 @@ CHUNK = 1 << 20
 def edge_norms(
     layer: SplineLayer, x: Float[Tensor, "samples inputs"], kind: str = "rms"
 ) -> Float[Tensor, "out inputs"]:
-    """Return the norm of every edge on x, base included.
+    """Return the norm of the function of every edge on x, including the base function.
 
-    Differentiable in x and the layer's numbers.
-
-    Pruned edges have sqrt(EPSILON) or 0. Raises UsageError for another kind or without samples.
+    The norms can be differentiated with respect to x and the parameters of the layer. The norm of a
+    pruned edge is sqrt(EPSILON) or 0. Raises UsageError if the kind is unknown or there are no
+    samples.
     """
     check_samples(x, layer.inputs, layer.knots)
     if x.shape[0] == 0:

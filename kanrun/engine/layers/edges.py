@@ -109,7 +109,7 @@ BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 
 
 def base_values(name: str, grid: Grid, x: Batch, derivative: Literal[0, 1] = 0) -> Batch:
-    """Return b(x) or its derivative, extrapolated outside the grid by the grid's policy."""
+    """Return b(x) or its derivative, with the grid's extrapolation outside the grid."""
     return torch.zeros_like(x) if name == "zero" else continued_base(x, name, grid)[derivative]
 
 
@@ -135,7 +135,7 @@ _bases: Callable[[Tensor, str, Place, Grid], tuple[Tensor, Tensor]] = _Bases.app
 
 
 def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Return b(x) and its derivative, extrapolated outside the grid by the grid's policy."""
+    """Return b(x) and its derivative, with the grid's extrapolation outside the grid."""
     if grid.extrapolation == "base":
         return BASES[name](x)
     held = x.clamp(grid.low, grid.high)
@@ -148,7 +148,9 @@ def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class EdgesAt:
-    """Basis functions and base function of a layer's edges at inputs x, or their slopes.
+    """Basis functions and base function of a layer's edges, evaluated at inputs x.
+
+    They are either values or derivatives.
 
     Attributes:
         x: The inputs.
@@ -248,9 +250,9 @@ class Edges:
 def linearised(
     layers: Sequence[Edges], products: Sequence[int], x: Tensor
 ) -> tuple[Tensor, Float[Tensor, "samples y terms"], Int[Tensor, "samples terms"], int]:
-    """Return f(x), its Jacobian by nonzeros, and the number of unknowns.
+    """Return f(x), its Jacobian stored by nonzeros, and the number of unknowns.
 
-    The Jacobian is given by its values (samples, y, terms) and their columns (samples, terms).
+    The Jacobian consists of values (samples, y, terms) and their column numbers (samples, terms).
     `products` are the numbers of multiplication nodes per layer. The derivatives of the outputs
     with respect to each layer's outputs are propagated backwards.
     """

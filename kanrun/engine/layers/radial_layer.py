@@ -67,7 +67,7 @@ class RadialLayer(SplineLayer):
         return splines + (found + self.level).reshape(splines.shape)
 
     def _ranked(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples inputs"]:
-        """Return t_i(x_i), the inputs mapped piecewise linearly to ranks."""
+        """Return t_i(x_i), which maps each input piecewise linearly to its rank."""
         columns = x.T.contiguous()
         above = torch.searchsorted(self.points, columns).clamp(1, self.points.shape[1] - 1)
         low = self.points.gather(1, above - 1)
@@ -82,7 +82,7 @@ class RadialLayer(SplineLayer):
         return self.of(splines, dict(self.named_numbers())), method
 
     def named_numbers(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield copies of the parameters and buffers of `of`."""
+        """Yield copies of the parameters and buffers of `of`, with their names."""
         for name in (*_PARAMETERS, *_BUFFERS):
             yield name, getattr(self, name).detach().clone()
 

@@ -214,7 +214,7 @@ class SplineLayer(nn.Module):
     # -------------------- unknowns: the coefficients, then the weights of the base
 
     def unknowns_at(self, intervals: int | None = None) -> int:
-        """Return the number of unknowns with this many grid intervals; None: the present number."""
+        """Return the number of unknowns with `intervals` intervals; None means the present ones."""
         functions = (intervals or self.grid.intervals) + self.spec.degree
         return self.mask.numel() * (functions + (self.trained_base is not None))
 
@@ -236,7 +236,7 @@ class SplineLayer(nn.Module):
         return found
 
     def touched(self, x: Inputs) -> Bool[Tensor, "inputs functions"]:
-        """Return a mask of the basis functions that are nonzero at one of the samples or more."""
+        """Return a mask of the basis functions that are nonzero at one or more samples."""
         (basis, interval), functions = local_basis(x, self.grid), self.grid.functions
         places = table_index(interval, basis.shape[-1], functions)
         seen = self.mask.new_zeros(self.inputs * functions)

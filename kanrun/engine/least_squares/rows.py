@@ -224,7 +224,7 @@ class Pattern:
         return total.view(self.unknowns, self.width + 1).T
 
     def collect(self, values: Float[Tensor, "elements terms"]) -> Float[Tensor, " unknowns"]:
-        """Return the sum, at each unknown, of the values of all elements with this unknown."""
+        """Return for each unknown the sum of `values` over all elements that depend on it."""
         total = values.new_zeros(self.unknowns)
         return total.index_add_(0, self.index.flatten(), values.flatten())
 

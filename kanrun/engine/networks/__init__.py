@@ -14,8 +14,8 @@ from kanrun.errors import KanrunError
 def from_description(description: dict[str, Any], *others: type[Network]) -> Network:
     """Return a network with the structure that `describe()` returned.
 
-    Its parameters must be loaded by `load_state_dict`. `others` are classes of networks that are
-    not registered as models. Raises KanrunError if the kind of network is unknown.
+    Its parameters must then be loaded by `load_state_dict`. `others` are classes of networks that
+    are not registered as models. Raises KanrunError if the kind of network is unknown.
     """
     kind = str(description.get("kind"))
     known = {other.kind: other for other in others}

@@ -135,7 +135,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _bare(state: State, name: str) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors in float64, by keys without a common prefix, and the library."""
+    """Return the tensors in float64, without the common prefix of their keys, and the library."""
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -206,9 +206,9 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
 def _multiply(
     found: ImportedNetwork, groups: list[list[int]], shift: Tensor, *, last: bool
 ) -> None:
-    """Add layers of identity edges that multiply the `groups` of nodes and add the constants.
+    """Add layers of identity edges that multiply nodes within each group and add the constants.
 
-    Afterwards there is one node per group, in order.
+    Afterwards there is one node per group, in the order of `groups`.
     """
     natural = [[node] for node in range(len(groups))]
     while groups != natural or bool(shift.any()) or (last and found.products[-1]):
@@ -243,9 +243,10 @@ def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[
 
 
 def _paired(groups: Sequence[Sequence[int]]) -> tuple[list[int], int, list[list[int]]]:
-    """Return the order of a layer's sums, its products, and the groups of its nodes afterwards.
+    """Return the order of a layer's sums, its number of products, and the groups of its nodes.
 
-    A layer multiplies two sums, its last ones; further factors of a group wait as nodes.
+    A layer can multiply pairs of sums, which must come last. Further factors of a group become
+    nodes, which later layers multiply.
     """
     waiting = [(g, one) for g, group in enumerate(groups) for one in (group[2:] or group[1:1])]
     single = [(g, group[0]) for g, group in enumerate(groups) if len(group) == 1]
@@ -298,9 +299,10 @@ def _layer(
     alive: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> SplineLayer:
-    """Return a layer of knots (inputs, G + 2k + 1), and constants (out) added to its sums.
+    """Return a layer with these knots, and the constants (out) that are added to its sums.
 
-    Edges are coefficients (out, inputs, G + k), weights of the base, and weights of the spline.
+    `grid` has the knots (inputs, G + 2k + 1). `edges` are the coefficients (out, inputs, G + k),
+    the weights of the base function, and the weights of the splines.
     """
     coefficients, base_weight, spline_weight = edges
     alive = torch.ones_like(base_weight, dtype=torch.bool) if alive is None else alive.clone()

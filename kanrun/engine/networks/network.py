@@ -180,14 +180,14 @@ class Network(nn.Module):
         return y.detach(), DenseRows(jacobian.detach().flatten(0, 1))
 
     def lower(self) -> list[Network]:
-        """Return the networks made of the first 1, 2, ... layers, without the network itself.
+        """Return the networks of the first 1, 2, ... layers, without the whole network.
 
-        The unknowns of each are the first unknowns of this network.
+        The unknowns of each of them are the first unknowns of this network.
         """
         return []
 
     def unknowns_at(self, intervals: int | None) -> int:
-        """Return the number of unknowns with this many grid intervals; None: the present number."""
+        """Return the number of unknowns with `intervals` intervals; None means the present ones."""
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
@@ -241,7 +241,7 @@ class Network(nn.Module):
         return ()
 
     def plain(self: N) -> N:
-        """Return a copy that can be trained or changed."""
+        """Return a copy whose parameters can be trained or changed."""
         return deepcopy(self)
 
     def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
@@ -328,13 +328,16 @@ class Network(nn.Module):
         return self._measured(moved, x)
 
     def covers(self, x: Inputs, share: float) -> bool:
-        """Return whether hidden activations lie in their grids and fill `share` of each."""
+        """Return whether all hidden activations lie in their grids and cover enough of them.
+
+        They must cover at least the fraction `share` of each grid.
+        """
         return all(layer.grid.covers(values, share) for layer, values in self.edge_inputs(x)[1:])
 
     def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded:
-        """Return the network with the layers `moved`, given with the method of each transfer.
+        """Return the network with the layers `moved`, and the change of its outputs at `x`.
 
-        The change of the outputs is measured at `x`.
+        Each layer is given with the method by which it was transferred.
         """
         if not moved:
             return Regridded(deepcopy(self))

@@ -131,8 +131,8 @@ def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndar
     Args:
         fit: The latent functions.
         columns: Indices of the inputs.
-        u: Scores of the points, shape (points, inputs).
-        rows: Scores of rows (rows, inputs), over which the other inputs are averaged.
+        u: Scores at which the effect is evaluated, shape (points, inputs).
+        rows: Scores of the rows (rows, inputs) over which the other inputs are averaged.
     """
     contrasts = _contrasts(fit, columns, u, rows)
     return np.asarray(fit.factor * sum(map(np.matmul, contrasts, fit.weights)))
@@ -179,10 +179,12 @@ def _contrasts(
 ) -> tuple[ndarray, ndarray]:
     """Return the features whose weighted sum is the centred effect of some inputs.
 
+    Features that belong to other inputs are 0.
+
     Returns:
-        Functions of these inputs at the points `u`, shape (points, functions), and covariances with
-        the R centres, averaged over `rows`, shape (points, R). Both are centred by their means over
-        rows. Functions of other inputs are 0.
+        Functions of the inputs at the points `u`, shape (points, functions), and covariances with
+        the R centres, averaged over `rows`, shape (points, R). The mean over rows is subtracted
+        from both.
     """
     encoder = fit.encoder
     both = np.concatenate([u, rows])
@@ -205,8 +207,8 @@ def effect_table(
 ) -> DataFrame:
     """Return predictions along each column, averaged over the other columns, with a 95% band.
 
-    The band (`lower` to `upper`) holds pointwise, for the given kernel. A column of text has one
-    point per `level` that occurs in the rows; `x` is then the number of the level.
+    The band (`lower` to `upper`) is for each point by itself, with the kernel as given. A column of
+    text has one point per `level` that occurs in the rows; `x` is then the number of the level.
     """
     x = points.x
     found = []
@@ -239,7 +241,7 @@ def effect_table(
 
 
 def _moved(model: TableModel, latent: RowOutputs, difference: RowOutputs) -> ndarray:
-    """Return predictions for latent values that are changed by `difference`.
+    """Return the predictions after `difference` is added to the latent values.
 
     For classes, the log-odds of each class are changed independently.
     """
@@ -414,7 +416,7 @@ class _Side(NamedTuple):
 
 
 def _map_side(x: ndarray, levels: Sequence[str]) -> _Side:
-    """Return the grid points of a column whose inputs in the rows are `x`, shape (rows, inputs)."""
+    """Return the grid points of a column whose inputs in the rows are `x` (rows, inputs)."""
     if not levels:
         values = np.unique(x)
         if len(values) > MAP_POINTS:

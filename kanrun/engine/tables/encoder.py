@@ -47,7 +47,7 @@ class EncoderPolicy:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Transformations of a table's inputs, learned without the outputs.
+    """Transformations of a table's inputs, which are learned from the inputs alone.
 
     Attributes:
         inputs: Map from the user's units to scores u.
@@ -73,7 +73,7 @@ class Encoder:
         return Encoder(inputs, rank_map(u, weights), basis, policy)
 
     def radial(self, u: RowInputs) -> RadialInputs:
-        """Return the inputs of the radial parts at scores u."""
+        """Convert scores u to the inputs of the radial parts."""
         return RadialInputs(u, self.ranks.apply(u))
 
     def functions(self, u: RowInputs) -> RowFunctions:

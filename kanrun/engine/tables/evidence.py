@@ -77,7 +77,7 @@ _NEWTON_TOLERANCE = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class EvidenceRows:
-    """Rows from which the kernel is found.
+    """Rows from which the kernel is estimated.
 
     Attributes:
         radial: Inputs of the radial parts.
@@ -291,7 +291,7 @@ class _Problem:
 
 
 class _Symmetric(NamedTuple):
-    """A symmetric matrix, stored as its entries above the diagonal, by rows, and its diagonal."""
+    """A symmetric matrix, stored as its diagonal and the entries above it, row by row."""
 
     pairs: ndarray
     diagonal: ndarray

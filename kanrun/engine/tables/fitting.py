@@ -111,7 +111,7 @@ def fit_table(
 
 
 class _Learned(NamedTuple):
-    """What the evidence determines from a sample of rows; the attributes are as in `LatentFit`."""
+    """What is estimated from the evidence of some rows; the attributes are as in `LatentFit`."""
 
     encoder: Encoder
     kernel: Kernel
@@ -131,8 +131,8 @@ class _Problem:
     def fit(self, points: Points, known: LatentFit | None = None) -> LatentFit:
         """Fit the latent functions to `points`.
 
-        If `known` is given, its input transformations, kernel and centres are used, and only the
-        coefficients are fitted.
+        If `known` is given, only the coefficients are fitted; input transformations, kernel and
+        centres are taken from `known`.
         """
         weights = points.shares
         if known is None:
@@ -210,7 +210,8 @@ class _Problem:
     def _kernel(self, points: Points, rows: ndarray) -> _Learned:
         """Return the kernel with the largest evidence on these rows.
 
-        Each kind of model must gain `_KIND_EVIDENCE` over the simpler ones.
+        A kind of model is used only if its log evidence exceeds that of simpler kinds by
+        `_KIND_EVIDENCE`.
         """
         found = [self._searched(points, rows, kind) for kind in KINDS]
         gains = [

@@ -30,10 +30,10 @@ class Folds:
     """Predictions of held-out rows by models that were fitted without these rows.
 
     Attributes:
-        values: Predictions, shape (rows, outputs); NaN for rows that no fold holds out.
-        number: Fold that holds out each row, shape (rows,); -1 for none.
+        values: Predictions, shape (rows, outputs); NaN for rows that are never held out.
+        number: Number of the fold that holds out each row, shape (rows,); -1 for none.
         seconds: CPU time of each fold's fit.
-        predict: Function of each fold from inputs (rows, inputs) to predictions by its model.
+        predict: For each fold, a function from inputs (rows, inputs) to predictions by its model.
     """
 
     values: ndarray

@@ -158,7 +158,7 @@ class Centres:
         return np.asarray(found.T)
 
     def transposed(self, coefficients: ndarray) -> ndarray:
-        """Convert coefficients of features (R, outputs) to weights of covariances (R, outputs)."""
+        """Convert coefficients of features to weights of covariances (R, outputs)."""
         if not len(self.inputs):
             return coefficients
         return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")
@@ -166,9 +166,9 @@ class Centres:
     def averaged(self, rows: RadialInputs, columns: Sequence[int], points: RadialInputs) -> ndarray:
         """Return covariances with the centres, averaged over all inputs but `columns`.
 
-        Inputs `columns` have the values of `points`; the other inputs have the values of each of
-        `rows` in turn, over which the covariances are averaged. Because both radial parts are
-        products over inputs, one pass over the rows is enough.
+        The inputs `columns` have the values of `points`. The other inputs have the values of each
+        of `rows` in turn, and the covariances are averaged over these rows. Both radial parts are
+        products over inputs, so one pass over the rows is enough.
 
         Returns:
             Covariances of shape (points, R).

@@ -44,14 +44,13 @@ class Terms(NamedTuple):
 class Power:
     """Yeo-Johnson power of y / unit - shift, divided by the geometric mean of its derivative.
 
-    Because of the division, likelihoods of different exponents can be compared without a Jacobian.
-    Exponent 1 changes nothing.
+    With this division, the likelihoods of different exponents can be compared without a Jacobian.
+    With the exponent 1, the transform is linear.
 
     Attributes:
         unit: Positive scale of the outputs.
         shift: Number that is subtracted after division by `unit`.
-        exponent: Exponent of the power; 1 leaves outputs linear, and smaller values compress large
-            outputs.
+        exponent: Exponent of the power. Values below 1 compress large outputs.
         log_slope: Logarithm of the geometric mean of the derivative over the training rows.
     """
 
@@ -81,7 +80,7 @@ class Power:
         return np.asarray(np.where(scaled >= 0, up, -down) * np.exp(-self.log_slope))
 
     def invert(self, z: ndarray) -> ndarray:
-        """Map transformed outputs back to outputs; infinite beyond the range of the transform."""
+        """Convert transformed outputs back; infinite outside the range of the transform."""
         sizes = np.abs(z) * np.exp(self.log_slope)
         exponent = self.exponent if abs(self.exponent) > _LOGARITHM else 0.0
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -126,7 +125,7 @@ class Likelihood:
         )
 
     def start(self) -> float:
-        """Return the link of the mean output, about which the latent function varies."""
+        """Return the link of the mean output; the latent function is measured from this level."""
         if self.is_gaussian:
             return float(np.average(self.power.apply(self.y), weights=self.weights))
         mean = float(np.average(self.y, weights=self.weights))

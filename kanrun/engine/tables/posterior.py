@@ -98,8 +98,9 @@ class Posterior:
         factor: Lower Cholesky factor of H, shape (features, features).
         likelihood: Likelihood with its parameters.
         left_out: Leave-one-out prediction of the latent value of each row (rows,).
-        determined: 1 - V_kk / P_kk for each coefficient (features,), where V_kk is its posterior
-            and P_kk its prior variance: near 1 if the rows determine it, near 0 if they do not.
+        determined: For each coefficient (features,), how far the rows determine it: 1 - V_kk /
+            P_kk, where V_kk is its posterior and P_kk its prior variance. It is near 1 if the rows
+            determine the coefficient, and near 0 if they do not.
         scale: Common factor of the prior variances.
         has_converged: Whether Newton's method converged within the largest number of steps.
     """
@@ -133,12 +134,12 @@ def condition(
     rescale: bool,
     constraints: ndarray | None = None,
 ) -> list[Posterior]:
-    """Return the posterior of each output, or of each class.
+    """Compute the posterior of each output, or of each class.
 
     Args:
         features: Shape (rows, features).
         prior: Prior variances (features,).
-        likelihoods: One for each output or, for several classes, one for each class.
+        likelihoods: One likelihood per output; for more than two classes, one per class.
         rescale: Whether to estimate the scale of the prior variances and the dispersion.
         constraints: Matrix A of shape (constraints, features): coefficients satisfy A b >= 0.
     """
@@ -224,9 +225,10 @@ def _by_newton(
 def _working(
     likelihoods: Sequence[Likelihood], latent: ndarray, place: int
 ) -> tuple[ndarray, ndarray]:
-    """Return weights (rows,) and working responses (rows,) of one Newton step.
+    """Return the weights (rows,) and working responses (rows,) of one Newton step.
 
-    They define the least-squares problem of output (or class) number `place`, for dispersion 1.
+    The step of output (or class) number `place` is the solution of the least-squares problem with
+    these weights and responses, for dispersion 1.
     """
     one = replace(likelihoods[place], dispersion=1.0)
     f = latent[:, place]
@@ -293,7 +295,9 @@ def _solved(
 
 
 def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
-    """Minimise b'H b / 2 - b'r subject to A b >= 0, by non-negative least squares for multipliers.
+    """Minimise b'H b / 2 - b'r subject to A b >= 0.
+
+    The Lagrange multipliers are found by non-negative least squares.
 
     Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23.
     """
@@ -315,8 +319,8 @@ def _scale(
         moments: Moments of each output.
         prior: Prior variances (features,).
         known: Dispersion if it is known, otherwise None.
-        rows: Sum of the weights of the rows. With a link, the weights in `moments` differ, because
-            they include the information of the rows.
+        rows: Sum of the weights of the rows. If there is a link function, this is not the sum of
+            the weights in `moments`, because those also contain the Fisher information of each row.
     """
     root = np.sqrt(prior)
     parts = []

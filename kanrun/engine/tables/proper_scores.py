@@ -91,9 +91,10 @@ class ErrorDistribution:
 
 
 def held_out_scores(model: TableModel, y: RowOutputs) -> ProperScores:
-    """Return the scores of the training rows y (rows, outputs), predicted by held-out models.
+    """Return the scores of the training rows with outputs y (rows, outputs).
 
-    The error distribution of a fold is estimated from the other folds.
+    The rows of a fold are predicted by the model that was fitted without them, and their error
+    distribution is estimated from the other folds.
     """
     inside = model.different[~np.isnan(model.held_out[model.different, 0])]
     number = np.zeros(len(y)) if model.folds is None else model.folds.number
@@ -125,7 +126,7 @@ def new_scores(model: TableModel, trained: ndarray, x: RowInputs, y: RowOutputs)
 def _scores(
     model: TableModel, y: ndarray, latent: ndarray, known: ndarray, rows: ndarray
 ) -> ndarray:
-    """Return the scores (2, rows) of `rows`, with the error distribution of the `known` rows."""
+    """Return the scores (2, rows) of `rows`; the error distribution comes from the `known` rows."""
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
     found = []
     for place, output in enumerate(model.fit.outputs):

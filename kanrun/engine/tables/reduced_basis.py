@@ -44,9 +44,9 @@ Rows = slice | ndarray
 class ReducedBasis:
     """Functions of all inputs, with mean 0 on the training rows.
 
-    The variance of a function on the rows is the inverse of its roughness, so that all lines can
-    have the same prior variance, and all curves too. The roughness is relative to that of the first
-    curve of the input; for lines of inputs with more than two values it is 1.
+    The variance of a function on the rows is the inverse of its roughness. Therefore all lines can
+    have the same prior variance, and so can all curves. The roughness is measured relative to that
+    of the first curve of the input; for lines of inputs with more than two values it is 1.
 
     Attributes:
         breakpoints: Grids, shape (inputs, G + 1).

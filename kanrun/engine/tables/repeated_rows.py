@@ -1,4 +1,4 @@
-"""Merge repeated rows of a table, which are copies of one measurement and carry no information."""
+"""Merge repeated rows of a table, which are copies of one measurement and add no information."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def merge_copies(points: Points) -> tuple[Points, Int[ndarray, " rows"]]:
 
 
 def _is_unexplained(different: DataFrame, inputs: int, rows: int) -> Bool[ndarray, " different"]:
-    """Return for each of these distinct rows whether repetitions of it cannot be chance.
+    """Return for each distinct row whether chance cannot explain that it is repeated.
 
-    A column has many values if the square of their number exceeds the number of rows. At least one
-    such column must have mostly unique values (more than half of the distinct rows); otherwise all
-    repetitions may be chance. If only outputs have many values and the inputs determine the
-    outputs, repetitions may be chance too. Otherwise, a repetition cannot be chance if no other
+    A column has many values if the square of their number exceeds the number of rows. Repetitions
+    are unexplained only if at least one such column has mostly unique values, in more than half of
+    the distinct rows. They may also be due to chance if only outputs have many values and the
+    inputs determine the outputs. Otherwise, the repetition of a row is unexplained if no other
     distinct row has the same values in the columns with many values.
     """
     counts = {int(j): different[j].value_counts() for j in different.columns}

@@ -1,4 +1,4 @@
-"""Maps between the user's units and those of the model of a table, for inputs and outputs.
+"""Maps between the user's units and the units of the model of a table, for inputs and outputs.
 
 The transformed value of an input is called its score.
 """
@@ -63,10 +63,10 @@ def input_scores(
 ) -> PiecewiseScaling:
     """Return the map from each input to its score.
 
-    Most inputs, and all whose numbers are in `straight`, are only standardised. The score of other
-    inputs with a long tail is the average of the standardised value and the normal score,
-    interpolated linearly between quantiles of the distinct values. Maps extend beyond the data by
-    `room` times their range on either side.
+    The score of most inputs, and of all inputs whose numbers are in `straight`, is the standardised
+    value. If an input has a long tail, its score is the average of the standardised value and the
+    normal score, interpolated linearly between quantiles of the distinct values. The maps extend
+    beyond the data by `room` times the range on either side.
     """
     weights = np.broadcast_to(weights, len(x))
     maps = [_score(column, weights, j in straight, room) for j, column in enumerate(x.T)]
@@ -116,7 +116,8 @@ def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
 def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
     """Return the map from each score u to the average of u and its rank.
 
-    Ranks are scaled to mean 0 and variance 1, like u. Inputs with only two values keep them.
+    Ranks are scaled to mean 0 and variance 1, like u. For inputs with only two values, the average
+    is u.
     """
     weights = np.broadcast_to(weights, len(u))
     points = []

@@ -116,13 +116,13 @@ class LatentFit:
         return np.asarray(self.factor * (found + [each.level for each in self.outputs]))
 
     def features(self, u: RowInputs) -> ndarray:
-        """Return all features at scores u, shape (rows, features): functions, then radial ones."""
+        """Return all features at scores u (rows, features): lines and curves, then radial ones."""
         radial = self.centres.features(self.encoder.radial(u))
         return np.concatenate([self.encoder.functions(u), radial], 1)
 
     @property
     def kind(self) -> str:
-        """One of `encoder.KINDS`."""
+        """Kind of the model, one of `encoder.KINDS`."""
         return self.encoder.policy.kind
 
     @property
@@ -169,7 +169,7 @@ class TableModel:
         folds: Predictions of held-out rows by folds; None without folds.
         policy: The settings.
         different: Indices of the training rows that are not copies of earlier ones.
-        exposure: Input to which the outputs are proportional; None without one.
+        exposure: Input to which the outputs are proportional; None if there is none.
     """
 
     fit: LatentFit
@@ -263,14 +263,15 @@ class TableModel:
     def widening(self) -> ndarray | None:
         """Return how uncertain predictions become outside the training range.
 
-        For each input, the others having values of training rows, the standard deviation is that of
-        the change of the latent function from the end of the training range to a point one range
-        width beyond it, given the kernel. It includes the difference between the latent function
-        and the prediction, whose inputs are clipped.
+        Consider a point that is one range width outside the training range of one input, while the
+        other inputs have the values of a training row. The result is the standard deviation of the
+        change of the latent function from the end of the range to this point, given the kernel. It
+        includes the difference between the latent function and the prediction, whose inputs are
+        clipped.
 
         Returns:
-            Standard deviations in the network's units, shape (2, inputs, outputs), below (first)
-            and above the training range; None for classes and outputs with a link.
+            Standard deviations in the network's units, shape (2, inputs, outputs): below the
+            training range, then above it. None for classes and outputs with a link.
         """
         if self.outputs is None or self.family.has_link:
             return None
@@ -298,9 +299,10 @@ class TableModel:
         return found
 
     def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
-        """Return the model for the original rows, which include copies (see `merge_copies`).
+        """Expand the model, which was fitted to merged rows, to the original rows with copies.
 
-        `place` (rows,) has the index of each original row among the training rows.
+        `place` (rows,) has the index of each original row among the merged rows (see
+        `merge_copies`).
         """
         left_out = self.left_out[place]
         folds = self.folds

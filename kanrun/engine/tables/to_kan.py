@@ -107,7 +107,7 @@ def _edges(encoder: Encoder, weights: ndarray) -> ndarray:
 
 
 def _monotone(edges: ndarray, encoder: Encoder) -> ndarray:
-    """Make the coefficients of monotone edges exactly monotone, by removing rounding errors."""
+    """Remove rounding errors, so that the coefficients of monotone edges are exactly monotone."""
     for j, shape in encoder.policy.shapes:
         if shape in CURVATURES:
             continue

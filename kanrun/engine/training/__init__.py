@@ -1,11 +1,12 @@
-"""Training of networks: this module holds the main loop, and the modules beside it its parts.
+"""Training of networks: the main loop (here), and its parts in the other modules of the package.
 
 A training compares random starts or grows the shape of the network, trains on one grid after
 another, selects the grid with the lowest validation error, and makes a final fit. `train` is a
 generator: it yields a `Step` after every solver step, a `Stage` after every grid, and a `Snapshot`
 every few seconds on a grid that takes long; it returns a `Trained`. The stages and the last
-snapshot hold everything that is needed to resume, so an interrupted training that is resumed ends
-with exactly the same numbers. Test errors are measured and reported but never used for selection.
+snapshot contain everything that is needed to resume, so a training that is interrupted and resumed
+ends with exactly the same numbers. Test errors are measured and reported but never used for
+selection.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) ->
 
 
 def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
-    """Return the training to continue with, and a record of the growth if the shape was grown."""
+    """Return the training to continue, and a record of the growth of the shape, if any."""
     plan = setup.plan
     samples = setup.data.train
     generator = setup.generator

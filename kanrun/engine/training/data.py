@@ -86,9 +86,9 @@ class Samples:
 
     @property
     def roots(self) -> Tensor | None:
-        """Factors sqrt(w / mean(w)) that weight least-squares rows, shape (samples, 1).
+        """Square roots of the weights divided by their mean, shape (samples, 1), or None.
 
-        None if there are no weights.
+        Least-squares rows are multiplied by them.
         """
         if self.weights is None:
             return None
@@ -122,7 +122,7 @@ class TrainingData:
 
     @property
     def untested(self) -> TrainingData:
-        """The same data without test points."""
+        """The same data without the test points."""
         return replace(self, test=None)
 
 
@@ -143,7 +143,7 @@ class Errors:
     def selected(self) -> float:
         """Error by which grids, weights and shapes are selected; infinity if it is NaN.
 
-        It is the validation error or, without validation points, the training error.
+        It is the validation error or, if there are no validation points, the training error.
         """
         error = self.train if self.validation is None else self.validation
         return error if error < inf else inf
@@ -183,10 +183,10 @@ def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float
 
 
 def explain_non_finite(network: nn.Module, samples: Samples) -> str:
-    """Explain in words why the error on `samples` is not finite.
+    """Explain why the error on `samples` is not finite.
 
-    The text names the earliest quantity with NaN or infinite entries, counts these entries, and
-    suggests a remedy.
+    The text names the first quantity with NaN or infinite values in the order of the computation,
+    says how many values are affected, and suggests a remedy.
     """
     numbers = torch.cat([value.detach().flatten() for value in network.parameters()])
     output = predict(network, samples.x)

@@ -121,17 +121,17 @@ class GridTraining:
 
     @property
     def chosen(self) -> Stage:
-        """The last stage if knots were inserted there; otherwise the one with the lowest error."""
+        """The last stage if it has inserted knots, otherwise the one with the lowest error."""
         last = self.stages[-1]
         return last if last.transfer.kink else min(self.stages, key=lambda one: one.selected)
 
     @property
     def ends(self) -> bool:
-        """True if training on finer grids should not continue.
+        """True if training should not continue on finer grids.
 
-        That is so if the next grid has too many unknowns or knots were inserted. With
-        `plan.stop_early`, it is so too if only rounding errors are left or the last UNHELPFUL grids
-        brought no improvement.
+        This is so if the next grid would have too many unknowns, or if knots were inserted. With
+        `plan.stop_early`, it is also so if only rounding errors are left, or if the last UNHELPFUL
+        grids brought no improvement.
         """
         if not self.stages:
             return False
@@ -251,8 +251,8 @@ class GridTraining:
     def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
         """Transfer the network to the next grid; return the main solver run and the transfer.
 
-        On the first grid, LBFGS takes a few steps before, after which hidden grids are redrawn if
-        the activations do not cover them.
+        On the first grid, LBFGS first takes a few steps; then hidden grids are redrawn if the
+        activations do not cover them.
         """
         before = self.stages[-1].errors.train if self.stages else None
         network = self.network
@@ -290,7 +290,7 @@ class GridTraining:
         return run, GridTransfer(method, moved.change, before, errors.train)
 
     def _resumed(self, snapshot: Snapshot) -> SolverRun:
-        """Return the main solver run in the state of `snapshot`."""
+        """Return the main solver run as it was when `snapshot` was taken."""
         budget = self.setup.plan.steps_for(snapshot.network.unknowns_at(None))
         solver = self.setup.solver(snapshot.network, self.penalty)
         solver.restore(snapshot.solver)
@@ -301,7 +301,7 @@ class GridTraining:
         return run
 
     def _run(self, run: SolverRun, transfer: GridTransfer) -> Events[Step | Snapshot, None, None]:
-        """Yield the steps of the main run, and a snapshot about every SNAPSHOT_SECONDS."""
+        """Yield the steps of the main run, with a snapshot about every SNAPSHOT_SECONDS."""
         shown = self.setup.clock.seconds
         for step in run.run(self.best, self.log):
             yield step
@@ -349,9 +349,9 @@ class GridTraining:
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
         """Try lower penalty weights while they help, and higher weights if no lower one helps.
 
-        `budget` is the number of steps of the main run, and `settled` whether it ended by a
-        stopping rule. Only then are higher weights tried; otherwise they could win merely by their
-        additional steps.
+        Higher weights are tried only if the main run ended by a stopping rule (`settled`);
+        otherwise they could seem better merely because of their additional steps. `budget` is the
+        number of steps of the main run.
         """
         patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
         lower = yield from self._walk(1 / WEIGHT_FACTOR, max(3, budget // 2), tries, patience)
@@ -365,8 +365,8 @@ class GridTraining:
     ) -> Events[Step, None, bool]:
         """Try up to `tries` weights, each `factor` times the one before, with `steps` steps each.
 
-        The search ends after more than `patience` weights in a row that do not help, or at a weight
-        whose error is more than TOO_FAR times the best. Return whether any weight was kept.
+        The search ends when more than `patience` weights in a row do not help, or when the error
+        with a weight is more than TOO_FAR times the best. Return whether any weight was kept.
         """
         kept = False
         missed = 0
@@ -400,10 +400,7 @@ class GridTraining:
     def _trained(
         self, network: Network, penalty: SmoothnessPenalty, steps: int
     ) -> Events[Step, None, Best]:
-        """Train `network` for up to `steps` steps; return the best network after any of them.
-
-        The error of `network` before the first step is not considered.
-        """
+        """Train `network` for up to `steps` steps; return the best network among the results."""
         reached = Best(network, inf)
         run = SolverRun(self.setup.solver(network, penalty), steps, self.setup)
         yield from run.run(reached, self.log)

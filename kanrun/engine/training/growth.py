@@ -199,7 +199,7 @@ class Growth:
 
     @property
     def _unhelpful(self) -> int:
-        """Number of the most recent shapes in a row that did not lower the error."""
+        """Number of shapes tried since the last one that lowered the error."""
         return without_help([training.lowest for training in self.trainings])
 
     @property
@@ -273,9 +273,9 @@ class Growth:
     ) -> Iterator[tuple[Tensor, Outer]]:
         """Yield up to `count` nodes that explain the residual of the worst output.
 
-        Each node is a pair: spline coefficients of its incoming edges, and its outer function. The
-        worst output is the one whose residual has the largest variance. `degree` is the degree of
-        the Legendre polynomials.
+        The worst output is the one with the largest residual. Each node is a pair: the spline
+        coefficients of its incoming edges, and its outer function. `degree` is the degree of the
+        Legendre polynomials.
         """
         train = self._part.data.train
         layers = network.edge_layers
@@ -301,9 +301,9 @@ class Growth:
             yield fit_coefficients(at, values[:, None], grid)[0], outer
 
     def _deeper(self, starts: list[RandomStart]) -> list[RandomStart]:
-        """Return trained networks with an additional last layer if they are better than `starts`.
+        """Try an additional last layer, which begins as the identity.
 
-        The additional layer begins as the identity. Otherwise `starts` is returned.
+        Return the trained deeper networks if they are better than `starts`, otherwise `starts`.
         """
         network = starts[0].network
         loss = starts[0].loss
@@ -349,11 +349,12 @@ class Growth:
 
 
 def _grid_limits(training: GridTraining) -> bool:
-    """Return whether the grid, rather than the width, limits the error.
+    """Return whether the error is limited by the grid rather than by the width.
 
-    That is so if the last refinement by a factor r divided the error by at least r^k, with k the
-    degree of the splines: a spline fit converges with order k + 1, while the error of a network
-    that is too narrow does not fall. With fewer than two stages, the result is True.
+    Spline fits of degree k converge with order k + 1, whereas the error of a network that is too
+    narrow does not decrease on finer grids. Therefore the grid limits the error if the last
+    refinement by a factor r divided the error by at least r^k. With fewer than two stages, the
+    result is True.
     """
     if len(training.stages) < 2:
         return True

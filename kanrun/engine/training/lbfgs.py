@@ -59,7 +59,8 @@ TINY = 1e-300
 class Curvature:
     """Block-diagonal approximate inverse Hessian of an objective at the network's parameters.
 
-    `value` is the objective at these parameters. For networks other than KANs it is the identity.
+    `value` is the objective at these parameters. If the network is not a KAN, the approximation is
+    the identity.
     """
 
     def __init__(self, network: Network, objective: Objective, value: float) -> None:
@@ -91,7 +92,7 @@ class Curvature:
 
     @property
     def known(self) -> bool:
-        """True if this is not the identity."""
+        """False if the approximation is the identity."""
         return bool(self._inverses)
 
     def solve(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
@@ -179,10 +180,10 @@ class LinePoint:
 
 
 def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> LinePoint:
-    """Return a point that satisfies the strong Wolfe conditions, or else the lowest one evaluated.
+    """Search along a line; return a point that satisfies the strong Wolfe conditions.
 
-    That is `start` itself if no evaluated point is lower. `start.slope` must be negative, and
-    `first` is the first step length to try.
+    If none is found, return the lowest point that was evaluated, which may be `start`.
+    `start.slope` must be negative, and `first` is the first step length to try.
     """
     # `low` is the lowest point with sufficient decrease so far. Once `high` exists, an acceptable
     # point lies between `low` and `high`.
@@ -357,7 +358,7 @@ class LBFGS:
         return torch.cat([self._curvature.solve(p, part).reshape(-1) for p, part in parts])
 
     def _muted(self, vector: Tensor) -> Tensor:
-        """Return `vector` with the entries of frozen numbers set to zero."""
+        """Return `vector` with zeros for the entries of frozen parameters."""
         return vector if self._free is None else vector * self._free
 
     def _split(self, vector: Tensor) -> list[Tensor]:

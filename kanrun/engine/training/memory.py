@@ -97,8 +97,8 @@ class QuadraticMemory:
     ) -> None:
         """Add the network's present outputs at x (samples, inputs) to the memory.
 
-        `weight` is the total weight of these samples. Changes of hidden nodes are multiplied by
-        `hidden` relative to changes of outputs; with 0, only outputs are remembered.
+        `weight` is the total weight of the samples. Changes of hidden nodes count `hidden` times as
+        much as changes of outputs; with 0, only outputs are remembered.
         """
         shapes = [target.shape for target in self.targets]
         root = (weight / len(x)) ** 0.5

@@ -161,11 +161,11 @@ class Objective:
         return loss + smoothness_loss(network) if self.penalty.weight else loss
 
     def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
-        """Return masks of the numbers that may move, for the parameters with fixed numbers.
+        """Return masks of the entries that may change, for parameters with fixed entries.
 
         With `freeze_unseen`, a coefficient is fixed if no sample lies in the support of its basis
         function, given the present inputs of its layer. The base weight w_b of an edge is fixed if
-        any coefficient of this edge is. The spline scale w_s may still move. Without
+        any coefficient of this edge is. The spline scale w_s may still change. Without
         `freeze_unseen`, the result is empty.
         """
         free: dict[nn.Parameter, Tensor] = {}
@@ -184,8 +184,8 @@ class DataFitting(Problem):
     """Least-squares fit of `network` to an objective's samples.
 
     Each evaluation sets the network's unknowns. With `freeze_unseen`, coefficients of basis
-    functions without samples are `frozen`. The rows are those of the samples, then of the penalty,
-    then of the memory of earlier fits.
+    functions without samples are `frozen`. The rows of the samples come first, then those of the
+    penalty and those of the memory of earlier fits.
     """
 
     def __init__(self, network: Network, objective: Objective) -> None:

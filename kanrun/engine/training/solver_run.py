@@ -193,7 +193,7 @@ class TrainingState:
 
 
 class Best:
-    """A copy of the network with the lowest validation error so far, and that error."""
+    """The network with the lowest validation error so far (a copy), and this error."""
 
     def __init__(self, network: Network, error: float) -> None:
         self.network = deepcopy(network)
@@ -215,7 +215,10 @@ class Best:
 
 @dataclass
 class StepLog:
-    """Number of a stage, its number of steps so far, and how many of them were truncated."""
+    """Step counts of one stage: its number, the steps so far, and the truncated ones among them.
+
+    A truncated step is one whose linear system was solved only approximately.
+    """
 
     stage: int
     steps: int = 0
@@ -286,7 +289,7 @@ class SolverRun:
 
 
 def take_steps(solver: Solver, limit: int) -> int:
-    """Take up to `limit` steps, or fewer if `spent` says so; return their number."""
+    """Take up to `limit` steps, or fewer if `spent` returns True; return their number."""
     taken = 0
     going = True
     while taken < limit and going:

@@ -115,7 +115,7 @@ def survivors(
 
 
 def _placed(network: Network, x: Tensor) -> Network:
-    """Return `network` on coarse grids whose hidden ones are fitted to the activations at `x`."""
+    """Return `network` on coarse grids; hidden grids are fitted to the activations at `x`."""
     if network.intervals is None:
         return network
     if network.intervals > MAX_START_INTERVALS:
