@@ -4,6 +4,7 @@ import string
 from operator import attrgetter
 
 import pytest
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -129,24 +130,12 @@ def test_interpolations_stay(monkeypatch):
 
 @pytest.mark.parametrize(
     "command, words, values",
-    [
-        (
-            "fit",
-            ["target=table", "target.path=a=[b,c].csv", "target.outputs=y"],
-            {"target.path": "a=[b,c].csv"},
-        ),
-        (
-            "solve",
-            ["equation.exact=x*(1 - x), or so"],
-            {"equation.exact": "x*(1 - x), or so"},
-        ),
-        ("fit", ["note=a, b", "tags=[x y]"], {"note": "a, b", "tags": ["x y"]}),
-        (
-            "fit",
-            ["suite=[{seed: 1}]", "++suite.0.target.formula=x0, 1"],
-            {"suite": [{"seed": 1, "target": {"formula": "x0, 1"}}]},
-        ),
-    ],
+    cases("""
+        fit | ['target=table', 'target.path=a=[b,c].csv', 'target.outputs=y'] | {'target.path': 'a=[b,c].csv'}
+        solve | ['equation.exact=x*(1 - x), or so'] | {'equation.exact': 'x*(1 - x), or so'}
+        fit | ['note=a, b', 'tags=[x y]'] | {'note': 'a, b', 'tags': ['x y']}
+        fit | ['suite=[{seed: 1}]', '++suite.0.target.formula=x0, 1'] | {'suite': [{'seed': 1, 'target': {'formula': 'x0, 1'}}]}
+    """),  # noqa: E501
 )
 def test_what_arrives(command, words, values):
     (one,) = composed(command, *words)
@@ -161,14 +150,14 @@ def test_studies_by_name(study):
 
 @pytest.mark.parametrize(
     "text, values",
-    [
-        ("sin(x0),x0^2", ["sin(x0)", "x0^2"]),
-        ("'sin(x0)','x0^2'", ["sin(x0)", "x0^2"]),
-        ("choice(sin(x0),x0^2)", ["sin(x0)", "x0^2"]),
-        ("choice('jv(0, x0)', exp(x0))", ["jv(0, x0)", "exp(x0)"]),
-        ("jv(0, x0)", ["jv(0, x0)"]),
-        ("choice(x0^2)", ["x0^2"]),
-    ],
+    cases("""
+        sin(x0),x0^2 | ['sin(x0)', 'x0^2']
+        "'sin(x0)','x0^2'" | ['sin(x0)', 'x0^2']
+        choice(sin(x0),x0^2) | ['sin(x0)', 'x0^2']
+        choice('jv(0, x0)', exp(x0)) | ['jv(0, x0)', 'exp(x0)']
+        jv(0, x0) | ['jv(0, x0)']
+        choice(x0^2) | ['x0^2']
+    """),
 )
 def test_several_texts(text, values):
     found = composed("fit", f"target.formula={text}", several=True)
@@ -218,14 +207,14 @@ def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does():
 
 @pytest.mark.parametrize(
     "words, kinds",
-    [
-        (["target.formula=x0"], ("expression", "kan")),
-        (["target.path=a.csv", "target.outputs=y"], ("table", "auto")),
-        (["target.path=a.csv", "target.outputs=y", "model=kan", "solver=lm"], ("table", "kan")),
-        (["target=feynman", "target.id=x", "target.path=all.yaml"], ("feynman", "kan")),
-        (["target=bundled", "target.name=diabetes"], ("bundled", "auto")),
-        (["study=toy_suite", "target.formula=x0", "target=expression"], ("expression", "kan")),
-    ],
+    cases("""
+        ['target.formula=x0'] | ('expression', 'kan')
+        ['target.path=a.csv', 'target.outputs=y'] | ('table', 'auto')
+        ['target.path=a.csv', 'target.outputs=y', 'model=kan', 'solver=lm'] | ('table', 'kan')
+        ['target=feynman', 'target.id=x', 'target.path=all.yaml'] | ('feynman', 'kan')
+        ['target=bundled', 'target.name=diabetes'] | ('bundled', 'auto')
+        ['study=toy_suite', 'target.formula=x0', 'target=expression'] | ('expression', 'kan')
+    """),
 )
 def test_keys_that_select_a_target_and_its_model(words, kinds):
     (one,) = composed("fit", *words)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cases import cases
 from run_files import change_record, record_of
 
 
@@ -57,12 +58,12 @@ def test_outputs_of_strange_names(kanrun, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "words, code, status, said",
-    [
-        ("model.degree=7", 1, "FAILED", "kanrun: the loss is not finite at step 3"),
-        ("model.degree=8", 1, "FAILED", "kanrun: ZeroDivisionError: a bug"),
-        ("model.degree=9", 130, "INTERRUPTED", ""),
-        ("--strict", 1, "COMPLETED", "the error is small"),
-    ],
+    cases("""
+        model.degree=7 | 1 | FAILED | kanrun: the loss is not finite at step 3
+        model.degree=8 | 1 | FAILED | kanrun: ZeroDivisionError: a bug
+        model.degree=9 | 130 | INTERRUPTED | ''
+        --strict | 1 | COMPLETED | the error is small
+    """),
 )
 def test_how_a_run_ends(kanrun, words, code, status, said):
     result = kanrun(f"fit -q {words}", code=code)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cases import cases
 from processes import python
 
 from kanrun.cli.commands import completions
@@ -130,22 +131,22 @@ def test_runs_list_and_show(kanrun):
 
 @pytest.mark.parametrize(
     "words, word, found",
-    [
-        ([], "tar", ["target.", "target="]),
-        ([], "model.deg", ["model.degree=", "model.degree=3"]),
-        ([], "+model.mult", ["+model.multiplication_nodes=", "+model.multiplication_nodes=[]"]),
-        ([], "precision=", ["precision=float32", "precision=float64"]),
-        ([], "model.base=si", ["model.base=sigmoid", "model.base=silu", "model.base=sin"]),
-        ([], "model.freeze_scales=t", ["model.freeze_scales=true"]),
-        (["model=mlp"], "model.activation=re", ["model.activation=relu"]),
-        (["target=feynman"], "target.id=I.6", ["target.id=I.6.2", "target.id=I.6.2b"]),
-        (["target.formula=exp(x0)*(", "target=expression"], "target.form", ["target.formula="]),
-        ([], "stu", ["study=", "study=toy_suite", "study=unseen_functions"]),
-        ([], "sch", []),
-        ([], "hydra", []),
-        (["model=auto"], "model.fo", ["model.folds=", "model.folds=5"]),
-        (["target.path=a.csv"], "model.fo", ["model.folds=", "model.folds=5"]),
-    ],
+    cases("""
+        [] | tar | ['target.', 'target=']
+        [] | model.deg | ['model.degree=', 'model.degree=3']
+        [] | +model.mult | ['+model.multiplication_nodes=', '+model.multiplication_nodes=[]']
+        [] | precision= | ['precision=float32', 'precision=float64']
+        [] | model.base=si | ['model.base=sigmoid', 'model.base=silu', 'model.base=sin']
+        [] | model.freeze_scales=t | ['model.freeze_scales=true']
+        ['model=mlp'] | model.activation=re | ['model.activation=relu']
+        ['target=feynman'] | target.id=I.6 | ['target.id=I.6.2', 'target.id=I.6.2b']
+        ['target.formula=exp(x0)*(', 'target=expression'] | target.form | ['target.formula=']
+        [] | stu | ['study=', 'study=toy_suite', 'study=unseen_functions']
+        [] | sch | []
+        [] | hydra | []
+        ['model=auto'] | model.fo | ['model.folds=', 'model.folds=5']
+        ['target.path=a.csv'] | model.fo | ['model.folds=', 'model.folds=5']
+    """),
 )
 def test_completions(words, word, found):
     completed = completions("fit", words, word)
@@ -175,24 +176,13 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path):
 
 @pytest.mark.parametrize(
     "shell, variables, found",
-    [
-        ("bash", {"COMP_WORDS": "kanrun\nfit\ntarget\n=\nbe", "COMP_CWORD": "4"}, "bessel_j0"),
-        (
-            "bash",
-            {"COMP_WORDS": "kanrun\nfit\nmodel\n=\nmlp\nmodel.act", "COMP_CWORD": "5"},
-            "model.activation=",
-        ),
-        ("bash", {"COMP_WORDS": "kanrun\nfit\n--mul", "COMP_CWORD": "2"}, "--multirun"),
-        ("zsh", {"_TYPER_COMPLETE_ARGS": "kanrun fit target=be"}, "target=bessel_j0"),
-        (
-            "fish",
-            {
-                "_TYPER_COMPLETE_ARGS": "kanrun fit target=be",
-                "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-            },
-            "target=b",
-        ),
-    ],
+    cases(r"""
+        bash | {'COMP_WORDS': 'kanrun\nfit\ntarget\n=\nbe', 'COMP_CWORD': '4'} | bessel_j0
+        bash | {'COMP_WORDS': 'kanrun\nfit\nmodel\n=\nmlp\nmodel.act', 'COMP_CWORD': '5'} | model.activation=
+        bash | {'COMP_WORDS': 'kanrun\nfit\n--mul', 'COMP_CWORD': '2'} | --multirun
+        zsh | {'_TYPER_COMPLETE_ARGS': 'kanrun fit target=be'} | target=bessel_j0
+        fish | {'_TYPER_COMPLETE_ARGS': 'kanrun fit target=be', '_TYPER_COMPLETE_FISH_ACTION': 'get-args'} | target=b
+    """),  # noqa: E501
 )
 def test_completion_in_a_shell(shell, variables, found):
     environment = {**os.environ, **variables, "_KANRUN_COMPLETE": f"complete_{shell}"}

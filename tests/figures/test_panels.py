@@ -3,6 +3,7 @@
 import numpy as np
 import pandas
 import pytest
+from cases import cases
 from matplotlib.figure import Figure
 
 from kanrun.figures import panels
@@ -44,11 +45,11 @@ def test_a_common_factor_is_a_power(exponent):
 
 @pytest.mark.parametrize(
     "low, high, shown",
-    [
-        (40, 800, ["50", "100", "200", "500"]),
-        (8, 60, ["10", "20", "50"]),
-        (3e-6, 2e-2, ["10⁻⁵", "10⁻⁴", "10⁻³", "10⁻²"]),
-    ],
+    cases("""
+        40 | 800 | ['50', '100', '200', '500']
+        8 | 60 | ['10', '20', '50']
+        3e-06 | 0.02 | ['10⁻⁵', '10⁻⁴', '10⁻³', '10⁻²']
+    """),
 )
 def test_round_ticks_are_few_and_plain_numbers(low, high, shown):
     @styled

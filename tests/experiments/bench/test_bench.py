@@ -69,7 +69,14 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps():
     assert not peer.holds
 
 
-@pytest.mark.parametrize("intervals, outputs, bound", [(5, 64, 1.5), (1000, 8, 0.1), (5, 8, None)])
+@pytest.mark.parametrize(
+    "intervals, outputs, bound",
+    cases("""
+        5 | 64 | 1.5
+        1000 | 8 | 0.1
+        5 | 8 | None
+    """),
+)
 def test_layers_are_held_to_an_mlp_of_their_size(intervals, outputs, bound):
     for factor, holds in ((0.999, True), (1.001, False)):
         table = layer_table(kanrun=1.0, MLP=1 / (factor * (bound or 1.0)))

@@ -4,6 +4,7 @@ import made_kan
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from doors import typed
 from kanrun.experiments import continual
 from kanrun.experiments.continual.config import ContinualConfig
@@ -38,30 +39,11 @@ def box(samples):
 
 @pytest.mark.parametrize(
     "matrix, measures",
-    [
-        (
-            [[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]],
-            {
-                "average_error": (0.5 + 0.1 + 0.4) / 3,
-                "forgetting": (0.4 + 0.0) / 2,
-                "worst_forgetting": 0.4,
-                "worst_since_learned": 0.5 - 0.1,
-                "backward_transfer": ((0.1 - 0.5) + (0.2 - 0.1)) / 2,
-                "learned": (0.1 + 0.2 + 0.4) / 3,
-            },
-        ),
-        # A single phase has nothing to forget.
-        (
-            [[0.25]],
-            {"forgetting": 0, "worst_forgetting": 0, "worst_since_learned": 0}
-            | {"backward_transfer": 0},
-        ),
-        # What earlier phases spoiled is forgotten, but not lost since it was learned.
-        (
-            [[0.1, 0.3, 2.0], [0.1, 0.9, 2.0], [0.1, 0.9, 0.4]],
-            {"worst_forgetting": 0.6, "worst_since_learned": 0},
-        ),
-    ],
+    cases("""
+        [[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]] | {'average_error': 0.3333333333333333, 'forgetting': 0.2, 'worst_forgetting': 0.4, 'worst_since_learned': 0.4, 'backward_transfer': -0.15000000000000002, 'learned': 0.23333333333333336}
+        [[0.25]] | {'forgetting': 0, 'worst_forgetting': 0, 'worst_since_learned': 0, 'backward_transfer': 0}
+        [[0.1, 0.3, 2.0], [0.1, 0.9, 2.0], [0.1, 0.9, 0.4]] | {'worst_forgetting': 0.6, 'worst_since_learned': 0}
+    """),  # noqa: E501
 )
 def test_measures_follow_their_definitions_on_matrices_by_hand(matrix, measures):
     found = measure_forgetting(np.array(matrix))

@@ -155,18 +155,14 @@ def test_settings_that_cannot_work_are_refused_before_a_run(line, sentence):
 
 @pytest.mark.parametrize(
     "text, line, sentence",
-    [
-        ("x,y\n0,0\n1,1\n2,0\n", "", "degree 3 goes through at least 4 points, not 3"),
-        ("a,b\n0,p\n1,q\n", "", "has 1 columns of numbers among a, b; a curve needs two"),
-        ("0,5\n1,1\n2,3\n5,2\n", "", "begins with numbers .* first row"),
-        (
-            "x,y\n0,0\n1,1\n2,0\n3,1\n",
-            "target.columns=[x]",
-            "target.columns=.* must be a list of 2 texts",
-        ),
-        ("x,y,t\n0,0,0\n1,1,2\n2,0,1\n3,1,4\n", "target.parameter=t", "must increase strictly"),
-        ("x,y\n0,0\n1,1\n2,0\n3,1\n", "control_points=5", "control_points=5 must be at most 4"),
-    ],
+    cases(r"""
+        'x,y\n0,0\n1,1\n2,0\n' | '' | degree 3 goes through at least 4 points, not 3
+        'a,b\n0,p\n1,q\n' | '' | has 1 columns of numbers among a, b; a curve needs two
+        '0,5\n1,1\n2,3\n5,2\n' | '' | begins with numbers .* first row
+        'x,y\n0,0\n1,1\n2,0\n3,1\n' | target.columns=[x] | target.columns=.* must be a list of 2 texts
+        'x,y,t\n0,0,0\n1,1,2\n2,0,1\n3,1,4\n' | target.parameter=t | must increase strictly
+        'x,y\n0,0\n1,1\n2,0\n3,1\n' | control_points=5 | control_points=5 must be at most 4
+    """),  # noqa: E501
 )
 def test_points_that_make_no_curve_are_refused(tmp_path, text, line, sentence):
     path = points_file(tmp_path, text)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kanrun.experiments.curves.geometry import (
@@ -34,12 +35,12 @@ def curve_with(degree, inner, seed=0):
 
 @pytest.mark.parametrize(
     "degree, inner, count",
-    [
-        (3, [], 1),
-        (3, [0.2, 0.5, 0.5, 0.9], 4),
-        (2, [0.5, 0.5, 0.5], 2),  # not even continuous
-        (4, [0.3, 0.3, 0.3, 0.3], 2),
-    ],
+    cases("""
+        3 | [] | 1
+        3 | [0.2, 0.5, 0.5, 0.9] | 4
+        2 | [0.5, 0.5, 0.5] | 2
+        4 | [0.3, 0.3, 0.3, 0.3] | 2
+    """),
 )
 def test_bezier_pieces_are_the_curve(degree, inner, count):
     curve = curve_with(degree, inner)

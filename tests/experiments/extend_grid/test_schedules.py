@@ -5,6 +5,7 @@ from functools import partial
 import made_kan
 import pytest
 import torch
+from cases import cases
 from kanrun.experiments.extend_grid.extension import Schedule, schedule_of
 from torch import Generator
 
@@ -35,18 +36,15 @@ def test_grids():
 
 @pytest.mark.parametrize(
     "entry, message",
-    [
-        ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3,10,5. must be .*, increasing"),
-        ({"intervals": [3, 3]}, ", increasing"),
-        ({"intervals": []}, "a non-empty list"),
-        ({"intervals": [0, 3]}, "must be a non-empty list of whole numbers at least 1"),
-        ({"kind": "doubling", "first": 0, "last": 3}, "first=0 must be a whole number at least 1"),
-        ({"kind": "doubling", "first": 8, "last": 4}, "last=4 is less than"),
-        (
-            {"kind": "plateau", "intervals": [3], "patience": 0},
-            "patience=0 must be a whole number at least 1",
-        ),
-    ],
+    cases("""
+        {'intervals': [3, 10, 5]} | schedules.intervals=.3,10,5. must be .*, increasing
+        {'intervals': [3, 3]} | , increasing
+        {'intervals': []} | a non-empty list
+        {'intervals': [0, 3]} | must be a non-empty list of whole numbers at least 1
+        {'kind': 'doubling', 'first': 0, 'last': 3} | first=0 must be a whole number at least 1
+        {'kind': 'doubling', 'first': 8, 'last': 4} | last=4 is less than
+        {'kind': 'plateau', 'intervals': [3], 'patience': 0} | patience=0 must be a whole number at least 1
+    """),  # noqa: E501
 )
 def test_impossible_schedules_are_refused(entry, message):
     with pytest.raises(UsageError, match=message):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import cases
 from kanrun.experiments.fit import extra_points, make_fit
 from kanrun.experiments.fit.config import FitConfig
 from kanrun.experiments.fit.extra_points import add_points, most_extra_points
@@ -45,14 +46,14 @@ def test_points_join_until_new_points_are_fitted_as_well():
 
 @pytest.mark.parametrize(
     "given, n_train, noise, grows, most",
-    [
-        (None, None, 0.0, True, 1000),
-        (None, None, 0.0, False, 0),
-        (None, 1000, 0.0, True, 0),
-        (None, None, 0.1, True, 0),
-        (0, None, 0.0, True, 0),
-        (7, 1000, 0.0, False, 7),
-    ],
+    cases("""
+        None | None | 0.0 | True | 1000
+        None | None | 0.0 | False | 0
+        None | 1000 | 0.0 | True | 0
+        None | None | 0.1 | True | 0
+        0 | None | 0.0 | True | 0
+        7 | 1000 | 0.0 | False | 7
+    """),
 )
 def test_points_join_by_default_where_the_shape_grows(given, n_train, noise, grows, most):
     cfg = replace(settings(noise, n_train), extra_points=given)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import cases
 from doors import run_config, typed
 from kanrun.experiments.fit.tables import rank_note
 from numpy.testing import assert_allclose, assert_array_equal
@@ -307,14 +308,11 @@ def test_negative_predictions_of_counts_are_named():
 
 @pytest.mark.parametrize(
     "settings, said",
-    [
-        (
-            {"folds": 20, "baselines": True},
-            "the baselines were left out because of the size of the table",
-        ),
-        ({"folds": 3, "max_cpu_seconds": 1e-3}, "3 of 3 folds of the cross-validation were left"),
-        ({"folds": 3, "baselines": False}, ""),
-    ],
+    cases("""
+        {'folds': 20, 'baselines': True} | the baselines were left out because of the size of the table
+        {'folds': 3, 'max_cpu_seconds': 0.001} | 3 of 3 folds of the cross-validation were left
+        {'folds': 3, 'baselines': False} | ''
+    """),  # noqa: E501
 )
 def test_folds_and_baselines_that_are_left_out_are_named(settings, said):
     x = np.linspace(-1, 1, 30)[:, None]
@@ -325,18 +323,15 @@ def test_folds_and_baselines_that_are_left_out_are_named(settings, said):
 
 @pytest.mark.parametrize(
     "ours, said",
-    [
-        # Differences of 0.19 and 0.01 have the mean 0.1 and the standard error 0.064.
-        ([0.81, 0.99], "kanrun has the lowest cross-validated RMSE, 10.0% below the next (ridge)"),
-        ([1.19, 1.01], "ridge has the lowest cross-validated RMSE; that of kanrun is 10.0% higher"),
-        # Differences of 0.24 and -0.04 have the standard error 0.099, of 0.25 and -0.05 0.106.
-        ([1.24, 0.96], "ridge has the lowest cross-validated RMSE; that of kanrun is 10.0% higher"),
-        ([1.25, 0.95], "of kanrun and ridge differ by no more than chance"),
-        # Differences that are equal in all folds, or of one fold, have no standard error.
-        ([1.0004, 1.0004], "of kanrun and ridge differ by no more than chance"),
-        ([0.9996], "of kanrun and ridge differ by no more than chance"),
-        ([1.01], "ridge has the lowest cross-validated RMSE; that of kanrun is 1.0% higher"),
-    ],
+    cases("""
+        [0.81, 0.99] | kanrun has the lowest cross-validated RMSE, 10.0% below the next (ridge)
+        [1.19, 1.01] | ridge has the lowest cross-validated RMSE; that of kanrun is 10.0% higher
+        [1.24, 0.96] | ridge has the lowest cross-validated RMSE; that of kanrun is 10.0% higher
+        [1.25, 0.95] | of kanrun and ridge differ by no more than chance
+        [1.0004, 1.0004] | of kanrun and ridge differ by no more than chance
+        [0.9996] | of kanrun and ridge differ by no more than chance
+        [1.01] | ridge has the lowest cross-validated RMSE; that of kanrun is 1.0% higher
+    """),
 )
 def test_the_lowest_loss_is_named_unless_the_difference_is_noise_or_rounds_to_zero(ours, said):
     losses = pd.DataFrame({"kanrun": ours, "mean": 2.0, "ridge": 1.0})
