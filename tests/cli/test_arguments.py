@@ -62,46 +62,46 @@ def test_columns_arrive_as_typed(names):
     assert arrives(f"[{', '.join(names)}]", "list") == names
 
 
-TEXTS_AS_TYPED = [
-    ("exp(-x0)*sin(3*x1)", "exp(-x0)*sin(3*x1)"),
-    ("3", "3"),
-    ("jv(0, 20*x0)", "jv(0, 20*x0)"),
-    ("'x0^2'", "x0^2"),
-    ('"x0^2"', "x0^2"),
-    (r"'it\'s'", "it's"),
-    ("a,b=c.csv", "a,b=c.csv"),
-    ("~/x y.csv", "~/x y.csv"),
-    ("C:\\data\\x.csv", "C:\\data\\x.csv"),
-    ("it's.csv", "it's.csv"),
-    ("[a].csv", "[a].csv"),
-    ("a${b.csv", "a${b.csv"),
-    ("\\${b}.csv", "${b}.csv"),
-    ("true", "true"),
-    ("null", None),
-]
-LISTS = [
-    ("[sepal length (cm),b]", ["sepal length (cm)", "b"]),
-    ("[ a , b ]", ["a", "b"]),
-    ("['a, b',c]", ["a, b", "c"]),
-    ("[f(x,y),1,true]", ["f(x,y)", "1", "true"]),
-    ("[a (x,b]", ["a (x", "b"]),
-    ("[]", []),
-    ("area (m2)", ["area (m2)"]),
-    ("'a, b'", ["a, b"]),
-]
-STRUCTURES = [
-    ("[[-1,1],[0,2.5]]", [[-1, 1], [0, 2.5]]),
-    ("[[-pi,pi],[0.4*pi,1.6*pi]]", [["-pi", "pi"], ["0.4*pi", "1.6*pi"]]),
-    ("[[-sqrt(2), 2^3], [1e-3, .5]]", [["-sqrt(2)", "2^3"], [0.001, 0.5]]),
-    ("[['-pi',pi]]", [["-pi", "pi"]]),
-    ("{t: [0,1], r: [1,2]}", {"t": [0, 1], "r": [1, 2]}),
-    ("{length (m): m, 'a: b': m/s^2}", {"length (m)": "m", "a: b": "m/s^2"}),
-    ("['u = 0 at x=0, x=1', 'periodic in y']", ["u = 0 at x=0, x=1", "periodic in y"]),
-    ("{ends: {at: 'x=0, x=1', formula: u = 0}}", {"ends": {"at": "x=0, x=1", "formula": "u = 0"}}),
-    ("exp(-t)*sin(x), y", "exp(-t)*sin(x), y"),
-    ("[u, null]", ["u", None]),
-    ("null", None),
-]
+TEXTS_AS_TYPED = cases(r"""
+    exp(-x0)*sin(3*x1) | exp(-x0)*sin(3*x1)
+    '3' | '3'
+    jv(0, 20*x0) | jv(0, 20*x0)
+    "'x0^2'" | x0^2
+    '"x0^2"' | x0^2
+    "'it\\'s'" | it's
+    a,b=c.csv | a,b=c.csv
+    ~/x y.csv | ~/x y.csv
+    C:\data\x.csv | C:\data\x.csv
+    it's.csv | it's.csv
+    [a].csv | [a].csv
+    a${b.csv | a${b.csv
+    \${b}.csv | ${b}.csv
+    true | true
+    null | None
+""")
+LISTS = cases("""
+    [sepal length (cm),b] | ['sepal length (cm)', 'b']
+    [ a , b ] | ['a', 'b']
+    ['a, b',c] | ['a, b', 'c']
+    [f(x,y),1,true] | ['f(x,y)', '1', 'true']
+    [a (x,b] | ['a (x', 'b']
+    '[]' | []
+    area (m2) | ['area (m2)']
+    "'a, b'" | ['a, b']
+""")
+STRUCTURES = cases("""
+    '[[-1,1],[0,2.5]]' | [[-1, 1], [0, 2.5]]
+    [[-pi,pi],[0.4*pi,1.6*pi]] | [['-pi', 'pi'], ['0.4*pi', '1.6*pi']]
+    [[-sqrt(2), 2^3], [1e-3, .5]] | [['-sqrt(2)', '2^3'], [0.001, 0.5]]
+    [['-pi',pi]] | [['-pi', 'pi']]
+    {t: [0,1], r: [1,2]} | {'t': [0, 1], 'r': [1, 2]}
+    {length (m): m, 'a: b': m/s^2} | {'length (m)': 'm', 'a: b': 'm/s^2'}
+    "['u = 0 at x=0, x=1', 'periodic in y']" | ['u = 0 at x=0, x=1', 'periodic in y']
+    {ends: {at: 'x=0, x=1', formula: u = 0}} | {'ends': {'at': 'x=0, x=1', 'formula': 'u = 0'}}
+    exp(-t)*sin(x), y | exp(-t)*sin(x), y
+    [u, null] | ['u', None]
+    null | None
+""")
 
 
 @pytest.mark.parametrize(

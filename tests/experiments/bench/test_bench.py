@@ -137,7 +137,11 @@ def test_startup(tmp_path, monkeypatch):
 
 
 def test_an_mlp_has_as_many_parameters():
-    for numbers in [(1024, 64, 64, 5), (4096, 8, 8, 1000), (256, 784, 64, 5)]:
+    for numbers in cases("""
+        1024 | 64 | 64 | 5
+        4096 | 8 | 8 | 1000
+        256 | 784 | 64 | 5
+    """):
         case = timing.LayerCase(*numbers)
         ours = sum(p.numel() for p in timing.our_layer(case, torch.float32).parameters())
         mlp = sum(p.numel() for p in timing.LAYERS["MLP"](case, torch.float32).parameters())
