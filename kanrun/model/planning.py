@@ -212,7 +212,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
 
 
 def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: LearningProblem) -> bool:
-    """Return whether the shape of a classifier is grown, by least squares on class indicators."""
+    """Return whether the shape of a classifier grows, by least squares on indicators."""
     automatic = model.grows and isinstance(solver, AutoSolver)
     if problem.data.task != "classification" or name == "adam" or not automatic:
         return False
@@ -223,11 +223,11 @@ def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: Learnin
 def _growth(
     model: KANConfig, solver: Any, problem: LearningProblem, starts: int
 ) -> GrowthPolicy | None:
-    """Return the limits within which the shape grows, or None if there is nothing to choose.
+    """Return the limits within which the shape grows, or None if the shape is fixed.
 
-    With `hidden=auto` the budget sets the limits, otherwise the given shape. Raises UsageError if
-    `hidden=auto` is combined with multiplication nodes or `edge_scaling=single`, which growth does
-    not support.
+    With `hidden=auto` the limits follow from the budget, otherwise from the shape that is set.
+    Raises UsageError if `hidden=auto` is combined with multiplication nodes or
+    `edge_scaling=single`, which growth does not support.
     """
     outputs = problem.outputs
     unusual = "model.edge_scaling=single" * (model.edge_scaling == "single")
@@ -347,8 +347,9 @@ def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
 def lbfgs_weight(degree: int) -> float:
     """Return the weight of LBFGS's smoothness penalty for splines of this degree.
 
-    It is G^(1 - 2m) with m = degree + 2 and the G for which degree 3 gives CUBIC_WEIGHT. On a grid
-    of G intervals, the penalty of the roughest spline then equals its possible gain, so
-    undetermined coefficients stay smooth and errors of 1e-7 remain reachable.
+    It is G^(1 - 2m), where m = degree + 2 and G is the number of intervals for which the formula
+    gives CUBIC_WEIGHT for degree 3. On a grid of G intervals, the penalty of the roughest spline
+    then equals its possible gain, so undetermined coefficients stay smooth and errors of 1e-7
+    remain reachable.
     """
     return float(CUBIC_WEIGHT ** ((2 * degree + 3) / 9))

@@ -87,12 +87,15 @@ def explained_outputs(model: TrainedNetwork) -> list[tuple[int, str]]:
 def contributions(model: TrainedNetwork, x: Array) -> tuple[Array, dict[str, Array]]:
     """Decompose the predictions at `x` into a baseline and a contribution of each table column.
 
-    Return the baseline (outputs,), the prediction at the medians of the training inputs, and by
-    column its contributions (samples, outputs). The baseline and the contributions sum to the
-    prediction. To compute the contributions, a row's values replace the medians column by column,
-    once in the order of the columns and once in reverse; a contribution is the mean of the two
-    changes of the prediction. These are the Shapley values if interactions involve at most two
-    columns (Castro et al., Computers and Operations Research 36 (2009) 1726-1730).
+    The baseline is the prediction at the medians of the training inputs. To compute the
+    contributions, the medians are replaced by a row's values, column by column, once in the order
+    of the columns and once in reverse. The contribution of a column is the mean of the two changes
+    of the prediction. These are the Shapley values if interactions involve at most two columns
+    (Castro et al., Computers and Operations Research 36 (2009) 1726-1730).
+
+    Returns:
+        The baseline (outputs,), and for each column its contributions (samples, outputs). The
+        baseline and the contributions sum to the prediction.
     """
     columns = input_columns(model)
     start = np.median(training_sample(model), axis=0)

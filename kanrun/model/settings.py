@@ -135,7 +135,7 @@ class KANConfig(ModelConfig):
 
     @staticmethod
     def network() -> Any:
-        """Return the class of these networks; torch is imported only here."""
+        """Return the class `KAN`. It is imported here, because it loads torch."""
         from kanrun.engine.networks import KAN
 
         return KAN
@@ -222,7 +222,6 @@ class MLPConfig(ModelConfig):
 
     @staticmethod
     def network() -> Any:
-        """Return `MLP`."""
         from kanrun.engine.networks import MLP
 
         return MLP
@@ -262,7 +261,7 @@ class CurveConfig(ModelConfig):
 @model
 @dataclass
 class PolynomialConfig(CurveConfig):
-    """One polynomial by least squares, for one input variable."""
+    """A polynomial in one input variable, fitted by least squares."""
 
     label: ClassVar[str] = "polynomial"
 
@@ -271,7 +270,6 @@ class PolynomialConfig(CurveConfig):
 
     @staticmethod
     def network() -> Any:
-        """Return `Polynomial`."""
         from kanrun.engine.networks import Polynomial
 
         return Polynomial
@@ -284,7 +282,7 @@ class PolynomialConfig(CurveConfig):
 @model
 @dataclass
 class BezierConfig(CurveConfig):
-    """One Bezier curve by least squares, for one input variable."""
+    """A Bezier curve of one input variable, fitted by least squares."""
 
     label: ClassVar[str] = "Bezier curve"
 
@@ -295,7 +293,6 @@ class BezierConfig(CurveConfig):
 
     @staticmethod
     def network() -> Any:
-        """Return `Bezier`."""
         from kanrun.engine.networks import Bezier
 
         return Bezier
@@ -308,7 +305,7 @@ class BezierConfig(CurveConfig):
 @model
 @dataclass
 class BSplineConfig(CurveConfig):
-    """One B-spline by least squares, for one input variable."""
+    """A B-spline of one input variable, fitted by least squares."""
 
     label: ClassVar[str] = "B-spline"
 
@@ -318,7 +315,6 @@ class BSplineConfig(CurveConfig):
 
     @staticmethod
     def network() -> Any:
-        """Return `BSpline`."""
         from kanrun.engine.networks import BSpline
 
         return BSpline
@@ -460,7 +456,7 @@ class GradientConfig(SolverConfig):
 @solver
 @dataclass
 class AutoSolver(WidthConfig):
-    """Chosen by the numbers of parameters and data; the run says which and why."""
+    """The solver is chosen by the numbers of parameters and data; the run says which, and why."""
 
     second_order: ClassVar[bool] = True
 
@@ -492,7 +488,6 @@ class LMSolver(WidthConfig):
 
     @staticmethod
     def maker() -> Any:
-        """Return `create_lm`."""
         from kanrun.engine.training.solvers import create_lm
 
         return create_lm
@@ -511,7 +506,6 @@ class LBFGSSolver(GradientConfig):
 
     @staticmethod
     def maker() -> Any:
-        """Return `LBFGS`."""
         from kanrun.engine.training.lbfgs import LBFGS
 
         return LBFGS
@@ -520,7 +514,7 @@ class LBFGSSolver(GradientConfig):
 @solver
 @dataclass
 class AdamSolver(GradientConfig):
-    """Adam, in batches where solver.batch_size is given."""
+    """Adam, with mini-batches if `solver.batch_size` is set."""
 
     label: ClassVar[str] = "Adam"
     default_steps: ClassVar[int] = 1000
@@ -533,7 +527,6 @@ class AdamSolver(GradientConfig):
 
     @staticmethod
     def maker() -> Any:
-        """Return `Adam`."""
         from kanrun.engine.training.solvers import Adam
 
         return Adam

@@ -1,4 +1,4 @@
-"""Run folders: the only writer (`RunFolder`), the reader (`Run`), and finding runs by name."""
+"""Run folders: the class that writes them, the class that reads them, and finding runs."""
 
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.locations import find_run, find_runs, remove_run, run_at

@@ -192,8 +192,8 @@ class RunIndex:
 def _strict(sql: str) -> str:
     """Replace double quotes around names in SQL by backticks.
 
-    If a name in double quotes is not a column, SQLite silently treats it as text. In backticks, it
-    is an error.
+    If a name in double quotes is not a column, SQLite silently treats it as text. With backticks,
+    this is an error.
     """
 
     def quoted(token: re.Match[str]) -> str:

@@ -163,7 +163,10 @@ def encoded(line: Line) -> bytes:
 
 
 def decoded(text: bytes) -> Any:
-    """Return the line that `encoded` wrote as `text`. Raises one of MALFORMED if it is damaged."""
+    """Decode a line of the journal, and check its checksum.
+
+    Raises one of MALFORMED if the line is damaged.
+    """
     head, _, checksum = text.rpartition(_CHECKSUM)
     if crc32(head + b"}") != int(checksum.removesuffix(b"}\n")):
         raise ValueError("its checksum is another")
@@ -197,7 +200,7 @@ def _stored(values: Any) -> list[Stored]:
 
 
 def _stored_value(value: Any) -> Stored:
-    """Convert a value to what the journal stores. Other objects than numbers become text."""
+    """Convert a value to what the journal stores. Objects that are not numbers become text."""
     value = value.item() if hasattr(value, "item") else value  # numpy's numbers
     if value is None or isinstance(value, bool):
         return value
@@ -340,7 +343,7 @@ class Journal:
         return read_json(self._folder / MANIFEST_FILE, Manifest).points
 
     def _leading(self, table: str, line: Line) -> dict[str, Any]:
-        """Return the values of the columns before those recorded: point, cell and seed.
+        """Return the values of the first columns of each table: point, cell and seed.
 
         In the summary of all points, the swept settings of the point follow its number.
         """

@@ -1,4 +1,4 @@
-"""The reader of run folders, whatever their state and origin: nothing in them is trusted."""
+"""The reader of run folders. It trusts nothing in them, whatever their state and origin."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Run:
 
     @cached_property
     def values_by_key(self) -> dict[str, list[str]]:
-        """All values of each argument over the points, by the text before them, such as `seed=`."""
+        """All values of each swept argument, by the text before the value, such as `seed=`."""
         values = defaultdict[str, dict[str, None]](dict)
         for point in self.manifest.points:
             for word in point.overrides:
@@ -133,7 +133,7 @@ class Run:
 
     @property
     def labels(self) -> RunLabels:
-        """Tags of the run, and the note about it."""
+        """Tags of the run, and a note by the user."""
         return RunLabels.read(self.path)
 
     @property

@@ -50,7 +50,7 @@ LONGEST_NAME = 60
 
 
 class Experiment(Protocol):
-    """A module (or object) with these four functions.
+    """A module (or object) that defines an experiment by these four functions.
 
     Three further functions are optional:
 

@@ -88,7 +88,7 @@ def _rms(values: Array, weights: Array | None) -> float:
 def relative_error(error: float | None, dataset: Dataset) -> float | None:
     """Return an RMSE divided by the standard deviation of the training outputs.
 
-    Predicting the mean gives 1, whatever the unit of the outputs. Summaries use the RMSE on the
+    Predicting the mean gives 1, whatever the unit of the outputs. Summaries pass the RMSE on the
     test points; if there are none, that on the validation or held-out points. Return None if the
     outputs are constant or are classes.
     """
@@ -204,9 +204,9 @@ def judged_columns(
 ) -> dict[str, Any]:
     """Return columns with the true and the predicted values of each output.
 
-    `truth` has the shape (rows, outputs), and so has `predicted` for numbers. For classes, `truth`
-    holds class numbers (rows, 1) and `predicted` probabilities (rows, classes). The columns then
-    hold the true and the predicted label, which depends on the `threshold` of two classes; an
+    For numbers, `truth` and `predicted` have the shape (rows, outputs). For classes, `truth` holds
+    class numbers (rows, 1) and `predicted` probabilities (rows, classes); the columns then hold the
+    true and the predicted label. Of two classes, the predicted one depends on `threshold`. An
     unknown class (NaN) becomes None.
     """
     columns: dict[str, Any] = {}

@@ -330,10 +330,11 @@ class _Execution:
         return replace(stored, name=RESUME)
 
     def _end_point(self, point: Point) -> None:
-        """Write the result of a point to the journal: medians over seeds, and its claims.
+        """Write the result of a point to the journal: its claims, and medians over seeds.
 
-        If the point has several cells, medians are omitted, because cells measure different things.
-        If trainings failed or were cut short, all claims are marked as not holding.
+        The medians are those of the columns of the summary. They are omitted if the point has
+        several cells, because cells measure different things. If trainings failed or were cut
+        short, all claims are marked as not holding.
         """
         state = self._points[point.number]
         result = ResultLine(point.number if len(self._points) > 1 else None)
@@ -369,9 +370,9 @@ class _Execution:
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
-        """Turn an error in the body into a warning, since results are complete without the body.
+        """Convert an error in the body to a warning; results are complete without the body.
 
-        StorageFailed is still raised. `what` begins the warning.
+        The warning begins with `what`. StorageFailed is still raised.
         """
         try:
             yield
@@ -385,9 +386,8 @@ class _Execution:
     def _failure(self) -> Failure | None:
         """Return why the run failed, or None if it did not.
 
-        If there is only one training, or only one point and its trainings succeeded, the failure is
-        returned as it is. Otherwise the reason gives the number of failed trainings (of failed
-        points, if there are several) and quotes the first failure.
+        If there was only one training, the reason is its failure. Otherwise the reason is the
+        number of failed trainings (or points, if there are several), with the first failure.
         """
         if self._first is None or self._total == 1:
             return self._first and self._first[1]

@@ -1,13 +1,13 @@
-"""Executors: tasks in this process, in other processes of this machine, or on a Dask cluster.
+"""Executors: run tasks in this process, in other processes of this machine, or on a Dask cluster.
 
 An executor is a generator of events that takes tasks from an iterable when it can run them. A
 failed task does not raise: its failure is an event, and the other tasks continue. Closing the
 generator stops all work.
 
-The local executor has one pipe per worker process. It uses neither a shared queue, whose lock a
-killed worker could hold, nor the pools of `concurrent.futures` and loky, which break when one
-process dies. If a worker dies, reading from its pipe meets the end of the file, and its exit code
-tells why. The records of a task arrive as soon as the task yields them.
+The local executor has one pipe per worker process. It does not use a shared queue, because a killed
+worker could hold its lock, nor the pools of `concurrent.futures` and loky, because they break when
+one process dies. If a worker dies, reading from its pipe reaches the end of the file, and its exit
+code tells why. The records of a task arrive as soon as the task yields them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class TaskRunner:
-    """The experiment, and the results of its `prepare` for some tasks: what a worker needs.
+    """What a worker needs: the experiment, and the results of its `prepare` for some tasks.
 
     If the experiment is a module, pickling stores its name, and unpickling imports the module.
     Prepared results are not pickled.

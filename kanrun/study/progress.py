@@ -1,8 +1,9 @@
 """Progress of a run on standard error: a bar on a terminal, a line every few seconds elsewhere.
 
-The bar counts trainings; a running training counts as a fraction. Each part that a training
-reports, such as a grid, fills half of the fraction that was left, and the end of the training fills
-the rest. So the bar never goes back, and it ends at 100%. The time left assumes a constant pace.
+The bar counts trainings; a running training counts as a fraction. The number of parts of a
+training, such as grids, is not known in advance. Therefore each part fills half of the fraction
+that was left, and the end of the training fills the rest. So the bar never goes back, and it ends
+at 100%. The time left assumes a constant pace.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class _Running:
     before: float = 0.0
 
     def advance(self, update: ProgressUpdate) -> None:
-        """Update the progress. A part without a known total does not move the bar."""
+        """Update the progress. A part whose total is unknown does not move the bar."""
         if update.part != self.part or update.done < self.done:  # a part may also start again
             self.part, self.before = update.part, self.share
         self.done = update.done

@@ -27,7 +27,7 @@ from kanrun.study.suite import claim_at_most, value_range
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that one training needs.
+    """Everything that a training needs: problem, plan, and a function that creates networks.
 
     `create` makes a new random network; `why` explains the choice of the solver.
     """

@@ -186,9 +186,9 @@ def outcome(summary: Columns) -> str:
 
 
 def _agreed(column: Iterable[Any]) -> Any:
-    """Return the median of numbers, ignoring missing ones.
+    """Return one value for several seeds: the median of numbers, ignoring missing ones.
 
-    Other values give their common value, or None if they differ.
+    Other values are returned if they are all equal; otherwise the result is None.
     """
     values = list(column)
     if _is_numeric(values):
@@ -229,11 +229,11 @@ Side = dict[str, list[Any]]  # name -> one value per run, None if the run has no
 
 
 def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
-    """Return the settings, results and origins of several runs, each as name -> values per run.
+    """Compare runs: return their settings, results and origins, each as name -> values per run.
 
-    Only settings and origins (command, commit, versions, machine) that differ between runs are
-    returned, including those that some runs lack. Results are medians over seeds, those that every
-    run has first. Raises UsageError if there are fewer than two runs.
+    Of the settings and origins (command, commit, versions, machine), only those are returned that
+    differ between the runs, or that some of them lack. Results are medians over seeds; those that
+    every run has come first. Raises UsageError if there are fewer than two runs.
     """
     if len(runs) < 2:
         raise UsageError(f"two runs or more are compared, not {len(runs)}.")

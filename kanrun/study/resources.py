@@ -212,7 +212,7 @@ def check_memory(cfg: ExperimentConfig, *, force: bool = False) -> None:
 
 
 def _parts(settings: Any) -> Iterator[Any]:
-    """Yield `settings`, if it is a dataclass, and all dataclasses inside."""
+    """If `settings` is a dataclass, yield it and all dataclasses nested in it."""
     if is_dataclass(settings) and not isinstance(settings, type):
         yield settings
         for one in fields(settings):

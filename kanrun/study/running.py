@@ -106,10 +106,10 @@ def rerun(run: Run, options: RunOptions) -> int:
 
 
 def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
-    """Return a stored study with the executor that `options` selects.
+    """Return a stored study, with the executor that `options` selects.
 
-    The stored address of a Dask scheduler is not used, because whoever answers there could run code
-    on this machine. Raises UsageError if an address is missing or not needed.
+    The stored address of a Dask scheduler is not used, because whoever answers at that address
+    could run code on this machine. Raises UsageError if an address is missing or not needed.
     """
     executor = study.config(0).executor
     if options.executor not in (None, executor.kind):

@@ -130,10 +130,10 @@ def exponents(table: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
 
 
 def typed(settings: Entry, entry: Any, where: str) -> Entry:
-    """Return the dataclass `settings` with the values that `entry` sets.
+    """Return the dataclass `settings` with the changes in the mapping `entry`.
 
-    `where` names the setting that lists the entry, for error messages. Raises UsageError if `entry`
-    is not a mapping, or if a key, type or value is invalid.
+    `where` names the setting that contains the entry, for error messages. Raises UsageError if
+    `entry` is not a mapping, or if a key, type or value is invalid.
     """
     if not isinstance(entry, Mapping):
         takes = ", ".join(sorted(one.name for one in fields(settings)))  # type: ignore[arg-type]

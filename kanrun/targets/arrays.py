@@ -282,10 +282,10 @@ def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array, Sequenc
 
 
 def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
-    """Return the names of the outputs, with "output " before a name that a column of x has too.
+    """Return the names of the outputs, changed if an input has the same name.
 
-    This happens if y is a Series computed from a column of x, since such a Series keeps the name.
-    Raises InvalidData if the column equals y.
+    This happens if y is a Series computed from a column of x, because such a Series keeps the name.
+    The output is then called "output NAME". Raises InvalidData if the column equals y.
     """
     columns = frame_columns(x) if is_frame(x) else {}
     given = frame_columns(y, what="y") if is_frame(y) else dict.fromkeys(outputs, as_array(y))

@@ -344,7 +344,7 @@ def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
 
 
 def _scale_if_needed(middle: Array, size: Array) -> Scaling:
-    """Return a scaling by `middle` and `size`, or the identity for columns of ordinary size."""
+    """Return a scaling by `middle` and `size`; for columns of ordinary size, the identity."""
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
     near = np.abs(middle) <= _ORDINARY * size
     plain = (size >= 1 / _ORDINARY) & (size <= _ORDINARY) & near
@@ -352,7 +352,7 @@ def _scale_if_needed(middle: Array, size: Array) -> Scaling:
 
 
 def _standardise(values: Array, weights: Array | None) -> Scaling:
-    """Scale by weighted mean and standard deviation; shift constant columns only."""
+    """Scale by weighted mean and standard deviation; constant columns are only shifted."""
     relative, exponent = in_own_units(values)
     mean = np.ldexp(np.average(relative, 0, weights), exponent)
     return Scaling(mean, np.where(constant(values), 1.0, deviation(values, weights)))

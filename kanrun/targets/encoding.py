@@ -221,7 +221,7 @@ class TableCode:
 
 
 def plain_code(names: Sequence[str]) -> TableCode:
-    """Return the code of columns that hold complete numbers."""
+    """Return the encoding of columns that hold only complete numbers."""
     return TableCode(tuple(map(ColumnCode, names)))
 
 

@@ -168,7 +168,7 @@ SPECIAL: dict[str, SpecialFunction] = {
 def named_target(name: str, domain: Any) -> Target:
     """Return the target called `name`: a function of `NAMED` or `SPECIAL`, or `GIVEN_POINTS`.
 
-    `domain` is as in `read_domain`; that of points is by default the range of their inputs.
+    For `domain`, see `read_domain`; the default domain of points is the range of their inputs.
     """
     check_known("target.name", name, names_of_targets(), "named functions")
     if (points := GIVEN_POINTS.get(name)) is not None:

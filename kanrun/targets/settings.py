@@ -65,20 +65,18 @@ class FunctionTarget(TargetConfig):
 @target
 @dataclass
 class NamedTarget(FunctionTarget):
-    """A function that kanrun or scipy.special has by name, or points."""
+    """A function that kanrun or scipy.special knows by name, or points."""
 
     name: Annotated[str, "name of the function or points"] = MISSING
     kind: str = "named"
 
     def build(self) -> Target:
-        """Return the target."""
         from kanrun.targets.functions import named_target
 
         return named_target(self.name, self.domain)
 
     @staticmethod
     def names() -> Iterable[str]:
-        """Return the known names."""
         from kanrun.targets.functions import names_of_targets
 
         return names_of_targets()
@@ -97,7 +95,6 @@ class GaussianPeaksTarget(FunctionTarget):
     kind: str = "gaussian_peaks"
 
     def build(self) -> Target:
-        """Return the target."""
         from kanrun.targets.functions import formula_target, parse, peaks_formula
 
         inputs = [f"x{i}" for i in range(self.dimension)]
@@ -123,7 +120,6 @@ class ExpressionTarget(TargetConfig):
     kind: str = "expression"
 
     def build(self) -> Target:
-        """Return the target."""
         from kanrun.targets.functions import named_formula
 
         return named_formula(self.formula, self.domain)
@@ -151,14 +147,12 @@ class FeynmanTarget(FunctionTarget):
     kind: str = "feynman"
 
     def build(self) -> Target:
-        """Return the target."""
         from kanrun.targets.functions import file_formula
 
         return file_formula(self.id, self.path, self.domain)
 
     @staticmethod
     def names() -> Iterable[str]:
-        """Return the known names."""
         from kanrun.targets.functions import feynman_formulas
 
         return feynman_formulas()
@@ -244,7 +238,6 @@ class TableTarget(TargetConfig):
     kind: str = "table"
 
     def build(self) -> Target:
-        """Return the target."""
         from kanrun.targets.table_targets import build_table
 
         return build_table(self)
@@ -303,14 +296,12 @@ class BundledTarget(TargetConfig):
     kind: str = "bundled"
 
     def build(self) -> Target:
-        """Return the target."""
         from kanrun.targets.table_targets import build_bundled
 
         return build_bundled(self)
 
     @staticmethod
     def names() -> Iterable[str]:
-        """Return the known names."""
         from kanrun.targets.table_targets import BUNDLED
 
         return BUNDLED
@@ -335,7 +326,7 @@ class PointsTarget(TargetConfig):
     kind: str = "points"
 
     def build(self) -> Target:
-        """Raise UsageError: only `kanrun curves` takes points."""
+        """Raise UsageError, because only `kanrun curves` uses this target."""
         raise UsageError("target.kind=points is for kanrun curves. Choose another target.")
 
     def conflicts(self, at: str) -> Iterator[str]:

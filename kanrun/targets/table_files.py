@@ -409,9 +409,10 @@ class TableFile:
 def _below_header(
     blocks: Iterator[DataFrame], above: int
 ) -> tuple[list[str], Callable[[list[str]], Iterator[DataFrame]]]:
-    """Return the header, which is the first row of `blocks`, and the columns below it by name.
+    """Split a table into its header, which is the first row of `blocks`, and the columns below it.
 
-    The columns are without empty rows. `above` is the number of rows of the file above the header.
+    The columns are returned by name and without empty rows. `above` is the number of rows of the
+    file above the header.
     """
     first = next(blocks)
     header = [str(name).strip() for name in first.iloc[0]]

@@ -253,7 +253,7 @@ class _Rows:
         return None
 
     def drop_rows(self) -> None:
-        """Drop the rows listed in the settings, and note a last row that looks like totals."""
+        """Drop the rows listed in the settings; add a note if the last row looks like totals."""
         asked = self.asked.drop_rows
         if unknown := [row for row in asked if row not in self.table.index]:
             raise UsageError(f"target.drop_rows={unknown}: {self.name} has no such row of data.")

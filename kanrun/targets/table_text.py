@@ -54,7 +54,7 @@ def text_of(value: Any) -> str:
 
 
 def number_from(value: Any) -> float:
-    """Return a number, also one written as $1,234.50, 12.3% (as 12.3) or 1 234; NaN for others."""
+    """Return a number, even if written as $1,234.50, 12.3% (as 12.3) or 1 234; else NaN."""
     try:
         return math.nan if "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -99,7 +99,10 @@ def days_from(texts: list[str], day_first: bool) -> Array:
 
 
 def is_number(text: str) -> bool:
-    """Return whether Python reads a text as a number, infinity and NaN included; 12_1 is a name."""
+    """Return whether Python's float() reads a text, including infinity and NaN.
+
+    Texts with underscores, such as 12_1, are not numbers here.
+    """
     try:
         float(text)
     except ValueError:
@@ -108,7 +111,7 @@ def is_number(text: str) -> bool:
 
 
 def canonical(value: Any) -> str:
-    """Return a text by which equal numbers are equal, and words in any case."""
+    """Return a text in standard form: equal numbers get equal texts, and words lower case."""
     text = str(value).strip()
     return f"{float(text):.17g}" if is_number(text) else text.casefold()
 

@@ -133,7 +133,7 @@ def _section(run: Run, sources: list[str]) -> Iterator[str]:
 
 
 def _living(run: Run, sources: list[str]) -> Iterator[str]:
-    """Yield the HTML of a run's interactive parts; append their data to `sources`."""
+    """Yield the HTML of the interactive parts of a run; add their data to `sources`."""
     for data in interactive_data(run):
         yield _tag("h3", data["title"])
         if data["kind"] == "absent":
@@ -163,7 +163,7 @@ def _results(run: Run, manifest: Manifest) -> Iterator[str]:
 
 
 def _reached(summary: Mapping[str, Sequence[Any]]) -> Iterator[str]:
-    """Yield a sentence per formula that the run found, or one about the error of its training."""
+    """Yield a sentence about each formula that was found, or about the training's error."""
     if not all(summary.values()):
         return
     if "verified" not in summary:

@@ -60,7 +60,7 @@ def model_values(model: Model) -> Living:
 
 
 def _networks(run: Run) -> Iterator[Living]:
-    """Yield the network of the first seed; if its stages were recorded, with a slider over them.
+    """Yield the network of the first seed, with a slider over its stages if they were recorded.
 
     If the page cannot evaluate the network, yield a sentence that says why, unless the effects of
     the inputs are shown instead.
