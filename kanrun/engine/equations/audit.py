@@ -26,8 +26,8 @@ from kanrun.engine.equations.scan import (
     strata,
 )
 from kanrun.engine.equations.slab import Slab, total
-from kanrun.engine.equations.space import Space
 from kanrun.engine.equations.system import Array, EvolutionSystem, System
+from kanrun.engine.equations.tensor_splines import TensorSpace
 from kanrun.engine.equations.time_polynomials import legendre_values
 from kanrun.engine.equations.unseen import Axis, Unseen, unseen
 from kanrun.formulas.equations import Derivative, Relation
@@ -232,15 +232,14 @@ class SlabAudit:
 
 
 def tensor_unseen(
-    rows: Collocation, axes: Sequence[Space], coefficients: Array, field: Field
+    rows: Collocation, space: TensorSpace, coefficients: Array, field: Field
 ) -> Unseen | None:
     """Audit a solution on tensor products of splines.
 
     Args:
         rows: Collocation of the system, for the units of its residuals.
-        axes: Space of splines of each variable.
-        coefficients: Coefficients of the solution, shape (unknowns, functions, functions), or
-            (unknowns, functions) in one variable.
+        space: Space of the solution.
+        coefficients: Coefficients of the solution, shape (unknowns, functions, functions).
         field: The same solution as a network.
 
     Returns:
@@ -252,7 +251,7 @@ def tensor_unseen(
     points = rows.points(rows.unseen)
     blocks = rows.equations(points, field)
     units = {id(block.relation): block.unit for block in blocks}
-    ends = [np.unique(axis.breakpoints) for axis in axes]
+    ends = [np.unique(axis.breakpoints) for axis in space.axes[: len(system.box)]]
     passed, sizes = _traced(rows, field, points, ends)
     cells = [
         Axis.of(each, PLACES_OF_CELL, places_in(scan, number, each, passed))
@@ -261,11 +260,7 @@ def tensor_unseen(
     x, y = cells if len(cells) > 1 else (*cells, Axis.point())
 
     def derivative(each: Derivative, x_at: Array, y_at: Array) -> Array:
-        first, *others = each.index
-        along = axes[0].evaluate(coefficients[each.unknown], x_at, first)
-        if len(ends) == 1:
-            return np.repeat(along[:, None], len(y_at), axis=1)
-        return axes[1].evaluate(along.T, y_at, sum(others)).T
+        return space.evaluate(coefficients[each.unknown], x_at, y_at, each.index)
 
     def unit(relation: Relation, _: Array) -> float:
         return units[id(relation)]

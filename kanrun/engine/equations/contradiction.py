@@ -17,8 +17,8 @@ from scipy.linalg import lstsq
 
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field
-from kanrun.engine.equations.residuals import Contradiction, Missed
-from kanrun.engine.equations.space import GAUSS, Space
+from kanrun.engine.equations.residuals import Contradiction, Correction, EquationStage, Missed
+from kanrun.engine.equations.space import Space
 from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.tensor_splines import (
     CONDITION_WEIGHT,
@@ -27,9 +27,7 @@ from kanrun.engine.equations.tensor_splines import (
     patches,
 )
 
-#: Number of successive grids whose residuals must agree.
-GRIDS = 3
-#: Largest relative difference of residuals that agree.
+#: Largest relative decrease of a residual that counts as steady.
 STEADY = 0.01
 #: Smallest residual, relative to the terms of the equation, that counts as a contradiction.
 SMALLEST_RESIDUAL = 1e-2
@@ -48,30 +46,28 @@ NAMED = 0.1
 
 
 def find_contradiction(
-    rows: Collocation, solution: Field, residuals: Sequence[float]
+    rows: Collocation, stage: EquationStage, corrections: Sequence[Correction]
 ) -> Contradiction | None:
     """Test whether the conditions of a linear system contradict its equations.
 
     Args:
         rows: Collocation of the system, for the units of the residuals.
-        solution: Solution on the last grid.
-        residuals: Root mean square residual on each grid, at points not used for fitting.
+        stage: Solution on the last grid.
+        corrections: Newton steps from this solution in spaces of half as long intervals.
 
     Returns:
         The contradiction, or None if none was found.
     """
-    last = np.array(residuals[-GRIDS:])
-    steady = len(last) == GRIDS and last.max() <= (1 + STEADY) * last.min()
-    possible = rows.system.is_linear and not rows.system.corners
-    if not (possible and steady and last.min() >= SMALLEST_RESIDUAL):
+    least = stage.equation.rms
+    is_possible = rows.system.is_linear and not rows.system.corners and least >= SMALLEST_RESIDUAL
+    if not is_possible or min(each.remaining for each in corrections) < 1 - STEADY:
         return None
     for number in range(len(rows.system.box)):
         space = _with_layers(rows, number)
-        if _solved(rows, space, solution, CONDITION_WEIGHT)[1] < (1 - STEADY) * last.min():
+        if _solved(rows, space, stage.solution, CONDITION_WEIGHT)[1] < (1 - STEADY) * least:
             return None
-    problem, left = _solved(rows, space, solution, RELEASED)
-    is_satisfied = left <= SATISFIED * last.min()
-    return Contradiction(float(last[-1]), _missed(rows, problem) if is_satisfied else ())
+    problem, left = _solved(rows, space, stage.solution, RELEASED)
+    return Contradiction(least, _missed(rows, problem) if left <= SATISFIED * least else ())
 
 
 def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
@@ -103,7 +99,7 @@ def _solved(
         The problem, whose `unknowns` are the solution; and the root mean square residual of the
         equations.
     """
-    parts = patches(rows, space, GAUSS, solution, condition_weight=condition_weight)
+    parts = patches(rows, space, solution=solution, condition_weight=condition_weight)
     problem = TensorProblem(space, parts)
     count = len(rows.system.equations)
     zero = problem.unknowns.numpy()

@@ -291,6 +291,28 @@ def largest_response(linear: Linearisation, relative: Rows) -> float:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """Newton step from a solution, in a space in which one variable has half as long intervals.
+
+    Attributes:
+        at: Values of the variable at the points of the residual, shape (points,).
+        squares: Squared residuals before the step, times quadrature weights, shape (points,).
+        size: Relative root mean square of the unknown that changes most.
+        equation: Residuals of the equations before the step, at points not used for fitting.
+        conditions: The same for the conditions.
+        remaining: Root mean square residual of the equations after the step, divided by that
+            before the step.
+    """
+
+    at: Array
+    squares: Array
+    size: float
+    equation: Residuals
+    conditions: Residuals
+    remaining: float
+
+
+@dataclass(frozen=True)
 class EquationStage:
     """Record of a solution on one grid, or of one window of time.
 
@@ -302,8 +324,8 @@ class EquationStage:
         objective: Sum of squared rows at the solution; in a window of time, `equation.rms` squared.
         equation: Residuals of the equations at points not used for fitting.
         conditions: Residuals of the conditions at points not used for fitting.
-        change: Relative root mean square change of the solution from the previous grid; in a window
-            of time, the estimated relative error. None on the first grid.
+        change: Estimated relative error if the solver estimates it; for networks, the relative root
+            mean square change of the solution from the previous grid, None on the first grid.
         seconds: CPU time in seconds.
         points: Collocation points inside the box, shape (points, variables).
         window: Number of the window of time.

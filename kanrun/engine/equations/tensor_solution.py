@@ -1,7 +1,10 @@
-"""Solver for equations in at most two variables on tensor products of splines.
+"""Solver of equations in at most two variables: one slab of splines on the whole box.
 
-Every grid has twice as many intervals as the previous one, most of them where the residual is
-large, and starts from the previous solution. A singular value decomposition of the coefficients
+The solution is a tensor product of splines (`tensor_splines.py`), found by least squares on one
+grid after the other. Its error is estimated as in slabs of time (`controller.py`): by one Newton
+step in a richer space, in which the intervals of one variable are half as long. The next grid
+halves those intervals in which most of this correction lies, or in which an audit (`audit.py`)
+finds features that the grid does not resolve. A singular value decomposition of the coefficients
 turns the result into a KAN: the shortest sum of products of one function per variable.
 """
 
@@ -10,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Generator as Events
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import inf, isfinite, sqrt
 from time import process_time
 
@@ -23,6 +25,7 @@ from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.contradiction import find_contradiction
 from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
 from kanrun.engine.equations.residuals import (
+    Correction,
     EquationStage,
     Grids,
     Residuals,
@@ -33,6 +36,7 @@ from kanrun.engine.equations.scan import narrow_ends, narrow_rounding
 from kanrun.engine.equations.space import (
     DEGREE,
     GAUSS,
+    RICHER_GAUSS,
     Space,
     kinks_of,
     products,
@@ -42,6 +46,7 @@ from kanrun.engine.equations.space import (
 )
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import (
+    CONDITION_WEIGHT,
     DAMPING,
     FINER,
     FIRST,
@@ -56,7 +61,7 @@ from kanrun.engine.equations.tensor_splines import (
     patches,
 )
 from kanrun.engine.equations.unseen import Unseen
-from kanrun.engine.least_squares import ElementRows, StackedRows, minimise
+from kanrun.engine.least_squares import ElementRows, NormalEquations, StackedRows, minimise
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached
@@ -67,10 +72,9 @@ NEGLIGIBLE_PRODUCT = 1e-3
 #: Size, relative to the largest product, below which products are left out whatever the estimated
 #: error. A larger value limits the accuracy; a smaller one keeps products that are only rounding.
 ROUNDING = 1e-15
-#: Nodes on [-1, 1], away from the Gauss points, at which the residuals in each interval are
-#: measured after the fit, and their weights.
-UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93]), np.full(5, 0.4)
-#: Relative changes of an unknown are relative to at least this fraction of its estimated size.
+#: Smallest divisor; protects against division by zero.
+TINY = 1e-300
+#: Relative errors of an unknown are relative to at least this fraction of its estimated size.
 QUIET = 1e-6
 #: Largest number of multiplications of one factorisation. A larger number allows finer grids,
 #: which take more time and memory.
@@ -78,37 +82,34 @@ MAX_WORK = 6e9
 #: Number of multiplications of a factorisation up to which a finer grid is solved although the
 #: tolerance is met. A larger number spends more time on accuracy that was not asked for.
 CHEAP_WORK = 1.5e8
-#: Largest number of intervals of the first variable.
+#: Largest number of intervals of one variable.
 MAX_INTERVALS = 8192
-#: Smallest ratio of the numbers of intervals of successive grids. If `MAX_WORK` allows less, no
-#: finer grid follows.
-LAST_GROWTH = 1.25
-#: Bounds of the ratio by which the change of the solution is assumed to fall on the next grid.
-#: Within these bounds, the larger of the last two observed ratios is used. Larger bounds give
-#: larger estimates of the error and more grids.
-FALL = (0.01, 1.0)
-#: The assumed ratio as long as only one change is known. A larger value gives a larger first
-#: estimate of the error.
-FIRST_FALL = 0.1
-#: Assumed ratio of the error to its upper bound, which is the sensitivity times the residual. A
-#: larger value gives larger estimates of the error in one variable.
-RESPONSE = 0.1
+#: Factors by which the number of intervals grows, in this order of preference. The smaller one is
+#: used if `MAX_WORK` does not allow the larger one.
+GROWTHS = (2.0, 1.4)
+#: In two variables, a variable keeps its intervals if halving them changes the solution by less
+#: than this fraction of what halving those of the other one does.
+NEGLIGIBLE_CORRECTION = 0.05
 #: Residual above which finer grids follow whatever the estimated error, because narrow layers may
 #: lie between the points.
 SETTLED = 1e-2
+#: The estimate is trusted if the Newton step removes all but this fraction of the residual, since
+#: the richer space then resolves what causes the error. A larger value trusts coarser grids.
+LEFT = 0.5
 #: Assumed CPU seconds per multiplication of a factorisation.
 SECONDS_OF_WORK = 4e-10
 #: Assumed CPU seconds per interval and step.
 SECONDS_OF_INTERVAL = 5e-5
 #: Assumed CPU seconds per grid.
 SECONDS_OF_GRID = 0.03
+#: Number of Levenberg-Marquardt steps that take as long as the estimate of the error.
+STEPS_OF_CORRECTION = 4
 #: Smallest relative error that is reported, because of rounding.
-ROUNDING_ERROR = 1e-11
-#: Relative change expected from the next grid below which no finer grid follows once the tolerance
-#: is met. A smaller value refines down to rounding.
+ROUNDING_ERROR = 1e-12
+#: Estimated error below which no finer grid follows once the tolerance is met.
 ENOUGH = 1e-11
-#: Ratio of the last change to the one before above which no finer grid follows once the tolerance
-#: is met, since rounding dominates. A larger value solves more grids that gain nothing.
+#: Ratio of the estimated error to that of the grid before, above which no finer grid follows once
+#: the tolerance is met, since rounding dominates. A larger value solves grids that gain nothing.
 STALLED = 0.5
 
 
@@ -116,9 +117,11 @@ class TensorSolver:
     """Solver of one system, grid by grid.
 
     Attributes:
-        field: Solution on the last grid; before the first grid, the initial guess or None.
         problem: Least squares problem of the last grid; its `unknowns` are the solution.
-        changes: Relative root mean square changes of the solution from grid to grid.
+        corrections: Newton steps from the last solution, one per variable.
+        correction: Sum of the sizes of these steps; infinite before the first grid.
+        estimate: Estimated relative error of the last solution; infinite before the first grid.
+        unseen: Result of the audit of the last solution.
         sensitivity: `EquationStage.sensitivity`, measured on the first grid.
         seconds: Estimated CPU seconds so far, from the number of operations.
     """
@@ -126,174 +129,220 @@ class TensorSolver:
     def __init__(
         self, system: System, policy: EquationPolicy, generator: Generator, first: Field | None
     ) -> None:
-        self.system, self.steps, self.field = system, policy.steps, first
+        self.system, self.first = system, first
         self.rows = Collocation(system, policy, generator)
         self.box, self.count = system.box.tolist(), len(system.vocabulary.unknowns)
-        rings = {each.periodic for each in system.conditions}
+        rings = {condition.periodic for condition in system.conditions}
         self.periodic = [number in rings for number in range(len(self.box))]
         self.problem: TensorProblem | None = None
-        self.changes = list[float]()
-        self.sensitivity: float | None = None
-        #: Relative error of the solution that the last residual probably causes.
-        self.response = 0.0
+        self.corrections = list[Correction]()
+        self.correction = inf
+        self.estimate = inf
         self.unseen: Unseen | None = None
-        #: Number of intervals of each variable, divided by that of the first variable.
-        self.shares = [1.0] * len(self.box)
+        self.sensitivity: float | None = None
         self.seconds = 0.0
 
-    @property
-    def estimate(self) -> float:
-        """Estimated relative error; infinite before the second grid.
-
-        It is the expected change from the next grid. In one variable, it is at least the error that
-        the residual probably causes.
-        """
-        return max(self.remaining, self.response if len(self.box) == 1 else 0.0)
-
-    @property
-    def remaining(self) -> float:
-        """Expected relative change of the solution on the next grid.
-
-        Changes are assumed to fall as before. The value is infinite before the second grid.
-        """
-        fall = max(self.falls[-2:], default=FIRST_FALL)
-        return self.changes[-1] * float(np.clip(fall, *FALL)) if self.changes else inf
-
     def has_seen(self, tolerance: float) -> bool:
-        """Return whether the last grid resolves all features of the equations (see `Unseen`)."""
-        found = self.unseen
-        return found is None or found.size <= tolerance + found.allowed
+        """Return whether the last grid resolves all features of the equations, see `Unseen`."""
+        unseen = self.unseen
+        return unseen is None or unseen.size <= tolerance + unseen.allowed
 
-    @property
-    def falls(self) -> list[float]:
-        """Ratio of each change of the solution (`changes`) to the one before."""
-        return [after / max(before, QUIET**2) for before, after in pairwise(self.changes)]
+    def is_trusted(self, tolerance: float) -> bool:
+        """Return whether the richer space resolves what causes the error.
 
-    def work(self, intervals: int) -> float:
-        """Estimate the number of multiplications of a factorisation on `intervals` intervals."""
-        pairs = zip(self.shares, self.periodic, strict=True)
-        lengths = [round(share * intervals) + (0 if ring else DEGREE) for share, ring in pairs]
-        near = min(lengths) + 1 if len(lengths) > 1 else 1
-        width = DEGREE * near * self.count * (1 + any(self.periodic))
-        return float(np.prod(lengths)) * self.count * width**2
-
-    def finest(self, intervals: int) -> int | None:
-        """Return the number of intervals of the next grid.
-
-        It is twice the present number, or as large as `MAX_WORK` and `MAX_INTERVALS` allow; None if
-        that is hardly larger than the present number.
+        In one variable, the Newton step must remove most of the residual, unless what the residual
+        can change is below the tolerance. In two variables, each step removes only a part of it.
         """
-        finer = min(2 * intervals, MAX_INTERVALS)
-        while self.work(finer) > MAX_WORK:
-            finer -= 1
-        return finer if finer >= LAST_GROWTH * intervals else None
+        (correction, *others) = self.corrections
+        is_small = correction.equation.rms * (self.sensitivity or 1.0) <= tolerance
+        return bool(others) or is_small or correction.remaining <= LEFT
 
-    def solve(self, intervals: int) -> EquationStage:
-        """Solve on the next grid and return its record.
+    def is_settled(self, tolerance: float) -> bool:
+        """Return whether the estimated error is below the tolerance and can be trusted."""
+        residual = max(correction.equation.rms for correction in self.corrections)
+        is_small = self.estimate <= tolerance and residual <= SETTLED
+        return is_small and self.has_seen(tolerance) and self.is_trusted(tolerance)
+
+    def first_space(self, intervals: int) -> TensorSpace:
+        """Return the space of the first grid.
+
+        It has the breakpoints of the initial guess if there is one. Otherwise they are equally
+        spaced, with `intervals` per variable, and additional ones where explicit terms are narrow.
+        """
+        if self.first is not None and (ends := breakpoints_of(self.first)) is not None:
+            return self._space([*ends.T.numpy()])
+        kinks = [kinks_of(self.system, number) for number in range(len(self.box))]
+        # Intervals of length 0 at kinks; both variables get as many intervals.
+        empty = [len(places) - len({*places}) for places in kinks]
+        even = [
+            with_kinks(np.linspace(low, high, intervals + 1 + max(empty) - own), places)
+            for (low, high), places, own in zip(self.box, kinks, empty, strict=True)
+        ]
+        narrow = self._space(
+            list(map(with_breakpoints, even, map(narrow_ends, self.system.scan.cells)))
+        )
+        return narrow if narrow.work <= MAX_WORK else self._space(even)
+
+    def finer_space(self, intervals: int | None, tolerance: float) -> TensorSpace | None:
+        """Return the space of the next grid: intervals are halved where the solution changes most.
 
         Args:
-            intervals: Number of intervals of the first variable. The first grid has those of the
-                initial guess instead if there is one.
+            intervals: Number of intervals per variable; None to choose it. It is then twice as
+                large, or as large as `MAX_WORK` and `MAX_INTERVALS` allow.
+            tolerance: Error above which the residual that the audit found decides where intervals
+                are halved.
+
+        Returns:
+            The space, or None if the limits allow no finer one.
+        """
+        assert self.problem is not None
+        axes = self._axes(self.problem)
+        places = [(correction.at, correction.squares) for correction in self.corrections]
+        if self.unseen is not None and not self.has_seen(tolerance):
+            points, unseen = self.unseen.weighted
+            places = [(column, unseen) for column in points.T]
+        least = NEGLIGIBLE_CORRECTION * max(each.size for each in self.corrections)
+        for growth in GROWTHS if intervals is None else (1.0,):
+            breakpoints = []
+            for axis, correction, place in zip(axes, self.corrections, places, strict=True):
+                grown = growth if correction.size >= least else 1.0
+                number = intervals or min(int(grown * axis.intervals), MAX_INTERVALS)
+                ends, at, squares = map(torch.as_tensor, (axis.breakpoints, *place))
+                breakpoints.append(split_intervals(ends, at, squares, number).numpy())
+            space = self._space(breakpoints)
+            if intervals is not None:
+                return space
+            if space.size > self.problem.space.size and space.work <= MAX_WORK:
+                return space
+        return None
+
+    def _space(self, breakpoints: Sequence[Array]) -> TensorSpace:
+        pairs = zip(breakpoints, self.periodic, strict=True)
+        x, y, *_ = *(Space(ends, (), ring) for ends, ring in pairs), Space.constant()
+        return TensorSpace((x, y), self.count)
+
+    def solve(self, space: TensorSpace) -> EquationStage:
+        """Solve on the next grid and return its record.
 
         Raises:
             TrainingFailed: If the residual is not finite at any initial guess.
         """
         began = process_time()
-        before = self.field
-        is_first = self.problem is None
-        pairs = zip(self._breakpoints(intervals), self.periodic, strict=True)
-        x, y, *_ = *(Space(each, (), ring) for each, ring in pairs), Space.constant()
-        space = TensorSpace((x, y), self.count)
-        self.shares = [axis.intervals / x.intervals for axis in (x, y)[: len(self.box)]]
-        start, started = (space.project(before), 0) if before else first_guess(self.rows, space)
-        problem = TensorProblem(space, patches(self.rows, space, GAUSS, before), start)
-        far = is_first and before is not None and not self.system.is_linear
+        before = self.problem
+        started = 0
+        solution = None
+        if before is not None:
+            start = before.space.moved(before.coefficients(before.unknowns), space.axes)
+            solution = self._field(before)
+        elif self.first is not None:
+            start = space.project(self.first)
+            solution = self.first
+        else:
+            start, started = first_guess(self.rows, space)
+        problem = TensorProblem(space, patches(self.rows, space, solution=solution), start)
+        far = before is None and self.first is not None and not self.system.is_linear
         damping, stopping = (NONLINEAR_DAMPING, FIRST) if far else (DAMPING, FINER)
-        stopping = replace(stopping, max_steps=min(stopping.max_steps, self.steps))
         state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
         if not isfinite(state.loss):
             raise TrainingFailed(
                 "The residual is not finite at any start. Check the formula of the equation on the "
                 "box."
             )
-        work = self.work(x.intervals) * SECONDS_OF_WORK + x.intervals * SECONDS_OF_INTERVAL
-        self.seconds += SECONDS_OF_GRID + (started + steps) * work
-        problem.unknowns, vector = state.unknowns, state.unknowns.numpy()
-        least = max(ROUNDING, NEGLIGIBLE_PRODUCT * min(self.estimate, 1.0))
-        self.problem, field = problem, self._field(problem, least)
-        if before is not None and not is_first:
-            self.changes.append(self.rows.change(field, before))
-        self.field = field
+        intervals = space.axes[0].intervals
+        work = space.work * SECONDS_OF_WORK + intervals * SECONDS_OF_INTERVAL
+        self.seconds += SECONDS_OF_GRID + (started + steps + STEPS_OF_CORRECTION) * work
+        move = state.unknowns - problem.unknowns
+        problem.unknowns = state.unknowns
+        self.problem = problem
+        field = self._field(problem)
+        self.corrections = [self._correction(number, field) for number in range(len(self.box))]
+        # If the solution changed by more than the last estimate, this estimate is as wrong.
+        change = 0.0 if before is None else self._size(space, problem.coefficients(move))
+        excess = max(1.0, change / max(self.correction, TINY))
+        self.correction = sum(correction.size for correction in self.corrections)
+        self.estimate = excess * self.correction
         if self.sensitivity is None:
-            self.sensitivity = self._sensitivity(problem)
-        coefficients = problem.coefficients(problem.unknowns)
-        if len(self.box) == 1:
-            coefficients = coefficients[..., 0]
-        axes = self._axes(problem)
-        self.unseen = tensor_unseen(self.rows, axes, coefficients, field)
-        unseen = patches(self.rows, space, UNSEEN, field, condition_weight=1.0)
-        count = len(self.system.equations)
-        equation = _residuals(unseen[:count], vector)
-        self.response = RESPONSE * self.sensitivity * equation.rms if equation.rms else 0.0
-        ends = [torch.as_tensor(axis.breakpoints) for axis in axes]
+            self.sensitivity = self._sensitivity(problem, field)
+        field = self._field(problem)
+        self.unseen = tensor_unseen(self.rows, space, problem.coefficients(problem.unknowns), field)
+        worst = max(self.corrections, key=lambda correction: correction.equation.rms)
+        ends = [torch.as_tensor(axis.breakpoints) for axis in self._axes(problem)]
         return EquationStage(
-            intervals=space.axes[0].intervals,
+            intervals=intervals,
             solution=field,
             unknowns=space.size,
             steps=steps,
             objective=state.loss,
-            equation=equation,
-            conditions=_residuals(unseen[count:], vector),
-            change=self.changes[-1] if self.changes else None,
+            equation=worst.equation,
+            conditions=worst.conditions,
+            change=self.estimate,
             seconds=process_time() - began,
             points=torch.cartesian_prod(*ends).view(-1, len(ends)),
             sensitivity=self.sensitivity,
         )
 
-    def _breakpoints(self, intervals: int) -> list[Array]:
-        """Return the breakpoints of the next grid, one array per variable.
-
-        After the first grid, most of them lie where residuals are large. On the first grid they are
-        those of the initial guess, or equally spaced and finer where explicit terms are narrow.
-        """
-        if (problem := self.problem) is not None:
-            squares = problem.residual(problem.unknowns).square().nan_to_num()
-            points = torch.as_tensor(np.concatenate([each.points for each in problem.patches]))
-            if self.unseen is not None:
-                more, left = self.unseen.weighted
-                points = torch.cat([points, torch.as_tensor(more)])
-                squares = torch.cat([squares, torch.as_tensor(left)])
-            pairs = zip(self._axes(problem), points.T, self.shares, strict=True)
-            return [
-                split_intervals(
-                    torch.as_tensor(axis.breakpoints), at, squares, round(share * intervals)
-                ).numpy()
-                for axis, at, share in pairs
-            ]
-        if self.field is not None and (ends := breakpoints_of(self.field)) is not None:
-            return [*ends.T.numpy()]
-        kinks = [kinks_of(self.system, number) for number in range(len(self.box))]
-        empty = [len(each) - len({*each}) for each in kinks]  # Intervals of length 0 at kinks.
-        found = [
-            with_kinks(np.linspace(low, high, intervals + 1 + max(empty) - own), places)
-            for (low, high), places, own in zip(self.box, kinks, empty, strict=True)
-        ]
-        narrow = map(narrow_ends, self.system.scan.cells)
-        finer = list(map(with_breakpoints, found, narrow))
-        self.shares = [len(each) / len(finer[0]) for each in finer]
-        return finer if self.work(len(finer[0])) <= MAX_WORK else found
-
     def _axes(self, problem: TensorProblem) -> tuple[Space, ...]:
         return problem.space.axes[: len(self.box)]
 
-    def _sensitivity(self, solved: TensorProblem) -> float:
+    def _correction(self, number: int, field: Field) -> Correction:
+        """Take one Newton step from the last solution, with half as long intervals of a variable.
+
+        Args:
+            number: Number of the variable.
+            field: The last solution, from which the units of the residuals are computed.
+        """
+        assert self.problem is not None
+        coarse = self.problem.space
+        x, y = (a.halved if i == number else a for i, a in enumerate(coarse.axes))
+        space = TensorSpace((x, y), self.count)
+        coefficients = self.problem.coefficients(self.problem.unknowns)
+        start = coarse.moved(coefficients, space.axes)
+        rules = [RICHER_GAUSS if i == number else GAUSS for i in range(2)]
+        parts = patches(self.rows, space, rules, field)
+        problem = TensorProblem(space, parts, start)
+        equations = NormalEquations(problem.linearise(problem.unknowns))
+        move = -equations.solver(DAMPING)(equations.gradient)
+        count = len(self.system.equations)
+        vectors = problem.unknowns.numpy(), (problem.unknowns + move).numpy()
+        rms = [_residuals(parts[:count], vector).rms for vector in vectors]
+        conditions = _residuals(parts[count:], vectors[0], CONDITION_WEIGHT**-0.5)
+        points = np.concatenate([part.points[:, number] for part in parts[:count]])
+        squares = np.concatenate([part.residual(vectors[0]) ** 2 for part in parts[:count]])
+        return Correction(
+            points,
+            squares,
+            self._size(space, problem.coefficients(move)),
+            _residuals(parts[:count], vectors[0]),
+            conditions,
+            rms[1] / (rms[0] or 1.0),
+        )
+
+    def _size(self, space: TensorSpace, change: Array) -> float:
+        """Return the root mean square of a change of the solution, of the worst unknown.
+
+        It is relative to the last solution. `change` are coefficients in `space`.
+        """
+        assert self.problem is not None
+        solution = self.problem.coefficients(self.problem.unknowns)
+        gauss = [axis.gauss for axis in space.axes]
+        x_at, y_at = (places.at.ravel() for places in gauss)
+        x, y = (places.shares.ravel() for places in gauss)
+        found = 0.0
+        for unknown, quiet in enumerate(QUIET * self.rows.sizes.numpy()):
+            values = self.problem.space.evaluate(solution[unknown], x_at, y_at)
+            moved = space.evaluate(change[unknown], x_at, y_at)
+            size = max(sqrt(x @ np.square(values) @ y), float(quiet))
+            found = max(found, sqrt(x @ np.square(moved) @ y) / size)
+        return found
+
+    def _sensitivity(self, solved: TensorProblem, field: Field) -> float:
         """Compute `EquationStage.sensitivity` by the power method, relative to the solution."""
         space = solved.space
         names = self.system.vocabulary
         values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
-        problem = TensorProblem(space, patches(self.rows, space, GAUSS, self.field))
+        problem = TensorProblem(space, patches(self.rows, space, solution=field))
         blocks = list[ElementRows]()
-        inside = space.places(GAUSS)
+        inside = space.places()
         vector = solved.unknowns.numpy()
         for relation, quiet in zip(values, QUIET * self.rows.sizes, strict=True):
             patch = patch_at(block_at("equation", relation, inside), inside, space.pattern(inside))
@@ -302,30 +351,36 @@ class TensorSolver:
         relative = StackedRows(lambda: blocks, space.size)
         return largest_response(problem.linearise(solved.unknowns), relative)
 
-    def _field(self, problem: TensorProblem, least: float) -> Field:
+    def _field(self, problem: TensorProblem) -> Field:
         """Return the solution as a sum of products, by singular value decomposition.
 
-        Products below `least`, relative to the largest, are left out. In one variable, the result
-        is the spline itself.
+        Products far below the estimated error are left out. In one variable, the result is the
+        spline itself.
         """
+        least = max(ROUNDING, NEGLIGIBLE_PRODUCT * min(self.estimate, 1.0))
         axes = self._axes(problem)
         factors = products(problem.coefficients(problem.unknowns), least)
         if len(axes) == 1:
             factors = [factors[0] * factors[1]]
-        pairs = zip(axes, factors, strict=True)
         functions = [
-            lambda t, axis=axis, each=each: axis.evaluate(each.swapaxes(0, 1), axis.outer(t))
-            for axis, each in pairs
+            lambda t, axis=axis, factor=factor: axis.evaluate(factor.swapaxes(0, 1), axis.outer(t))
+            for axis, factor in zip(axes, factors, strict=True)
         ]
-        edges = np.stack([axis.edges for axis in axes])
+        edges = np.stack([_padded(axis.edges, max(a.intervals for a in axes)) for axis in axes])
         return spline_field(self.system.box, edges, DEGREE, functions)
 
 
-def _residuals(parts: Sequence[Patch], vector: Array) -> Residuals:
-    """Summarise the residuals of patches in their units, with the same weight for each patch."""
-    scale = sqrt(sum(len(each.points) for each in parts) / max(len(parts), 1))
-    every = [(each.points, each.residual(vector) * scale) for each in parts]
-    return Residuals.of([(torch.as_tensor(at), torch.as_tensor(found)) for at, found in every])
+def _padded(edges: Array, intervals: int) -> Array:
+    """Halve intervals, at first the leftmost ones, until there are `intervals`."""
+    none = torch.zeros(0, dtype=torch.float64)
+    return split_intervals(torch.as_tensor(edges), none, none, intervals).numpy()
+
+
+def _residuals(parts: Sequence[Patch], vector: Array, factor: float = 1.0) -> Residuals:
+    """Summarise the residuals of patches, times `factor`, with the same weight for each patch."""
+    scale = factor * sqrt(sum(len(part.points) for part in parts) / max(len(parts), 1))
+    every = [(part.points, part.residual(vector) * scale) for part in parts]
+    return Residuals.of([(torch.as_tensor(at), torch.as_tensor(left)) for at, left in every])
 
 
 def solve_directly(
@@ -344,7 +399,7 @@ def solve_directly(
     Args:
         system: System for which `is_direct` is true.
         grids: Planned grids.
-        policy: Step limit per grid, and budget in approximate CPU seconds.
+        policy: Budget in approximate CPU seconds.
         generator: Source of random initial guesses and points.
         tolerance: Estimated relative L2 error to reach.
         first: Initial guess, or None.
@@ -357,39 +412,41 @@ def solve_directly(
     """
     solver = TensorSolver(system, policy, generator, first)
     planned = [*grids.intervals]
-    residuals = list[float]()
+    space: TensorSpace | None = solver.first_space(planned.pop(0))
     stopped = ""
-    while planned:
-        stage = solver.solve(planned.pop(0))
-        report_progress("grids", len(solver.changes) + 1, None, sqrt(stage.objective))
-        residuals.append(stage.equation.rms)
+    number = 0
+    while space is not None:
+        number += 1
+        before = solver.estimate
+        stage = solver.solve(space)
+        report_progress("grids", number, None, solver.estimate)
         yield stage
-        if time_limit_reached():
+        if time_limit_reached() or not (planned or grids.grows):
             break
-        finer = solver.finest(stage.intervals or 0)
-        if not planned and grids.grows and finer is not None:
-            expensive = solver.work(finer) > CHEAP_WORK or solver.falls[-1:] > [STALLED]
-            settled = solver.estimate <= tolerance and stage.equation.rms <= SETTLED
-            settled = settled and solver.has_seen(tolerance)
-            if not (settled and (expensive or solver.remaining < ENOUGH)):
-                planned = [finer]
-        if planned and solver.seconds > policy.budget:
+        space = solver.finer_space(planned.pop(0) if planned else None, tolerance)
+        if not planned and space is not None and solver.is_settled(tolerance):
+            stalled = solver.estimate > min(before, 1.0) * STALLED
+            if space.work > CHEAP_WORK or stalled or solver.estimate <= ENOUGH:
+                break
+        if space is not None and solver.seconds > policy.budget:
             stopped = "the budget is spent"
             break
-    found = solver.unseen
+    unseen = solver.unseen
     doubt = None
-    if found is not None and not solver.has_seen(tolerance):
-        doubt = not_seen(system, found.place)
+    if unseen is not None and not solver.has_seen(tolerance):
+        doubt = not_seen(system, unseen.place)
+    elif not solver.is_trusted(tolerance):
+        doubt = (
+            "the residual hardly falls if intervals are halved, so the estimate may be too small"
+        )
     return Solution(
         stage.solution,
         (stage,),
         float(system.box[-1, 1]),
-        max(solver.estimate, ROUNDING_ERROR, narrow_rounding(system.scan))
-        if solver.changes
-        else None,
+        max(solver.estimate, ROUNDING_ERROR, narrow_rounding(system.scan)),
         tolerance,
         stopped,
         doubt,
-        contradiction=find_contradiction(solver.rows, stage.solution, residuals),
-        unseen=0.0 if found is None else found.size,
+        contradiction=find_contradiction(solver.rows, stage, solver.corrections),
+        unseen=0.0 if unseen is None else unseen.size,
     )

@@ -26,7 +26,7 @@ from torch import Tensor
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.residuals import Block
-from kanrun.engine.equations.space import GAUSS, Index, Places, Rule, Space
+from kanrun.engine.equations.space import DEGREE, GAUSS, Index, Places, Rule, Space
 from kanrun.engine.equations.system import Array, Face, System
 from kanrun.engine.least_squares import (
     ElementRows,
@@ -42,6 +42,8 @@ from kanrun.engine.splines import spline_values
 from kanrun.formulas.equations import Relation
 from kanrun.monitoring import time_limit_reached
 
+#: Quadrature rules of both variables for the residuals of equations.
+RULES = (GAUSS, GAUSS)
 #: Weight of conditions, relative to the equation. With a larger weight, the normal equations lose
 #: more digits; with a smaller one, conditions are satisfied less accurately.
 CONDITION_WEIGHT = 1e4
@@ -196,13 +198,46 @@ class TensorSpace:
         found: Array = np.einsum("xut,yut->uxy", x, y)
         return found
 
-    def places(self, rule: Rule, face: Face = ()) -> list[Places]:
-        """Return the nodes of a quadrature rule in both variables.
+    def places(self, rules: Sequence[Rule] = RULES, face: Face = ()) -> list[Places]:
+        """Return the nodes of a quadrature rule for each variable.
 
         A variable that is fixed on `face` has its fixed value instead.
         """
         fixed = dict(face)
-        return [axis.places(rule, fixed.get(number)) for number, axis in enumerate(self.axes)]
+        pairs = zip(self.axes, rules, strict=True)
+        return [axis.places(rule, fixed.get(number)) for number, (axis, rule) in enumerate(pairs)]
+
+    @property
+    def work(self) -> float:
+        """Number of multiplications of one factorisation of the normal equations."""
+        _, x, y = self.shape
+        is_cyclic = any(axis.periodic for axis in self.axes)
+        width = DEGREE * min(x, y) * self.unknowns * (1 + is_cyclic)
+        return float(self.size) * width**2
+
+    def evaluate(self, coefficients: Array, x: Array, y: Array, index: Sequence[int] = ()) -> Array:
+        """Evaluate a derivative of one unknown on the tensor grid of points `x` and `y`.
+
+        `coefficients` has the shape (functions of x, functions of y); `index` is the order of the
+        derivative in each variable. The result has the shape (points of x, points of y).
+        """
+        first, second = (*index, 0, 0)[:2]
+        along = self.axes[0].evaluate(coefficients, x, first)
+        return self.axes[1].evaluate(along.T, y, second).T
+
+    def moved(self, coefficients: Array, axes: Sequence[Space]) -> Array:
+        """Return the coefficients of the same functions on other axes, by least squares."""
+        for number, (old, new) in enumerate(zip(self.axes, axes, strict=True), 1):
+            if new is old:
+                continue
+            along = np.moveaxis(coefficients, number, 0)
+
+            def values(x: Array, old: Space = old, along: Array = along) -> Array:
+                return old.evaluate(along, x).reshape(len(x), -1)
+
+            found = new.project(values, 0).reshape(new.functions, *along.shape[1:])
+            coefficients = np.moveaxis(found, 0, number)
+        return coefficients
 
 
 class TensorProblem(Problem):
@@ -240,7 +275,7 @@ class TensorProblem(Problem):
 def patches(
     rows: Collocation,
     space: TensorSpace,
-    rule: Rule,
+    rules: Sequence[Rule] = RULES,
     solution: Field | None = None,
     equations: Sequence[Relation] | None = None,
     condition_weight: float = CONDITION_WEIGHT,
@@ -252,19 +287,19 @@ def patches(
     Args:
         rows: Collocation of the system.
         space: Space of the unknown functions.
-        rule: Quadrature rule in each interval.
+        rules: Quadrature rules of both variables, in each interval.
         solution: Approximate solution from which the units of the residuals are computed, or None.
         equations: Equations to use instead of those of the system.
         condition_weight: Weight of the conditions, relative to the equations.
     """
     system = rows.system
     found = list[tuple[Block, list[Places]]]()
-    inside = space.places(rule)
+    inside = space.places(rules)
     for relation in system.equations if equations is None else equations:
         found.append((block_at("equation", relation, inside), inside))
     for condition in system.conditions:
         for face in condition.faces:
-            places = space.places(rule, face)
+            places = space.places(rules, face)
             block = block_at("condition", condition.relation, places)
             found.append((replace(block, weight=condition_weight), places))
     blocks = rows.scaled([block for block, _ in found], solution)
@@ -320,7 +355,7 @@ def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
     if rows.system.is_linear:
         return best, taken
     weights = [
-        patches(rows, space, GAUSS, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
+        patches(rows, space, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
     ]
     for start in _starts(rows, space):
         found = start
@@ -348,7 +383,7 @@ def _starts(rows: Collocation, space: TensorSpace) -> Iterator[Array]:
     smooth = zeros = np.zeros(space.shape)
     for order in sorted({1, rows.system.order}, reverse=True):
         bends = rows.system.bends(order)
-        problem = TensorProblem(space, patches(rows, space, GAUSS, equations=bends))
+        problem = TensorProblem(space, patches(rows, space, equations=bends))
         state, _ = minimise(problem, LM, FINER, DAMPING)
         smooth = problem.coefficients(state.unknowns)
         yield smooth
