@@ -66,6 +66,9 @@ INTERVAL_GROWTH = (0.8, 1.5)
 FIRST_SLABS = 64.0
 #: The shortest allowed slab is the range of time divided by this number.
 MAX_SLABS = 1e20
+#: Length of the shortest allowed slab, in spacings of float64 numbers at its start. In a shorter
+#: slab, the points of the fit and of the audit would coincide.
+FEWEST_SPACINGS = 100.0
 #: Bounds of the ratio of the lengths of two successive slabs.
 SLAB_GROWTH = (0.2, 2.0)
 #: Fraction of the predicted length of the next slab that is used.
@@ -159,7 +162,7 @@ class Controller:
             if length * (1 + 1e-9) < remaining < 2 * length:  # Two slabs of equal length remain.
                 length = remaining / 2
             end = goal if remaining <= length * (1 + 1e-9) else march.end + length
-            if end <= march.end:
+            if end - march.end < FEWEST_SPACINGS * np.spacing(abs(march.end)):
                 break
             accepted, length = self._next_slab(end)
             if not accepted:

@@ -93,6 +93,13 @@ def test_estimates_are_close_to_errors(name, tolerance):
     assert 0.3 * error < march.estimate < 3 * error + 1e-13
 
 
+@pytest.mark.parametrize("formula", ["u_t = -1/(2*u)", "u_t = u^2"])
+def test_solution_stops_where_it_ceases_to_exist(formula):
+    found = solve(make({"t": [0, 2]}, formula, ["u = 1 at t=0"]), 1e-6)
+    assert found.solved_until == pytest.approx(1.0, abs=1e-6)
+    assert found.stopped == "slabs became too short"
+
+
 def test_estimates_carry_errors_that_grow_and_those_of_the_initial_values():
     system = make({"t": [0, 3]}, "u_t = 4*u - 3*exp(t)", ["u = 1 at t=0"])
     march = march_to_end(system, 1e-6, np.inf)
@@ -132,7 +139,7 @@ def test_derivatives_of_the_sixth_order():
     x, t = np.random.default_rng(0).random((2, 50)) * [[2 * np.pi], [0.05]]
     values = found.network(torch.as_tensor(np.stack([x, t], 1))).detach()[:, 0]
     np.testing.assert_allclose(values, np.exp(-t) * np.sin(x - t), atol=1e-8)
-    with pytest.raises(UsageError, match="order 7; at most 6"):
+    with pytest.raises(UsageError, match="order 7; the order can be at most 6"):
         Vocabulary(("x", "t"), ("u",)).derivative("u_xxxxxxt")
 
 
