@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.reshaping import prune_on_validation
 from kanrun.engine.symbolic import (
+    LARGEST_SAMPLE,
     Graph,
     SearchData,
     SearchPolicy,
@@ -221,6 +222,10 @@ def problems_in(
         dataset = replace(dataset, input_scaling=inputs, output_scaling=outputs)
     count = len(dataset.target.outputs)
     notes = _notes(dataset)
+    rows = len(dataset.train)
+    if network is None and rows > LARGEST_SAMPLE:
+        text = f"formulas are compared on {LARGEST_SAMPLE:,} of the {rows:,} rows and fitted to all"
+        notes.append(Note(text))
     problems = [_problem(dataset, index, cfg, network) for index in range(count)]
     return [replace(problems[0], notes=(*notes, *problems[0].notes)), *problems[1:]]
 

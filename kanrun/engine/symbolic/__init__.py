@@ -44,6 +44,7 @@ from kanrun.engine.symbolic.snapping import (
     partly_symbolic,
     refine_to_formula,
 )
+from kanrun.engine.symbolic.sparse import LARGEST_SAMPLE
 from kanrun.engine.symbolic.symmetries import errors_are_relative
 from kanrun.engine.symbolic.written_numbers import (
     as_written,

@@ -63,6 +63,11 @@ class WorkCosts:
         """Return the units for evaluating a graph with `edges` edges, `splines` of them splines."""
         return (edges + (SPLINE - 1) * splines) * (self.edge + self.value * points)
 
+    def solved(self, rows: int, columns: int) -> float:
+        """Return the units for a least-squares solution, or a factorisation, of a matrix."""
+        each = self.value / 4 + self.product * LEAST_SQUARES * columns
+        return 3 * self.edge + rows * columns * each
+
     def linearised(self, edges: int, parameters: int, points: int) -> float:
         """Return the units for computing the slopes and the Jacobian of a graph."""
         return self.slopes * edges + self.entry * points * (parameters + edges)

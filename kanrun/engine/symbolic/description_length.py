@@ -51,6 +51,8 @@ class TemplateFitting:
     def values(self, constants: Array) -> Array:
         """Return the weighted values (N,) of the template; nan where they are not real."""
         template = self.template
+        parts = len(self._bases) + sum(map(len, self._arguments))
+        count_work(COSTS.edge * (2 + parts) + COSTS.value / 2 * self.y.size * parts)
         inner = iter(constants[len(template.above) + len(template.below) :].tolist())
         rows = []
         for term, base, arguments in zip(
@@ -82,7 +84,6 @@ class TemplateFitting:
     def run(self, steps: int = _STEPS) -> Fitted | None:
         """Fit the constants; return None if values or derivatives are not finite."""
         constants = self.template.constants
-        count_work(COSTS.trial * (1 + len(constants)) * 2)
         with np.errstate(all="ignore"):
             value = self.values(constants)
             loss = _squares(value - self.y)
@@ -95,7 +96,7 @@ class TemplateFitting:
                 norms = np.linalg.norm(jacobian, axis=0)
                 if not (np.isfinite(norms).all() and norms.all()):
                     return None
-                count_work(COSTS.entry * self.y.size * (1 + len(constants)) ** 2)
+                count_work(5 * COSTS.edge + COSTS.solved(self.y.size, len(constants)))
                 q, r = np.linalg.qr(jacobian / norms)
                 residual = q.T @ (self.y - value)
                 gained = False
@@ -150,6 +151,7 @@ class Fitted:
         template = fit.template.with_constants(constants)
         y = fit.y
         jacobian = fit.jacobian(constants, value)
+        count_work(COSTS.step + 2 * COSTS.solved(fit.y.size, len(constants)))
         norms = np.linalg.norm(jacobian, axis=0)
         if not (np.isfinite(norms).all() and norms.all()) or len(y) <= len(constants) + 2:
             return None

@@ -21,9 +21,9 @@ from kanrun.engine.symbolic.candidates import (
 )
 from kanrun.engine.symbolic.edge_functions import Symbolic, flat, standardised
 from kanrun.engine.symbolic.graph import ROUNDING, Edge, EdgeMatch, Graph
+from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.regression import covered
 
 #: Largest number of samples of an edge that are used.
 _POINTS = 120

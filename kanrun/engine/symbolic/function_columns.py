@@ -210,6 +210,7 @@ def scales(
         middle: Median absolute value of z.
         fastest: Largest range of c z in sines and cosines (radians).
     """
+    count_work(5 * COSTS.edge)
     low = float(z.min())
     high = float(z.max())
     if function is ONE_PLUS:
@@ -268,24 +269,7 @@ def halves(value: float, steps: int = EXPONENT_STEPS) -> Fraction:
 
 def log_columns(function: Candidate, z: Array, grid: Array) -> Array:
     """Return log |F(c z)|, shape (N, scales), for the scales c in `grid`; nan if not defined."""
+    count_work(3 * COSTS.edge + 0.6 * COSTS.value * z.size * len(grid))
     with np.errstate(all="ignore"):
         values = function.value(np.multiply.outer(z, grid))
         return np.asarray(np.log(np.abs(values)))
-
-
-def gains_of_pairs(gram: Array, first: Array, second: Array, largest: float) -> Array:
-    """Return the sum of squares of a target that each pair of unit columns explains, shape (M, L).
-
-    Args:
-        gram: Inner products of M columns with L columns, shape (M, L).
-        first: Inner products of the M columns with the target, shape (M,).
-        second: Inner products of the L columns with the target, shape (L,).
-        largest: Two columns count as equal if the absolute value of their inner product is at least
-            this; the result is then -1.
-    """
-    a = first[:, None]
-    b = second[None, :]
-    with np.errstate(all="ignore"):
-        gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
-    gain[~(np.abs(gram) < largest)] = -1
-    return np.asarray(gain)

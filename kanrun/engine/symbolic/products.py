@@ -27,11 +27,11 @@ from kanrun.engine.symbolic.function_columns import (
     Column,
     Sample,
     arguments,
-    gains_of_pairs,
     halves,
     log_columns,
     scales,
 )
+from kanrun.engine.symbolic.pairs import explained_by_pairs
 from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomial, Template, Term
 
 #: Largest number of monomials that are arguments of functions.
@@ -54,16 +54,19 @@ _ZOOMED = 7
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
 )
-#: Approximate number of columns that are projected at once, to limit memory.
-_BATCH = 1000
-#: Largest number of columns that are kept.
+#: Approximate number of values that are projected at once, so that they fit into the processor's
+#: cache.
+_BATCH = 200_000
+#: Largest number of columns among which pairs are chosen.
 _COLUMNS = 8000
 #: Exponents of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
 #: Number of exponents of each function for which the scale is refined.
 _POWERS_KEPT = 8
-#: Unit columns, which are stored in single precision.
-Single = NDArray[np.float32]
+#: Smallest part of a column's norm that the inputs must leave.
+_LEFT = 1e-6
+#: Two columns count as parallel if one leaves less than this fraction of the other's squared norm.
+_PARALLEL = 2e-4
 
 
 class Products:
@@ -73,7 +76,6 @@ class Products:
         self.sample = sample
         self.target = sample.projected((sample.log_y * sample.log_weights)[:, None])[:, 0]
         self.columns: list[Column] = []
-        self.values: Single = np.zeros((len(sample.y), 0), dtype=np.float32)
 
     def power_laws(self) -> list[Template]:
         """Return power laws whose exponents are near the least-squares exponents.
@@ -128,28 +130,32 @@ class Products:
         return [Template(IDENTITY_TRANSFORM, Term(1.0), (Term(coefficient, monomial, factors),))]
 
     def build(self) -> None:
-        """Compute all columns, project out the inputs, and keep the columns that explain most."""
-        sample = self.sample
+        """Find the columns that explain most of log |y| in addition to the inputs, best first."""
+        ranked: list[tuple[float, int, Column]] = []
+        for columns, logs in self._batches():
+            good, unit = self._projected(logs)
+            gains = (self.target @ unit) ** 2
+            for i, gain in zip(good.tolist(), gains.tolist(), strict=True):
+                ranked.append((-gain, len(ranked), columns[i]))
+        self.columns = [column for *_, column in sorted(ranked)[:_COLUMNS]]
+
+    def _batches(self) -> Iterator[tuple[list[Column], Array]]:
+        """Yield all columns with their values (N, columns), about `_BATCH` values at once."""
         coordinates = self.sample.coordinates
-        plain = [((i, Fraction(1)),) for i in range(sample.inputs, len(coordinates.atoms))]
+        first = self.sample.inputs
+        plain = [((i, Fraction(1)),) for i in range(first, len(coordinates.atoms))]
         columns = [Column(None, monomial, 1.0) for monomial in plain]
-        logs = [coordinates.logs[sample.inputs :].T]
-        found: list[tuple[list[Column], Single, Array]] = []
+        logs = [coordinates.logs[first:].T]
         for place, monomial in enumerate(self._arguments()):
-            for column, values in self._of_argument(monomial, place < _WAVE_ARGUMENTS):
-                columns += column
+            for more, values in self._of_argument(monomial, place < _WAVE_ARGUMENTS):
+                columns += more
                 logs.append(values)
-            if len(columns) > _BATCH:
-                found.append(self._explaining(columns, np.hstack(logs)))
-                columns = []
-                logs = []
-        if columns or not found:
-            found.append(self._explaining(columns, np.hstack(logs)))
-        gains = np.concatenate([gain for *_, gain in found])
-        every = [column for part, *_ in found for column in part]
-        order = np.argsort(-gains)[:_COLUMNS]
-        self.columns = [every[i] for i in order]
-        self.values = np.hstack([values for _, values, _ in found])[:, order]
+                if len(columns) * len(self.target) > _BATCH:
+                    yield columns, np.hstack(logs)
+                    columns = []
+                    logs = []
+        if columns:
+            yield columns, np.hstack(logs)
 
     def _arguments(self) -> list[Monomial]:
         coordinates = self.sample.coordinates
@@ -174,21 +180,28 @@ class Products:
             good = np.isfinite(table).all(axis=0)
             yield [Column(function, monomial, c) for c in grid[good].tolist()], table[:, good]
 
-    def _explaining(self, columns: list[Column], logs: Array) -> tuple[list[Column], Single, Array]:
-        """Project out the inputs, and drop columns of which nothing is left.
+    def _projected(self, logs: Array) -> tuple[NDArray[np.intp], Array]:
+        """Project the inputs out of columns (N, columns), and drop those of which nothing is left.
 
         Returns:
-            The columns that remain, their projections scaled to length 1 (N, columns), and the sum
-            of squares of log |y| that each explains (columns,).
+            The indices of the columns that remain, and their projections, scaled to length 1.
         """
-        count_work(COSTS.value * 3 * logs.size)
+        count_work(COSTS.value * logs.size)
         raw = logs * self.sample.log_weights[:, None]
         rest = self.sample.projected(raw)
         norms = np.sqrt(np.einsum("nk,nk->k", rest, rest))
-        good = np.flatnonzero(norms > 1e-6 * np.sqrt(np.einsum("nk,nk->k", raw, raw)))
-        unit = rest[:, good] / norms[good]
-        gains = (self.target @ unit) ** 2
-        return [columns[i] for i in good], unit.astype(np.float32), gains
+        good = np.flatnonzero(norms > _LEFT * np.sqrt(np.einsum("nk,nk->k", raw, raw)))
+        return good, rest[:, good] / norms[good]
+
+    def _log(self, column: Column) -> Array:
+        """Return the values (N,) of a column; nan where it is not defined."""
+        coordinates = self.sample.coordinates
+        if column.function is None:
+            return coordinates.log_size(column.monomial)
+        z = coordinates.value(column.monomial)
+        if column.is_exponential:
+            return z * column.scale
+        return log_columns(column.function, z, np.array([column.scale]))[:, 0]
 
     def singles(self) -> Iterator[Template]:
         """Yield products with one function, whose scale is refined for each exponent tried."""
@@ -213,16 +226,12 @@ class Products:
             column with the refined scale, and the exponent.
         """
         sample = self.sample
-        z = self.sample.coordinates.value(column.monomial)
         if column.function is None or column.is_exponential:
-            log = (
-                z * column.scale
-                if column.is_exponential
-                else sample.coordinates.log_size(column.monomial)
-            )
+            log = self._log(column)
             power = self._solve([log])[-1]
             powers = [power] if column.is_exponential else [float(p) for p in _near(power)]
             return [(*self._rest(log * p), column, p) for p in powers]
+        z = sample.coordinates.value(column.monomial)
         grid = column.scale * np.geomspace(0.4, 2.5, _FINER)
         if column.function is ONE_PLUS and (low := float((column.scale * z).min())) < 0:
             # The argument must stay above -1.
@@ -236,9 +245,9 @@ class Products:
                 near = scale * np.linspace(1 - width, 1 + width, _ZOOMED)
                 power = np.array([POWERS[k]])
                 scale = float(near[self._losses(column.function, z, near, power)[0].argmin()])
-            log = log_columns(column.function, z, np.array([scale]))[:, 0]
+            chosen = Column(column.function, column.monomial, scale)
+            log = self._log(chosen)
             if np.isfinite(log).all():
-                chosen = Column(column.function, column.monomial, scale)
                 found.append((*self._rest(log * POWERS[k]), chosen, POWERS[k]))
         return found
 
@@ -248,7 +257,7 @@ class Products:
         A loss is the weighted sum of squared residuals minus the squares of the target, which are
         the same for all. It is inf if the function is not defined at a point.
         """
-        count_work(COSTS.value * z.size * (len(grid) + 2 * len(powers)))
+        count_work(5 * COSTS.edge)
         logs = log_columns(function, z, grid)
         finite = np.isfinite(logs).all(axis=0)
         rest = self.sample.projected(logs[:, finite] * self.sample.log_weights[:, None])
@@ -260,6 +269,7 @@ class Products:
     def _solve(self, logs: Sequence[Array]) -> Array:
         sample = self.sample
         rows = np.column_stack([sample.base, *(log * sample.log_weights for log in logs)])
+        count_work(COSTS.solved(*rows.shape))
         goal = sample.log_y * sample.log_weights
         return np.asarray(np.linalg.lstsq(rows, goal, rcond=1e-12)[0])
 
@@ -271,6 +281,7 @@ class Products:
             exponents before rounding (inputs,).
         """
         sample = self.sample
+        count_work(COSTS.solved(*sample.base.shape))
         goal = (sample.log_y - part) * sample.log_weights
         exponents = np.linalg.lstsq(sample.base, goal, rcond=1e-12)[0]
         rounded = np.round(exponents[1:] * EXPONENT_STEPS) / EXPONENT_STEPS
@@ -296,17 +307,17 @@ class Products:
         """Yield products with two functions."""
         if len(self.columns) < 2:
             return
-        index = self._spread()
-        values = self.values[:, index].astype(np.float64)
-        gram = values.T @ values
-        share = values.T @ self.target
-        count_work(COSTS.pair * gram.size + COSTS.product * values.size * len(index))
-        gain = gains_of_pairs(gram, share, share, 0.9999)
-        rows, columns = np.triu_indices(len(index), 1)
-        order = np.argsort(-gain[rows, columns])
+        good, values = self._projected(np.stack([self._log(each) for each in self.columns], axis=1))
+        columns = [self.columns[i] for i in good]
+        index = self._spread(columns, values)
+        chosen = values[:, index].T
+        share = chosen @ self.target
+        gain = explained_by_pairs(chosen, share, chosen, share, _PARALLEL)
+        first, second = np.triu_indices(len(index), 1)
+        order = np.argsort(-gain[first, second])
         seen: set[object] = set()
         for k in order.tolist():
-            pair = [self.columns[index[rows[k]]], self.columns[index[columns[k]]]]
+            pair = [columns[index[first[k]]], columns[index[second[k]]]]
             key = tuple((c.function and c.function.name, c.monomial, c.scale > 0) for c in pair)
             if key in seen:
                 continue
@@ -315,11 +326,15 @@ class Products:
                 return
             yield from self._pair(pair)
 
-    def _spread(self) -> list[int]:
+    def _spread(self, columns: Sequence[Column], values: Array) -> list[int]:
         """Return indices of columns whose pairs are compared.
 
         These are the columns that explain most, alone or in addition to one of the best columns. At
         most four columns have the same function and monomial.
+
+        Args:
+            columns: The columns, best first.
+            values: Their projections, scaled to length 1, shape (N, columns).
         """
         counts: dict[object, int] = {}
         chosen: list[int] = []
@@ -327,7 +342,7 @@ class Products:
         def take(order: Sequence[int], most: int) -> None:
             taken = 0
             for i in order:
-                column = self.columns[i]
+                column = columns[i]
                 key = column.function and column.function.name, column.monomial
                 if i not in chosen and counts.get(key, 0) < 4:
                     counts[key] = counts.get(key, 0) + 1
@@ -336,28 +351,20 @@ class Products:
                 if taken >= most:
                     return
 
-        take(range(len(self.columns)), _PAIRED // 2)
+        take(range(len(columns)), _PAIRED // 2)
         for best in chosen[:20:4]:
-            first = self.values[:, best]
+            count_work(COSTS.value * values.size / 10)
+            first = values[:, best]
             rest = self.target - first * float(first @ self.target)
-            cross = first @ self.values
+            cross = first @ values
             with np.errstate(all="ignore"):
-                gain = (rest @ self.values) ** 2 / (1 - cross**2)
+                gain = (rest @ values) ** 2 / (1 - cross**2)
             gain[~(np.abs(cross) < 0.999)] = 0
             take(np.argsort(-gain).tolist(), _PAIRED // 10)
         return chosen
 
     def _pair(self, pair: Sequence[Column]) -> Iterator[Template]:
-        sample = self.sample
-        logs = []
-        for column in pair:
-            z = sample.coordinates.value(column.monomial)
-            if column.function is None:
-                logs.append(sample.coordinates.log_size(column.monomial))
-            elif column.is_exponential:
-                logs.append(z * column.scale)
-            else:
-                logs.append(log_columns(column.function, z, np.array([column.scale]))[:, 0])
+        logs = [self._log(column) for column in pair]
         solved = self._solve(logs)
         options = [
             [float(power)] if column.is_exponential else [float(p) for p in _near(float(power))]
@@ -398,6 +405,7 @@ def _on_values(sample: Sample, start: Array) -> Array:
             rows = logs * (value / sizes)[:, None]
             if not np.isfinite(rows).all():
                 return start
+            count_work(COSTS.solved(*rows.shape))
             move = np.linalg.lstsq(rows, (goal - value) / sizes, rcond=1e-9)[0]
             exponents = exponents + np.clip(move, -1, 1)
             if np.abs(move).max() < 1e-4:

@@ -17,7 +17,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, combination, input_names, input_symbols
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import EXACT, SearchData
@@ -222,7 +222,7 @@ def _sudden(
         above = powers(len(counts) - 1)
         columns = _columns(x, y, above, below) / unit
         columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
-        count_work(2 * COSTS.product * columns.size * columns.shape[1])
+        count_work(COSTS.solved(*columns.shape))
         # Entries from k on of the last column are what the first k columns leave of the goal.
         triangle = np.asarray(np.linalg.qr(columns, mode="r"))
         rest = triangle[:, -1]
@@ -350,7 +350,7 @@ def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
     kept = np.arange(columns.shape[1])
 
     def solve(chosen: NDArray[np.intp]) -> Array | None:
-        count_work(COSTS.product * LEAST_SQUARES * len(y) * len(chosen) ** 2)
+        count_work(COSTS.solved(len(y), len(chosen)))
         found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
         left = float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2)))
         return found if left <= allowed else None

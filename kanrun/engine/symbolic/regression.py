@@ -1,9 +1,8 @@
 """Sparse regression: explain values by sums of few terms of a dictionary.
 
 The values are y, or a function of y such as 1/y or log |y|, optionally divided by a weight first.
-Least squares over all pairs of terms needs only correlations of terms, so a million pairs take
-about a second. Quotients of two sums are linear as well: each term of the denominator is multiplied
-by the values.
+All pairs of terms are compared at once. Quotients of two sums are linear as well: each term of the
+denominator is multiplied by the values.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from functools import partial
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import (
     IDENTITY,
     TABLE,
@@ -25,6 +24,7 @@ from kanrun.engine.symbolic.candidates import (
     combination,
 )
 from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects, expand_dictionary
+from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.problem import SearchData
 
 #: Largest number of points at which terms are compared.
@@ -48,14 +48,6 @@ _EXACT_SUM = 1e-10
 _EXACT = 1e-11
 #: Number of the first functions of y that are regressed as quotients.
 _QUOTIENTS = 3
-#: Number of pairs that are compared at once, so that they fit into the processor's cache.
-_BLOCK = 100_000
-#: Smallest number of terms that are compared with all others at once.
-_ROWS = 32
-#: An entry is dropped if the fixed terms leave less than this fraction of its norm.
-_LEFT = 1e-8
-#: A pair is dropped if one entry leaves less than this fraction of the other's squared norm.
-_APART = 1e-7
 
 
 @dataclass(frozen=True)
@@ -193,7 +185,7 @@ def solve_terms(
     t = transform.values
     below = above.chosen([]) if below is None else below
     columns = len(above) + len(below) + 1
-    count_work(COSTS.step + COSTS.product * LEAST_SQUARES * t.size * columns**2)
+    count_work(COSTS.step + COSTS.solved(t.size, columns))
     under = below.values
     design = np.stack([*above.values, *(under * t), np.ones_like(t)], axis=1)
     weighted = design * transform.rows[:, None]
@@ -250,129 +242,6 @@ def nearest_sums(
     for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=floor):
         above, below = ([i], [j]) if quotients else ([i, j], [])
         yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
-
-
-def nearest_pairs(
-    y: Array,
-    entries: Array,
-    fixed: Array,
-    kept: int,
-    *,
-    others: Array | None = None,
-    floor: float = 0.0,
-) -> list[tuple[float, int, int]]:
-    """Return the pairs of entries that explain y best.
-
-    For unit columns with the correlations p with y and g with each other, a pair leaves the
-    fraction 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the variance unexplained.
-
-    Args:
-        y: Values to explain, shape (N,).
-        entries: Values of the entries, shape (M, N).
-        fixed: Rows (K, N) that are part of every sum.
-        kept: Number of pairs.
-        others: Entries among which the second of a pair is; by default `entries`.
-        floor: Pairs that leave a smaller fraction count as equally good; among these, the pairs
-            with the smallest indices are best.
-
-    Returns:
-        Tuples (fraction left, i, j), best first.
-    """
-    q = np.linalg.qr(fixed.T)[0]
-    rest = y - q @ (q.T @ y)
-    total = float(np.linalg.norm(rest))
-    is_same = others is None
-    use, left = _directions(entries, q)
-    others_use, right = (use, left) if others is None else _directions(others, q)
-    if total == 0.0 or min(use.size, others_use.size) < 2:
-        return []
-    p = left @ (rest / total)
-    s = right @ (rest / total)
-    step = max(_BLOCK // others_use.size, _ROWS)
-    best: list[tuple[float, int, int]] = []
-    least = 1.0
-    last = np.inf
-    for start in range(0, use.size, step):
-        skipped = start if is_same else 0
-        rows = slice(start, start + step)
-        if least <= floor and use[start] + others_use[skipped] >= last:
-            break  # later pairs are at most equally good, and have larger indices
-        explained = _explained(left[rows], p[rows], right[skipped:], s[skipped:])
-        if is_same:
-            explained[np.tril_indices(len(explained), m=explained.shape[1])] = -np.inf
-        row, column = np.nonzero(explained >= 1 - least)
-        loss = np.maximum(1 - explained[row, column], floor)
-        most = np.partition(loss, kept)[kept] if len(loss) > kept else 1.0
-        few = np.flatnonzero(loss <= most)
-        i = use[row[few] + start]
-        j = others_use[column[few] + skipped]
-        best += zip(loss[few].tolist(), i.tolist(), j.tolist(), strict=True)
-        best = sorted(best, key=lambda each: (each[0], each[1] + each[2]))[:kept]
-        if len(best) == kept:
-            least = best[-1][0]
-            last = sum(best[-1][1:])
-    return best
-
-
-def _explained(left: Array, p: Array, right: Array, s: Array) -> Array:
-    """Return the fraction of the variance that each pair of unit rows explains, shape (M, L).
-
-    Args:
-        left: First rows of the pairs, shape (M, N).
-        p: Correlations of the first rows with the values, shape (M,).
-        right: Second rows of the pairs, shape (L, N).
-        s: Correlations of the second rows with the values, shape (L,).
-
-    Returns:
-        The fractions; -inf for two rows that are parallel.
-    """
-    count_work(len(p) * len(s) * (COSTS.pair + COSTS.product * left.shape[1]))
-    gram = left @ right.T
-    explained = gram * s
-    np.subtract(p[:, None], explained, out=explained)
-    explained *= explained
-    gram *= gram
-    apart = np.subtract(1, gram, out=gram)
-    is_one_direction = apart < _APART
-    explained /= np.maximum(apart, _APART, out=apart)
-    explained += s**2
-    explained[is_one_direction] = -np.inf
-    return np.asarray(explained)
-
-
-def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
-    """Regress `values` on each entry in addition to a fixed basis.
-
-    Args:
-        values: Values to explain, shape (N,).
-        entries: Values of the entries, shape (M, N).
-        basis: Orthonormal columns (N, K) that are part of every regression.
-
-    Returns:
-        The sum of squares that each entry explains in addition to the basis (M,), and its
-        coefficient (M,). They are -inf and 0 for an entry in the span of the basis.
-    """
-    count_work(entries.size * (COSTS.value + COSTS.product * basis.shape[1]))
-    left = entries - (entries @ basis) @ basis.T
-    power = np.einsum("mn,mn->m", left, left)
-    both = left @ (values - basis @ (basis.T @ values))
-    usable = power > _LEFT**1.5 * np.einsum("mn,mn->m", entries, entries)
-    power = np.where(usable, power, 1.0)
-    return np.where(usable, both**2 / power, -np.inf), np.where(usable, both / power, 0.0)
-
-
-def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
-    """Project entries (M, N) onto the orthogonal complement of the columns of q (N, K).
-
-    Returns:
-        The indices of the entries that are not in the span of q, and their projections, scaled to
-        length 1, shape (indices, N).
-    """
-    count_work(entries.size * (COSTS.term_value + COSTS.product * q.shape[1]))
-    left = entries - (entries @ q) @ q.T
-    norm = np.linalg.norm(left, axis=1)
-    use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))
-    return use, left[use] / norm[use, None]
 
 
 def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator[sympy.Expr]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from kanrun.engine.symbolic.budget import Budget, WorkSpent
+from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import ROUNDING, Fitted, TemplateFitting
 from kanrun.engine.symbolic.function_columns import Sample, functions_for
@@ -48,6 +48,8 @@ _SUM = 38.0
 _SUM_OF_FUNCTIONS = 48.0
 #: Typical number of bits of a short product with two functions.
 _PAIR = 52.0
+#: Largest number of points in sparse regressions. More points take proportionally more work.
+LARGEST_SAMPLE = 2000
 #: Fraction of the budget of a search that sparse regressions may use.
 _FRACTION = 0.6
 
@@ -100,7 +102,9 @@ def smooth_columns(x: Array) -> Array:
             columns += [t * other for other in lines]
             lines.append(t)
             waves += [wave(k * t) for k in _FAST for wave in (np.sin, np.cos)]
-    return np.column_stack([*columns, *waves])[:, : max(1, len(x) // 4)]
+    every = [*columns, *waves][: max(1, len(x) // 4)]
+    count_work(COSTS.value * len(every) * len(x))
+    return np.column_stack(every)
 
 
 def is_noise(residual: Array, value: Array, columns: Array) -> bool:
@@ -113,6 +117,7 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
     """
     size = np.abs(value) / (np.abs(value).max() or 1.0)
     rows = np.column_stack([columns, size, np.sqrt(size)])
+    count_work(2 * COSTS.solved(*rows.shape))
     q = np.linalg.svd(rows / np.linalg.norm(rows, axis=0), full_matrices=False)[0]
     inside = float(np.sum((q.T @ residual) ** 2))
     total = float(residual @ residual)
@@ -130,6 +135,7 @@ def first_noise(y: Array, columns: Array) -> float:
     """
     shares = np.array([0.1, 0.25, 0.5])
     sizes = np.quantile(np.abs(y), shares) / stats.norm.isf((1 - shares) / 2)
+    count_work(COSTS.solved(*columns.shape))
     rest = y - columns @ np.linalg.lstsq(columns, y, rcond=1e-10)[0]
     left = float(np.sqrt(rest @ rest / max(len(y) - columns.shape[1], 1)))
     return float(max(min(left, *sizes.tolist()), 1e-3 * np.std(y)))
@@ -153,7 +159,7 @@ class SparseSearch:
     """A search by sparse regressions: its stages, and the ranking of the fitted templates."""
 
     def __init__(self, problem: SearchProblem) -> None:
-        points = problem.data.all_points
+        points = problem.data.all_points.spread(LARGEST_SAMPLE)
         self.part = _FRACTION * problem.policy.budget
         self.x = points.x
         self.y = points.y

@@ -26,11 +26,11 @@ from kanrun.engine.symbolic.function_columns import (
     WAVES,
     Sample,
     arguments,
-    gains_of_pairs,
     halves,
     monomials,
     scales,
 )
+from kanrun.engine.symbolic.pairs import APART, BLOCK, explained_by_pairs
 from kanrun.engine.symbolic.templates import (
     IDENTITY_TRANSFORM,
     LOGARITHM,
@@ -63,6 +63,8 @@ _ELIMINATED = (40, 120, 250)
 _ROWS = 4.0
 #: A sine and a cosine may be combined if their frequencies differ by at most this fraction.
 _ONE_FREQUENCY = 0.25
+#: Fraction of the squares of the target that rounding may leave when pairs are compared.
+_ROUNDING = 1e-12
 #: Largest number of terms of a sum.
 _MOST_TERMS = 12
 #: Significance level of the F test for a slope of log |y| that is not constant.
@@ -109,6 +111,7 @@ def constant_slopes(sample: Sample) -> Monomial:
     def rest(inputs: Sequence[int]) -> tuple[float, int, Array]:
         rows = np.column_stack([np.ones(len(goal)), *scaled, *columns(inputs)])[:, : len(goal) // 3]
         rows = rows * weights[:, None]
+        count_work(COSTS.solved(*rows.shape))
         solved, _, rank, _ = np.linalg.lstsq(rows, goal, rcond=1e-9)
         left = goal - rows @ solved
         return float(left @ left), int(rank), solved
@@ -193,6 +196,7 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
                 beside = [*bases, *(damped if function.name in WAVES else [])]
                 if function.name in WAVES and factor.scale * np.ptp(z) > FAST[0]:
                     beside = bases[:1]
+                count_work(len(beside) * (COSTS.edge + COSTS.value / 5 * z.size))
                 found += [
                     (Term(1.0, term.monomial, (*term.factors, factor)), base * value, total + bits)
                     for term, base, bits in beside
@@ -216,6 +220,7 @@ def _factors_of(
         grid = np.array([1.0]) if z.min() > 0 else np.zeros(0)
     for scale, power in itertools.product(grid.tolist(), powers):
         factor = Factor(function, monomial, power, scale)
+        count_work(4 * COSTS.edge + COSTS.value * z.size)
         with np.errstate(all="ignore"):
             value = factor.value(z)
         if np.isfinite(value).all() and np.ptp(value) > 0:
@@ -286,10 +291,12 @@ class Sums:
         weights = np.where(good, weights, 0.0)
         self.weights = weights / (weights.max() or 1.0)
         self.target = np.where(good, target, 0.0) * self.weights
+        self.usable = self.usable and bool(self.target.any())
         self.terms = dictionary.terms
         self.bits = dictionary.bits
         if not self.usable:
             return
+        count_work(COSTS.value * dictionary.values.size)
         columns = dictionary.values * self.weights
         with np.errstate(over="ignore"):  # Terms whose norm overflows are left out.
             norms = np.linalg.norm(columns, axis=1)
@@ -314,6 +321,7 @@ class Sums:
 
     def _solved(self, chosen: Sequence[int]) -> tuple[float, Array]:
         rows = self.columns[list(chosen)].T
+        count_work(COSTS.solved(*rows.shape))
         solved = np.linalg.lstsq(rows, self.target, rcond=1e-13)[0]
         rest = self.target - rows @ solved
         return float(rest @ rest), solved
@@ -336,24 +344,36 @@ class Sums:
                 continue  # a function of terms that take two values
             yield self.template(chosen, self._solved(chosen)[1])
 
-    def _score(self, rest: Array, bits: Array) -> Array:
+    def _score(self, rest: Array, bits: Array, least: float = 1e-26) -> Array:
+        """Return the bits of sums that leave the sums of squares `rest`.
+
+        Sums that leave less than the fraction `least` of the target count as equally good.
+        """
         total = float(self.target @ self.target)
-        return np.asarray(self.half * np.log2(np.maximum(rest / total, 1e-26)) + bits)
+        return np.asarray(self.half * np.log2(np.maximum(rest / total, least)) + bits)
 
     def _pairs(self) -> list[tuple[int, ...]]:
         first = min(_FIRST, len(self.terms))
         share = self.columns @ self.target
-        gram = self.columns[:first] @ self.columns.T
-        count_work(COSTS.product * gram.size * len(self.target) + COSTS.pair * gram.size)
-        gain = gains_of_pairs(gram, share[:first], share, 1 - 1e-9)
         total = float(self.target @ self.target)
-        rest = np.maximum(total - gain, 1e-12 * total)
-        score = self.half * np.log2(rest / total) + self.bits[:first, None] + self.bits[None, :]
-        rows = np.arange(first)[:, None]
-        score[np.arange(len(self.terms))[None, :] <= rows] = np.inf
-        flat = np.argpartition(score.ravel(), min(4 * _PAIRS, score.size - 1))[: 4 * _PAIRS]
-        flat = flat[np.argsort(score.ravel()[flat])]
-        return self._distinct([tuple(map(int, divmod(k, len(self.terms)))) for k in flat.tolist()])
+        best = list[tuple[float, int, int]]()
+        step = max(BLOCK // len(self.terms), 1)
+        for start in range(0, first, step):
+            rows = slice(start, min(start + step, first))
+            later = slice(start, None)
+            gain = explained_by_pairs(
+                self.columns[rows], share[rows], self.columns[later], share[later], APART
+            )
+            bits = self.bits[rows, None] + self.bits[later]
+            score = self._score(total - gain, bits, _ROUNDING)
+            score[np.tril_indices(len(score), m=score.shape[1])] = np.inf
+            count_work(COSTS.value * score.size)
+            nearest = np.argpartition(score.ravel(), min(4 * _PAIRS, score.size - 1))[: 4 * _PAIRS]
+            i, j = np.divmod(nearest, score.shape[1])
+            scores = score.ravel()[nearest].tolist()
+            best += zip(scores, (i + start).tolist(), (j + start).tolist(), strict=True)
+            best = sorted(best)[: 4 * _PAIRS]
+        return self._distinct([(i, j) for _, i, j in best])
 
     def _waves(self) -> list[tuple[int, ...]]:
         """Return the best sums of a constant and the sine and cosine of one argument.
@@ -392,13 +412,13 @@ class Sums:
     def _longer(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         found: dict[frozenset[int], float] = {}
         for chosen in choices:
+            count_work(COSTS.value / 4 * self.columns.size + COSTS.value * 5 * len(self.columns))
             q = np.linalg.qr(self.columns[list(chosen)].T)[0]
             rest = self.target - q @ (q.T @ self.target)
             norms = 1 - np.sum((self.columns @ q) ** 2, axis=1)
             with np.errstate(all="ignore"):
                 gain = (self.columns @ rest) ** 2 / norms
             gain[~(norms > 1e-9)] = 0
-            count_work(COSTS.product * self.columns.size * (1 + len(chosen)))
             left = np.maximum(float(rest @ rest) - gain, 0)
             score = self._score(left, self.bits + self.bits[list(chosen)].sum())
             for k in np.argsort(score)[:4].tolist():
@@ -416,7 +436,7 @@ class Sums:
         found = list[tuple[int, ...]]()
         while len(kept) > 2:
             rows = self.columns[kept].T
-            count_work(COSTS.product * rows.size * len(kept) * 2)
+            count_work(COSTS.solved(*rows.shape))
             q, r = np.linalg.qr(rows)
             if np.abs(np.diag(r)).min() < 1e-11:
                 kept = [i for i, d in zip(kept, np.abs(np.diag(r)), strict=True) if d >= 1e-11]

@@ -18,6 +18,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate, input_symbols, number
 
 #: Bits of an operation in a formula.
@@ -73,6 +74,7 @@ class Coordinates:
 
     def __init__(self, atoms: Sequence[Atom]) -> None:
         self.atoms = list(atoms)
+        count_work(COSTS.value * sum(atom.values.size for atom in atoms))
         values = np.array([atom.values for atom in atoms])
         floor = [0.1 * np.min(np.abs(v[v != 0]), initial=np.inf) for v in values]
         self.sizes = np.maximum(np.abs(values), np.where(np.isfinite(floor), floor, 1.0)[:, None])
@@ -128,6 +130,7 @@ class Coordinates:
     def value(self, monomial: Monomial) -> Array:
         """Return the values (N,) of a monomial."""
         result = np.ones(self.values.shape[1])
+        count_work(2 * COSTS.edge + COSTS.value / 2 * result.size * len(monomial))
         for i, p in monomial:
             if p.denominator > 1:
                 result = result * np.exp(float(p) * self.logs[i])

@@ -10,8 +10,10 @@ from made_graphs import one_edge
 from kanrun import interpret
 from kanrun.engine.symbolic import budget as budget_module
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, work_done
-from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.candidates import choose
+from kanrun.engine.symbolic.problem import SearchData, SearchProblem
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.sparse import LARGEST_SAMPLE, SparseSearch
 
 X = np.linspace(-1, 1, 200)[:, None]
 
@@ -28,6 +30,22 @@ def work_of(steps, points=200):
 def test_more_steps_and_more_points_are_more_work():
     assert 0 < work_of(1) < work_of(3)
     assert work_of(1, 50) < work_of(1, 200)
+
+
+def regression(rows):
+    x = np.random.default_rng(0).uniform(1, 2, (rows, 2))
+    y = np.sin(9 * x[:, 0] * x[:, 1]) + x[:, 1]
+    return SparseSearch(SearchProblem(SearchData(x, y, x, y), choose(["sin", "exp"])))
+
+
+def test_regressions_count_their_points_and_use_only_part_of_a_long_table():
+    def work(rows):
+        before = work_done()
+        regression(rows).run(short=True)
+        return work_done() - before
+
+    assert work(800) > 1.5 * work(100)
+    assert regression(4 * LARGEST_SAMPLE).y.size == LARGEST_SAMPLE
 
 
 def test_a_budget_is_over_when_its_work_is_done():

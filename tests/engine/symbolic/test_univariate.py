@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose
 from kanrun.engine.symbolic import SearchData, choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.dictionary import expand_dictionary
-from kanrun.engine.symbolic.regression import covered, nearest_pairs, pair_formulas
+from kanrun.engine.symbolic.pairs import covered, nearest_pairs
+from kanrun.engine.symbolic.regression import pair_formulas
 from kanrun.formulas import parse, to_numpy
 from tests.engine.made_graphs import points
 
