@@ -254,7 +254,7 @@ def test_units_leave_the_groups_without_units():
     [
         ({"x9": "m"}, "target.units has 'x9'"),
         ({"x0": "furlongs"}, "'furlongs', which is not known"),
-        ({"x0": "m+s"}, "no product of powers"),
+        ({"x0": "m+s"}, "not a product of powers"),
     ],
 )
 def test_units_that_are_none_are_refused(units, sentence):
