@@ -99,7 +99,7 @@ TABLE = (93, 7)
 
 @dataclass(frozen=True)
 class LayerCase:
-    """A layer whose training steps on a batch of inputs are timed."""
+    """A layer, and the batch of inputs with which its training steps are timed."""
 
     batch: int
     inputs: int
@@ -263,7 +263,7 @@ def mlp(case: LayerCase, dtype: torch.dtype) -> nn.Module:
 
 
 def _peer(name: str, grid: str, **settings: Any) -> Callable[[LayerCase, torch.dtype], nn.Module]:
-    """Return a function that makes a layer of the library `name`.
+    """Return a function that makes a layer of the other library `name`.
 
     `grid` is the library's name for the number of intervals.
     """

@@ -185,8 +185,8 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Claims:
 def matched_logs(rows: pd.DataFrame) -> Array:
     """Return log10 of (MLP's test error / KAN's test error) on one target, shape (seeds, KANs).
 
-    For each seed and KAN, only the matched MLP with the lowest validation error is used (the lowest
-    training error if there are no validation points), so that test errors choose nothing.
+    For each seed and KAN, the matched MLP with the lowest validation error is used (the lowest
+    training error if there are no validation points). Test errors are not used to choose it.
     """
     keys = ["seed", "kan"]
     held_out = rows["validation_rmse"].notna().any()

@@ -55,9 +55,9 @@ def check(cfg: ContinualConfig) -> None:
 def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
     """Train all trials of one learner. Yield a row for each, and the tables of the best trial.
 
-    In the summary, `learned` is the median over all trials. The best trial is that with the lowest
-    final error, which says little about how well a network that forgets had learned each phase: its
-    errors on new phases differ 20-fold between trials.
+    The best trial is the one with the lowest final error. In the summary, `learned` is nevertheless
+    the median over all trials: if a network forgets, its final error says little about how well it
+    had learned each phase, and its errors on new phases differ 20-fold between trials.
     """
     cfg = sequences.with_target(cfg)
     sequence = sequences.make_sequence(cfg, cell["overlap"], seed)

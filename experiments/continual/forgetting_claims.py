@@ -107,8 +107,8 @@ def _forgetting(name: str, some: pd.DataFrame, where: str = "") -> Claims:
 def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
     """Claim that a memory prevents forgetting, and still lets networks learn new phases.
 
-    Trainings with the memory are compared with those of the same network and seed without it, if
-    the latter forgot something. Errors above the peaks' height are reduced to that height. NaN is
+    Trainings with the memory are compared with trainings of the same network and seed without it,
+    if these forgot something. Errors above the height of the peaks count as this height. NaN is
     kept, so that the claims fail.
     """
     role, memory, network = some[["role", "memory", "network"]].iloc[0]

@@ -75,7 +75,7 @@ class Replay(Memory):
     points: int
 
     def with_past(self, samples: Samples) -> Samples:
-        """Return `samples` together with the stored samples of earlier phases."""
+        """Return `samples` and the stored samples of earlier phases together."""
         return samples.join(Samples(*self.kept) if self.kept else None)
 
     def objective(self, network: Network, plain: Objective) -> Objective:
@@ -166,7 +166,7 @@ class Learner:
     kind: Annotated[Literal["kan", "mlp"], "a network"] = "kan"
 
     def memory_of(self, trial: int) -> Memory:
-        """Return an empty memory for the trial with this number."""
+        """Return an empty memory for trial number `number`."""
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
         if self.memory == "ewc":
             strength = self.strengths[past % len(self.strengths)]
@@ -286,7 +286,7 @@ def cell_of(network: str, memory: str, **settings: Any) -> dict[str, Any]:
 
 
 def coefficients_of(cfg: ContinualConfig) -> int:
-    """Return the number of spline coefficients of `model`, which all learners have about."""
+    """Return the number of spline coefficients of `model`; all learners have about as many."""
     shape = (cfg.dimension, *cfg.model.widths, 1)
     intervals = int(cfg.model.schedule[0])
     degree = int(cfg.model.degree)

@@ -180,11 +180,11 @@ def samples(curve: BSpline, per_span: int = PER_SPAN) -> Array:
 
 
 def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
-    """Yield a row for each derivative, from 0 to k, that compares its values beside a knot.
+    """Yield a row per derivative, from 0 to k, that compares its values on both sides of a knot.
 
-    The columns `left` and `right` are its values in the first dimension on both sides. `relative`
-    is the largest difference over all dimensions, divided by the largest value of the derivative on
-    the curve.
+    The columns `left` and `right` are its values in the first dimension on both sides.
+    `relative` is the largest difference over all dimensions, divided by the largest value of the
+    derivative on the curve.
     """
     for derivative in range(curve.k + 1):
         left = curve(np.nextafter(knot, -np.inf), derivative)

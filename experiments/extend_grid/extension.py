@@ -392,7 +392,7 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
 
 
 def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
-    """Return for each seed the ratio of the test RMSE on the finest grid to the lowest before.
+    """Return for each seed the test RMSE on the finest grid, divided by the lowest one before.
 
     The lowest is taken over the grids below the interpolation threshold.
     """

@@ -1,6 +1,7 @@
 """Figures of `kanrun extend-grid`, drawn from the recorded stages and steps.
 
-A parameter that has the name of a part gets the rows of that part in the table `stages`.
+If a parameter of a figure's function is called like a part of the study, it receives the rows of
+this part in the table `stages`.
 """
 
 from __future__ import annotations

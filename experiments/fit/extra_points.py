@@ -46,7 +46,7 @@ NOT_SMOOTH = "a kink, a jump or an infinite slope"
 
 
 def most_extra_points(cfg: FitConfig, grows: bool) -> int:
-    """Return the maximum number of added points.
+    """Return the largest number of points that may be added to the training points.
 
     The default is 0 if the number of training points was set, if there is noise, or if the network
     does not grow.

@@ -197,7 +197,7 @@ def _missing(dataset: Dataset) -> Records:
 
 
 def _copies(fitted: TableModel, dataset: Dataset) -> Records:
-    """Yield warnings with the numbers of training rows, and of test rows, that are duplicates.
+    """Yield warnings that say how many training rows, and how many test rows, are duplicates.
 
     A test row is a duplicate if it equals a training row.
     """
@@ -383,8 +383,8 @@ def _summary(
 ) -> dict[str, Any]:
     """Return the row of the table `summary`: sizes of the network, errors and scores.
 
-    If there is an exposure, the errors are those of outputs per unit of exposure. `fitted` is the
-    model of these rates, and `whole` that of the outputs.
+    If there is an exposure, the errors are those of outputs per unit of exposure. `fitted` is then
+    the model of outputs per unit of exposure, and `whole` the model of the outputs.
     """
     dataset = fitting.problem.dataset
     family = fitting.family

@@ -80,7 +80,7 @@ def check(cfg: InterpretConfig) -> None:
 
 
 def _settings(cfg: InterpretConfig, cell: Cell) -> InterpretConfig:
-    """Return the settings of a cell, without its entry `in_view`, which only claims use."""
+    """Return the settings of a cell, without the entry `in_view`, which only the claims use."""
     return with_cell(cfg, {key: value for key, value in cell.items() if key != "in_view"})
 
 
@@ -145,8 +145,8 @@ def claims(tables: Tables) -> Claims:
 def score_claims(summary: pd.DataFrame) -> Claims:
     """Yield the claims about the targets whose true function is known.
 
-    Targets that were in view when rules of the search were chosen are judged separately from those
-    that were not (column `in_view`).
+    There are separate claims about targets that the developers knew when they chose rules of the
+    search, and about those that they did not know (column `in_view`).
     """
     known = summary[summary["recovered"] != "unknown"]
     noisy = known["noise"] > 0

@@ -87,7 +87,7 @@ def edge_table(
 def _stage_rows(
     graph: Graph, samples: SearchData, inputs: Sequence[str], output: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row per edge of a graph, with its layer and its positions in the layers.
+    """Yield a row per edge of a graph, with its layer and its positions in the two adjacent layers.
 
     An edge that skips layers is drawn as several successive edges, so it has one row per layer.
     """

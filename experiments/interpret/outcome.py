@@ -131,7 +131,7 @@ def stands_for(
     Args:
         model: The formula.
         error: Relative validation error of the formula.
-        network: Stage whose network is compared.
+        network: Stage with the network.
         tolerance: Relative increase of the network's error that is allowed.
         data: Points of the search.
 
@@ -277,7 +277,7 @@ def _judge(
 def _reproducing(
     found: Interpretation, error: float, given: InterpretationProblem, data: SearchData
 ) -> tuple[str, str]:
-    """Return the outcome and the sentence of a formula with this `error`, which counts as exact."""
+    """Return the outcome and the sentence of a formula whose `error` counts as exact."""
     formula = found.formula
     certificate = found.certificate
     assert formula is not None, "an invariant of `_judge`"
@@ -302,8 +302,8 @@ def _reproducing(
 def is_truth(formula: Formula, held_out: VerificationData, width: float | Array = 2.0) -> bool:
     """Return whether the formula equals the true function on a domain `width` times as wide.
 
-    `width` is a number or one factor per new point, shape (points, 1). The result is True if the
-    true function is not known.
+    `width` is a number or one factor per new point, shape (points, 1). If the true function is not
+    known, the result is True.
     """
     if held_out.truth is None:
         return True

@@ -106,7 +106,7 @@ def _formula_records(
 
 
 def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> str:
-    """Return the formula as text, with as many digits as the points determine; "" without one."""
+    """Return the formula as text, with the digits that the points determine, or ""."""
     formula = result.formula
     if formula is None:
         return ""
@@ -192,7 +192,7 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
 def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Records:
     """Yield the effect of each input (see `exchange_effect`) on the formula, and a note about all.
 
-    Without a formula, effects are those of the network.
+    If there is no formula, the effects are those on the network.
     """
     model = result.formula or result.network
     (x, y) = problem.points()

@@ -233,8 +233,8 @@ def _given_value(wanted: Derivative, given: Sequence[Any], names: Sequence[str])
     """Return the formula of a derivative that conditions determine at a corner, or None.
 
     `given` holds triples (derivative, value, face) of conditions that prescribe a value on a face.
-    The first of them is used whose derivatives along its face include `wanted`. The result is None
-    if the value jumps.
+    The result comes from the first of them from which `wanted` follows by differentiation along the
+    face. It is None if the value jumps.
     """
     for derivative, value, face in given:
         more = [a - b for a, b in zip(wanted.index, derivative.index, strict=True)]

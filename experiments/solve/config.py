@@ -41,7 +41,7 @@ class AnsatzConfig:
 
 @dataclass
 class EquationConfig:
-    """One or more differential equations on a box."""
+    """One or more differential equations, with conditions, on a box."""
 
     name: Annotated[str, "name in tables and figures"] = "own"
     variables: Annotated[

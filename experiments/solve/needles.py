@@ -1,10 +1,11 @@
 """The study `needles`: sixty generated equations with narrow features and known solutions.
 
 `needles.yaml` lists the kinds of problems. Each kind has an equation and a formula of its exact
-solution. In both, {p}, {P} and {R} stand for a pulse, its integral and the integral of that. The
-shape of the pulse, its width w, its position a and other constants are drawn at random. The
-conditions prescribe the values of the exact solution on faces of the box. If there is a formula for
-the inverse t(u) of a solution only, the solution is tabulated by bisection.
+solution. In both, {p}, {P} and {R} stand for a pulse, its integral, and the integral of its
+integral. The shape of the pulse, its width w, its position a and other constants are drawn at
+random. The conditions prescribe the values of the exact solution on faces of the box. For some
+kinds, the formula gives the inverse t(u) of the solution; the solution is then tabulated by
+bisection.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class SolveProblem:
         return None if found is None else Comparison("numerical", found)
 
     def compared_for(self, method: Method) -> SolveProblem:
-        """Return the problem as it is used for a solver; without numerical reference if useless.
+        """Return the problem for a solver, without a numerical reference if that is useless.
 
         If the solver estimates its error, a numerical reference would take longer and be less
         accurate than the solution itself. Initial value problems of ordinary equations keep their

@@ -31,7 +31,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 @dataclass
 class ExecutorConfig:
-    """Executor of cells."""
+    """Where trainings run: in this process, in several processes, or on a Dask cluster."""
 
     kind: Annotated[
         Literal["serial", "local", "dask"],
@@ -117,7 +117,7 @@ class ExperimentConfig:
 
 @dataclass
 class SamplingConfig:
-    """Numbers of points; for tables null means a seeded split of all rows."""
+    """Numbers of points; for tables, null means a random split of all rows."""
 
     n_train: Annotated[
         Count | None,

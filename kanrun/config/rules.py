@@ -46,7 +46,7 @@ DISTINCT, INCREASING, FILE, FREE_TEXT = Mark
 
 @dataclass(frozen=True)
 class Words:
-    """Texts that TAB completion offers for a setting that also allows other texts."""
+    """Texts that TAB completion offers for a setting that accepts other texts too."""
 
     names: tuple[str, ...]
 

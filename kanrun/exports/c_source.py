@@ -71,12 +71,12 @@ def c_source(document: Document, name: str) -> str:
 
 
 def _list(entries: Any) -> str:
-    """Return an initialiser with one entry per line, because compilers limit line lengths."""
+    """Return a C initialiser with one entry per line, because compilers limit line lengths."""
     return "{" + ",\n".join(entries) + "}"
 
 
 def _texts(words: Sequence[str]) -> str:
-    """Return string literals, with octal escapes for all bytes except simple characters."""
+    """Return C string literals, with octal escapes for all bytes except simple characters."""
     harmless = re.compile(r"[A-Za-z0-9 _.]")
     literals = []
     for text in words:
@@ -87,14 +87,14 @@ def _texts(words: Sequence[str]) -> str:
 
 
 def _numbers(values: list[Any]) -> str:
-    """Return an initialiser of numbers, or of lists of them."""
+    """Return a C array initialiser of numbers, or of lists of numbers."""
     if isinstance(values[0], list):
         return _list(map(_numbers, values))
     return "{" + textwrap.fill(", ".join(map(repr, values)), LINE) + "}"
 
 
 def _structure(fields: Document) -> str:
-    """Return the initialiser of a structure with named fields.
+    """Return the C initialiser of a structure with named fields.
 
     Empty lists are omitted, and texts are inserted as C code.
     """
@@ -203,7 +203,7 @@ def _splines(layer: Document) -> Document:
 
 
 def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Array]:
-    """Return the knots and coefficients of the spline, on one interval if it is one polynomial."""
+    """Return the knots and coefficients of a spline; one interval if it is one polynomial."""
     if not degree:
         return knots, coefficients
     grid = knots[degree : len(knots) - degree]

@@ -72,7 +72,7 @@ Document = dict[str, Any]
 
 
 class Exportable(Protocol):
-    """A trained network with its names and units, such as `kanrun.model.model.Model`."""
+    """Attributes that a model needs to be exported; `kanrun.model.model.Model` has them."""
 
     @property
     def network(self) -> Network: ...

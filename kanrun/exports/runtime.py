@@ -94,7 +94,7 @@ def network(part: Data, x: Any) -> Any:
 
 
 def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
-    """Map each column piecewise linearly, constant beyond the ends, or by (x - shift) / scale."""
+    """Map each column by (x - shift) / scale, or piecewise linearly, constant at the ends."""
     if "points" not in maps[0]:
         shift, scale = (np.array([one[key] for one in maps]) for key in ("shift", "scale"))
         return (x - shift) / scale if source == "points" else x * scale + shift
@@ -104,12 +104,16 @@ def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
 
 
 def _entries(table: Any, at: Any) -> Any:
-    """Return table[at]. The stand-ins of `onnx_graph` for arrays return the entries themselves."""
+    """Return table[at]. For the stand-ins of `onnx_graph`, return the entries themselves."""
     return table[at] if isinstance(at, np.ndarray) else at.entries_of(table)
 
 
 def _splines(layer: Data, x: Any) -> Any:
-    """Return the nodes of a layer of edges: the last 2 m sums are the factors of m products."""
+    """Compute the nodes of a layer of spline edges.
+
+    The edges are added up to sums. The last 2 m sums are multiplied in pairs and give m nodes; each
+    of the other sums is a node.
+    """
     points = np.asarray(layer["breakpoints"])
     sums = layer["sums"]
     policy = layer["extrapolation"]

@@ -1,6 +1,6 @@
-"""Formulas: parse text to sympy expressions, and convert these to other forms. No torch is needed.
+"""Formulas: parse text to sympy expressions, and convert expressions to other forms, without torch.
 
-The parser accepts whitelisted names only. Expressions are converted to functions of NumPy arrays,
+The parser accepts only names from a list. Expressions are converted to functions of NumPy arrays,
 to text, to LaTeX and to Python modules. A NumPy function is a short list of operations, one per
 distinct sub-expression; constants are evaluated to 20 digits and rounded once. sympy's `lambdify`
 is not used, because it generates and executes source text and evaluates repeated sub-expressions

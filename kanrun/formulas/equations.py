@@ -340,7 +340,7 @@ def _exponents(text: str) -> Array:
 
 
 def _quantity(word: str, text: str) -> Any:
-    """Return sympy's unit for `word`; a prefix such as k or m, and its factor, are dropped.
+    """Return sympy's unit for `word`, without a prefix such as k or m and its factor.
 
     `text` is the whole unit, which the error message quotes.
     """

@@ -120,7 +120,10 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
 
 def variables_in(text: str) -> tuple[str, ...]:
-    """Return x0, x1, ... up to the highest index in `text`, even if that cancels as in 0*x2."""
+    """Return x0, x1, ... up to the highest index in `text`.
+
+    A variable counts even if it cancels, as x2 does in 0*x2.
+    """
     indices = [int(match[1]) for name in names_in(text) if (match := INDEXED.fullmatch(name))]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 

@@ -100,7 +100,7 @@ def compose(
 
 
 def _check_run(source: Source, plain: Mapping[str, Any], chosen: Sequence[Argument]) -> None:
-    """Raise UsageError if the configuration has a target next to from_run, whose run has one."""
+    """Raise UsageError if a target is set together with from_run, because the run has a target."""
     if not plain.get("from_run"):
         return
     default = compose_files(source, (), ())
@@ -218,7 +218,7 @@ def _with_equations(source: Source, key: str, value: Any) -> Any:
 
 
 def _new_value(command: str, there: Any, argument: Argument) -> Any:
-    """Return the new value of a setting with the present value `there`.
+    """Return the new value of a setting, given its present value `there`.
 
     Mappings are merged, except that the argument `{}` empties a mapping.
     """

@@ -71,7 +71,8 @@ class ArgumentReader:
     """Parser of the arguments of one command.
 
     Args:
-        source: The command, and the folders with the files of its groups.
+        source: The command, and the folders in which the files of its configuration groups are
+            looked up.
         several: Whether an argument may have several values (-m).
     """
 
@@ -277,7 +278,8 @@ def read_text(text: str, kind: str, key: str) -> Any:
 def _structure(text: str, key: str, inside: bool = True) -> Any:
     """Parse free text that may be a list or a mapping.
 
-    `inside` says that `text` is an entry of one; only there are numbers and null recognised.
+    `inside` says that `text` is an entry of a list or mapping. Numbers and null are recognised only
+    there.
     """
     if text[:1] in ("[", "{") and _split(text) is None:
         raise UsageError(f"{key}={text} cannot be read: a bracket or quote is missing.")

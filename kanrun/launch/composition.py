@@ -179,23 +179,22 @@ _OUTSIDE = re.compile(r"[^\s'\"]*(//|\.\.)[^'\"]*")
 
 
 class CheckedFolder(ConfigSource):
-    """A folder of configuration files, named as checked://FOLDER in Hydra's search path."""
+    """A folder of configuration files whose content is checked before Hydra uses it.
+
+    In Hydra's search path it is called checked://FOLDER.
+    """
 
     @staticmethod
     def scheme() -> str:
-        """Return the scheme by which Hydra's search path names such folders."""
         return "checked"
 
     def available(self) -> bool:
-        """Return whether the folder exists."""
         return Path(self.path).is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        """Return whether the folder has this group."""
         return Path(self.path, config_path).is_dir()
 
     def is_config(self, config_path: str) -> bool:
-        """Return whether the folder has this file."""
         # Files of users must not replace Hydra's own groups.
         is_of_hydra = config_path.partition("/")[0] == "hydra"
         return not is_of_hydra and Path(self.path, self._normalize_file_name(config_path)).is_file()

@@ -276,8 +276,8 @@ def fit_target(cfg: FitConfig, target: Target, *, progress: bool = False) -> Mod
 def _ctrl_c(*, stops_cleanly: bool) -> Iterator[threading.Event]:
     """Let the first Ctrl-C request a stop, and the second one raise KeyboardInterrupt.
 
-    Without `stops_cleanly`, and outside the main thread, to which Python delivers signals, nothing
-    changes. The event is set once a stop was requested.
+    Yield an event that is set once a stop was requested. Nothing changes if `stops_cleanly` is
+    false, or outside the main thread, because Python delivers signals only to the main thread.
     """
     stop = threading.Event()
     if not stops_cleanly or threading.current_thread() is not threading.main_thread():
