@@ -154,7 +154,7 @@ def tables(cfg: BenchConfig, seed: int) -> Records:
     for source, split in product(list(chosen.itertuples()), range(cfg.splits)):
         with threadpool_limits(limits=1):
             measured = DataFrame(_measured(source, seed + split))
-        if time_limit_reached():  # in the middle of a fit
+        if time_limit_reached():  # the limit may have been reached in the middle of a fit
             break
         scores.append(measured)
         yield from rows_of("tables", measured)

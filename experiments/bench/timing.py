@@ -56,9 +56,9 @@ MOST_STEPS = 100
 WARM_UP = 3
 #: Smallest number of rounds of a case, however long they take.
 FEWEST_ROUNDS = 3
-#: Level of the lower quantile of the ratios over rounds, recorded in addition to the median.
+#: Level of the lower quantile of the ratios of times, over rounds; it is recorded with the median.
 LOW = 0.1
-#: Level of the upper quantile of the ratios over rounds.
+#: Level of the upper quantile of the ratios of times, over rounds; it is recorded with the median.
 HIGH = 0.9
 OURS = "kanrun"
 MLP_NAME = "MLP"
@@ -131,7 +131,7 @@ def layers(cfg: BenchConfig, _: int) -> Records:
         case = LayerCase(*numbers)
         steps = {}
         failed = dict[str, str]()
-        torch.compiler.reset()  # Otherwise later cases are compiled for dynamic sizes.
+        torch.compiler.reset()  # without this, later cases would be compiled for dynamic sizes
         for name in competitors:
             try:
                 steps[name] = timer(build(name, case, PRECISIONS[cfg.precision], device))

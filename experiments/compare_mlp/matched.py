@@ -44,9 +44,9 @@ from .verdict import judge, log_ratios
 
 #: Numbers of nodes per layer of the networks whose parameters are counted.
 WIDTHS = (4, 8, 16, 32)
-#: Numbers of layers of these networks.
+#: Numbers of layers of the networks whose parameters are counted.
 DEPTHS = (2, 4, 8)
-#: Numbers of grid intervals of these networks; None stands for an MLP.
+#: Numbers of grid intervals of the networks whose parameters are counted; None stands for an MLP.
 GRIDS = (None, 5, 10, 20, 40)
 #: Largest accepted difference between a measured exponent of growth and that of the lecture's law.
 #: The laws omit biases and scales; with 16 nodes, or 20 functions per edge, these are a smaller
@@ -163,7 +163,7 @@ def claims(tables: Tables) -> Claims:
     """Return the claims on which network has the lower error, and on how parameters grow."""
     summary = tables["summary"]
     yield from verdict_claims(summary, summary["match"].iloc[0])
-    if "growth" in tables:  # which an interrupted run may lack
+    if "growth" in tables:  # an interrupted run may not have this table
         yield from growth_claims(tables["growth"])
 
 

@@ -44,13 +44,13 @@ KEEPS_MLP = ("replay", "rehearse")
 #: Smallest RMSE on all evaluation points that is claimed for MLPs with other memories. It is half
 #: the lowest measured value.
 MIN_UNKEPT_ERROR = 0.05
-#: Largest accepted forgetting of phases that overlap, in units of the best spline's error. It is
-#: not zero, because in the overlap the fits to both phases differ by about that error.
+#: Largest accepted forgetting of overlapping phases, in units of the best spline's error. It is not
+#: zero, because the best fits to two overlapping phases differ by about this error.
 OVERLAPPING = 10.0
 #: Largest accepted difference between a fitted order of convergence and its theoretical value, -(k
 #: + 1) (de Boor, A Practical Guide to Splines, ch. XII).
 ORDER = 0.3
-RUNS = "trainings"  # noun in claims: several trainings may share a seed, so "seeds" would be wrong
+RUNS = "trainings"  # Noun in claims. Several trainings may share a seed, so "seeds" would be wrong.
 
 
 def claims_of(summary: pd.DataFrame) -> Claims:

@@ -41,8 +41,8 @@ WEIGHT = 1e2
 #: Weight of the penalty on changes of the parameters from their values at the beginning of a phase.
 #: With a lower weight, steps leave the region in which the curvature is accurate.
 TIE = 1e-4
-#: Weight of keeping the outputs of hidden layers, relative to the outputs of the network. Without
-#: it, deep KANs end with an error several times as large.
+#: Weight of the outputs of hidden layers in the memory, relative to the outputs of the network.
+#: Without them, deep KANs end with an error several times as large.
 HIDDEN = 0.1
 #: Smallest number of intervals of the KANs in the part `depth`.
 _MIN_INTERVALS = 3

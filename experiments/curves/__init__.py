@@ -22,15 +22,15 @@ from kanrun.study.suite import claim_at_least, claim_at_most
 from .config import CurvesConfig
 from .parts import PARTS, ROUNDING, check_settings
 
-#: Largest accepted difference by which a fitted order of convergence is below the theoretical one.
+#: A fitted order of convergence may be lower than the theoretical one by at most this.
 TOLERANCE = 0.3
 #: Largest accepted relative deviation from an identity that is exact except for rounding.
 IDENTITY = 1e-12
 #: Smallest relative change of a derivative at a knot that counts as a jump. Rounding is far below.
 JUMPS = 1e-3
-#: Runge's phenomenon: for equispaced points on [-1, 1], the error grows with N where |x| > 0.73
-#: (Epperson, The American Mathematical Monthly 94, 1987). It is claimed to be largest where |x| is
-#: at least this.
+#: For equispaced points on [-1, 1], the error of the polynomial grows with N where |x| > 0.73
+#: (Runge's phenomenon; Epperson, The American Mathematical Monthly 94, 1987). It is claimed that
+#: the error is largest where |x| is at least this.
 ENDS = 0.8
 #: For each column of the table `identities`: the identity that it checks, and its bound.
 IDENTITIES = {

@@ -20,10 +20,10 @@ from scipy.interpolate import BPoly, BSpline, make_interp_spline, make_lsq_splin
 from kanrun.errors import UsageError
 
 Array = NDArray[np.float64]
-#: By spacing, the power of the distance between two points that is proportional to the distance
-#: between their parameters.
+#: For each spacing, the exponent p: the distance between two parameters is proportional to the
+#: distance between the points to the power p.
 SPACINGS = {"chord": 1.0, "centripetal": 0.5, "uniform": 0.0}
-PER_SPAN = 16  # samples per knot span, including its left end but not its right end
+PER_SPAN = 16  # number of samples per knot span, including its left end but not its right end
 
 
 def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degree: int) -> Array:
@@ -51,7 +51,7 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
     Returns:
         Values of the polynomial, shape (samples, dims).
     """
-    # A long double has a fraction of 64 bits on most processors.
+    # In extended precision: a long double has a fraction of 64 bits on most processors.
     nodes, values, places = (np.asarray(v, np.longdouble) for v in (x, y, at))
     quarter = np.ptp(nodes) / 4
     apart = (nodes[:, None] - nodes) / quarter

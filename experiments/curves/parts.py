@@ -40,7 +40,7 @@ ROUNDING = 1e-12
 MAX_CONTROL_POINTS = 100
 #: Number of points at which the error of an interpolant is measured.
 SAMPLES = 8001
-#: One in this many of these points is drawn.
+#: Of the points at which the error is measured, one in this many is drawn.
 DRAWN = 8
 #: Approximate number of points at which planar curves are drawn.
 PLANAR_SAMPLES = 4000
@@ -112,7 +112,8 @@ def function_of(cfg: CurvesConfig) -> Function:
     try:
         target = build_target(cfg.function)
         default = build_target(CurvesConfig().function)
-    except UsageError as error:  # its message names the key of other commands
+    # The message of the error names a key of other commands, so it is replaced.
+    except UsageError as error:
         raise UsageError(str(error).replace("target.domain", "function.domain")) from None
     if len(target.inputs) != 1 or target.function is None:
         raise UsageError(

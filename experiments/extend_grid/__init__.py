@@ -48,8 +48,8 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
         grids = cfg.scratch_intervals or schedule_of(cfg.schedules[0]).grids
         return [cell([g], model={"hidden": hidden}) for hidden in cfg.shapes for g in grids]
     if part == "order":
-        # With a wider shape, the solver also tries smaller shapes inside, and then it does not try
-        # the penalty on every grid. So the narrowest shape is used.
+        # The narrowest shape is used, because with a wider shape the solver also tries smaller
+        # shapes, and then it does not try the penalty on every grid.
         narrowest = min(cfg.shapes, key=sum)
         sampling = {"n_train": cfg.order_points}
         models = ({"hidden": narrowest, "degree": k} for k in cfg.degrees)

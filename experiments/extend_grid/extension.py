@@ -300,7 +300,7 @@ def stage_rows(cfg: ExtendGridConfig, extended: Extension, trained: Trained) -> 
             # as there are points; each interval adds one coefficient per edge.
             "threshold": max(1, stage.intervals - (network.count() - points) // edges),
             "paper_threshold": -(-points // edges),
-            # If the error is NaN, this is true, so that the claim about the order fails.
+            # Written so that it is true for NaN; the claim about the order then fails.
             "in_order": ordered and error is not None and not error <= rounding,
             "chosen": stage is trained.chosen,
         }
@@ -372,7 +372,8 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
         points = f"{100 * noise:.3g}% noise" if noise else "exact points"
         warm = networks[networks["start"] == "warm"]
         alone = networks[networks["start"] == "scratch"]
-        # A training from scratch has a single grid, so the coarser grids of warm starts are used.
+        # Trainings from scratch use only the finest grid, so the errors on coarser grids are taken
+        # from the warm starts.
         both = pd.concat([warm[warm["intervals"] < warm["threshold"]], alone])
         for rows, way in ((both, "that grid from scratch"), (warm, "after warm starts")):
             if not len(ratios := overfit_ratio(rows)):

@@ -88,7 +88,8 @@ class TableFitting:
 
         A resumed run starts from the beginning.
         """
-        with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
+        # More threads would not help, because the matrices are small.
+        with threadpool_limits(limits=threads_of(self.cfg)):
             yield from self._records(cell, seed)
 
     def _records(self, cell: Cell, seed: int) -> Records:

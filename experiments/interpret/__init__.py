@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
 #: A target counts as recovered if at least this fraction of its seeds recovers the formula.
 MIN_FRACTION = 0.8
-#: Claimed limit of the CPU seconds of an interpretation, as a multiple of its budget.
+#: Claimed largest ratio of the CPU seconds of an interpretation to its budget, apart from
+#: `MORE_SECONDS`.
 MAX_RATIO = 1.25
-#: CPU seconds that an interpretation may take in addition to this multiple.
+#: CPU seconds that an interpretation may take in addition.
 MORE_SECONDS = 2.0
 #: Claimed smallest fraction of the targets without noise that are recovered.
 RECOVERED = 0.85

@@ -60,7 +60,8 @@ from .problem import (
 
 #: Smallest number of points for which `interpret` searches for a formula.
 _MIN_POINTS = 20
-#: One point in this many is held out; of the remaining ones, one in this many is for validation.
+#: One in this many points is held out, and one in this many of the remaining points is used for
+#: validation.
 _HELD_OUT = 5
 #: Work of simplifying a formula again after it was converted to the user's units.
 _RESCALED = 0.2

@@ -211,7 +211,8 @@ def _finish(
         if graph is not None:
             approximation = finish_formula(graph, data, problem.policy, budget)
         allowed = allowed_error(choice.network_error, tolerance, data)
-        # The other half of the remaining work is for rounding and simplifying the formula.
+        # Only half of the remaining work, because the rest is needed to round and simplify the
+        # formula.
         with budget.enforced(0.5):
             mixed, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
         accepted = mixed.numeric_edges() or stands_for(

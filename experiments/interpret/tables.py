@@ -31,7 +31,8 @@ from .problem import Function, InterpretationProblem
 
 #: Maximum number of constants whose intervals are printed.
 _MAX_SHOWN = 5
-#: The data do not decide between the two shortest descriptions if they differ by fewer bits.
+#: If the two shortest descriptions differ by fewer bits than this, the data do not decide between
+#: them.
 _UNDECIDED = 10.0
 #: Number of digits with which the constants of rivals are printed.
 _FEW_DIGITS = 5

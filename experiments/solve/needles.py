@@ -43,7 +43,7 @@ class Shape(NamedTuple):
     ramp: str = ""
 
 
-#: The larger of 1 - S^2 and 0.001, at which sech(2*S/q) is 0 in float64.
+#: An approximation of 1 - S^2 that is never below 0.001, where sech(2*S/q) is 0 in float64.
 _Q = "((1.001 - S^2 + abs(0.999 - S^2))/2)"
 SHAPES = {
     "gaussian": Shape(
@@ -83,7 +83,8 @@ ROWS = 400
 BISECTIONS = 60
 #: Smallest number of solved problems for the claim that many are solved.
 FEWEST_SOLVED = 30
-#: Largest ratio of the true error to the estimated one of a problem that is rightly called solved.
+#: A problem is rightly called solved if its true error is at most this multiple of the estimated
+#: one.
 HONEST = 10.0
 
 

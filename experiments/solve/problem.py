@@ -66,8 +66,8 @@ FIRST_GRID = Grids((8,), grows=True)
 #: ones give more accurate references. On tensor products they are expensive if derivatives
 #: contradict each other in a corner.
 TOLERANCES = (1e-8, 1e-5)
-#: Largest estimated relative error of a reference; one with a larger error is not used. A larger
-#: value allows less accurate references.
+#: Largest estimated relative error of a reference that is used. A larger value allows less accurate
+#: references.
 LARGEST_ERROR = 1e-4
 #: Default number of observations that are drawn from a reference solution.
 _OBSERVATIONS = 200

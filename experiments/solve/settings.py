@@ -52,7 +52,7 @@ _TERMS = 8
 _INTERVALS = (5, 10, 20, 40)
 #: Default number of intervals of the first grid on tensor products of splines.
 _TENSOR_INTERVALS = 8
-#: Default hidden widths of an MLP, default degree of a KAN, and its highest allowed degree.
+#: Default hidden widths of an MLP; default and highest allowed degree of a KAN.
 _MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
 
 MAX_VARIABLES = 3

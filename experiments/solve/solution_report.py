@@ -46,7 +46,7 @@ from kanrun.study.resources import generator
 from .config import AnsatzConfig, EquationConfig, SolveConfig
 
 #: Number of points along each variable in the table of a solution, by the number of variables. In
-#: three variables, the table holds a plane through the middle of the box.
+#: three variables, the table contains only a plane through the middle of the box.
 RESOLUTION = {1: 401, 2: 81, 3: 61}
 
 

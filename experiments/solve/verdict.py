@@ -34,7 +34,7 @@ from kanrun.formulas.equations import RowFunction
 from kanrun.runs import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
 
-#: Largest relative change of the solution from the last grid but one to the last for the verdict
+#: Largest relative change of the solution from the second last grid to the last for the verdict
 #: `solved`.
 SOLVED_CHANGE = 2e-3
 #: Largest root mean square residual, of equations or conditions, for the verdict `solved`.
@@ -55,7 +55,8 @@ MAX_SENSITIVITY_IF_MISSING = 500.0
 #: improves a verdict.
 SOLVED_ERROR = 1e-2
 #: If the difference from the observations is larger than on the best grid by this factor, the
-#: equation does not describe the observations (early grids may fit them more closely).
+#: verdict says that the equation does not describe the observations. (Early grids may fit them more
+#: closely.)
 MISFIT = 2.0
 #: Largest inflation of a standard error by the other parameters (see `standard_errors`) at which
 #: the observations identify the parameters. A larger value accepts parameters that small errors of
@@ -72,7 +73,7 @@ ROUNDING = {"exact": 1e-13, "numerical": 1e-10, "recorded": 1e-7}
 ERROR_POINTS = 10_000
 #: Number of additional points near each narrow feature.
 NEAR_POINTS = 2_000
-#: Distance from a narrow feature within which the additional points lie, in widths of the feature.
+#: Additional points lie within this distance of a narrow feature, in widths of the feature.
 NEAR = 10.0
 #: Largest distance of an unknown parameter from its true value, in standard errors, at which it
 #: counts as found. A larger value makes the claim easier to meet.

@@ -275,13 +275,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _advice(error: Any) -> str:
     """Return the message of one of Typer's errors, with advice on what to write instead."""
-    # Newer versions of Typer convert by pydantic, which begins so.
+    # Newer versions of Typer convert values by pydantic, whose messages begin like this.
     text = " ".join(error.format_message().split()).replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     option = getattr(error, "option_name", "")
     name = option.lstrip("-")
     known = EXPERIMENTS.get(context.info_name) if context else None
-    if hasattr(error, "possibilities"):  # there is no such option
+    if hasattr(error, "possibilities"):  # the option does not exist
         near = [there for there in error.possibilities or () if there != "--help"]
         text = error.message + (f"; did you mean {near[0]}?" if near else "")
     if known and (name in settings_of(known.settings) or group_of(known, name)):

@@ -30,7 +30,7 @@ _COLUMNS = {
 }
 #: Pattern of characters with a special meaning in bash, which completion must escape.
 _UNSAFE = r"""([\s()'"$`\\&;|<>*?!#])"""
-_ENDS = ("=", ".", "/", ":")  # after which the shell must not end the word
+_ENDS = ("=", ".", "/", ":")  # after these characters the shell must not end the word
 
 
 def complete_run(ctx: Any, incomplete: str) -> list[str]:
@@ -145,7 +145,7 @@ class _Call:
             names = {
                 f"{key}={choice}" for choice in self._groups.get(key) or self._values(key, value)
             }
-        else:  # up to the next dot
+        else:  # complete only up to the next dot
             paths = [path for path in (*self._keys, *self._groups) if path.startswith(key)]
             names = {path[: path.find(".", len(key)) + 1] or f"{path}=" for path in paths}
         return sorted(name for name in names if name.startswith(beginning))

@@ -289,7 +289,7 @@ def remove_runs(
             f"Delete {listed} with all {files} files? [y/N]: ", end="", file=sys.stderr, flush=True
         )
         answer = sys.stdin.readline()
-        if not (sys.stdin.isatty() and answer):  # nobody pressed Enter on a terminal
+        if not (sys.stdin.isatty() and answer):  # there was no answer on a terminal
             print(file=sys.stderr)
         if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was deleted.")

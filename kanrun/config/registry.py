@@ -267,10 +267,11 @@ def load_components() -> None:
     """
     if _loaded:
         return
-    _loaded[""] = ""  # what these modules import may read a registry again
+    # Set before the import, because the imported modules may read a registry again.
+    _loaded[""] = ""
     for module in COMPONENTS:
         _import_alone(module)
-    # Some may have been imported before, by their experiments.
+    # Sorted, because some modules may have been imported earlier, by their experiments.
     places = {module: place for place, module in enumerate(COMPONENTS)}
     EXPERIMENTS.sort(lambda kind: places.get(kind.settings.__module__, len(places)))
     for point in entry_points(group=GROUP):

@@ -124,8 +124,8 @@ def _program_bytes(model: Exportable) -> bytes:
     kind = next(model.network.parameters()).dtype
     x = torch.as_tensor(model.domain.mean(1), dtype=kind).repeat(3, 1)
     rows = torch.export.Dim("rows", min=1)
-    # Not under no_grad: curves would then store the basis at the samples, and the number of samples
-    # would be fixed.
+    # Not under no_grad, because curves would then store the basis at these samples, and the program
+    # would work only for this number of samples.
     program = torch.export.export(_InUnits(model), (x,), dynamic_shapes=({0: rows},), strict=False)
     stored = io.BytesIO()
     torch.export.save(program, stored)
@@ -147,7 +147,8 @@ class _InUnits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scaled = _mapped(self.inputs, x.double(), inverse=False).to(x.dtype)
         if isinstance(self.network, Windows):
-            # No branches: evaluate all windows at all points, then select the window of each point.
+            # The program has no branches, so all windows are evaluated at all points; then the
+            # window of each point is selected.
             pairs = zip(self.network.parts, self.network.lowest, strict=True)
             every = torch.stack([field(scaled.maximum(low)) for field, low in pairs])
             window = torch.searchsorted(self.network.ends, scaled[:, -1].contiguous())
@@ -187,7 +188,8 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     kind = _LANGUAGES.get(suffix, "text") if form == "formula" else form
     if kind not in _COMMENTS:
         raise UsageError(f"--format {form} cannot export a formula; use formula, python or c.")
-    # A comment for each input and output whose name, unit or range the formula does not show.
+    # Add a comment for each input and output whose name, unit or range is not visible in the
+    # formula.
     first = stored[0]
     units = stored[0].get("units") or {}
     known = []
@@ -284,7 +286,7 @@ def _piecewise(knots: Sequence[float], coefficients: Sequence[float]) -> sympy.E
 
 
 def _in_c(expression: sympy.Expr, names: Sequence[str], name: str) -> str:
-    # C99 has no M_PI.
+    # C99 does not define M_PI, so pi is written as a number.
     named = {number: number.evalf(DIGITS) for number in expression.atoms(sympy.NumberSymbol)}
     own = {call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)}
     body = sympy.ccode(expression.xreplace(named), standard="c99", user_functions=own)

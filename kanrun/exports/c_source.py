@@ -24,9 +24,10 @@ _PARTS = ("day of year", "weekday", "hour")
 #: Largest difference, relative to the coefficients of an edge, at which the edge is written as a
 #: single polynomial.
 POLYNOMIAL = 1e-13
-#: Decimals, relative to the largest coefficient, to which two edges must agree to share one shape.
+#: Two edges share one shape if they agree to this many decimals, relative to the largest
+#: coefficient.
 DECIMALS = 15
-LINE = 120  # characters of a line
+LINE = 120  # number of characters in a line
 
 
 def c_source(document: Document, name: str) -> str:
@@ -120,7 +121,7 @@ def _units(maps: Sequence[Document]) -> list[Document]:
 def _column(column: Document) -> str:
     levels = column["levels"] or []
     parts = [str(_PARTS.index(part)) for part in column["parts"] or ()]
-    # Not for dates, whose days could equal such a number by chance.
+    # Not for dates: a number of days could equal such a number by chance.
     marks = [
         word.upper().replace("INF", "INFINITY")
         for word in column["missing"]

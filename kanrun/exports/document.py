@@ -121,7 +121,8 @@ def document_of(model: Exportable) -> Document:
 
 def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
     """Return the entries `input_map` and `layers` of the document for a network."""
-    if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
+    # A field has its own units for inputs.
+    if isinstance(network, Field) and isinstance(inputs, Scaling):
         middle = network.box.mean(1).numpy()
         half = network.half_extent.numpy()
         inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
@@ -176,7 +177,7 @@ def _layer(layer: SplineLayer, products: int) -> Document:
     pairs = zip(numbers.pop("points"), numbers.pop("ranks"), strict=True)
     maps = []
     for points, ranks in pairs:
-        different = np.append(True, np.diff(points) > 0)  # the last ones may be repeated
+        different = np.append(True, np.diff(points) > 0)  # the last points may be repeated
         maps.append({"points": points[different].tolist(), "values": ranks[different].tolist()})
     ranked = np.stack(
         [
@@ -192,7 +193,8 @@ def _layer(layer: SplineLayer, products: int) -> Document:
 def _edges(layer: SplineLayer, products: int) -> Document:
     spec = layer.spec
     grid = layer.grid
-    if layer.uniform:  # in float32 their spacing is rounded, which a uniform layer never sees
+    # Knots rounded to float32 are not exactly uniform, but a uniform layer ignores that.
+    if layer.uniform:
         points = uniform_breakpoints(grid.low, grid.high, grid.intervals)
         grid = replace(grid, knots=extend(points, spec.degree))
     base, spline = (weights.detach().numpy() for weights in layer.scales())
@@ -249,7 +251,7 @@ def in_pieces(document: Document) -> Document:
             points = breakpoints[edge["from"]]
             part = half[edge["from"]]
             spline = ScipySpline(knots[edge["from"]], edge.pop("coefficients"), degree)
-            powers = [  # Taylor's series about the middle of each interval
+            powers = [  # Taylor series about the middle of each interval
                 spline(points[:-1] + part, nu=power) * part**power / factorial(power)
                 for power in range(degree + 1)
             ]

@@ -31,7 +31,7 @@ def javascript_source(pieces: Document) -> str:
             raise UsageError(
                 "JavaScript has no error function, which gelu needs. Take python or c."
             )
-    # No text of the model may end the script that it is pasted into.
+    # No text of the model may contain the end of the script element into which the file is pasted.
     data = json.dumps(pieces, allow_nan=False).replace("<", "\\u003c")
     source = resources.files(__package__).joinpath("runtime.js").read_text("utf-8")
     return source.replace("/* The model. */", f"const MODEL = {data};")

@@ -22,11 +22,11 @@ from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document
 
-#: Version of the ONNX operators, from 2022, which every runtime of today reads. Older runtimes may
-#: refuse a higher version.
+#: Version of the ONNX operators, released in 2022. All current runtimes read it; older ones may
+#: reject a higher version.
 OPSET = 17
-#: Version of the ONNX file format, from 2022, which every runtime of today reads. Older runtimes
-#: may refuse a higher version.
+#: Version of the ONNX file format, released in 2022. All current runtimes read it; older ones may
+#: reject a higher version.
 IR_VERSION = 8
 #: Largest magnitude of units of inputs and outputs; the smallest is its inverse. Both are far from
 #: the limits of float32.
@@ -223,7 +223,8 @@ def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
                 inside = _network(graph, window, graph.add("Max", x, least.copy()))
                 found = graph.add("Where", x[:, -1:] > end, inside, found)
             x = found
-        elif layer["kind"] == "radial":  # whose heights may cancel each other
+        # In float64, because the heights of the exponentials may cancel each other.
+        elif layer["kind"] == "radial":
             x = graph.in_double(x, partial(runtime.LAYERS["radial"], layer))
         else:
             x = runtime.LAYERS[layer["kind"]](layer, x)

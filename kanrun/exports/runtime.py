@@ -27,7 +27,8 @@ Data = dict[str, Any]
 #: Distance beyond a grid, in units of an interval, up to which splines continue linearly. It keeps
 #: squares from overflowing.
 FARTHEST = 1e154
-ROWS = 500  # computed at once: a layer has rows x inputs x outputs numbers
+# Number of rows that are computed at once; a layer takes rows x inputs x outputs numbers.
+ROWS = 500
 ERF = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -63,7 +64,7 @@ def encode(model: Data, table: Any) -> Array:
         values = [math.nan if canonical(value) in missing else value for value in values]
         if column["parts"] is None or all(isinstance(value, float | int) for value in values):
             numbers = np.array([number_from(value) for value in values], dtype=np.float64)
-        else:  # of dates, numbers are days since 1970-01-01 already
+        else:  # for dates, numbers are already days since 1970-01-01
             texts = [
                 "" if text_of(v) in ("(missing)", "NaT", "nan") else text_of(v) for v in values
             ]
@@ -131,7 +132,7 @@ def _splines(layer: Data, x: Any) -> Any:
     at = np.where(held[:, :, None] >= points[:, 1:-1], 1, 0).sum(2) + np.arange(inputs) * intervals
     steep = 1 / _entries(half.ravel(), at)
     u = ((held - _entries(points[:, :-1].ravel(), at)) * steep - 1)[:, :, None]
-    # Of the shape (rows, inputs, sums) each.
+    # Each power has the shape (rows, inputs, sums).
     *lower, value = (_entries(power.reshape(-1, sums), at) for power in pieces)
     slope = value * 0
     for power in reversed(lower):

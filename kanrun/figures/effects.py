@@ -43,7 +43,7 @@ SMALLEST_PROBABILITY = 1e-6
 EFFECT = 1.9
 #: Height of a map of a pair (inches).
 MAP = 2.6
-#: Margin on either side of the data, as a fraction of their range.
+#: Margin on either side of the data, as a fraction of the range of the data.
 ROOM = 0.08
 #: Largest distance of a band above and below the curves, relative to the range of the curves. Wider
 #: bands are cut off.
@@ -55,9 +55,9 @@ LEVELS_ROOM = 0.2
 LEVEL_LETTERS = 24
 #: Size of the ticks at quantiles of an input (square points).
 QUANTILE = 25
-#: Smallest area of a dot on a map, for few rows (square points).
+#: Area of the smallest dot on a map, for few rows (square points).
 SMALLEST = 1
-#: Additional area of the dot with the most rows (square points).
+#: Area that is added for the dot with the most rows (square points).
 LARGER = 14
 #: Remark below a figure in which bands were cut off.
 CUT = "wide bands are cut"

@@ -62,7 +62,7 @@ SPACING = (0.24, 0.82)
 ROOM = 0.55
 #: A function whose range is smaller than this counts as constant.
 ROUNDING = 1e-12
-#: Largest number of letters in the label of a node, and in a line of a panel's title.
+#: Largest number of characters in the label of a node, and in a line of a panel's title.
 MAX_LETTERS = 17
 #: Symbol of an identity edge, which is drawn as a line without a box.
 CARRIED = "="

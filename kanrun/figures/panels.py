@@ -51,20 +51,20 @@ ROW = 0.32
 AROUND_ROWS = 0.6
 #: Largest number of entries of a heat map for which each shows its number.
 MAX_NUMBERED = 144
-#: Largest number of letters in one line of a panel's title.
+#: Largest number of characters in one line of a panel's title.
 TITLE_LETTERS = 30
-#: Largest number of letters in a named tick.
+#: Largest number of characters of a text tick label.
 PLACE_LETTERS = 24
-#: Largest total number of letters in the names below an axis, plus two per name, for which they are
-#: written side by side. Longer names are turned.
+#: Names below an axis are written side by side if they have at most this many characters in total,
+#: plus two per name. Longer names are turned.
 MAX_LETTERS = 34
 TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
-#: Smallest distance between named ticks on a logarithmic axis (fraction of the axis).
+#: Smallest distance between labelled ticks on a logarithmic axis (fraction of the axis).
 TICK_ROOM = 1 / 9
-#: Smallest natural logarithm of the ratio of two named ticks on a logarithmic axis.
+#: Smallest natural logarithm of the ratio of two labelled ticks on a logarithmic axis.
 TICK_RATIO = 0.3
-#: Smallest distance between the names of two stages, as a fraction of all steps.
+#: Smallest distance between the labels of two stages, as a fraction of all steps.
 STAGE_ROOM = 0.09
 #: Size of the markers of the first of several curves (points).
 LARGE = 6

@@ -53,7 +53,7 @@ CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 MARKERS = "osD^vPX"
 DASHED: Look = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
 SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILLION}
-#: Splits on which predictions are judged, the most trustworthy last.
+#: Splits on which predictions are judged, from the least to the most trustworthy.
 JUDGED = ("train", "held out", "test")
 DIVERGING = "RdBu_r"
 #: Looks of a band around a curve, of single seeds (SEED), and of secondary lines (THIN).

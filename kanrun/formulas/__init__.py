@@ -19,7 +19,9 @@ from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
-import scipy  # Subpackages are loaded, slowly, when they are first used.
+
+# Importing scipy is fast, because its subpackages are loaded when they are first used.
+import scipy
 import sympy
 from numpy.typing import ArrayLike, NDArray
 from sympy import Expr
@@ -148,8 +150,8 @@ def _operation(node: Expr) -> tuple[Callable[..., Any], Sequence[Expr]]:
         raise UsageError(
             f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
         )
-    # Delta functions become 0, their value almost everywhere. The second argument of Heaviside, the
-    # value at 0, is dropped.
+    # Delta functions are replaced by 0, their value almost everywhere. The second argument of
+    # Heaviside, which is its value at 0, is dropped.
     is_jump = node.func in (sympy.DiracDelta, sympy.Heaviside)
     return known[node.func], node.args[:1] if is_jump else node.args
 

@@ -30,19 +30,20 @@ from kanrun.formulas.vocabulary import (
     variable,
 )
 
-# Maximum sizes of a formula, checked before anything is computed.
+# Largest sizes of a formula, checked before anything is computed. Here: number of characters.
 _CHARACTERS = 20_000
-_NODES = 12_000  # Nodes of Python's syntax tree.
-_NESTING = 100  # Levels of nested operators.
-_CALL_LEVELS = 10  # Levels that a call or an exponent counts as: sympy is slow in nested calls.
-_INDEX = 9_999  # Number of a variable such as x0.
-_PAIRS = 300  # Pairs of terms in min and max, which sympy compares; 300 take about 3 seconds.
-_DIGITS = 5_000  # Digits of a power that is computed exactly.
-_EXPONENT = 1_000  # Exponent of a power whose base contains a variable.
-_MAGNITUDE = 1e300  # Largest constant, and inverse of the smallest one, which float64 can hold.
-PRECISION = 20  # Digits with which constants are evaluated.
-_QUOTED = 80  # Characters of a formula that messages quote.
-_CODE = 40  # Characters of disallowed code that messages quote.
+_NODES = 12_000  # number of nodes of Python's syntax tree
+_NESTING = 100  # number of levels of nested operators
+# Number of levels that a call or an exponent counts as, because sympy is slow in nested calls.
+_CALL_LEVELS = 10
+_INDEX = 9_999  # largest number of a variable such as x0
+_PAIRS = 300  # number of pairs of terms in min and max, which sympy compares; 300 take about 3 s
+_DIGITS = 5_000  # number of digits of a power that is computed exactly
+_EXPONENT = 1_000  # largest exponent of a power whose base contains a variable
+_MAGNITUDE = 1e300  # largest constant, and inverse of the smallest one, far within float64
+PRECISION = 20  # number of digits with which constants are evaluated
+_QUOTED = 80  # number of characters of a formula that messages quote
+_CODE = 40  # number of characters of rejected code that messages quote
 
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
 _NOT_REAL = (sympy.I, sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
@@ -161,7 +162,7 @@ def _tree(text: object) -> ast.Expression:
         )
     try:
         with warnings.catch_warnings():
-            # Python warns about dubious code, which is rejected below anyway.
+            # Python warns about dubious code; such code is rejected below anyway.
             warnings.simplefilter("ignore")
             tree = ast.parse(source.replace("^", "**"), mode="eval")
     except SyntaxError as error:

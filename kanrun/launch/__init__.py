@@ -69,7 +69,8 @@ def compose(
     bases: dict[tuple[str, ...], int] = {}
     composed = []
     points = []
-    replaced: list[dict[str, Any]] = []  # of each base, by key: the values of its files
+    # For each base, the values from files that were replaced, by key.
+    replaced: list[dict[str, Any]] = []
     for number, chosen in enumerate(itertools.product(*read)):
         groups = {argument.key: argument for argument in chosen if argument.is_group}
         choices = {name: argument.text or "" for name, argument in groups.items()}
@@ -188,7 +189,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
 def _no_key(command: str, key: str) -> UsageError:
     """Return the error for a key that the command does not have, with a suggestion."""
     paths = [*dict(groups_of(command)), *(known.path for known in keys_of(command))]
-    # A key of a group may be meant, without its group.
+    # The user may have meant the key of a group and left out the group.
     names = {path.rpartition(".")[2]: path for path in paths} | {path: path for path in paths}
     near = closest_names(key, names, 1, NEARLY)
     offer = f"; did you mean {names[near[0]]}?" if near else ""

@@ -84,7 +84,7 @@ class Source:
 
     def choices(self, group: str) -> list[str]:
         """Return the choices of a group, such as "target" or "study/fit", sorted."""
-        if ".." in group or group.startswith("/"):  # outside of the folders
+        if ".." in group or group.startswith("/"):  # this would lead outside the folders
             return []
         files = (path.stem for folder in self.folders for path in (folder / group).glob("*.yaml"))
         return sorted({*files, *stored_choices(group)})
@@ -268,7 +268,7 @@ def _size(node: Any, known: dict[int, float]) -> float:
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:
-        known[id(node)] = float("inf")  # the value if the node contains itself
+        known[id(node)] = float("inf")  # the value that is returned if the node contains itself
         pairs = isinstance(node, yaml.MappingNode)
         inner = [part for pair in node.value for part in pair] if pairs else node.value
         known[id(node)] = 1 + sum(_size(part, known) for part in inner)

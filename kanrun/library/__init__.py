@@ -55,7 +55,7 @@ ADDITIVE = "additive"
 RESUME = "resume"
 #: Settings of a run folder, which a fit in memory does not have.
 RUN_SETTINGS = {"executor", "n_seeds", "figures", "figure_formats", "tags", "note", "suite"}
-#: Names of configuration groups and of their choices, which are no settings of `fit`.
+#: Names of configuration groups and of their choices, which are not settings of `fit`.
 GROUP_NAMES = {"kind", "target", "sampling"}
 
 
@@ -154,7 +154,7 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
             offset=offset,
         )
         cfg = configure_data(target, model or "auto", solver, seed=seed, **settings)
-    if progress is None:  # Python's own prompt, IPython or a notebook
+    if progress is None:  # interactive: Python's own prompt, IPython or a notebook
         progress = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
     return fit_target(cfg, target, progress=progress)
 

@@ -105,7 +105,8 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         settings = {
             k: value for k, value in given.items() if k not in _OTHERS and value is not None
         }
-        if self.model == "auto" and len(y) < MIN_ROWS:  # Too few rows for cross-validation.
+        # There are too few rows for cross-validation.
+        if self.model == "auto" and len(y) < MIN_ROWS:
             settings = {"selection": "evidence", **settings}
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
@@ -265,7 +266,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         Returns:
             Predictions of shape (rows,), or (rows, outputs) if `y` had two dimensions in `fit`.
         """
-        rows = self._rows(X)  # First, as it checks that the model is fitted.
+        rows = self._rows(X)  # comes first, because it checks that the model is fitted
         values = predicted_values(self.model_, rows)
         return values if self._several else values[:, 0]
 
@@ -310,7 +311,8 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
         Returns:
             Labels, shape (rows,).
         """
-        probabilities = self.predict_proba(X)  # First, as it checks that the model is fitted.
+        # Comes first, because it checks that the model is fitted.
+        probabilities = self.predict_proba(X)
         labels: NDArray[Any] = self.classes_[predicted_classes(probabilities, self.threshold)]
         return labels
 

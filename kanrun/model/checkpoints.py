@@ -124,7 +124,8 @@ def _solutions(description: dict[str, Any]) -> tuple[type[Network], ...]:
     """
     if description.get("kind") in MODELS:
         return ()
-    from kanrun.engine.equations.fields import Field, Windows  # late, as few checkpoints need them
+    # Imported late, because few checkpoints need them.
+    from kanrun.engine.equations.fields import Field, Windows
 
     return Field, Windows
 

@@ -99,7 +99,7 @@ def _local_effects(curves: Array, at: Array, values: Array) -> Array:
 
 def effect_figure(model: TrainedNetwork, table: pd.DataFrame) -> Figure:
     """Draw the effects in `table`, the concatenated results of `partial_dependence`."""
-    from kanrun import figures  # which load matplotlib
+    from kanrun import figures  # imported late, because it loads matplotlib
 
     names = table["input"].unique().tolist()
     plain = table[table["level"] == ""]

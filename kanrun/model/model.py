@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
+_WHOLE = re.compile(r"-?\d{1,18}")  # pattern of class labels that are whole numbers
 
 
 class Model(TrainedNetwork):

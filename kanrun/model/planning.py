@@ -118,20 +118,21 @@ AUTO_COEFFICIENTS = 2000
 #: Number of second-order steps without a lower validation error after which the training of a
 #: network without grids stops.
 PATIENCE = 20
-#: Order and weight of the smoothness penalty of classifiers, unless a weight is set.
+#: Classifiers: order of the differences that the smoothness penalty uses, and its weight unless one
+#: is set.
 CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
 #: Weight of LBFGS's smoothness penalty in regression at degree 3; `lbfgs_weight` computes the
 #: weight at other degrees.
 CUBIC_WEIGHT = 1e-21
-#: Number of random starts of second-order solvers: for networks with at most WIDE edges, for larger
-#: networks; and WIDE.
+#: Number of random starts of second-order solvers: STARTS for networks with at most WIDE edges,
+#: FEW_STARTS for larger networks.
 STARTS, FEW_STARTS, WIDE = 8, 3, 50
 #: By `model.budget`: largest number of nodes in the first hidden layer of a growing shape, and
 #: number of candidates for each width.
 BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
 #: Number of bytes of a float64.
 DOUBLE = 8
-ADAM_BATCH = 1024  # samples of one step of Adam if `solver=auto` chooses it
+ADAM_BATCH = 1024  # number of samples in a step of Adam, if `solver=auto` chooses Adam
 
 
 def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:

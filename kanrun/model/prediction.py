@@ -180,7 +180,7 @@ def interval_bounds(
     return low, high
 
 
-#: How a row may be unlike the training data: the kind of departure, and the input or column.
+#: Why a row is unlike the training data: the kind of departure, and the input or column concerned.
 Reason = tuple[str, str]
 
 
@@ -275,7 +275,7 @@ def training_sample(model: TrainedNetwork) -> Array:
 
 def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
     """Return a derivative of a solution, such as "u_xx", at the points `x`, shape (samples,)."""
-    from kanrun.formulas.equations import Vocabulary  # which loads sympy
+    from kanrun.formulas.equations import Vocabulary  # imported late, because it loads sympy
 
     network: Any = model.network
     if not hasattr(network, "derivatives"):

@@ -121,7 +121,7 @@ def figure_of(model: TrainedNetwork, name: str, columns: Sequence[str] = ()) -> 
             raise UsageError(f"a model of kind {model.network.kind} has no edges to draw.")
         outputs = model.classes or model.outputs
         return model.network.plot(inputs=model.inputs, outputs=outputs)  # type: ignore[operator, no-any-return]
-    from kanrun import figures  # which load matplotlib
+    from kanrun import figures  # imported late, because it loads matplotlib
 
     tables = {table: _of_seed(model, table) for table in model.tables}
     known = dict(figures.training_figures(tables, NAMED, True)) if "summary" in tables else {}

@@ -133,7 +133,8 @@ class RunFolder:
             UsageError: If the run is still running, or may be on another host.
             StorageFailed: If `run.json` cannot be read.
         """
-        _ = Run(path).manifest  # raises before a lock file is made in a folder that is not a run
+        # Raises an error before a lock file is made in a folder that is not a run.
+        _ = Run(path).manifest
         with contextlib.ExitStack() as stack:
             stack.enter_context(holding(path))
             # Another process may have written run.json before the lock was held.
@@ -148,7 +149,8 @@ class RunFolder:
                     with contextlib.suppress(OSError):
                         leftover.unlink()
             journal = Journal(path)
-            if journal.path.is_file():  # cut off an incomplete last line, and all after damage
+            # Cut off an incomplete last line, or everything after a damaged line.
+            if journal.path.is_file():
                 with storing(journal.path):
                     os.truncate(journal.path, journal.end)
             folder = cls(path, run.manifest)

@@ -205,7 +205,8 @@ def _strict(sql: str) -> str:
 
 def _fill(connection: sqlite3.Connection, table: str, rows: Sequence[Record]) -> list[str]:
     """Create a table from rows, with the columns of `_FIELDS` first; return its column names."""
-    names: dict[str, str] = {}  # first spelling, by lower case: SQLite's names ignore case
+    # Spelling of each name when it first occurs, by lower case, because SQLite ignores case.
+    names: dict[str, str] = {}
     for name in chain(_FIELDS[table], *rows):
         names.setdefault(name.lower(), name)
     columns = list(names.values())[:_MOST_COLUMNS]

@@ -201,7 +201,7 @@ def _stored(values: Any) -> list[Stored]:
 
 def _stored_value(value: Any) -> Stored:
     """Convert a value to what the journal stores. Objects that are not numbers become text."""
-    value = value.item() if hasattr(value, "item") else value  # numpy's numbers
+    value = value.item() if hasattr(value, "item") else value  # convert NumPy's numbers
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float):
@@ -400,7 +400,8 @@ class Journal:
                 f"the table {table} of {self.path} has {size} bytes, more than the {TABLE_LIMIT} "
                 "that are read."
             )
-        blocks = sorted(self.blocks(table), key=itemgetter(0))  # keeps the order of a training
+        # A stable sort, which keeps the order of rows within a training.
+        blocks = sorted(self.blocks(table), key=itemgetter(0))
         return {
             name: list(chain.from_iterable(lists[place] for _, lists in blocks))
             for place, name in enumerate(self.header(table))

@@ -29,8 +29,8 @@ from kanrun.runs.records import (
 if TYPE_CHECKING:
     import pandas
 
-#: Errors by which points and runs are compared; the first one that was recorded is used. Held-out
-#: points come first, so that test points choose nothing.
+#: Errors by which points and runs are compared; the first one that was recorded is used. Errors on
+#: validation points come first, so that test points are not used to choose.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
 #: All process numbers are below this.

@@ -197,7 +197,7 @@ def names_of(cells: Sequence[Cell]) -> list[str]:
     """
     flat = [flattened(cell) for cell in cells]
     keys = dict.fromkeys(chain.from_iterable(flat))
-    # Bounds of claims are no settings of the network, so they are not part of the name.
+    # The bounds of claims are not settings of the network, so they are not part of the name.
     known = [key for key in keys if key.partition(".")[0] not in ("bound", "bounds")]
     telling = [key for key in known if len({str(one.get(key)) for one in flat}) > 1]
     names = [", ".join(_named(key, one[key]) for key in telling if key in one) for one in flat]

@@ -41,8 +41,8 @@ from kanrun.study.progress import Reporter, error_console
 from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.studies import Checked, RunOptions
 
-#: Largest number of failures and of notes that `run.json` lists.
-#: `records.jsonl` has all failures, and `run.log` has both.
+#: Largest number of failures, and of notes, that `run.json` lists. `records.jsonl` has all
+#: failures, and `run.log` has all failures and notes.
 MOST_LISTED = 100
 #: Number of hexadecimal digits that are kept of the digest of a cell's settings.
 DIGEST_LENGTH = 16
@@ -68,7 +68,7 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
             sender = "Ctrl-C" if type(error) is KeyboardInterrupt else str(error)
             status = Status.INTERRUPTED
             failure = Failure(f"stopped by {sender}")
-        with contextlib.suppress(StorageFailed):  # the first error is more informative
+        with contextlib.suppress(StorageFailed):  # the first error tells more than a second one
             folder.finish(status, failure.reason, failure.trace)
         raise
     if not options.quiet:
@@ -122,7 +122,7 @@ class _Execution:
         self._result = ResultLine()
         #: Failed trainings that `run.json` lists, at most MOST_LISTED.
         self._listed: list[FailedLine] = []
-        #: What failed first, a training or the check of a point's claims, and why.
+        #: The first failure: what failed (a training, or the check of a point's claims), and why.
         self._first: tuple[Task | Point, Failure] | None = None
         #: Checksums of the checkpoints from which trainings of a resumed run continue.
         self._continued: dict[Key, str] = {}

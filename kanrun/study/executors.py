@@ -38,7 +38,7 @@ from kanrun.study import Experiment, Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.resources import threads_of, using_threads
 
 TaskEvents = Generator[TaskEvent, None, None]
-Checkpoints = dict[Key, Checkpoint]  # to resume from; a checkpoint is removed when it is used
+Checkpoints = dict[Key, Checkpoint]  # checkpoints to resume from, each removed when it is used
 #: Smallest number of seconds between two progress messages of a worker.
 TOLD_EVERY = 0.5
 #: Seconds that a worker process gets to end before it is killed.
@@ -110,7 +110,7 @@ def run_local(
     waiting = iter(tasks)
     again = deque[Task]()
     died = set[Key]()
-    busy: dict[Any, _Worker] = {}  # by connection
+    busy: dict[Any, _Worker] = {}  # busy workers by their connection
     idle: list[_Worker] = []
     try:
         while True:
@@ -296,7 +296,7 @@ def _events(future: Any, task: Task, address: str) -> list[TaskEvent]:
             f"the Dask cluster at {address} went away; `kanrun runs resume` continues the rest, "
             "with --address ADDRESS on another one or with --executor local here."
         )
-    try:  # until it arrives here, a finished result may be lost, and fail when computed again
+    try:  # a finished result may be lost before it arrives here, and its repetition may fail
         events: list[TaskEvent] = future.result()
     except KilledWorker as error:
         deaths = int(error.allowed_failures) + 1
@@ -318,7 +318,8 @@ def dask_client(address: str) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         for name in list(logging.root.manager.loggerDict):
             if name.partition(".")[0] == "distributed":
-                # The log of Dask is silenced: relevant problems return as an event or an exception.
+                # The log of Dask is silenced, because relevant problems arrive as an event or an
+                # exception.
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(logging.CRITICAL + 1)

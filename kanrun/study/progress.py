@@ -36,13 +36,16 @@ from kanrun.study import Failure, Finished, Started, Task, TaskEvent
 
 #: Smallest number of seconds between two lines of progress if there is no terminal.
 SECONDS_BETWEEN_LINES = 5.0
-#: Seconds over which the pace is averaged. It is longer than any run, so the whole run counts.
+#: Number of seconds over which the pace is averaged: longer than any run, so that the whole run
+#: counts.
 _WHOLE_RUN = 1e9
-#: Errors in the summary of a training; the first one that was recorded is shown when it ends.
+#: Columns of errors in the summary of a training. When a training ends, the first one that was
+#: recorded is shown.
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 #: Largest number of notes that are remembered, so that they are not shown again for other seeds.
 _MOST_NOTES = 1000
-#: Smallest width of the bar, in characters. Between the two limits, it is a fifth of the terminal.
+#: Smallest width of the bar, in characters. The bar takes a fifth of the terminal, within the
+#: limits _NARROW and _WIDE.
 _NARROW = 6
 #: Largest width of the bar, in characters.
 _WIDE = 24
@@ -101,7 +104,8 @@ class _Running:
 
     def advance(self, update: ProgressUpdate) -> None:
         """Update the progress. A part whose total is unknown does not move the bar."""
-        if update.part != self.part or update.done < self.done:  # a part may also start again
+        # If the progress decreases, the part has started again.
+        if update.part != self.part or update.done < self.done:
             self.part, self.before = update.part, self.share
         self.done = update.done
         if update.total:

@@ -48,7 +48,8 @@ _FIRST = (
 )
 #: Columns of the table of points that have priority after the results and the swept settings.
 _FURTHER = ("validation_rmse", "parameters", "seconds")
-#: Columns that measure how good a training is; `outcome` names the first one in a summary.
+#: Columns that measure the result of a training; `outcome` names the first one that is in the
+#: summary.
 _REACHED = (*RESULTS, "test_deviance", "cv_cross_entropy", "validation_rmse", "train_rmse")
 #: Largest number of rows of a table, or of failures, that are printed.
 _MOST_ROWS = 40
@@ -158,7 +159,7 @@ def print_summary(console: Console, summary: Columns) -> None:
         table = {name: [*values, _agreed(values)] for name, values in summary.items()}
         table = {**table, "seed": [*map(str, summary["seed"]), "median"]}
     there = {name: each for name, each in table.items() if any(map(shown, each))} or table
-    # Columns in which rows differ have priority.
+    # Columns in which rows differ are shown with priority.
     alike = {name for name in there if len({*map(shown, there[name])}) == 1}
     order = sorted((*_FIRST, *there), key=alike.__contains__)
     more, left_out = print_table(console, there, first=order, title=title, most=_MOST_ROWS)
@@ -225,7 +226,7 @@ def training_of(failure: Plain) -> str:
 
 
 _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
-Side = dict[str, list[Any]]  # name -> one value per run, None if the run has no such value
+Side = dict[str, list[Any]]  # for each name, one value per run; None if the run has no such value
 
 
 def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:

@@ -138,7 +138,7 @@ def _run(
     folder: RunFolder | None = None
     with signals_raise() as signals:
         try:
-            with monitoring.uninterrupted():  # or else a signal could leave a folder behind
+            with monitoring.uninterrupted():  # so that a signal cannot leave a folder behind
                 folder = opened()
             with stdout_kept_clean(), logging_to(folder.path / "run.log"):
                 execute(checked, folder, options)
@@ -156,10 +156,12 @@ def _run(
             print(folder.path)
             return exit_code(signals), folder.path
         except Exception as error:
-            # A run that cannot be resumed, for example because its cells changed, is refused.
+            # A run that cannot be resumed, for example because its cells have changed, is refused
+            # with a message.
             if folder is None or (folder.manifest.resumed and isinstance(error, UsageError)):
                 raise
-            if os.environ.get("KANRUN_DEBUG") == "1":  # run.json has the reason
+            # Otherwise no traceback, because run.json has the reason.
+            if os.environ.get("KANRUN_DEBUG") == "1":
                 traceback.print_exc(file=sys.stderr)
     return _end(folder.path, options), folder.path
 

@@ -35,7 +35,7 @@ class Backend(NamedTuple):
 
     log: Callable[[Numbers, int | None], None]
     end: Callable[[str], Any]
-    prefix: str = "result/"  # before the names of results
+    prefix: str = "result/"  # prefix of the names of results
 
 
 class Tracker:

@@ -20,7 +20,7 @@ Data = Any
 #: Default rules by which columns in memory are read.
 IN_MEMORY = Reading()
 _SHOWN = 10  # largest number of names in a message
-_WHOLE = 2.0**53  # float64 represents all whole numbers below this
+_WHOLE = 2.0**53  # float64 represents all integers below this exactly
 
 
 def is_frame(x: Data) -> bool:
@@ -298,7 +298,8 @@ def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
 
 
 def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
-    from pandas import isna  # late: completion reads names of columns, and pandas loads slowly
+    # Imported late, because TAB completion reads column names and pandas loads slowly.
+    from pandas import isna
 
     name = getattr(y, "name", None)
     labels = y
@@ -313,7 +314,7 @@ def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
         if not np.isfinite(labels).all():
             raise InvalidData("y contains NaN or infinity, which is no label.")
         if (np.abs(labels) < _WHOLE).all() and not (labels % 1).any():
-            labels = labels.astype(np.int64)  # 1.0 is the class 1
+            labels = labels.astype(np.int64)  # so that 1.0 is the class 1
     elif isna(labels).any():
         raise InvalidData("y contains missing labels.")
     try:

@@ -42,11 +42,13 @@ NAMED: dict[str, str] = {
 #: Numbers of the random streams by purpose, which must not change. Each purpose has its own stream,
 #: so that more test points, or noise, do not change the training points.
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4, "extra": 5}
-_FUNCTION_POINTS = 1000  # training points of a function, by default
-_TEST_FRACTION = 0.2  # of the rows of a table, by default
-_MIN_TRAIN = 2  # rows of a table: one has no standard deviation
-_MIN_FOR_VALIDATION = 20  # training points; with fewer, there are no validation points
-_ORDINARY = 100.0  # sizes from 1/100 to 100, and means up to 100 sizes, are not standardised
+_FUNCTION_POINTS = 1000  # default number of training points of a function
+_TEST_FRACTION = 0.2  # default fraction of the rows of a table that are test rows
+# Smallest number of training rows of a table; a single row has no standard deviation.
+_MIN_TRAIN = 2
+_MIN_FOR_VALIDATION = 20  # smallest number of training points of which some are used for validation
+# Columns with a size from 1/100 to 100, and a mean of at most 100 sizes, are not standardised.
+_ORDINARY = 100.0
 _MAX_NUMBERS = 10**9  # largest number of points times variables in one draw
 _ROUNDING = 1e-13  # largest relative range of a column that counts as constant
 _REDRAWS = 100  # largest number of redraws of points with non-finite values, as in FastSRB
@@ -191,11 +193,12 @@ def split_order(
     order = rng.permutation(count)
     if labels is None or count == 0:
         return order
-    from pandas import Series  # late, as it loads slowly
+    from pandas import Series  # imported late, because it loads slowly
 
     shuffled = labels[order]
     sizes = np.bincount(shuffled)
-    rank = Series(shuffled).groupby(shuffled).cumcount().to_numpy()  # of each row within its class
+    # Number of each row within its class.
+    rank = Series(shuffled).groupby(shuffled).cumcount().to_numpy()
     place = (rank + rng.random(len(sizes))[shuffled]) / sizes[shuffled]
     return order[np.argsort(np.where(rank == 0, -1.0, place), kind="stable")]
 
@@ -326,7 +329,7 @@ def _split_rows(
     else:
         place = rng.permutation(int(groups.max()) + 1)[groups.astype(np.intp)]
         order = np.argsort(place, kind="stable")
-        if train < len(order):  # move a group that would be split to the test rows
+        if train < len(order):  # if a group would be split, move all of it to the test rows
             torn = int((groups[order[:train]] == groups[order[train]]).sum())
             train = train - torn
             test = test + torn
@@ -360,7 +363,8 @@ def _standardise(values: Array, weights: Array | None) -> Scaling:
 
 def constant(values: Array) -> NDArray[np.bool_]:
     """Return which columns of `values` are constant up to rounding, shape (columns,)."""
-    with np.errstate(over="ignore"):  # a range beyond float64 is infinite, and so not constant
+    # A range that exceeds float64 becomes infinite, so the column is not constant.
+    with np.errstate(over="ignore"):
         return np.asarray(np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0))
 
 

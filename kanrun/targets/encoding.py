@@ -26,7 +26,8 @@ MAX_LEVELS = 500  # largest number of levels of a category with an indicator, mo
 #: Number of levels above which a warning names the column, because it may hold numbers or dates in
 #: an unknown notation.
 MANY_LEVELS = 20
-_MIN_ROWS = 2  # rows with a level; rarer levels have no indicator, like unknown levels
+# Smallest number of rows with a level that gets an indicator; rarer levels are treated as unknown.
+_MIN_ROWS = 2
 #: Parts of a date that can become inputs, with their periods in days.
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
 _PERIODS = 1.2  # number of periods that dates must span for a part to become an input
@@ -125,7 +126,8 @@ def read_inputs(
     Raises UsageError if a value is not a finite number.
     """
     file = TableFile(path, limits=limits)
-    distinct = list(dict.fromkeys(names))  # an axis of a curve may be its parameter
+    # A column may be named twice, because an axis of a curve may be its parameter.
+    distinct = list(dict.fromkeys(names))
     table = file.read(distinct)
     reading = Reading(file=file.file.name, rows=list(table.index))
     values, _ = reading.outputs({name: table[name].to_numpy() for name in distinct})
@@ -134,7 +136,7 @@ def read_inputs(
 
 #: Name for all levels without an indicator, unless the training rows contain exactly one of them.
 OTHERS = "(others)"
-EMPTY = "(missing)"  # what `text_of` returns for a missing value; a level of its own
+EMPTY = "(missing)"  # what `text_of` returns for a missing value, which is a separate level
 
 
 @dataclass(frozen=True)

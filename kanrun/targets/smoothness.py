@@ -10,16 +10,17 @@ from kanrun.points import Array
 
 #: Number of points on each line.
 POINTS = 129
-#: Half the length of the first line, as a fraction of the range of the input.
+#: Half the length of the first line on which fourth differences are computed, as a fraction of the
+#: range of the input.
 REACH = 0.1
-#: Number of successive lines along one input; each is (POINTS - 1) / (2 NEAR) times shorter than
-#: the line before.
+#: Number of lines along one input, one after another; each is (POINTS - 1) / (2 NEAR) times shorter
+#: than the line before.
 LEVELS = 4
-#: Half the length of the next line, in distances between the points of the present one.
+#: Half the length of the next line, in units of the distance between points on the present line.
 NEAR = 3
 #: Number of rounds over all inputs. The tip of a cone is only found in the second round.
 ROUNDS = 2
-#: Smallest change of slope, between neighbouring points of the shortest line, that counts as not
+#: Smallest change of slope between neighbouring points of the shortest line that counts as not
 #: smooth, in units of the output's size divided by the input's range.
 SLOPE_CHANGE = 0.01
 #: Relative rounding error of values and inputs; smaller differences are ignored.

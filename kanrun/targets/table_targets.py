@@ -53,8 +53,8 @@ _IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed
 #: Number of points of the built-in spiral, which has two turns. More points make the curve easier
 #: to follow.
 _SPIRAL_POINTS = 24
-#: Largest shift of a point along the built-in spiral, in radians; also the growth of the spiral's
-#: radius per radian. A larger value spaces the points less evenly.
+#: Largest shift of a point along the built-in spiral, in radians; also the increase of the spiral's
+#: radius per radian. With a larger value, the points are spaced less evenly.
 _UNEVEN = 0.2
 #: Outputs with at most this many different values, all whole numbers, may be classes.
 _MOST_CLASSES = 10
@@ -392,14 +392,15 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
     The parameters are None unless the settings name a column for them. Raises UsageError if the
     file is not a table, or a column is missing or contains values that are not finite numbers.
     """
-    if config.path is None:  # unevenly spaced on a spiral, which is not the graph of a function
+    # The points are unevenly spaced on a spiral, which is not the graph of a function.
+    if config.path is None:
         angle = np.linspace(0.0, 4 * np.pi, _SPIRAL_POINTS)
         angle += _UNEVEN * np.sin(5 * np.arange(_SPIRAL_POINTS))
         radius = 2 * _UNEVEN + _UNEVEN * angle
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), None
     path = config.path
     columns = list(config.columns or ())
-    if not columns:  # x and y if both are there, otherwise the first two that hold numbers
+    if not columns:  # the columns x and y if both exist, otherwise the first two columns of numbers
         found = TableFile(path).read()
         shown = ", ".join(found.columns[:_SHOWN])
         if all(map(is_number, found.columns)):

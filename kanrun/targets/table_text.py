@@ -141,7 +141,8 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         numbers = np.fromiter(map(float, values), np.float64, len(values))
         names = any("_" in value for value in values if isinstance(value, str))
-        if np.isfinite(numbers).all() and not names and not words:  # Python reads 12_1 as 121
+        # Checked without underscores, because Python reads 12_1 as 121.
+        if np.isfinite(numbers).all() and not names and not words:
             return numbers, faults
     numbers = np.full(len(values), np.nan)
     for i, value in enumerate(values):
@@ -192,7 +193,7 @@ def read_days(
     wrong = [i for i, m in enumerate(matches) if texts[i] and not m]
     try:
         days[known] = days_from([texts[i] for i in known], bool(day_first))
-    except ValueError:  # such as 2023-02-30
+    except ValueError:  # an impossible date such as 2023-02-30
         for i in known:
             try:
                 days[i] = days_from([texts[i]], bool(day_first))[0]
