@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from kanrun.config.experiments import ExperimentConfig, Precision
 from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, INCREASING, MISSING, Count, Positive, copied
+from kanrun.config.rules import DISTINCT, INCREASING, MISSING, Count, NonEmpty, Positive, copied
 
 Library = Literal["pykan", "inkan", "inkan compiled"]
 LIBRARIES: tuple[str, ...] = get_args(Library)
@@ -38,8 +38,7 @@ class BenchConfig(ExperimentConfig):
     ] = "all"
     splits: Annotated[Count, "random splits of each table of the part tables"] = 3
     tables: Annotated[
-        list[str],
-        Meta(min_length=1),
+        NonEmpty[str],
         "tables of the part tables: names, or the sets small, medium, large and development (on "
         "which constants were chosen)",
         DISTINCT,
@@ -49,8 +48,7 @@ class BenchConfig(ExperimentConfig):
         Positive, "seconds after which a case ends, once it has had three rounds"
     ] = 30.0
     layers: Annotated[
-        list[Annotated[list[Count], Meta(min_length=4, max_length=4)]],
-        Meta(min_length=1),
+        NonEmpty[Annotated[list[Count], Meta(min_length=4, max_length=4)]],
         "layers as [batch, inputs, outputs, intervals]",
     ] = MISSING
     compiled: Annotated[
@@ -59,12 +57,12 @@ class BenchConfig(ExperimentConfig):
     libraries: Annotated[list[Library], "other KAN libraries; missing ones are reported"] = copied(
         list(LIBRARIES)
     )
-    errors: Annotated[list[Positive], Meta(min_length=1), "test RMSEs to reach on new points"] = (
-        copied([0.001, 0.00025, 8.2e-05])
+    errors: Annotated[NonEmpty[Positive], "test RMSEs to reach on new points"] = copied(
+        [0.001, 0.00025, 8.2e-05]
     )
-    intervals: Annotated[
-        list[Count], Meta(min_length=1), "grid schedule of time_to_accuracy", INCREASING
-    ] = copied([3, 5, 10, 20])
+    intervals: Annotated[NonEmpty[Count], "grid schedule of time_to_accuracy", INCREASING] = copied(
+        [3, 5, 10, 20]
+    )
     training_seconds: Annotated[Positive, "time limit of each training, in seconds"] = 60.0
     pykan_seconds: Annotated[
         Positive, "time limit of pykan's training on all grids, in seconds"

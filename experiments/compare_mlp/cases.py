@@ -10,10 +10,9 @@ from collections.abc import Generator as Steps
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
-from msgspec import Meta
 from torch import Generator
 
-from kanrun.config.rules import DISTINCT, MISSING, Count, Positive, copied
+from kanrun.config.rules import DISTINCT, MISSING, Count, NonEmpty, Positive, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Trained
 from kanrun.errors import UsageError
@@ -40,9 +39,9 @@ class CaseSettings:
     target: Annotated[dict[str, Any], "what is learned, such as {kind: named, name: product}"] = (
         MISSING
     )
-    shapes: Annotated[
-        list[list[Count]], Meta(min_length=1), "hidden widths, one list per KAN", DISTINCT
-    ] = copied([[]])
+    shapes: Annotated[NonEmpty[list[Count]], "hidden widths, one list per KAN", DISTINCT] = copied(
+        [[]]
+    )
     sampling: Annotated[dict[str, Any], "differences from sampling"] = copied({})
     bound: Annotated[Positive | None, "kolmogorov_arnold: the relative error to be reached"] = None
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
-
 from kanrun.config.experiments import IMPLIED_TARGETS, TrainingConfig
 from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, INCREASING, MISSING, Count, Natural, Positive, copied
+from kanrun.config.rules import (
+    DISTINCT,
+    INCREASING,
+    MISSING,
+    Count,
+    Natural,
+    NonEmpty,
+    Positive,
+    copied,
+)
 
 
 @experiment(
@@ -56,20 +63,15 @@ class CompareMLPConfig(TrainingConfig):
     ] = "matched"
     cases: Annotated[list[Any], "targets with the shapes of their KANs"] = MISSING
     grids: Annotated[
-        list[Annotated[list[Count], Meta(min_length=1), INCREASING]],
-        Meta(min_length=1),
+        NonEmpty[Annotated[NonEmpty[Count], INCREASING]],
         "schedules of grids, one KAN for each",
         DISTINCT,
     ] = copied([[5], [5, 10, 20]])
     match: Annotated[Literal["parameters", "flops"], "quantity that MLPs share with the KAN"] = (
         "parameters"
     )
-    depths: Annotated[list[Natural], Meta(min_length=1), "hidden layers of the MLPs"] = copied(
-        [1, 2]
-    )
-    activations: Annotated[list[str], Meta(min_length=1), "activations of the MLPs"] = copied(
-        ["tanh", "silu"]
-    )
+    depths: Annotated[NonEmpty[Natural], "hidden layers of the MLPs"] = copied([1, 2])
+    activations: Annotated[NonEmpty[str], "activations of the MLPs"] = copied(["tanh", "silu"])
     widths: Annotated[list[Count], "widths of further MLPs"] = copied([])
     errors: Annotated[list[Positive], "relative errors to reach in universal_approximation"] = (
         copied([])

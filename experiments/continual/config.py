@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from kanrun.config.experiments import IMPLIED_TARGETS, ExperimentConfig, SamplingConfig
 from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, FREE_TEXT, MISSING, Count, Positive, copied
+from kanrun.config.rules import DISTINCT, FREE_TEXT, MISSING, Count, NonEmpty, Positive, copied
 
 ContinualPart = Literal["learners", "intervals", "overlap", "depth"]
 
@@ -77,7 +77,7 @@ class ContinualConfig(ExperimentConfig):
     trials: Annotated[
         Count, "trials of every learner; the one with the lowest final error on all phases counts"
     ] = 2
-    parts: Annotated[list[ContinualPart], Meta(min_length=1), "parts to run", DISTINCT] = copied(
+    parts: Annotated[NonEmpty[ContinualPart], "parts to run", DISTINCT] = copied(
         list(get_args(ContinualPart))
     )
     learners: Annotated[list[Any], "networks and their memories"] = MISSING

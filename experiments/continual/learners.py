@@ -20,10 +20,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from msgspec import Meta
 from torch import Tensor
 
-from kanrun.config.rules import MISSING, Count, NonNegative, copied
+from kanrun.config.rules import MISSING, Count, NonEmpty, NonNegative, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale
@@ -157,12 +156,10 @@ class Learner:
         "what is kept of earlier phases",
     ] = "none"
     replay_points: Annotated[Count, "points of each phase that memory=replay keeps"] = 20
-    depths: Annotated[list[Count], Meta(min_length=1), "hidden layers of an MLP, by trial"] = (
-        copied([1, 2, 3])
+    depths: Annotated[NonEmpty[Count], "hidden layers of an MLP, by trial"] = copied([1, 2, 3])
+    strengths: Annotated[NonEmpty[NonNegative], "strengths of memory=ewc, by trial"] = copied(
+        [1.0, 10.0, 100.0]
     )
-    strengths: Annotated[
-        list[NonNegative], Meta(min_length=1), "strengths of memory=ewc, by trial"
-    ] = copied([1.0, 10.0, 100.0])
     kind: Annotated[Literal["kan", "mlp"], "a network"] = "kan"
 
     def memory_of(self, trial: int) -> Memory:

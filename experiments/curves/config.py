@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from kanrun.config.experiments import ExperimentConfig
 from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, MISSING, Count, Natural, copied
+from kanrun.config.rules import DISTINCT, MISSING, Count, Natural, NonEmpty, copied
 from kanrun.targets.settings import ExpressionTarget, PointsTarget
 
 CurvesPart = Literal[
@@ -48,25 +48,24 @@ class CurvesConfig(ExperimentConfig):
     """`kanrun curves`; points are lists of [x, y]. Only the part `identities` uses the seed."""
 
     target: Annotated[Any, "points of the plane"] = copied(PointsTarget())
-    parts: Annotated[list[CurvesPart], Meta(min_length=1), "parts to run", DISTINCT] = copied(
+    parts: Annotated[NonEmpty[CurvesPart], "parts to run", DISTINCT] = copied(
         list(get_args(CurvesPart))
     )
     function: Annotated[ExpressionTarget, "function of the one variable x0"] = copied(
         ExpressionTarget("1/(1 + 25*x0^2)")
     )
     polynomial_points: Annotated[
-        list[Annotated[int, Meta(ge=2, le=1000)]],
-        Meta(min_length=1),
+        NonEmpty[Annotated[int, Meta(ge=2, le=1000)]],
         "numbers of points that polynomials interpolate",
         DISTINCT,
     ] = copied([10, 20, 40])
     spline_points: Annotated[
-        list[int], Meta(min_length=1), "numbers of points that splines interpolate", DISTINCT
+        NonEmpty[int], "numbers of points that splines interpolate", DISTINCT
     ] = copied([10, 14, 20, 28, 40, 57, 80, 113, 160])
     degree: Annotated[Count, "degree of the drawn B-splines"] = 3
-    degrees: Annotated[
-        list[Count], Meta(min_length=1), "degrees of the compared B-splines", DISTINCT
-    ] = copied([1, 2, 3, 4, 5])
+    degrees: Annotated[NonEmpty[Count], "degrees of the compared B-splines", DISTINCT] = copied(
+        [1, 2, 3, 4, 5]
+    )
     bezier: Annotated[
         ControlPoints,
         "control points, one more than the degree",

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from kanrun.config.experiments import IMPLIED_TARGETS, TrainingConfig
 from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, MISSING, Count, NonNegative, copied
+from kanrun.config.rules import DISTINCT, MISSING, Count, NonEmpty, NonNegative, copied
 
 GridPart = Literal["schedules", "scratch", "order", "overfit"]
 
@@ -34,13 +34,13 @@ class ExtendGridConfig(TrainingConfig):
     `steps`. The grids of the first schedule are also trained from scratch.
     """
 
-    parts: Annotated[list[GridPart], Meta(min_length=1), "parts to run", DISTINCT] = copied(
+    parts: Annotated[NonEmpty[GridPart], "parts to run", DISTINCT] = copied(
         list(get_args(GridPart))
     )
-    shapes: Annotated[
-        list[list[Count]], Meta(min_length=1), "hidden widths, one list per network", DISTINCT
-    ] = copied([[1]])
-    schedules: Annotated[list[Any], Meta(min_length=1), "schedules of grids"] = MISSING
+    shapes: Annotated[NonEmpty[list[Count]], "hidden widths, one list per network", DISTINCT] = (
+        copied([[1]])
+    )
+    schedules: Annotated[NonEmpty[Any], "schedules of grids"] = MISSING
     max_parameters: Annotated[int, "maximum number of parameters; finer grids are skipped"] = 4000
     scratch_intervals: Annotated[
         list[int] | None, "grids of the part scratch; null is all of the first schedule", DISTINCT

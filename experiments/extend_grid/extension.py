@@ -18,10 +18,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-from msgspec import Meta
 
 from kanrun.config import SOLVERS
-from kanrun.config.rules import INCREASING, Count
+from kanrun.config.rules import INCREASING, Count, NonEmpty
 from kanrun.engine.networks.counting import size_of
 from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
@@ -93,9 +92,7 @@ class Schedule:
     schedule ends after two successive grids without a lower error.
     """
 
-    intervals: Annotated[
-        Annotated[list[Count], Meta(min_length=1)] | None, "grids of a schedule", INCREASING
-    ] = None
+    intervals: Annotated[NonEmpty[Count] | None, "grids of a schedule", INCREASING] = None
     kind: Annotated[Literal["list", "doubling", "plateau"], "what a schedule is"] = "list"
     first: Annotated[Count | None, "the first of grids that double"] = None
     last: Annotated[Count | None, "how far grids double"] = None

@@ -17,6 +17,7 @@ from kanrun.config.rules import (
     MISSING,
     Count,
     Natural,
+    NonEmpty,
     NonNegative,
     Positive,
     Words,
@@ -78,8 +79,7 @@ class ExperimentConfig:
         DISTINCT,
     ] = "all"
     figure_formats: Annotated[
-        list[Literal["png", "svg", "pdf"]],
-        Meta(min_length=1),
+        NonEmpty[Literal["png", "svg", "pdf"]],
         "file formats of the figures",
         DISTINCT,
     ] = copied(["png"])

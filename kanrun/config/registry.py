@@ -63,6 +63,11 @@ class Registry(Mapping[str, K], Generic[K]):
             raise ValueError(f"there are two kinds of {self.what} called {name!r}")
         self._kinds[name] = kind
 
+    def declare(self, settings: C) -> C:
+        """Add the dataclass `settings` by the default value of its `kind`, and return it."""
+        self.add(settings.kind, settings)  # type: ignore[arg-type]
+        return settings
+
     def sort(self, key: Callable[[K], int]) -> None:
         """Sort the kinds by `key`."""
         self._kinds = dict(sorted(self._kinds.items(), key=lambda pair: key(pair[1])))
@@ -155,22 +160,14 @@ EXPERIMENTS: Registry[ExperimentKind] = Registry("experiment")
 GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
 
 
-def target(settings: C) -> C:
-    """Declare a kind of target: a dataclass that derives from `TargetConfig`."""
-    TARGETS.add(settings.kind, settings)
-    return settings
-
-
-def model(settings: C) -> C:
-    """Declare a model: a dataclass that derives from `ModelConfig`."""
-    MODELS.add(settings.kind, settings)
-    return settings
-
-
-def solver(settings: C) -> C:
-    """Declare a solver: a dataclass that derives from `SolverConfig`."""
-    SOLVERS.add(settings.kind, settings)
-    return settings
+#: Declares a kind of target: a dataclass that derives from `TargetConfig`.
+target = TARGETS.declare
+#: Declares a model: a dataclass that derives from `ModelConfig`.
+model = MODELS.declare
+#: Declares a solver: a dataclass that derives from `SolverConfig`.
+solver = SOLVERS.declare
+#: Declares a candidate function of an edge, such as "sinc" with the formula "sin(x0)/x0".
+candidate = CANDIDATES.add
 
 
 def experiment(name: str, summary: str, **more: Any) -> Callable[[C], C]:
@@ -184,11 +181,6 @@ def experiment(name: str, summary: str, **more: Any) -> Callable[[C], C]:
         return settings
 
     return declare
-
-
-def candidate(name: str, formula: str) -> None:
-    """Declare a candidate function of an edge, such as "sinc" with the formula "sin(x0)/x0"."""
-    CANDIDATES.add(name, formula)
 
 
 def is_plugin(settings: type) -> bool:

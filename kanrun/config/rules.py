@@ -16,7 +16,7 @@ from copy import deepcopy
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from msgspec import Meta, ValidationError, convert, inspect
 
@@ -30,6 +30,8 @@ Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
+T = TypeVar("T")
+NonEmpty = Annotated[list[T], Meta(min_length=1)]
 
 
 class Mark(Enum):
