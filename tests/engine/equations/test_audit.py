@@ -60,14 +60,14 @@ def test_scan_finds_pulses_at_any_place(name, width):
 
 
 @pytest.mark.parametrize("more", ["", " + exp(t*u)"], ids=["of u alone", "of u and t"])
-def test_scan_of_an_unknown_looks_as_closely_between_its_values_as_that_of_a_variable(more):
+def test_scan_finds_narrow_bumps_between_any_values_of_an_unknown(more):
     for place in np.random.default_rng(1).uniform(0, 1, 20):
         scan = ValueScan(make(f"u_t = 1 + {PULSES['bump'](f'(u - {place:.9f})/1e-5')}{more}"))
         found = scan(0, np.array([0.0, 1.0]))
         assert np.abs(found - place).min() < 1e-5
 
 
-def test_scan_of_smooth_terms_keeps_its_first_cells():
+def test_scan_refines_no_cells_where_terms_are_smooth():
     system = make(
         "u_t = u_xx*cos(x) + exp(-t)*sin(20*x) + x^2*u*u_x + exp(x - t)",
         [WALLS, "u = 0 at t=0"],
@@ -80,7 +80,7 @@ def test_scan_of_smooth_terms_keeps_its_first_cells():
 
 
 @pytest.mark.parametrize("periods", [2**10, 1e5, 2**17, 2**20])
-def test_waves_do_not_alias(periods):
+def test_scan_resolves_waves_whose_period_divides_the_first_cells(periods):
     wave = partial(lambda p, t: np.sin(2 * np.pi * p * t), periods)
     assert len(resolved_cells([wave], 0.0, 1.0)) > 500
 
@@ -105,7 +105,7 @@ def test_scan_covers_the_range_of_an_unknown():
     assert np.diff(crossed).max() < 2 * 3 / PLACES * 2
 
 
-def test_crossings_are_where_a_function_has_the_values():
+def test_crossings_finds_where_a_piecewise_linear_function_takes_given_values():
     at = np.array([0.0, 1.0, 3.0])
     values = np.array([0.0, 2.0, 1.0])
     assert crossings(at, values, np.array([0.5, 1.5, 5.0])).tolist() == [0.25, 0.75, 2.0]
@@ -113,7 +113,7 @@ def test_crossings_are_where_a_function_has_the_values():
 
 
 @pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-5])
-def test_audit_sees_what_interpolants_leave(width):
+def test_audit_finds_a_pulse_that_the_grid_does_not_represent(width):
     system = make(f"u_t = exp(-((t - 0.7123)/{width})^2)*{1 / width}")
 
     def zero(derivative, x, y):
@@ -191,7 +191,7 @@ def test_initial_values_narrower_than_the_first_intervals_are_seen():
     )
 
 
-def test_what_no_slab_represents_is_a_doubt(monkeypatch):
+def test_pulse_too_narrow_for_any_slab_makes_the_solution_doubtful(monkeypatch):
     monkeypatch.setattr(controller, "MAX_REFUSALS", 0)
     found = solve("u_t = exp(-((t-0.7123)/1e-4)^2)*5641.9", tolerance=1e-2)
     assert "within a width that no grid here resolves, as at t=0.71" in found.doubt
@@ -209,7 +209,7 @@ def test_boundary_value_problem_has_breakpoints_where_it_is_narrow():
     assert found.estimate >= 1e-11
 
 
-def test_estimate_covers_what_the_residual_may_change():
+def test_estimate_covers_an_error_on_which_two_grids_agree():
     """The flux u_x / (1 + pulse) is constant; two grids agree on a wrong step of the solution."""
     pulse = "5e4/(pi*(1 + ((x - 0.5432)/1e-5)^2))"
     system = parsed({"x": [0, 1]}, f"(u_x/(1 + {pulse}))_x = 0", ["u = 0 at x=0", "u = 1 at x=1"])
@@ -231,7 +231,7 @@ def test_boundary_value_problem_that_no_grid_resolves_is_doubtful(monkeypatch):
     assert found.unseen > 1e-3
 
 
-def test_budget_ends_solutions():
+def test_both_solvers_stop_when_the_budget_is_spent():
     burst = "sin(2*pi*5e4*t)*exp(-((t - 0.35)/0.02)^2)*1000"
     found = solve(f"u_t = {burst} - u", budget=0.5)
     assert found.stopped == "the budget is spent"
@@ -245,7 +245,7 @@ def test_budget_ends_solutions():
     assert stages.stopped == "the budget is spent"
 
 
-def test_a_scan_ends_though_functions_are_not_finite():
+def test_scan_ends_where_terms_are_not_finite():
     scan = Scan(
         make("u_t = 1/t + log(t - 0.3)").equations[0].expression.args,
         ("t",),

@@ -70,7 +70,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_exact_solutions_are_met(name):
+def test_errors_against_exact_solutions_are_below_the_tolerance(name):
     formula, conditions, exact = EXACT[name]
     found = solve(make(BOX, formula, conditions), 1e-7)
     values, wanted = compared(found.network, exact)
@@ -100,7 +100,7 @@ def test_solution_stops_where_it_ceases_to_exist(formula):
     assert found.stopped == "slabs became too short"
 
 
-def test_estimates_carry_errors_that_grow_and_those_of_the_initial_values():
+def test_estimates_include_growing_errors_and_the_error_of_the_initial_values():
     system = make({"t": [0, 3]}, "u_t = 4*u - 3*exp(t)", ["u = 1 at t=0"])
     march = march_to_end(system, 1e-6, np.inf)
     end = march.slabs[-1].solution(system, np.array([[3.0]]))[0, 0]
@@ -118,7 +118,7 @@ def test_estimates_carry_errors_that_grow_and_those_of_the_initial_values():
     np.testing.assert_allclose(carried, left, atol=0.3 * np.abs(left).max())
 
 
-def test_a_smaller_local_tolerance_follows_if_the_estimate_is_too_large(monkeypatch):
+def test_too_large_an_estimate_makes_the_solver_lower_its_local_tolerance(monkeypatch):
     system = make({"t": [0, 3]}, "u_t = 9*u - 8*exp(t)", ["u = 1 at t=0"])
     monkeypatch.setattr(slab_solution, "CHEAP", 0.0)
     assert march_to_end(system, 1e-6, np.inf).estimate > 1e-5
@@ -161,7 +161,7 @@ def test_stiff_reaction_has_components_of_very_different_sizes():
     assert end.sum() == pytest.approx(1.0, abs=1e-13)
 
 
-def test_windows_join_to_rounding_though_breakpoints_move():
+def test_windows_with_different_breakpoints_join_up_to_rounding():
     found = solve(
         make(
             {"x": [-1, 1], "t": [0, 0.5]},
@@ -198,11 +198,11 @@ def test_windows_join_to_rounding_though_breakpoints_move():
         ("u_t = u_xx", ["u = 0 at x=0.5, x=1", "u = x at t=0"]),  # inside
     ],
 )
-def test_other_systems_are_left_to_the_general_solver(formula, conditions):
+def test_time_stepping_declines_systems_it_cannot_solve(formula, conditions):
     assert make(BOX, formula, conditions) is None
 
 
-def test_initial_values_that_jump_leave_no_residual():
+def test_jump_in_initial_values_leaves_a_small_residual_of_the_conditions():
     system = make(BOX, "u_t = u_xx", ["u_x = 0 at x=0, x=1", "u = where(x < 0.5, 1, 0) at t=0"])
     assert solve(system, 1e-3).last[0].conditions.rms < 1e-4
     *_, march = Controller(system, 1e-3).run()
@@ -214,7 +214,7 @@ def test_initial_values_that_jump_leave_no_residual():
     assert slab_residuals(system, other, field, one)[1].rms < 1e-12
 
 
-def test_corners_where_initial_values_contradict_walls_are_followed():
+def test_solution_is_accurate_where_initial_values_contradict_walls():
     system = make({"x": [0, 1], "t": [0, 0.1]}, "u_t = u_xx", ["u = 0 at x=0, x=1", "u = 1 at t=0"])
     *_, march = Controller(system, 1e-4).run()
     odd = np.arange(1, 60, 2)
@@ -320,14 +320,14 @@ def test_ill_posed_equations_are_told_from_well_posed_ones(name):
     assert (growing_place(system, slab_field(window, system)) is not None) == (name in ILL_POSED)
 
 
-def test_time_that_ran_out_is_said(monkeypatch):
+def test_solution_reports_that_cpu_time_ran_out(monkeypatch):
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
     ends = iter([False] * 3)
     monkeypatch.setattr(controller, "time_limit_reached", lambda: next(ends, True))
     assert solve(system, 1e-6).stopped == "CPU time ran out"
 
 
-def test_formulas_jump_inside_the_range_only():
+def test_jumps_at_the_ends_of_the_range_do_not_count():
     jumps = "heaviside(t) + heaviside(t - 1) + heaviside(t - 0.4)"
     found = parsed({"t": [0, 1]}, f"u_t = {jumps}", ["u = 0 at t=0"]).jumps(0)
     assert found == pytest.approx([0.4])

@@ -94,7 +94,7 @@ def test_no_points_lie_next_to_incompatible_corners():
     assert 0.1 < float(away.min()) < 0.12
 
 
-def test_a_residual_that_is_nowhere_finite_is_said():
+def test_residual_that_is_nowhere_finite_fails_the_training_with_a_message():
     problem = parsed({"x": (-2, -1)}, "u_x = log(x)*u", ["u = 1 at x=-2"])
     with pytest.raises(TrainingFailed, match="not finite at any start"):
         solution(problem, kan(1), policy=replace(SMALL, collocation_points=50))
@@ -134,7 +134,7 @@ def values(solution, at):
         return solution(at)
 
 
-def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are():
+def test_inserted_knots_keep_the_function_and_lie_where_the_residual_is_large():
     before = field(OutputForm(1, 2, 2))
     at = points()
     squares = (at[:, 0] < 0.5).double()
@@ -164,7 +164,7 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
 
 
 @pytest.mark.parametrize("intervals, waves", [(5, 19), (41, 123)])
-def test_conditions_are_measured_between_the_points_of_their_rows(intervals, waves):
+def test_residual_of_conditions_is_measured_away_from_the_training_points(intervals, waves):
     """Zero meets sin(n pi y) at the points of the rows, which are as many, and nowhere else."""
     square = {"x": (0, 1), "y": (0, 1)}
     system = parsed(square, "u_xx + u_yy = 0", [f"u = sin({waves}*pi*y) at x=0"])

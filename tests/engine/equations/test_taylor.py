@@ -38,7 +38,7 @@ def by_autograd(model, x, output, index):
 
 
 @pytest.mark.parametrize("kind", ["zero", "mlp"])
-def test_components_are_the_derivatives(kind):
+def test_taylor_coefficients_are_the_derivatives_of_the_network(kind):
     model = network(kind)
     monomials = Monomials.covering(INDICES, 2)
     x = made_kan.points(7, 2, -0.9, 0.9)
@@ -50,7 +50,7 @@ def test_components_are_the_derivatives(kind):
         assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max() + 1))
 
 
-def test_other_networks_are_refused():
+def test_polynomials_and_silu_bases_are_refused():
     curve = Polynomial(4, 1, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
     with pytest.raises(UsageError, match="kind kan or mlp, not polynomial"):
         network_jets(curve, torch.zeros(3, 1, dtype=torch.float64), Monomials.covering([(1,)], 1))

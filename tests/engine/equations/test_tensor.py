@@ -39,7 +39,7 @@ def values(found, points, index=(0, 0)):
     return found.network.derivatives(at, [index])[..., 0].numpy()
 
 
-def test_rows_are_slopes_of_the_residuals():
+def test_rows_are_the_derivatives_of_the_residuals():
     formulas = ["u_xx + u*v_y = sin(x)", "v_yy - u_x*v = y"]
     conditions = ["periodic in x", "u = x at y=0", "v_y + u^2 = 0 at y=1", "v = 1 at y=0"]
     system = make(formulas, conditions, "uv")
@@ -106,7 +106,7 @@ def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
         ),
     ],
 )
-def test_values_of_textbooks(formula, conditions, centre):
+def test_solutions_have_the_textbook_value_at_the_centre(formula, conditions, centre):
     found = solve(make(formula, conditions), (8, 16))
     assert values(found, [[0.5, 0.5]])[0, 0] == pytest.approx(centre, rel=1e-4)
 
@@ -148,7 +148,7 @@ def test_a_nonlinear_system_with_periodic_splines():
         ("u_xxxx = 24", ["u = 0 at x=0, x=1", "u_x = 0 at x=0, x=1"], lambda x: (x - x**2) ** 2),
     ],
 )
-def test_one_variable(formula, conditions, exact):
+def test_problems_in_one_variable_are_solved_to_their_exact_solutions(formula, conditions, exact):
     system = make(formula, conditions, variables={"x": [0, 1]})
     found = solve(system, (8,), grows=True)
     x = np.linspace(0, 1, 41)
@@ -183,7 +183,7 @@ def test_narrow_features_of_one_variable_leave_the_other_one_coarse():
     assert len(np.unique(edges[0])) > 1.5 * len(np.unique(edges[1]))
 
 
-def test_systems_in_two_variables_without_data_are_direct():
+def test_direct_solver_takes_up_to_two_variables():
     walls = "u = 0 at x=0, x=1"
     assert is_direct(make("u_xx + u_yy = 1", [ZERO]))
     heat = {"x": [0, 1], "t": [0, 1]}

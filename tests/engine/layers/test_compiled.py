@@ -26,7 +26,9 @@ def derivatives(layer, x):
 @pytest.mark.parametrize("outside", ["linear", "constant", "zero", "base"])
 @pytest.mark.parametrize("degree, base", [(2, "zero"), (3, "silu"), (4, "tanh"), (5, "sin")])
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
-def test_what_a_compiler_gets(intervals, degree, base, outside, spread, monkeypatch):
+def test_code_for_the_compiler_has_the_same_values_and_derivatives(
+    intervals, degree, base, outside, spread, monkeypatch
+):
     layer = make(intervals, EdgeSpec(degree=degree, base=base, extrapolation=outside), inputs=2)
     layer.mask[0, 1] = False
     x = data(12, 2, spread).requires_grad_()
@@ -39,7 +41,7 @@ def test_what_a_compiler_gets(intervals, degree, base, outside, spread, monkeypa
         assert_close(found, known, rtol=1e-8, atol=1e-8 * known.abs().max().item())
 
 
-def test_which_grids_a_compiler_gets(monkeypatch):
+def test_compiler_gets_its_own_code_for_uniform_grids_of_degree_2_to_5(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     for degree, uniform, found in ((1, True, False), (2, True, True), (3, False, False)):
         assert fuses(make(NARROW, EdgeSpec(degree=degree), uniform=uniform).grid) == found
@@ -53,7 +55,9 @@ def test_which_grids_a_compiler_gets(monkeypatch):
     "threads, functions, outputs, gathered",
     [(2, 44, 9, False), (2, 45, 1, True), (1, 15, 5, False), (1, 15, 6, True), (1, 45, 1, True)],
 )
-def test_which_layers_are_gathered(threads, functions, outputs, gathered, monkeypatch):
+def test_threads_functions_and_outputs_decide_if_splines_are_gathered(
+    threads, functions, outputs, gathered, monkeypatch
+):
     called = list[int]()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(products, "_gathered_sums", lambda *a: called.append(1) or a[5] @ a[5].T)
@@ -127,12 +131,12 @@ for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
-def test_the_compiler_itself():
+def test_compiled_layers_equal_uncompiled_ones():
     """In a separate process: a compiler cannot look through the annotation checks of tests."""
     python("-c", COMPILED)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
-def test_the_compiler_still_needs_what_the_layers_do_for_it():
+def test_torch_compile_still_needs_our_workarounds():
     python("-c", UNNEEDED)

@@ -15,14 +15,14 @@ def make(scheme, inputs=40, outputs=60, intervals=5, *, spec=None, seed=0, dtype
     return layer.requires_grad_(False)
 
 
-def test_the_papers():
+def test_paper_initialisation_has_the_spreads_of_the_paper():
     layer = make("paper")
     assert layer.base_weight.std() == pytest.approx((2 / 100) ** 0.5, rel=0.05)
     assert layer.coefficients.std() == pytest.approx(0.1, rel=0.05)
     assert torch.equal(layer.spline_weight, torch.ones_like(layer.spline_weight))
 
 
-def test_the_power_law():
+def test_power_law_initialisation_has_the_spreads_of_its_law():
     layer = make("power_law")
     fan = 40 * 9
     assert layer.base_weight.std() == pytest.approx(fan**-0.25, rel=0.05)
@@ -36,20 +36,20 @@ def test_lecun_keeps_the_variance(intervals):
     assert layer(x).var(0).mean() == pytest.approx(float(x.var()), rel=0.5)
 
 
-def test_glorot_is_between_forward_and_backward():
+def test_glorot_spread_falls_with_the_number_of_outputs():
     square = make("glorot", 50, 50)
     wide = make("glorot", 50, 400)
     assert wide.base_weight.std() < square.base_weight.std()
     assert wide.coefficients.std() < square.coefficients.std()
 
 
-def test_splines_alone():
+def test_spline_initialisation_has_no_base():
     assert not make("spline").base_weight.any()
     assert make("spline").coefficients.std() == pytest.approx(0.3 / 40**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("scheme", INITIALISATIONS[1:])
-def test_a_seed_means_the_same_start_everywhere(scheme):
+def test_seed_gives_the_same_start_in_either_precision(scheme):
     wide = make(scheme, 4, 3)
     narrow = make(scheme, 4, 3, dtype=torch.float32)
     torch.testing.assert_close(wide.coefficients.float(), narrow.coefficients, rtol=1e-4, atol=1e-6)

@@ -95,7 +95,7 @@ def test_pruned_edges_do_nothing_and_learn_nothing(scale):
     assert not layer.edge_values(x)[:, 0, 1].any()
 
 
-def test_edge_values_are_the_terms():
+def test_edge_values_sum_to_the_outputs():
     layer = make(WIDE, uniform=False)
     x = samples(layer)
     assert_close(layer.edge_values(x).sum(-1), layer(x), atol=1e-12, rtol=0)
@@ -126,7 +126,7 @@ def test_changes_of_grid_and_mask_in_place_are_seen():
     assert_close(single(x.float()), layer(x).float(), atol=1e-5, rtol=1e-5)
 
 
-def test_inference_mode_leaves_nothing_behind():
+def test_layer_used_in_inference_mode_can_be_trained_afterwards():
     with torch.inference_mode():
         layer = make()
         layer(samples(layer))
@@ -138,7 +138,7 @@ def test_inference_mode_leaves_nothing_behind():
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_slopes_of_bases(base):
+def test_slopes_of_base_functions_are_their_derivatives(base):
     x = torch.linspace(-4, 4, 40, dtype=torch.float64, requires_grad=True)
     if base == "zero":
         assert not BASES[base](x)[1].any()
@@ -148,7 +148,7 @@ def test_slopes_of_bases(base):
     assert BASES[base](torch.tensor([-1e30, 1e30]))[1].isfinite().all()
 
 
-def test_refusals():
+def test_unknown_bases_and_initialisations_are_refused():
     with pytest.raises(UsageError, match="base=cosh"):
         SplineLayer(1, 1, edges=EdgeSpec(base="cosh"))
     with pytest.raises(UsageError, match="initialisation=zero"):

@@ -19,7 +19,7 @@ from kanrun.engine.layers import EdgeSpec
     ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}",
 )
 @pytest.mark.parametrize("intervals, uniform", [(NARROW, True), (WIDE, False)])
-def test_forward_mode(intervals, uniform, spec):
+def test_forward_mode_agrees_with_reverse_mode(intervals, uniform, spec):
     layer = make(intervals, uniform=uniform, spec=spec)
     layer.mask[0, 1] = False
     x = data(4)

@@ -54,7 +54,7 @@ def test_a_curved_valley_is_followed_to_its_minimum(name):
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_at_a_minimum_nothing_is_found(name):
+def test_step_from_a_minimum_changes_nothing(name):
     problem = Rosenbrock((1.0, 1.0))
     state = step(problem, begin(problem, POLICIES[name]), POLICIES[name])
     assert not state.improved
@@ -69,7 +69,7 @@ def test_the_iteration_ends_at_the_floor_and_where_it_gains_little():
     assert minimise(Rosenbrock(), policy, StoppingCriteria(max_steps=3))[1] == 3 < steps
 
 
-def test_an_objective_that_is_not_finite_is_left_alone():
+def test_objective_that_is_not_finite_ends_the_iteration_at_once():
     state, steps = minimise(Rosenbrock((float("nan"), 0.0)), LMPolicy(), StoppingCriteria())
     assert (state.loss, steps) == (float("inf"), 0)
 
@@ -84,7 +84,7 @@ def random_rows(rows=40, terms=4, unknowns=25):
 
 @pytest.mark.parametrize("sparse_gain", [0.01, 1e9])
 @pytest.mark.parametrize("piece", [1, 60, 1 << 24])
-def test_local_rows_are_the_dense_matrix(monkeypatch, sparse_gain, piece):
+def test_local_rows_multiply_as_the_dense_matrix_does(monkeypatch, sparse_gain, piece):
     monkeypatch.setattr(rows_module, "SPARSE_GAIN", sparse_gain)
     monkeypatch.setattr(rows_module, "PIECE", piece)
     local, dense = random_rows()
@@ -95,7 +95,7 @@ def test_local_rows_are_the_dense_matrix(monkeypatch, sparse_gain, piece):
     assert_close(local.gram(), dense.T @ dense)
 
 
-def test_blocks_of_a_large_gram(monkeypatch):
+def test_gram_matrix_computed_in_blocks_is_the_same(monkeypatch):
     monkeypatch.setattr(rows_module, "BLOCK", 3)
     _, dense = random_rows()
     assert_close(DenseRows(dense).gram(), dense.T @ dense)
@@ -173,7 +173,7 @@ def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, mo
     assert state.truncated == (iterations == 2 and damping < 1e4)
 
 
-def test_no_step_is_taken_without_a_factor(monkeypatch):
+def test_no_step_is_taken_if_the_factorisation_fails(monkeypatch):
     problem = Linear()
     policy = LMPolicy(damping_search=False)
     equations = NormalEquations(problem.linearise(problem.unknowns))
@@ -227,7 +227,7 @@ class Parabola(Problem):
         return Linearisation(DenseRows(rows), self.residual(unknowns))
 
 
-def test_a_step_is_bent_by_the_second_derivative():
+def test_step_is_corrected_by_the_second_derivative():
     """The straight step is 1; r'' = 1/2 bends it by -1/4, which leaves 57/64 - 1 of the residual.
 
     No bent step is tried where the straight one leaves less than 1e-3 of the objective.

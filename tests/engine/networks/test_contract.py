@@ -68,7 +68,7 @@ def data(network, *batch, dtype=torch.float64):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batch", [(), (0,), (5,), (2, 3, 4)])
-def test_any_batch_in_any_precision(make, batch, dtype):
+def test_outputs_have_the_shape_and_precision_of_the_batch(make, batch, dtype):
     network = make(dtype)
     x = data(network, *batch, dtype=dtype)
     y = network(x)
@@ -78,7 +78,7 @@ def test_any_batch_in_any_precision(make, batch, dtype):
     assert_close(y.reshape(flat.shape), flat)
 
 
-def test_forward_leaves_no_trace(make):
+def test_forward_changes_neither_network_nor_inputs_nor_random_state(make):
     network = make(torch.float64)
     before = copy.deepcopy(network.state_dict())
     x = data(network, 5)
@@ -139,13 +139,13 @@ def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype)
     assert_close(back(x), network(x))
 
 
-def test_vmap(make):
+def test_vmap_gives_the_outputs_of_the_batch(make):
     network = make(torch.float64)
     x = data(network, 6)
     assert_close(torch.vmap(network)(x), network(x))
 
 
-def test_no_samples(make):
+def test_networks_and_their_derivatives_accept_zero_samples(make):
     network = make(torch.float64)
     x = data(network, 0).requires_grad_()
     torch.vmap(network)(x.detach())
@@ -200,7 +200,7 @@ def network(request):
     return Sine() if request.param == "outside" else MAKERS[request.param](torch.float64)
 
 
-def test_the_protocol_answers_for_every_network(network):
+def test_every_network_implements_the_protocol_consistently(network):
     x = data(network, 12)
     y = network(x)
     unknowns_ = network.get_unknowns()
@@ -221,7 +221,7 @@ def test_the_protocol_answers_for_every_network(network):
         network.set_unknowns(unknowns_)
 
 
-def test_what_the_protocol_gives_anew_is_the_same_function(network):
+def test_networks_on_new_grids_keep_the_function(network):
     x = data(network, 40)
     y = network(x)
     shape = network.shape
@@ -250,6 +250,6 @@ def test_a_closed_form_is_the_least_squares_solution_or_is_refused(network):
     assert float(rows.transposed((output - y).flatten()).abs().max()) < 1e-10
 
 
-def test_what_a_model_from_outside_cannot_do_is_refused():
+def test_network_class_without_a_description_says_so():
     with pytest.raises(NotImplementedError, match="Network does not describe itself"):
         Network().describe()

@@ -63,7 +63,7 @@ def test_flops_of_kanbefair_by_hand():
     assert c.kanbefair_flops(size, "relu") == 12 * 34 + 5 + 12 * 2
 
 
-def test_a_base_costs_its_function_of_each_input_and_two_operations_an_edge():
+def test_base_costs_one_function_per_input_and_two_operations_per_edge():
     costs = [c.layer_flops(kan([2, 3], 5, base=base).edge_layers[0]) for base in ("relu", "zero")]
     assert costs[0] - costs[1] == 2 * c.ACTIVATION_FLOPS["relu"] + 2 * 6
 
@@ -110,7 +110,7 @@ def test_a_size_too_small_gives_the_nearest_and_says_so():
     assert match.off > 1
 
 
-def test_what_cannot_match_is_refused():
+def test_impossible_sizes_to_match_are_refused():
     with pytest.raises(UsageError, match="0 hidden layers"):
         match_parameters(2, 1, 0, 100)
     with pytest.raises(UsageError, match="must be positive"):

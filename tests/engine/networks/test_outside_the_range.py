@@ -25,7 +25,7 @@ def kan(**spec):
     return made_kan.kan((2, 2, 1), **spec)
 
 
-def test_inside_nothing_is_said():
+def test_no_warning_for_inputs_inside_the_range():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert model(kan())([[0.25, 0.5], [-1.0, 1.0]]).shape == (2, 1)
@@ -67,6 +67,6 @@ def test_one_warning_says_how_many_are_outside_and_what_the_model_does_there(net
         (Polynomial(6, 1, DOMAIN[:1]), "polynomial continues"),
     ],
 )
-def test_curves(network, said):
+def test_warning_says_how_each_kind_of_network_continues(network, said):
     with pytest.warns(UserWarning, match=said):
         model(network, 1)([[1.5]])

@@ -53,7 +53,7 @@ def test_scores_need_finite_samples(x):
         network().prune(x)
 
 
-def test_edges_into_a_node_without_a_way_out_go_too():
+def test_edges_into_a_node_without_outgoing_edges_are_pruned_too():
     net = network()
     masks = [layer.mask.clone() for layer in net.edge_layers]
     masks[1][:, 2] = False
@@ -121,7 +121,9 @@ def slow(layer, x, kind):
     ],
 )
 @pytest.mark.parametrize("intervals", [1, 5, 100])
-def test_values_and_gradients(intervals, spec, kind, monkeypatch):
+def test_edge_norms_have_the_values_and_gradients_of_the_slow_formula(
+    intervals, spec, kind, monkeypatch
+):
     monkeypatch.setattr(layers, "CHUNK", 12 * 7)
     layer, x = made(intervals, spec)
     found = edge_norms(layer, x, kind)
@@ -145,7 +147,7 @@ def test_an_edge_that_is_zero_has_a_finite_gradient():
     assert layer.coefficients.grad.isfinite().all()
 
 
-def test_refusals():
+def test_edge_norms_refuse_unknown_kinds_and_no_samples():
     layer, x = made(5)
     with pytest.raises(UsageError, match="rms or mean_abs"):
         edge_norms(layer, x, "max")

@@ -78,7 +78,7 @@ def test_values_sum_to_one_on_the_closed_domain(degree, intervals, uniform, seed
 
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
-def test_policies_continue_hold_or_drop_the_end_values(degree, uniform):
+def test_extrapolation_continues_the_line_holds_the_value_or_gives_zero(degree, uniform):
     grid, hold, drop = (make_grid(degree, 4, uniform, outside) for outside in POLICIES)
     ends = torch.stack([grid.low, grid.high])
     step = torch.tensor([[-0.7], [0.7]]).double()

@@ -52,7 +52,9 @@ def more_points(points, generator):
     decades=st.sampled_from([0.7, 4, 6]),
     seed=st.integers(0, 10_000),
 )
-def test_the_function_stays(degree, intervals, factor, arbitrary, outside, decades, seed):
+def test_inserted_knots_keep_the_function(
+    degree, intervals, factor, arbitrary, outside, decades, seed
+):
     generator = torch.Generator().manual_seed(seed)
     breaks = random_points(intervals, 2, generator, decades)
     coarse = Grid(extend(breaks, degree), degree, False, outside)
@@ -74,7 +76,7 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
 
 
 @pytest.mark.parametrize("change", ["moved", "wider", "fewer", "degree"])
-def test_grids_that_do_not_contain_the_old_one(change):
+def test_grids_without_all_old_knots_are_told_apart(change):
     points = torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
     coarse = Grid(extend(points, 3), 3)
     other = {

@@ -138,13 +138,13 @@ def test_equal_spacing_is_told_from_unequal(intervals, low, dtype):
         (0.01, 10, "precision"),
     ],
 )
-def test_refusals(width, intervals, sentence):
+def test_empty_ranges_and_too_narrow_intervals_are_refused(width, intervals, sentence):
     low = torch.tensor([1000.0])
     with pytest.raises(UsageError, match=sentence):
         subdivide(uniform_breakpoints(low, low + width, intervals), 100)
 
 
 @pytest.mark.parametrize("value, reach", [(3.0, 1.5), (0.0, 0.5), (-1e3, 500.0)])
-def test_the_grid_of_a_constant_reaches_half_its_size(value, reach):
+def test_grid_of_a_constant_input_extends_by_half_its_value(value, reach):
     points = breakpoints_from_data(torch.full((10, 1), value).double(), 4, 0.02, 0.05)
     assert_close(points[0, [0, -1]], torch.tensor([value - reach, value + reach]).double())

@@ -41,7 +41,9 @@ def way(request, monkeypatch):
 @pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("degree", [0, 1, 3])
-def test_sums_and_gradients(degree, uniform, outside, spread):
+def test_sums_of_splines_have_the_values_and_gradients_of_dense_products(
+    degree, uniform, outside, spread
+):
     grid, x, table, g = case(degree, uniform, outside, spread)
     x.requires_grad_()
     table.requires_grad_()

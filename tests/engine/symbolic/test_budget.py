@@ -70,12 +70,12 @@ def test_a_limit_ends_a_refit_while_it_runs():
         work_of(10)
 
 
-def test_a_budget_inside_a_limit_ends_before_it():
+def test_budget_inside_an_enforced_limit_is_no_larger():
     with Budget(1.0).enforced():
         assert Budget(60.0).units < 1.0
 
 
-def test_a_timed_budget_stops_by_the_clock_whatever_is_counted(monkeypatch):
+def test_timed_budget_stops_by_the_clock_whatever_work_was_counted(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(budget_module, "thread_time", lambda: clock[0])
     timed = Budget(2.0, timed=True)

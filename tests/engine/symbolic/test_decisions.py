@@ -42,7 +42,7 @@ def with_error(error):
     return one_edge("x", 1.0, 0.0, error, 0.0, free="cd")
 
 
-def test_points_and_chance_of_models():
+def test_few_points_limit_constants_and_the_error_without_skill():
     few = SearchData(X[:15], Y[:15], X[:15], Y[:15])
     assert [few.has_enough_points(constants) for constants in (5, 6)] == [True, False]
     assert [few.interpolated_by(count) for count in (13, 14)] == [False, True]
@@ -51,7 +51,7 @@ def test_points_and_chance_of_models():
 
 
 @pytest.mark.parametrize("error, certain", [(1.9e-14, True), (2.1e-14, False), (1.1e-12, None)])
-def test_an_imitation_is_no_certain_formula(error, certain, monkeypatch):
+def test_search_goes_on_from_a_formula_that_only_imitates(error, certain, monkeypatch):
     """The search goes on from an exact formula that leaves more than rounding."""
     monkeypatch.setattr(Scripted, "y_std", 1.0)
     found = FittedStructure("1-1", LINE, SCRIPTED, with_error(error))
@@ -61,7 +61,7 @@ def test_an_imitation_is_no_certain_formula(error, certain, monkeypatch):
 
 
 @pytest.mark.parametrize("offset, exact", [(900.0, 1e-12), (1100.0, 1.1e-12)])
-def test_what_is_exact_allows_for_the_rounding_of_y(offset, exact):
+def test_bound_on_an_exact_error_allows_for_the_rounding_of_y(offset, exact):
     y = np.resize([offset + 1, offset - 1], 100)
     assert SearchData(X[:100], y, X[:100], y).exact == pytest.approx(exact, rel=2e-3)
 
@@ -87,7 +87,9 @@ def test_an_edge_goes_if_the_error_grows_little(before, after, edges, monkeypatc
 
 
 @pytest.mark.parametrize("factor, taken", [(99.0, True), (101.0, False)])
-def test_a_network_counts_with_a_hundred_times_its_error(factor, taken, monkeypatch):
+def test_network_is_chosen_only_if_a_hundred_times_as_accurate_as_a_formula(
+    factor, taken, monkeypatch
+):
     """Its description has no constants; that of the formula has two, at equal lengths here."""
     found = FittedStructure("1-1", LINE, SCRIPTED, with_error(1e-3))
     length = found.length
@@ -97,7 +99,7 @@ def test_a_network_counts_with_a_hundred_times_its_error(factor, taken, monkeypa
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_transforms_of_the_output_are_undone_by_their_functions(sign):
+def test_output_transforms_are_undone_by_their_inverses(sign):
     y = sign * np.linspace(0.1, 0.9, 20)
     names = {"1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2", "log", "arcsin", "arctan", "tanh"}
     found = output_transforms(y, {*names, "sin"})
@@ -160,7 +162,7 @@ def test_a_constant_input_does_not_disturb_a_smooth_fit():
     assert fit.error < 1e-3
 
 
-def test_a_quotient_of_terms_leaves_no_error():
+def test_quotient_of_two_terms_is_fitted_to_rounding():
     t = X[:, 0]
     line = dictionary_of_one(t, choose(["x"])).first(1)
     found = solve_terms(OutputTransform((1 + 2 * t) / (1 + t / 3)), line, line)
@@ -168,14 +170,14 @@ def test_a_quotient_of_terms_leaves_no_error():
     assert found.coefficients == pytest.approx([2, -1 / 3, 1])
 
 
-def test_entries_that_are_others_times_a_factor_or_shifted_are_dropped():
+def test_dictionary_drops_entries_that_are_multiples_or_shifts_of_others():
     line = dictionary_of_one(X[:, 0], choose(["x"])).first(1)
     both = line.functions(IDENTITY, np.array([(1.0, 0.0), (-2.0, 0.0), (1.0, 3.0)]))
     assert [len(both.simplest(9, shifted=shifted)) for shifted in (True, False)] == [1, 2]
 
 
 @pytest.mark.parametrize("count, kept", [(79, False), (80, True)])
-def test_points_of_one_sign_are_used_if_they_are_enough(count, kept):
+def test_only_outputs_of_one_sign_are_used_if_they_are_enough(count, kept):
     """Inputs of either sign over decades; the outputs of the first sign have the smaller range."""
     sizes = np.geomspace(1e-3, 1.0, count)
     x = np.concatenate([sizes, -sizes])[:, None]
@@ -193,7 +195,7 @@ def test_half_powers_of_positive_inputs_are_factors(sign, factor):
 
 
 @pytest.mark.parametrize("name, exact", [("sin", True), ("tanh", False)])
-def test_quarter_turns_are_in_phases_of_waves_only(name, exact):
+def test_only_phases_of_waves_are_rounded_to_multiples_of_a_quarter_turn(name, exact):
     graph = one_edge(name, 1.0, 2 - np.pi / 2, 1.0, 0.0, free="b")
     data = SearchData(X, graph(X), X, graph(X))
     assert bool(round_constants(graph, data, 1e-9)[1]) == exact

@@ -138,13 +138,13 @@ def test_rounding_needs_the_data_to_allow_it():
         ("x0*x1", "x0*x1"),
     ],
 )
-def test_simplification_undoes_detours(text, expected):
+def test_simplification_finds_the_short_form(text, expected):
     shorter = equivalent_forms(parse(text), XS, UNIT, BUDGET)[0]
     assert sympy.simplify(shorter - parse(expected)) == 0
     assert sympy.count_ops(shorter) <= sympy.count_ops(parse(expected)) + 1
 
 
-def test_what_is_too_large_to_simplify_comes_back_at_once():
+def test_expressions_too_large_to_simplify_are_returned_unchanged():
     large = parse("+".join(f"sin({k}*x0)*exp(x1/{k})" for k in range(1, 60)))
     assert equivalent_forms(large, XS, UNIT, 0.1)[0] == large
     many = parse("(x0+x1+1)^40 - x1")
@@ -166,7 +166,7 @@ def certificate_of(formula, truth, x):
     return certify(formula, truth, VerificationData(x, truth(x), x, x, truth))
 
 
-def test_the_certificate_tells_truth_from_likeness():
+def test_certificate_tells_the_true_formula_from_a_similar_one():
     x = uniform(-1, 1, 300, 1)
     graph = one_edge("sin", np.pi, 0.0, 1.0, 0.0)
     true = parse("sin(pi*x0)")
@@ -181,7 +181,7 @@ def test_the_certificate_tells_truth_from_likeness():
     assert certify(formula, other, VerificationData(x, other(x), x, x, None)).recovered == "unknown"
 
 
-def test_the_truth_is_known_relative_to_its_scale():
+def test_certificate_measures_errors_relative_to_the_scale_of_the_truth():
     x = uniform(0, 1, 300, 1)
     truth = to_numpy(parse("1e-3*sin(x0)"), ["x0"])
     near = one_edge("sin", 1.0, 1e-7, 1e-3, 0.0, free="")
@@ -191,7 +191,7 @@ def test_the_truth_is_known_relative_to_its_scale():
     assert certificate.recovered == "no"
 
 
-def test_a_formula_with_a_numeric_edge_is_never_the_truth():
+def test_formula_with_a_spline_is_never_recovered():
     x = uniform(0, 1, 300, 1)
     truth = to_numpy(parse("1e-9*x0"), ["x0"])
     spline = Spline.through(x[:, 0], truth(x), (0.0, 1.0), 5, 3)
@@ -247,7 +247,7 @@ def test_constants_within_absolute_values_have_intervals():
     assert [each.standard_error for each in found] == pytest.approx(exact, rel=0.1)
 
 
-def test_equal_constants_are_one_only_in_the_same_part():
+def test_equal_constants_are_shared_only_within_one_kind_of_term():
     x = np.random.default_rng(1).uniform(0, 2, (300, 1))
     y = x[:, 0] / 2 + np.sqrt(x[:, 0]) + 0.03 * np.random.default_rng(2).normal(size=300)
     power, factor = confidence_intervals(parse("x0/2 + sqrt(x0)"), ["x0"], x, y)
@@ -293,7 +293,7 @@ POSITIVE = np.concatenate([POSITIVE, widened(POSITIVE)])
         ("sqrt((100*x0^2 + 20*x0*x1*x2 + x1^2*x2^2)/x3)", "(10*x0 + x1*x2)/sqrt(x3)"),
     ],
 )
-def test_what_textbooks_do_not_write_is_written_otherwise(text, meant):
+def test_equivalent_forms_prefer_what_textbooks_write(text, meant):
     names = [f"x{i}" for i in range(4)]
     assert equivalent_forms(parse(text), names, POSITIVE, BUDGET)[0] == parse(meant)
 

@@ -28,20 +28,20 @@ def apart(kan, output=1):
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 5])
 @pytest.mark.parametrize("intervals", [3, 7, 30])
-def test_splines_of_any_degree_and_uniform_grid_stay_what_they_are(degree, intervals):
+def test_splines_on_uniform_grids_are_converted_to_rounding(degree, intervals):
     assert apart(network(intervals, degree=degree, base="zero")) < 1e-11
 
 
-def test_a_smooth_base_comes_near_and_a_step_does_not():
+def test_smooth_base_is_approximated_closely_and_a_step_is_not():
     assert 1e-12 < apart(network(5, base="silu")) < 1e-5
     assert apart(network(5, degree=0, base="zero")) > 1e-3
 
 
-def test_single_precision_costs_its_own_rounding():
+def test_network_in_single_precision_is_converted_to_its_own_rounding():
     assert apart(network(5, torch.float32, base="zero")) < 1e-5
 
 
-def test_what_goes_beyond_a_grid_is_covered():
+def test_graph_covers_hidden_values_beyond_their_grid():
     kan = network(5, base="zero")
     with torch.no_grad():
         kan.edge_layers[0].coefficients.mul_(

@@ -49,7 +49,7 @@ def test_the_jacobian_is_the_derivative_in_the_parameters():
     check_jacobian(mixed(), X, 2e-8)
 
 
-def test_canonical_keeps_the_function_and_drops_redundant_constants():
+def test_canonical_graph_keeps_the_function_without_redundant_constants():
     graph = mixed()
     simple = canonicalise(graph)
     assert_allclose(simple(X), graph(X), rtol=1e-11, atol=1e-11)

@@ -120,7 +120,7 @@ def test_series_that_converge_faster_and_faster_are_not_shown(nome):
         "log(1 + x0) + sqrt(x0)",
     ],
 )
-def test_functions_are_shown_on_short_ranges(formula, width):
+def test_true_functions_are_shown_even_on_short_ranges(formula, width):
     x = np.random.default_rng(0).uniform(0, width, 300)
     assert points_show(formula, x).is_shown
 
@@ -144,7 +144,7 @@ def test_redundant_constants_do_not_count(formula, low):
     assert points_show(formula, x).is_shown
 
 
-def test_evidence_is_that_of_the_smallest_part_and_its_successor():
+def test_evidence_compares_the_error_with_the_smallest_part_of_the_formula():
     x = np.random.default_rng(0).uniform(-1, 1, 1000)
     found = points_show("100 + x0 + 1e-8*sin(9*x0)", x)
     assert not found.is_shown
@@ -164,7 +164,7 @@ def test_evidence_over_decades_is_relative_to_each_value():
     assert off.error > 1e-3
 
 
-def test_no_finite_slope_shows_nothing():
+def test_formula_without_finite_slopes_is_not_shown():
     x = np.zeros((50, 1))
     assert not points_show("x0^0.3", x, np.linspace(0, 1, 50)).is_shown
 

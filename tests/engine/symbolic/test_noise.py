@@ -81,7 +81,7 @@ def test_terms_that_cancel_or_may_be_zero_are_not_determined():
     assert not is_determined(waves((2.1, 12.0), (2.1, -11.0), free=""), data)
 
 
-def test_two_functions_go_where_one_alone_would_not():
+def test_two_nested_functions_are_dropped_together():
     """exp(a sqrt(x)) for a line: either alone lengthens the description."""
     samples = noisy(lambda x: 2 - x[:, 0], 5, 6, 1, 0)
     edges = (edge(0, 1, "sqrt", 1.0, -3.0, 0.9, 0.0, free="bc"),)
@@ -129,7 +129,7 @@ def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift():
 
 
 @pytest.mark.slow
-def test_what_has_no_formula_is_not_called_exact():
+def test_error_function_is_not_called_exact():
     """The error function is near to many sums of candidates."""
     x = np.random.default_rng(3).uniform(0, 1, 300)
     assert kanrun.interpret(x, erf(x), budget=15.0).outcome != "exact"

@@ -33,7 +33,7 @@ def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out():
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_noise_makes_no_symmetry_of_few_large_quotients(seed):
+def test_noise_with_a_few_large_quotients_shows_no_symmetry(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.uniform(-2, 2, (2, 160))
     y = 3 * a - 2.4 * b**2 + 1.4 + 0.4 * rng.normal(size=160)

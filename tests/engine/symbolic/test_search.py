@@ -38,7 +38,7 @@ def test_a_sum_loses_its_irrelevant_input():
     assert result.certificate.formula_rmse < 1e-12
 
 
-def test_nothing_is_trained_where_the_points_decide():
+def test_no_network_is_trained_if_points_give_the_formula():
     result = interpreted(lambda x: x[:, 0] * np.log(x[:, 1]), 0.2, 2, 2, budget=5.0)
     assert str(result) == "x0*log(x1)"
     assert {step.stage for step in result.steps} == {"match", "round", "verify"}
@@ -97,7 +97,7 @@ def test_an_edge_without_a_candidate_stays_numeric():
     assert result.stages[-1].stage == "verify"
 
 
-def test_a_constant_is_said_to_be_one():
+def test_constant_output_is_reported_as_constant():
     result = kanrun.interpret(rng().uniform(-1, 1, (100, 2)), np.full(100, 3.0))
     assert "constant" in result.sentence
 

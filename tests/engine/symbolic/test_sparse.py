@@ -116,7 +116,7 @@ def test_an_input_with_two_values_is_in_no_function_and_no_power(levels, slope):
     assert sympy.diff(shortest, level, 2) == 0
 
 
-def test_noise_alone_ends_no_search():
+def test_search_goes_on_if_y_is_nothing_but_noise():
     x = uniform(1, 2, 200, 1)
     y = np.random.default_rng(0).standard_normal(200)
     assert not found_in(SearchData(x, y, x, y), budget=4.0).noise

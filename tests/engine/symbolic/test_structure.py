@@ -35,7 +35,7 @@ POLICY = SearchPolicy()
         ("x0 + exp(x1)", 2, 2),
     ],
 )
-def test_symmetries_leave_fewer_variables(text, inputs, left):
+def test_symmetries_reduce_the_number_of_variables(text, inputs, left):
     data = points(text, 1, 3, inputs)
     reduction = reduce_variables(data)
     assert len(reduction.variables) == left
@@ -65,7 +65,7 @@ def test_a_function_that_varies_fast_along_one_product_or_sum(text, variables):
         ("x1*tanh(x0/x2)/x2^3", ["x0/x2"]),  # v = y * x2^3 / x1 has most noise where x2 is large
     ],
 )
-def test_noise_hides_no_groups(text, variables):
+def test_groups_of_variables_are_found_under_noise(text, variables):
     exact = points(text, 1, 3, 3, 1000)
     rng = np.random.default_rng(0)
     y, validation_y = (
@@ -106,7 +106,7 @@ def over_decades(text, inputs, angles=()):
         ("sin(x0*x1)^2", (), (["x0*x1"], None)),
     ],
 )
-def test_signs_and_decades_are_no_obstacle(text, angles, reduction):
+def test_groups_are_found_for_inputs_of_either_sign_over_decades(text, angles, reduction):
     found = reduce_variables(over_decades(text, 2 + ("x2" in text), angles))
     variables, factor = reduction
     assert [str(each) for each in found.variables] == variables
@@ -219,7 +219,7 @@ EXPRESSIONS = [
 
 
 @pytest.mark.parametrize("text", EXPRESSIONS)
-def test_an_expression_is_its_graph(text):
+def test_graph_of_an_expression_has_its_values(text):
     x = uniform(1, 2, 40, 3)
     graph = graph_of_expression(parse(text), 3)
     assert_allclose(graph(x), evaluate(parse(text), x), rtol=1e-12)
@@ -228,7 +228,7 @@ def test_an_expression_is_its_graph(text):
     assert np.isfinite(jacobian).all()
 
 
-def test_a_function_that_is_no_candidate_is_no_graph():
+def test_expressions_without_a_graph_are_refused():
     with pytest.raises(KanrunError, match="is no candidate"):
         graph_of_expression(parse("erf(x0) + x1"), 2)
     with pytest.raises(KanrunError, match="not finite"):
@@ -237,7 +237,7 @@ def test_a_function_that_is_no_candidate_is_no_graph():
         graph_of_expression(sympy.sqrt(-2) * parse("x0"), 1)
 
 
-def test_units_leave_the_groups_without_units():
+def test_units_reduce_variables_to_dimensionless_groups():
     dims = dimensions({"x0": "kg", "x1": "m", "x2": "mm/ms", "y": "N"}, ["x0", "x1", "x2", "y"])
     data = points("x0*x2^2/x1", 1, 2, 3)
     reduction = dimensionless(data, dims)
@@ -257,7 +257,7 @@ def test_units_leave_the_groups_without_units():
         ({"x0": "m+s"}, "not a product of powers"),
     ],
 )
-def test_units_that_are_none_are_refused(units, sentence):
+def test_unknown_units_are_refused(units, sentence):
     with pytest.raises(UsageError, match=sentence):
         dimensions(units, ["x0", "y"])
 
@@ -271,7 +271,7 @@ def test_units_are_exponents_of_the_base_units():
     assert not found[3].any()
 
 
-def test_two_near_sines_become_one():
+def test_two_sines_of_nearly_equal_frequency_become_one():
     data = points("sin(3*x0)*exp(-x1)", -1, 1, 2)
     split = parse("(0.158*sin(2.9999996*x0) + 0.842*sin(3.00000008*x0))*exp(-x1)")
     exact = fit_expression("", split, data)

@@ -55,7 +55,7 @@ def test_the_nearest_pair_is_the_one_that_least_squares_finds():
     assert loss == pytest.approx(best[0], rel=1e-9)
 
 
-def test_a_dictionary_is_defined_where_its_argument_is():
+def test_dictionary_entries_are_finite_at_every_argument():
     t = np.linspace(-2.0, 3.0, 50)
     entries = expand_dictionary(t[:, None], choose(None))
     assert np.isfinite(entries.values).all()

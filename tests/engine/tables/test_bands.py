@@ -53,7 +53,7 @@ def coverage(kind, seed, rows=250):
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_bands_cover_effects(kind):
+def test_bands_contain_the_true_effects(kind):
     assert np.mean([coverage(kind, seed) for seed in range(8)]) > 0.9
 
 

@@ -100,7 +100,7 @@ def test_outputs_of_another_family_are_refused(name, values, rule):
     "name, dispersion, level, bound",
     [("poisson", 1.0, 1.0, 1.25), ("poisson", 1.0, -1.5, 1.15), ("gamma", 0.2, 1.0, 1.2)],
 )
-def test_a_known_mean_is_found(name, dispersion, level, bound):
+def test_each_family_finds_a_known_mean(name, dispersion, level, bound):
     points, _ = draw(name, 300, 0, dispersion, level)
     new, truth = draw(name, 2000, 1, dispersion, level)
     model = fit_table(points, None, TablePolicy(family=name, **UNFOLDED))
@@ -196,7 +196,7 @@ def test_ends_of_fractions_have_the_probability_of_0_and_1():
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1e200])
-def test_sizes_have_any_unit(unit):
+def test_gamma_predictions_scale_with_the_unit_of_the_output(unit):
     points, _ = draw("gamma", 100, 0, 0.1)
     ours, other = (
         fit_table(Points(points.x, u * points.y), None, TablePolicy(family="gamma", **UNFOLDED))

@@ -39,7 +39,7 @@ def test_a_table_given_several_times_is_fitted_as_given_once(rows, times):
     assert np.mean((low <= errors) & (errors <= high)) == pytest.approx(0.9, abs=0.06)
 
 
-def test_some_copies_are_weights():
+def test_some_repeated_rows_are_fitted_as_weights():
     points = noisy(100)
     order = np.append(np.arange(100), [7, 7, 60])
     different, place = merge_copies(points.take(order))

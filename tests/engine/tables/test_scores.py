@@ -19,7 +19,7 @@ def drawn(kind, rows, seed):
     return draws[kind](size=rows)
 
 
-def test_scores_increase_and_come_back():
+def test_input_scores_increase_and_have_an_inverse():
     x = np.random.default_rng(0).lognormal(sigma=2, size=(200, 1))
     scaling = input_scores(x)
     u = scaling.apply(x)
@@ -27,7 +27,7 @@ def test_scores_increase_and_come_back():
     assert_allclose(scaling.invert(u), x, rtol=1e-9)
 
 
-def test_beyond_the_training_range_scores_end():
+def test_input_scores_are_constant_a_quarter_of_the_width_beyond_the_range():
     x = np.random.default_rng(0).normal(size=(200, 1))
     scaling = input_scores(x)
     far = scaling.apply(np.array([[1e9], [1e12], [-1e9]]))[:, 0]
@@ -74,7 +74,7 @@ def test_a_column_over_six_hundred_decades_has_finite_scores():
     st.sampled_from(["normal", "lognormal", "exponential", "negative"]),
     st.floats(-1, 3),
 )
-def test_power_comes_back(seed, kind, exponent):
+def test_power_has_an_inverse_and_mean_log_slope_zero(seed, kind, exponent):
     y = drawn(kind, 80, seed)
     power = Power.of(y, np.ones(80), float(y.std()), float(np.median(y) / y.std()), exponent)
     assert_allclose(power.invert(power.apply(y)), y, rtol=1e-6, atol=1e-9 * np.abs(y).max())
@@ -102,7 +102,7 @@ def test_predictions_stay_within_the_margin(exponent):
     assert_allclose(held[:, 0], [0.5, 2.0])
 
 
-def test_the_way_back_is_the_mean_over_errors():
+def test_inverse_of_the_output_scale_is_the_mean_over_the_errors():
     y = drawn("lognormal", 2000, 2)
     power = Power.of(y, np.ones(2000), 1.0, 0.0, 0.2)
     errors = np.random.default_rng(3).normal(scale=0.2, size=2000)

@@ -151,7 +151,7 @@ def test_network_equals_the_latent_functions(classes):
     assert torch.equal(copy(u), model.network(u))
 
 
-def test_additive_tables_get_additive_models():
+def test_additive_truth_leaves_little_variance_outside_the_main_effects():
     rng = np.random.default_rng(4)
     x = rng.uniform(-2, 2, (400, 4))
     y = np.sin(2 * x[:, 0]) + x[:, 1] - 0.5 * x[:, 2] ** 2 + 0.2 * rng.normal(size=400)
@@ -161,7 +161,7 @@ def test_additive_tables_get_additive_models():
     assert abs(anova["variance_fraction"][REMAINDER]) < 0.01
 
 
-def test_one_output_that_is_constant():
+def test_constant_output_is_predicted_exactly():
     x = np.random.default_rng(0).normal(size=(40, 2))
     flat = fit_table(Points(x, np.full((40, 1), 5.0)), None, UNFOLDED)
     assert_allclose(flat.predict(x), 5.0)
@@ -213,7 +213,7 @@ def test_cross_validated_errors_are_those_of_fresh_rows(draws, low, high):
     assert low < np.mean(ratios) < high
 
 
-def test_reports_name_what_matters():
+def test_importance_and_anova_rank_the_relevant_inputs_first():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(300, 4))
     y = np.sin(2 * x[:, 2]) + x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=300)
@@ -368,7 +368,7 @@ def test_newton_steps_that_did_not_converge_are_reported(monkeypatch):
     assert not any(output.has_converged for output in fit_table(points, 2, policy).fit.outputs)
 
 
-def test_outputs_that_are_constant_print_nothing(capfd):
+def test_fitting_a_constant_output_prints_nothing(capfd):
     x = np.random.default_rng(0).uniform(-1, 1, (50, 2))
     assert_allclose(fit_table(Points(x, np.full((50, 1), 2.5)), None).predict(x), 2.5)
     assert capfd.readouterr() == ("", "")

@@ -58,7 +58,7 @@ def grown(data, plan):
     return trained.network, found[0]
 
 
-def test_the_directions_are_those_of_the_products_in_the_residual():
+def test_directions_found_are_those_of_the_product_in_the_residual():
     x = points(400, 3, seed=0)
     slope = 2 + x[:, :1]
     product = 3 * x[:, :1] * x[:, 2:]
@@ -153,7 +153,7 @@ def test_no_knots_are_inserted_for_noise_or_without_points_held_out():
         assert len(training.stages) == 1
 
 
-def test_residuals_are_concentrated_on_one_side_of_the_bound():
+def test_intervals_are_halved_only_where_residuals_exceed_the_bound():
     network = fresh((2, 1), Generator())
     x = points(400, 2)
     squares = (x[:, 1] > 0.9).double()
@@ -183,7 +183,7 @@ def test_a_function_of_a_product_of_two_inputs_begins_with_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(2,), (2, 1)])
-def test_a_given_shape_competes_where_the_grown_ones_are_not_enough(hidden):
+def test_given_shape_is_trained_too_if_grown_shapes_are_not_accurate(hidden):
     rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
     within = plan(2, *hidden, 1, intervals=(4,), starts=2, given=True, weight=1e-9)
     network, record = grown(rough, within)

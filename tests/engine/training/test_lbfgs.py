@@ -69,7 +69,7 @@ def _barrier(t):
 
 @pytest.mark.parametrize("line", [_quadratic, _barrier])
 @pytest.mark.parametrize("first", [1e-4, 1.0, 50.0])
-def test_what_is_found_descends_enough_and_is_flat_enough(line, first):
+def test_line_search_meets_the_strong_wolfe_conditions(line, first):
     look = _at(line)
     start = look(0.0)
     found = search(look, start, first)
@@ -77,7 +77,7 @@ def test_what_is_found_descends_enough_and_is_flat_enough(line, first):
     assert abs(found.slope) <= REMAINING * abs(start.slope)
 
 
-def test_a_line_that_only_rises_gives_back_the_start():
+def test_line_search_returns_the_start_if_values_only_rise():
     look = _at(lambda t: (1 + t, 1.0))
     start = LinePoint(
         0.0, 1.0, torch.tensor([-1.0]), -1.0

@@ -93,14 +93,14 @@ def test_test_data_select_nothing(whole):
 
 
 @pytest.mark.parametrize("batch, shown", [(None, 20), (8, 1)])
-def test_measuring_costs_no_more_than_stepping(batch, shown):
+def test_errors_are_measured_no_more_often_than_every_epoch(batch, shown):
     plan = Plan("adam", (4,), steps=20, settings=AdamSolver(batch_size=batch))
     steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
     assert len(steps) == shown
     assert steps[-1].step == 20
 
 
-def test_one_start_finds_the_place_of_its_hidden_grids_first():
+def test_single_start_places_its_hidden_grids_before_the_first_step():
     """Quick steps come before the ones that are counted; not where grids are not to move."""
     first = {}
     for moves in (True, False):

@@ -34,7 +34,7 @@ def expected(network, pasts, blocks_of, u):
 
 
 @pytest.mark.parametrize("kind", module.INFORMATION)
-def test_phases_add_up_to_their_quadratic_functions(kind):
+def test_memory_is_the_sum_of_the_quadratic_functions_of_all_phases(kind):
     network = kan()
     sizes = [p.shape for _, p in network.unknowns()]
     edges = torch.cat(
@@ -87,7 +87,7 @@ def test_a_linear_model_remembers_all_that_it_has_learned():
 
 
 @pytest.mark.parametrize("network", [kan(), MLP((2, 3, 3, 1), "tanh").double()])
-def test_hidden_layers_are_remembered_in_their_share(network):
+def test_memory_of_hidden_layers_is_weighted_by_their_share(network):
     x = samples(1).x
     u = network.get_unknowns()
     found = []
@@ -120,7 +120,7 @@ def test_classes_are_remembered_by_the_curvature_of_their_cross_entropy():
     assert found / 2 == pytest.approx(float(divergence), rel=1e-2)
 
 
-def test_too_many_pairs_are_refused_and_blocks_are_not(monkeypatch):
+def test_memory_of_too_many_pairs_of_unknowns_is_refused_but_not_in_blocks(monkeypatch):
     network = kan()
     monkeypatch.setattr(module, "MAX_UNKNOWNS", 48)
     whole = QuadraticMemory.anchor(network, "information", 0.0)

@@ -61,7 +61,7 @@ def by_loops(kan):
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
 @pytest.mark.parametrize("scale", ["separate", "single"])
-def test_penalty_is_its_definition(degree, scale):
+def test_smoothness_penalty_equals_its_definition_in_loops(degree, scale):
     kan = network(degree, 7, scale)
     expected = by_loops(kan)
     assert float(SmoothnessLoss(kan, SmoothnessPenalty(1.0))(kan).detach()) == pytest.approx(

@@ -107,7 +107,7 @@ def test_lm_reaches_the_minimum_that_scipy_finds():
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("activation", ["tanh", "silu"])
-def test_lm_does_not_stop_where_units_have_died(seed, activation):
+def test_lm_goes_on_where_units_of_an_mlp_are_saturated(seed, activation):
     """A unit that saturates has a faint column; scaled up to one it would take all the step."""
     data = samples(300, 5)
     model = MLP([2, 10, 1], activation, dtype=torch.float64, generator=generator(seed))
@@ -122,7 +122,7 @@ def test_lm_does_not_stop_where_units_have_died(seed, activation):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_local_step_moves_nothing_that_saw_no_data(name):
+def test_freeze_unseen_keeps_the_function_where_no_data_lie(name):
     """Training on the left half changes nothing `degree` intervals past the border."""
     model = kan((1, 1), 20, base="zero", trained_scales="none")
     x = made_kan.points(100, 1, high=0.0)
@@ -174,7 +174,7 @@ def test_adam_stops_at_a_loss_that_is_not_finite():
 
 
 @pytest.mark.parametrize("name", ["lbfgs", "adam"])
-def test_classification(name):
+def test_every_solver_learns_to_classify(name):
     x = samples().x
     data = TrainingData(Samples(x, (x[:, :1] * x[:, 1:] > 0).double()), task="classification")
     model = kan((2, 4, 2))
@@ -205,7 +205,7 @@ def by_loops(network, kind):
 
 
 @pytest.mark.parametrize("kind", ["rms", "mean_abs"])
-def test_it_is_its_definition(kind):
+def test_regularisation_equals_its_definition_in_loops(kind):
     network = kan((2, 4, 1), 5)
     with torch.no_grad():
         network.edge_layers[0].mask[1, 0] = False
@@ -219,7 +219,7 @@ def test_it_is_its_definition(kind):
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_training_with_it_leaves_fewer_edges(solver):
+def test_training_with_regularisation_leaves_fewer_edges(solver):
     """x0 needs one edge of the first layer; the share of the others falls."""
     settings = {
         "adam": lambda weight: AdamSolver(learning_rate=0.05, sparsity=weight),

@@ -91,7 +91,7 @@ def test_each_command_is_held_to_its_bound():
 
 
 @pytest.mark.parametrize("ours", ["kanrun", "MLP"])
-def test_what_is_ours_may_not_break(ours, tmp_path, monkeypatch):
+def test_failure_of_our_own_layer_ends_the_benchmark(ours, tmp_path, monkeypatch):
     monkeypatch.setitem(timing.LAYERS, ours, broken)
     with pytest.raises(ArithmeticError):
         list(timing.layers(settings("libraries=[]"), 0))
@@ -125,7 +125,7 @@ def test_time_to_accuracy_of_ours_and_of_a_missing_library(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_startup(tmp_path, monkeypatch):
+def test_startup_times_are_recorded_relative_to_importing_torch(tmp_path, monkeypatch):
     quick = {name: timing.COMMANDS[name] for name in ("--help", "fit solver.steps=abc")}
     monkeypatch.setattr(timing, "COMMANDS", quick)
     done = run(tmp_path, "part=startup rounds=1")
@@ -136,7 +136,7 @@ def test_startup(tmp_path, monkeypatch):
     assert [claim.measured for claim in done.manifest.claims] == list(ratios[1:])
 
 
-def test_an_mlp_has_as_many_parameters():
+def test_mlp_has_as_many_parameters_as_our_layer_within_a_percent():
     for numbers in cases("""
         1024 | 64 | 64 | 5
         4096 | 8 | 8 | 1000
@@ -184,6 +184,6 @@ def test_claims_on_time_to_accuracy():
         libraries=[pykna] | libraries=.pykna. must be a list of inkan.*did you mean pykan
     """),
 )
-def test_refusals(line, said):
+def test_impossible_settings_are_refused(line, said):
     with pytest.raises(UsageError, match=said):
         check_config(settings(line))

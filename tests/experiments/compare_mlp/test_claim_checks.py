@@ -79,7 +79,7 @@ def test_without_validation_points_training_errors_choose_the_opponent():
     assert_allclose(matched_logs(diverged), [[-1.0]])
 
 
-def test_growth_claims_see_a_wrong_law():
+def test_growth_claims_fail_for_a_wrong_law():
     rows = [
         {
             "model": model,

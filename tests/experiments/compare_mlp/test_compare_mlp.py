@@ -101,7 +101,7 @@ def test_mlps_of_given_widths_stand_beside_those_that_match(run):
     assert {"2-2-2-1", "2-4-4-1"} < set(finished.table("summary")["shape"])
 
 
-def test_universal_approximation(run):
+def test_universal_approximation_claims_compare_errors_with_bounds(run):
     line = "comparison=universal_approximation widths=[1,3] errors=[10,1e-9]"
     finished = run(f"{line} cases=[{RUNGE}]")
     reached, missed = finished.manifest.claims
@@ -110,7 +110,7 @@ def test_universal_approximation(run):
     assert "is the least reached" in str(missed.measured)
 
 
-def test_kolmogorov_arnold(run):
+def test_kolmogorov_arnold_claims_one_sentence_per_grid(run):
     case = RUNGE.replace("{target", "{bound:0.5,target")
     finished = run(f"comparison=kolmogorov_arnold n_seeds=2 grids=[[2],[2,4]] cases=[{case}]")
     assert set(finished.table("summary")["shape"]) == {"1-3-1"}
@@ -129,7 +129,7 @@ def test_no_activation_is_least_squares(run):
     assert len(finished.table("linear")) == 3
 
 
-def test_implementation_tricks(run):
+def test_every_variant_of_implementation_tricks_is_trained(run):
     solver = "solver=lbfgs solver.steps=4 solver.smoothness_weight=auto"
     finished = run(
         f"comparison=implementation_tricks grids=[[3]] n_seeds=2 {solver} model.base=silu"
@@ -146,7 +146,7 @@ def test_implementation_tricks(run):
 ALL_ROWS = "sampling.n_train=null sampling.n_test=null"
 
 
-def test_real_tables(run):
+def test_real_tables_are_compared_by_cross_entropy(run):
     case = "cases=[{target:{kind:bundled,name:iris},shapes:[[]]}] grids=[[2]] depths=[1] n_seeds=2"
     solver = "solver=lbfgs solver.steps=15 solver.smoothness_weight=auto"
     finished = run(f"{case} {solver} {ALL_ROWS}")

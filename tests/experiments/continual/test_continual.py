@@ -98,7 +98,7 @@ def test_the_error_on_new_phases_is_the_median_over_trials():
     assert summary["learned"] == tried[1] < tried[2]
 
 
-def test_the_matrix_is_the_one_that_the_measures_are_of(paper):
+def test_measures_in_the_summary_follow_from_the_matrix_of_errors(paper):
     matrix = paper.table("matrix")
     kan = matrix[matrix["learner"] == "KAN"].pivot_table(
         index="after", columns="on", values="error"
@@ -118,7 +118,7 @@ def test_claims_and_figures_are_those_of_the_parts_that_ran(paper, parts, figure
     assert any("falls as G^-4" in claim.sentence for claim in parts.manifest.claims)
 
 
-def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(parts):
+def test_deep_network_forgets_and_rehearsal_of_its_own_outputs_prevents_it(parts):
     summary = parts.table("summary").query("part == 'depth'")
     assert summary["network"].tolist() == ["1-2-1"] * 2
     bare, kept = summary["worst_forgetting"]
@@ -197,13 +197,13 @@ JUDGED = [
 
 
 @pytest.mark.parametrize("rows, holds", JUDGED)
-def test_learners_are_held_to_what_they_keep(rows, holds):
+def test_claims_on_forgetting_hold_by_the_bounds_of_each_learner(rows, holds):
     found = claims(pd.DataFrame(rows))
     assert {claim.sentence.partition(" (")[0]: claim.holds for claim in found} == holds
 
 
 @pytest.mark.parametrize("power, holds", [(-4.2, True), (-3.0, False)])
-def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power, holds):
+def test_forgetting_of_overlapping_phases_must_fall_with_the_order_of_the_splines(power, holds):
     rows = [
         row(f"G = {g}", lost, **OVERLAP, **{"intervals": g, "overlap": share, "seed": seed})
         for seed in (0, 1)

@@ -63,7 +63,7 @@ def test_phases_tile_the_domain_and_overlap_as_asked():
     assert len(touching.everything) == 500
 
 
-def test_orders_and_dimensions_say_which_peak_comes_when():
+def test_order_and_dimension_settings_determine_the_sequence_of_peaks():
     backwards = make_sequence(ContinualConfig(order="descending"), 0.0, 0)
     assert backwards.phases[0].x.mean() == pytest.approx(0.8)
     drawn = [
@@ -97,7 +97,7 @@ def test_replay_keeps_some_points_and_rehearsal_none():
     assert sum(part.numel() for part in rehearse.kept) == 2
 
 
-def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for():
+def test_anchor_of_strength_one_has_the_curvature_of_the_first_loss():
     network = MLP(
         (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )

@@ -67,7 +67,7 @@ def test_measured_orders_are_recorded_with_their_range_of_points(finished):
         ("function.domain=[[-0.1,0.1]]", False),
     ],
 )
-def test_growth_and_orders_are_claimed_of_the_default_function_alone(function, default):
+def test_growth_and_orders_are_claimed_for_the_default_function_only(function, default):
     assert function_of(settings(function)).is_default is default
     if not default:
         orders = pandas.DataFrame({"default_function": [False]})

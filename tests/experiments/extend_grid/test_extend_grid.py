@@ -126,7 +126,7 @@ def test_grids_beyond_the_limit_are_left_out_with_a_warning():
         ("lbfgs solver.smoothness_weight=0", 3),
     ],
 )
-def test_a_solver_that_does_not_smooth_is_not_said_to(solver, trainings):
+def test_solvers_without_smoothing_run_only_the_trainings_without_it(solver, trainings):
     cfg = settings(f"solver={solver} parts=[overfit]")
     assert len(extend_grid.cells(cfg)) == trainings
 
@@ -192,7 +192,7 @@ def schedule_stages(intervals, errors, seconds, part="schedules"):
     return stages_like(part=part, compared=part == "schedules", **columns)
 
 
-def test_a_training_from_scratch_that_never_arrives_is_said_to_do_so():
+def test_claim_says_if_training_from_scratch_never_reaches_the_error():
     warm = schedule_stages([5, 50], [1e-2, 1e-4], [1.0, 2.0])
     for error, seconds, measured in (
         (1e-4, 6.0, 3.0),

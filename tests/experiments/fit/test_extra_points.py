@@ -103,7 +103,7 @@ def test_a_kink_is_reported_where_it_is():
     assert summary["test_rmse"] < 4e-3  # 8e-3 without
 
 
-def test_noise_admits_no_further_points():
+def test_extra_points_of_noisy_functions_are_refused():
     with pytest.raises(UsageError, match="extra_points=200 needs a function without noise"):
         make_fit(settings(noise=0.1), 0)
 
@@ -122,7 +122,7 @@ MODELS = {"KAN": KANConfig(hidden=[1], intervals=[4]), "spline": BSplineConfig()
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_kink_is_said_to_limit_the_accuracy_and_a_smooth_function_is_not(model):
+def test_kink_is_reported_as_the_limit_of_accuracy_but_not_for_smooth_functions(model):
     smooth = "exp(sin(pi*x0) + x1^2)" if model == "KAN" else "1/(1 + 25*x0^2)"
     kinked = f"exp(x0) + abs({'x1' if model == 'KAN' else 'x0'} - 0.3)"
     assert "kink" not in "".join(notes_on(smooth, MODELS[model]))
@@ -130,7 +130,7 @@ def test_a_kink_is_said_to_limit_the_accuracy_and_a_smooth_function_is_not(model
     assert re.search(r"x[01]=0\.3(000\d*)?$", notes[-1])
 
 
-def test_a_kink_far_from_the_largest_errors_is_not_said():
+def test_kink_far_from_the_largest_errors_is_not_reported():
     notes = notes_on("1/(1 + 100*(x0 + 0.5)^2) + 0.1*max(0, x0 - 0.7)", PolynomialConfig())
     assert "kink" not in "".join(notes)
 

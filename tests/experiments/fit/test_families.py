@@ -77,7 +77,7 @@ def test_exports_of_counts_predict_them(run, counts, command):
         "'model.monotone={exposure: increasing}'" | there is no input 'exposure'
     """),
 )
-def test_what_does_not_fit_is_refused(folder, line, said, refused):
+def test_columns_that_do_not_suit_the_family_are_refused(folder, line, said, refused):
     assert said in refused(f"fit {CLAIMS.format(folder)} {OFFSET} {line}")
 
 

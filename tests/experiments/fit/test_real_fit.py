@@ -48,7 +48,7 @@ def place(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("place")
-def test_bad_input(words, said, refused, says):
+def test_impossible_settings_and_tables_are_refused(words, said, refused, says):
     sentence = refused(f"fit {words}")
     assert says(sentence, said), sentence
 
@@ -113,7 +113,9 @@ def test_rows_outside_the_trained_range_are_counted_in_one_line(place, command):
 
 
 @pytest.mark.usefixtures("fitted")
-def test_predictions_are_what_the_ending_says(place, command, refused, monkeypatch):
+def test_format_of_predictions_follows_the_ending_of_the_file_name(
+    place, command, refused, monkeypatch
+):
     command(PREDICT, "p.csv")
     expected = pd.read_csv("p.csv")
     exact = read_inputs("p.csv", ["prediction:price"])[:, 0]  # pandas before 3 rounds

@@ -149,7 +149,7 @@ def test_any_table_goes_in_and_every_column_comes_out(command):
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_classes_and_settings(table, command, refused, tmp_path):
+def test_text_outputs_are_fitted_as_classes(table, command, refused, tmp_path):
     line = "target.outputs=dear model.baselines=false model.folds=2"
     done = command(f"fit {HOUSES.format(table)} {line} sampling.n_test=40 --outputs made")
     assert "the output 'dear' is text, so its values are classes; target.task decides" in done.err
@@ -283,7 +283,7 @@ def test_the_mean_is_the_model_where_nothing_beats_it_by_its_standard_error():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_the_frequencies_of_classes_are_the_model_of_noise(classes):
+def test_classifier_of_noise_predicts_the_frequencies_of_the_classes(classes):
     rng = np.random.default_rng(1)
     y = np.sort(rng.integers(0, classes, 40)).astype(float)
     model = fit(

@@ -94,7 +94,7 @@ def test_the_formula_is_recovered_and_certified(finished):
     assert (summary["seconds"] > 0).all()
 
 
-def test_the_forms_read_back_as_the_formula(finished):
+def test_recorded_text_reads_back_as_the_formula(finished):
     forms = finished.table("formulas").iloc[0]
     points = np.random.default_rng(0).uniform(-1, 1, (20, 3))
     again = to_numpy(parse(forms["text"]), ["x0", "x1", "x2"])(points)
@@ -120,7 +120,7 @@ def test_stages_edges_and_candidates_of_a_network_are_recorded_and_drawn(snapped
     assert not [*experiment.claims(tables)], "claims are those of suites"
 
 
-def test_the_formula_of_a_network_is_held_against_it(snapped, fitted):
+def test_formula_of_a_network_is_compared_with_the_network(snapped, fitted):
     summary = snapped.table("summary").iloc[0]
     assert summary["structure"] == "given network"
     assert summary["verified"] == "yes"
@@ -140,7 +140,7 @@ def test_the_formula_of_a_network_is_held_against_it(snapped, fitted):
     "line",
     ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=nguyen"],
 )
-def test_a_run_brings_its_own_target_and_points(fitted, line):
+def test_target_settings_are_refused_next_to_from_run(fitted, line):
     with pytest.raises(UsageError, match="has no effect next to from_run") as refused:
         source(fitted, line)
     assert f"Leave out {line} or from_run." in str(refused.value)
@@ -208,7 +208,7 @@ def test_bad_settings_are_refused(line, message):
         ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
     ],
 )
-def test_settings_that_no_arguments_give_are_refused(changes, message):
+def test_from_run_must_be_the_absolute_path_of_a_run(changes, message):
     with pytest.raises(UsageError, match=message):
         check_config(replace(settings(SUM), **changes))
 
@@ -275,7 +275,7 @@ def short_range(tmp_path):
     return f"target.path={path} target.outputs=[y] {ALL_ROWS}"
 
 
-def test_what_imitates_a_function_agrees(short_range, tmp_path_factory):
+def test_formula_that_imitates_the_function_has_outcome_agrees(short_range, tmp_path_factory):
     found = run(tmp_path_factory, short_range)
     summary = found.table("summary").iloc[0]
     assert summary["outcome"] == "agrees"
@@ -284,14 +284,14 @@ def test_what_imitates_a_function_agrees(short_range, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_what_imitates_the_network_of_a_run_agrees(short_range, tmp_path_factory):
+def test_formula_that_imitates_the_network_of_a_run_is_not_exact(short_range, tmp_path_factory):
     fitted = run_config(typed("fit", short_range), tmp_path_factory.mktemp("outputs"))
     summary = run(tmp_path_factory, f"from_run={fitted.path}").table("summary").iloc[0]
     assert summary["outcome"] in ("agrees", "formula")
 
 
 @pytest.mark.parametrize("formula, outcome", [("j1(x0)", "agrees"), ("x0/2 - x0^3/16", "exact")])
-def test_a_known_function_shows_identity_far_from_the_points(formula, outcome, tmp_path_factory):
+def test_known_target_decides_identity_beyond_the_points(formula, outcome, tmp_path_factory):
     """On this range both have the same values."""
     found = run(tmp_path_factory, f"'target.formula={formula}' target.domain=[[0,0.003]]")
     assert found.table("summary").iloc[0]["outcome"] == outcome

@@ -79,7 +79,7 @@ def test_edges_are_called_by_the_names_of_the_inputs():
     assert names == ["size m2 to node 0", "x1 to output", "node 0 to output"]
 
 
-def test_splines_have_no_name_of_a_column():
+def test_spline_functions_are_renamed_if_a_column_has_their_name():
     spline = Spline(0.0, 1.0, np.ones(4), 3)
     x = variable("x0")
     y = variable("x1")

@@ -31,7 +31,7 @@ UNKNOWN = ("poisson_source", "cavity")
     "equation",
     [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS],
 )
-def test_every_equation_runs_and_says_what_it_is_worth(equation, command):
+def test_every_equation_runs_and_gets_a_verdict(equation, command):
     run = command(f"solve equation={equation} {SMOKE}").run
     summary = run.table("summary").iloc[0]
     assert summary["equation"] == equation
@@ -260,7 +260,7 @@ def test_boundary_layers_are_found(formula, conditions):
         assert found.derivative("u_xx", [0.0])[0] == pytest.approx(0.33205734, rel=1e-5)
 
 
-def test_a_constant_that_conditions_leave_open_is_seen():
+def test_solution_determined_up_to_a_constant_is_doubtful():
     ends = ["u_x = 0 at x=0, x=1"]
     found = kanrun.solve("u_xx = -pi^2*cos(pi*x)", {"x": [0, 1]}, ends, intervals=[4, 8])
     assert found.verdict == "doubtful"

@@ -80,13 +80,13 @@ UNREFINED = {"intervals": None, "equation": 1e-4, "conditions": 1e-4}
         ({"conditions": 0.01, "estimate": 1e-7}, {"conditions": 0.011}),
     ],
 )
-def test_a_solution_is_solved_up_to_each_bound(allowed, beyond):
+def test_verdict_is_solved_up_to_each_bound_and_doubtful_beyond(allowed, beyond):
     assert judged(**allowed) == "solved"
     assert judged(**(allowed | beyond)) == "doubtful"
 
 
 @pytest.mark.parametrize("name", ["equation", "conditions", "change", "error"])
-def test_what_is_a_tenth_of_the_solution_is_failed(name):
+def test_error_of_a_tenth_of_the_solution_is_failed(name):
     values = 0.099, 0.1, inf, nan
     assert [judged(**{name: value}) for value in values] == ["doubtful", *["failed"] * 3]
 
@@ -101,7 +101,7 @@ def judged(error=None, system=SYSTEM, **changed):
     return verdict(solution(last, **given), system, error)[0]
 
 
-def test_the_worst_window_decides_and_where_errors_are_estimated_the_mean():
+def test_residual_is_of_the_worst_window_or_the_mean_if_errors_are_estimated():
     windows = (stage(equation=0.02, box=[0.0, 0.1]), stage(equation=1e-3, box=[0.1, 1.0]))
     assert residual_rms(solution(*windows)) == 0.02
     found = residual_rms(solution(*windows, estimate=1e-7))
