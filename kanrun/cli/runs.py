@@ -301,7 +301,7 @@ def _print_columns(
         from kanrun.study import report
 
         console = report.output_console()
-        _, narrow = report.print_table(console, columns)
+        narrow = report.print_table(console, columns)
         if narrow:
             names = ", ".join(narrow)
             _print_lines([f"{len(narrow)} more columns (--columns, --csv): {names}"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,28 +28,7 @@ from kanrun.study import Figures, Tables
 from kanrun.study.progress import shown
 
 Columns = Mapping[str, Sequence[Any]]
-#: Columns of a summary that are shown with priority if the terminal is too narrow for all columns.
-_FIRST = (
-    "cell",
-    "seed",
-    "test_rmse",
-    "relative_error",
-    "test_accuracy",
-    "test_cross_entropy",
-    "rmse",
-    "worst_forgetting",
-    "learner",
-    "target",
-    "model",
-    "activation",
-    "shape",
-    "parameters",
-    "seconds",
-)
-#: Columns of the table of points that have priority after the results and the swept settings.
-_FURTHER = ("validation_rmse", "parameters", "seconds")
-#: Columns that measure the result of a training; `outcome` names the first one that is in the
-#: summary.
+#: Columns that measure how good a training is; `outcome` names the first one in a summary.
 _REACHED = (*RESULTS, "test_deviance", "cv_cross_entropy", "validation_rmse", "train_rmse")
 #: Largest number of rows of a table, or of failures, that are printed.
 _MOST_ROWS = 40
@@ -77,9 +56,8 @@ def print_table(
     *,
     first: Sequence[str] = (),
     title: str | None = None,
-    most: int | None = None,
-) -> tuple[int, list[str]]:
-    """Print the columns of a table that fit the width of the console.
+) -> list[str]:
+    """Print the columns of a table that fit the width of the console, and name the others.
 
     Args:
         console: Console to print to.
@@ -87,35 +65,31 @@ def print_table(
         first: Names of columns with priority. The first of them is always printed, if necessary
             truncated.
         title: Title above the table.
-        most: Largest number of rows to print; None prints all.
 
     Returns:
-        The number of rows that were not printed, and the names of the columns that were not.
+        The names of the columns that were not printed.
     """
-    rows = len(next(iter(columns.values()), ()))
-    cells = {name: [shown(value) or "-" for value in each[:most]] for name, each in columns.items()}
+    cells = {name: [shown(value) or "-" for value in values] for name, values in columns.items()}
     chosen = set[str]()
-    used = -2
+    room = console.width + 2
     for name in dict.fromkeys([*(name for name in first if name in columns), *columns]):
         needs = max([len(printable(name)), *map(len, cells[name])]) + 2
-        if used + needs <= console.width or not chosen:
+        if needs <= room or not chosen:
             chosen.add(name)
-            used += needs
+            room -= needs
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    for name in (names := [name for name in columns if name in chosen]):
+    for name in filter(chosen.__contains__, columns):
         side: Any = "right" if _is_numeric(columns[name]) else "left"
         table.add_column(Text(printable(name)), justify=side, overflow="ellipsis", no_wrap=True)
-    for row in zip(*(cells[name] for name in names), strict=True):
+    for row in zip(*(cells[name] for name in columns if name in chosen), strict=True):
         table.add_row(*map(Text, row))
     console.print(table)
-    return max(0, rows - (rows if most is None else most)), [n for n in columns if n not in chosen]
+    return [name for name in columns if name not in chosen]
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
-    numbers = [value for value in values if value is not None]
-    return bool(numbers) and all(
-        hasattr(value, "__float__") and not isinstance(value, bool) for value in numbers
-    )
+    kinds = {type(value) for value in values if value is not None}
+    return bool(kinds) and all(kind is not bool and hasattr(kind, "__float__") for kind in kinds)
 
 
 def print_results(console: Console, run: Run) -> None:
@@ -148,24 +122,23 @@ def print_summary(console: Console, summary: Columns) -> None:
                 pairs.add_row(Text(printable(name)), Text(value))
         console.print(pairs)
         return
-    table = summary
+    table: dict[str, Sequence[Any]] = {n: v for n, v in summary.items() if any(map(shown, v))}
     title = None
     seeds = len(set(summary.get("seed", ())))
     if seeds > 1 and "cell" in summary:
         title = f"medians over {seeds} seeds"
-        frame = frame_of(summary).groupby("cell", sort=False).agg(_agreed).reset_index()
+        frame = frame_of(table).groupby("cell", sort=False).agg(_agreed).reset_index()
         table = {str(name): values.tolist() for name, values in frame.drop(columns="seed").items()}
-    elif seeds > 1 and rows <= _MOST_ROWS:
-        table = {name: [*values, _agreed(values)] for name, values in summary.items()}
-        table = {**table, "seed": [*map(str, summary["seed"]), "median"]}
-    there = {name: each for name, each in table.items() if any(map(shown, each))} or table
-    # Columns in which rows differ are shown with priority.
-    alike = {name for name in there if len({*map(shown, there[name])}) == 1}
-    order = sorted((*_FIRST, *there), key=alike.__contains__)
-    more, left_out = print_table(console, there, first=order, title=title, most=_MOST_ROWS)
-    missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
-    if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
-        console.print(Text(f"{said} in summary.csv", style="dim"))
+    elif seeds > 1:
+        table = {name: [*values, _agreed(values)] for name, values in table.items()}
+        table["seed"] = [*map(str, summary["seed"]), "median"]
+    # Columns in which rows differ have priority.
+    alike = {name for name, values in table.items() if len({*map(shown, values)}) == 1}
+    order = sorted(("cell", "seed", *_REACHED, *table), key=alike.__contains__)
+    cut = {name: values[-_MOST_ROWS:] for name, values in table.items()}
+    left_out = print_table(console, cut, first=order, title=title)
+    if left_out or len(table) < len(summary) or rows > _MOST_ROWS:
+        console.print(Text("more rows or columns in summary.csv", style="dim"))
 
 
 def outcome(summary: Columns) -> str:
@@ -215,14 +188,10 @@ def print_failures(console: Console, failures: Sequence[Plain]) -> None:
     if failures:
         console.print(Text(f"{len(failures)} failed", style="bold red"))
     for failure in failures[:_MOST_ROWS]:
-        print_line(console, f"  {training_of(failure)}: {failure['reason']}")
+        name = ", ".join(f"{key} {failure[key]}" for key in MARKS if key in failure)
+        print_line(console, f"  {name}: {failure['reason']}")
     if len(failures) > _MOST_ROWS:
         console.print(Text(f"  and {len(failures) - _MOST_ROWS} more, all in run.json"))
-
-
-def training_of(failure: Plain) -> str:
-    """Return the name of the training that failed, such as "point 3, cell 0, seed 1"."""
-    return ", ".join(f"{key} {failure[key]}" for key in MARKS if key in failure)
 
 
 _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
@@ -232,41 +201,37 @@ Side = dict[str, list[Any]]  # for each name, one value per run; None if the run
 def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
     """Compare runs: return their settings, results and origins, each as name -> values per run.
 
-    Of the settings and origins (command, commit, versions, machine), only those are returned that
-    differ between the runs, or that some of them lack. Results are medians over seeds; those that
-    every run has come first. Raises UsageError if there are fewer than two runs.
+    Only settings and origins (command, commit, versions, machine) that differ between runs are
+    returned, including those that some runs lack. Results are medians over seeds, those that every
+    run has first. A run whose record cannot be read has the value None everywhere. Raises
+    UsageError if there are fewer than two runs.
     """
     if len(runs) < 2:
         raise UsageError(f"two runs or more are compared, not {len(runs)}.")
-    settings = _side(runs, lambda run: flattened(run.config))
-    results = _side(runs, lambda run: run.manifest.metrics)
-    origins = _side(
-        runs, lambda run: flattened({one: getattr(run.manifest, one) for one in _ORIGIN})
-    )
+    settings, results, origins = (dict[str, list[Any]]() for _ in range(3))
+    for number, run in enumerate(runs):
+        with contextlib.suppress(KanrunError):
+            origin = {name: getattr(run.manifest, name) for name in _ORIGIN}
+            for side, values in (
+                (settings, flattened(run.config)),
+                (results, run.manifest.metrics),
+                (origins, flattened(origin)),
+            ):
+                for name, value in values.items():
+                    side.setdefault(name, [None] * len(runs))[number] = value
     for side in (settings, origins):
-        for name, (first, *others) in list(side.items()):
-            if name in ABOUT_A_RUN or all(value == first for value in others):
+        for name, values in list(side.items()):
+            if name in ABOUT_A_RUN or all(value == values[0] for value in values):
                 del side[name]
     return settings, dict(sorted(results.items(), key=lambda pair: pair[1].count(None))), origins
 
 
 def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:
     """Return `side` as a table: a column `title` with the names, and one column per run."""
+    values = zip(*side.values(), strict=True)
     return {title: list(side)} | {
-        run.name: [values[at] for values in side.values()] for at, run in enumerate(runs)
+        run.name: list(column) for run, column in zip(runs, values, strict=True)
     }
-
-
-def _side(runs: Sequence[Run], read: Callable[[Run], Plain]) -> Side:
-    """Return name -> values of all runs, where `read` returns the values of one run by name.
-
-    A run whose record cannot be read has the value None everywhere.
-    """
-    each: list[Plain] = [{} for _ in runs]
-    for at, run in enumerate(runs):
-        with contextlib.suppress(KanrunError):
-            each[at] = read(run)
-    return {name: [one.get(name) for one in each] for name in dict.fromkeys(chain(*each))}
 
 
 def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
@@ -281,9 +246,9 @@ def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
     if not curves:
         return []
     kind = stem.suffix[1:]
-    if kind in FIGURE_FORMATS:
-        return write_figure(stem.with_suffix(""), overlaid(curves), [kind])
-    return write_figure(stem, overlaid(curves))
+    is_known = kind in FIGURE_FORMATS
+    kinds = [kind] if is_known else ["png"]
+    return write_figure(stem.with_suffix("") if is_known else stem, overlaid(curves), kinds)
 
 
 def redraw(
@@ -376,24 +341,20 @@ def print_points(console: Console, run: Run) -> None:
     If there are more than 40 points, only those with the lowest errors are printed, in the order of
     their numbers.
     """
-    points = run.points
-    best = run.best
-    table = points_table(run)
-    errors = [math.inf if point.error is None else point.error for point in points]
-    some = sorted(sorted(range(len(points)), key=errors.__getitem__)[:_MOST_ROWS])
-    columns = {name: [values[row] for row in some] for name, values in table.items()}
-    columns["point"] = [
-        f"{row}{' *' * (points[row] is best and best.error is not None)}" for row in some
-    ]
-    first = ("point", *RESULTS, "status", *_swept(points[0]), *_FURTHER)
-    _, left_out = print_table(console, columns, first=first)
+    errors = [math.inf if point.error is None else point.error for point in run.points]
+    best = run.points.index(run.best) if min(errors) < math.inf else -1
+    some = sorted(sorted(range(len(errors)), key=errors.__getitem__)[:_MOST_ROWS])
+    columns = {n: [values[row] for row in some] for n, values in points_table(run).items()}
+    columns["point"] = [f"{row}{' *' * (row == best)}" for row in some]
+    first = ("point", *RESULTS, "status", *_swept(run.points[0]))
+    left_out = print_table(console, columns, first=first)
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
     held = sum(claim.holds for claim in claims)
     where = run.path / "summary.csv"
     for line, needed in (
-        (f"the best {len(some)} of {len(points)} points; all in {where}", len(some) < len(points)),
+        (f"the best {len(some)} of {len(errors)} points; all in {where}", len(some) < len(errors)),
         (f"more columns in {where}: {', '.join(left_out)}", left_out),
-        (f"*: the best point, {best.name}", best.error is not None),
+        (f"*: the best point, {run.points[best].name}", best >= 0),
         (f"{held} of {len(claims)} claims hold; see one point for its own", claims),
     ):
         if needed:
