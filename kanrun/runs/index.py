@@ -14,7 +14,7 @@ import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -100,8 +100,8 @@ class RunIndex:
         self._connection = sqlite3.connect(":memory:")
         #: Names of the columns of each table.
         self.columns = {
-            "runs": _fill(self._connection, "runs", [{**own, **row} for row, own in pairs]),
-            "points": _fill(self._connection, "points", [r for run in runs for r in _points(run)]),
+            "runs": _fill(self._connection, "runs", [settings | row for row, settings in pairs]),
+            "points": _fill(self._connection, "points", chain.from_iterable(map(_points, runs))),
         }
         self._connection.set_authorizer(
             lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
@@ -203,10 +203,10 @@ def _strict(sql: str) -> str:
     return _QUOTED.sub(quoted, sql)
 
 
-def _fill(connection: sqlite3.Connection, table: str, rows: Sequence[Record]) -> list[str]:
-    """Create a table from rows, with the columns of `_FIELDS` first; return its column names."""
-    # Spelling of each name when it first occurs, by lower case, because SQLite ignores case.
-    names: dict[str, str] = {}
+def _fill(connection: sqlite3.Connection, table: str, records: Iterable[Record]) -> list[str]:
+    """Create a table from records, with the columns of `_FIELDS` first; return its columns."""
+    rows = list(records)
+    names: dict[str, str] = {}  # first spelling, by lower case: SQLite's names ignore case
     for name in chain(_FIELDS[table], *rows):
         names.setdefault(name.lower(), name)
     columns = list(names.values())[:_MOST_COLUMNS]
@@ -236,40 +236,36 @@ def _value(value: Any) -> Any:
 def _run_row(run: Run) -> tuple[Record, Record]:
     """Return the row of a run, and its settings (those of its best point, if it has several)."""
     labels = run.labels
-    best = run
+    best = run.best
     settings = Record()
-    with contextlib.suppress(KanrunError):
-        best = run.best
-    with contextlib.suppress(KanrunError):
-        settings = flattened(best.config)
-    learned = (settings.get(key) for key in LEARNED)
-    row: Record = {
-        "name": run.name,
-        "command": run.path.parent.name,
-        "status": run.status,
-        "target": next((str(value) for value in learned if value not in (None, "own")), None),
-        "tags": ", ".join(labels.tags) or None,
-        "note": labels.note or None,
-        "began": run.began(),
-    }
+    row = Record(
+        name=run.name,
+        command=run.path.parent.name,
+        status=run.status,
+        tags=", ".join(labels.tags) or None,
+        note=labels.note or None,
+        began=run.began(),
+    )
     with contextlib.suppress(KanrunError):
         manifest = run.manifest
-        several = len(manifest.points) > 1
-        record = vars(manifest)
+        settings = flattened(best.config)
         claims = manifest.claims
         failures = len(manifest.failures)
-        if several:
-            claims = tuple(one for result in run.journal.results.values() for one in result.claims)
+        if run.has_points:
+            row["best"] = best.name if best.error is not None else None
+            results = run.journal.results.values()
+            claims = tuple(claim for result in results for claim in result.claims)
             failures = len(run.journal.failed()) or failures
+        learned = (settings.get(key) for key in LEARNED)
         row = {
             **best.manifest.metrics,
-            **{name: record[name] for name in FIELDS if name in record},
+            **{name: value for name, value in vars(manifest).items() if name in FIELDS},
+            "target": next((str(value) for value in learned if value not in (None, "own")), None),
             "points": len(manifest.points),
             "seeds": len(manifest.seeds),
             "executor": manifest.executor.get("kind"),
             "overrides": " ".join(run.overrides) or None,
             "failures": failures,
-            "best": best.name if several and best.error is not None else None,
             **_counted(claims),
             **row,
         }
@@ -308,21 +304,27 @@ def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dic
     Raises:
         UsageError: If no run has one of the columns.
     """
-    asked = {name: index.column(name) for name in names if rows}
+    columns = {name: index.column(name) for name in names if rows}
     if not names:
-        results = [name for name in RESULTS if any(row.get(name) is not None for row in rows)]
         values: dict[str, list[Any]] = {}
         for row in rows:
             for name, value in index.settings(row["name"]).items():
                 values.setdefault(name, []).append(value)
-        telling = (name for name in values if name not in (*LEARNED, *ABOUT_A_RUN))
-        settings = [name for name in telling if any(one != values[name][0] for one in values[name])]
+        settings = [
+            name
+            for name, known in values.items()
+            if name not in (*LEARNED, *ABOUT_A_RUN) and any(value != known[0] for value in known)
+        ]
         settings.sort(key=lambda name: -len(values[name]))
-        labels = ["points"] if any((row.get("points") or 1) > 1 for row in rows) else []
-        labels += [name for name in ("best", "tags", "note") if any(row.get(name) for row in rows)]
+        results, labels = (
+            [name for name in group if any(row.get(name) is not None for row in rows)]
+            for group in (RESULTS, ("best", "tags", "note"))
+        )
+        if any((row.get("points") or 1) > 1 for row in rows):
+            labels.insert(0, "points")
         order = ["name", "target", "started", *results, "status", *settings, "seconds", *labels]
-        asked = dict(zip(order, order, strict=True))
-    return {name: [_shown(own, row.get(own)) for row in rows] for name, own in asked.items()}
+        columns = dict(zip(order, order, strict=True))
+    return {name: [_shown(key, row.get(key)) for row in rows] for name, key in columns.items()}
 
 
 def local_time(time: Any) -> Any:

@@ -3,17 +3,8 @@
 Every line is one record. It identifies its training by point and cell (each only if there are
 several) and seed, and ends with a checksum. Lines are appended and never changed. If a training
 begins again, a line says so, and the earlier records of the training become void. All tables can be
-restored from the journal.
-
-The kinds of lines are:
-
-- `begun`: an attempt at a training begins. Earlier records of the training become void, except
-  those up to the checkpoint from which the attempt continues. `digest` identifies the settings of
-  the cell.
-- `rows`: rows of a table, as lists by column. A large table takes several lines.
-- `checkpoint`: the training can continue from the checkpoint with this checksum.
-- `finished` or `failed`: the attempt has ended.
-- `result`: medians and claims of a point; all of its trainings have ended.
+restored from the journal. The kinds of lines are the subclasses of `Line`; a large table takes
+several `rows` lines.
 
 Numbers that JSON lacks (NaN, infinities, integers beyond 64 bits) are stored as text in a list of
 one element, such as `["nan"]`. `Journal` first reads all lines to find which trainings have ended
@@ -27,11 +18,11 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from zlib import crc32
 
 import msgspec
@@ -43,15 +34,11 @@ from kanrun.runs.files import (
     TABLE_LIMIT,
     Columns,
     Key,
-    frame_of,
     plain_value,
     read_json,
     to_json,
 )
 from kanrun.runs.records import MANIFEST_FILE, Claim, Manifest, Point
-
-if TYPE_CHECKING:
-    import pandas
 
 JOURNAL_FILE = "records.jsonl"
 #: Tables that every run has. They are listed first, and their files lie in the run folder itself;
@@ -406,29 +393,6 @@ class Journal:
             name: list(chain.from_iterable(lists[place] for _, lists in blocks))
             for place, name in enumerate(self.header(table))
         }
-
-    @property
-    def frames(self) -> RunTables:
-        """Tables by name; a table is read when it is first used."""
-        return RunTables(self.tables, lambda name: frame_of(self.columns(name)))
-
-
-class RunTables(Mapping[str, "pandas.DataFrame"]):
-    """Mapping of table names to DataFrames; a table is read when it is first used."""
-
-    def __init__(self, names: tuple[str, ...], read: Callable[[str], pandas.DataFrame]) -> None:
-        self._names, self._read = names, cache(read)
-
-    def __getitem__(self, name: str) -> pandas.DataFrame:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def swept_text(value: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from kanrun.config.conversion import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, frame_of, read_json
-from kanrun.runs.journal import Journal, RunTables
+from kanrun.runs.journal import Journal
 from kanrun.runs.records import (
     MANIFEST_FILE,
     Checkpoint,
@@ -239,7 +240,7 @@ class Run:
     @property
     def frames(self) -> RunTables:
         """Tables by name; a table is read when it is first used."""
-        return self._records.frames
+        return RunTables(self._records)
 
     def table(self, name: str) -> pandas.DataFrame:
         """Return a table as recorded so far. Raises KanrunError if it does not exist."""
@@ -299,6 +300,25 @@ class Run:
         """Paths of the stored figures."""
         there = self.figures_folder.glob("*.*")
         return tuple(sorted(path for path in there if path.suffix in _FIGURES))
+
+
+class RunTables(Mapping[str, "pandas.DataFrame"]):
+    """The tables of a journal by name; a table is read when it is first used."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._names = journal.tables
+        self._read = cache(lambda name: frame_of(journal.columns(name)))
+
+    def __getitem__(self, name: str) -> pandas.DataFrame:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _read_manifest(path: Path) -> Manifest:

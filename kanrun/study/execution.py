@@ -24,7 +24,7 @@ from kanrun.runs.artifacts import checkpoint_path, checksum_of, read_checkpoint,
 from kanrun.runs.files import Key, file_name, to_json
 from kanrun.runs.folder import RunFolder, write_tables
 from kanrun.runs.journal import BegunLine, FailedLine, FinishedLine, Journal, ResultLine
-from kanrun.runs.reader import Run
+from kanrun.runs.reader import Run, RunTables
 from kanrun.runs.records import (
     Checkpoint,
     Manifest,
@@ -79,19 +79,11 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
 
 @dataclass(slots=True)
 class _Progress:
-    """Progress of a point.
+    """Progress of a point."""
 
-    Attributes:
-        left: Number of trainings that have not ended.
-        failed: Number of trainings that have failed.
-        broken: Whether a training or the check of the claims has failed.
-        begins: Byte position of its first record in the journal.
-    """
-
-    left: int
-    failed: int = 0
-    broken: bool = False
-    begins: int | None = None
+    left: int  # number of trainings that have not ended
+    failed: int = 0  # number of trainings that have failed
+    begins: int | None = None  # byte position of its first record in the journal
 
 
 class _Execution:
@@ -118,6 +110,8 @@ class _Execution:
         self._reporter = Reporter(error_console(), self._total, options.quiet, options.verbose)
         self._points = [_Progress(number) for number in checked.trainings]
         self._time_was_up = False
+        #: Numbers of the points of which a training or the check of the claims has failed.
+        self._broken = set[int]()
         #: Result of the point that ended last.
         self._result = ResultLine()
         #: Failed trainings that `run.json` lists, at most MOST_LISTED.
@@ -295,16 +289,16 @@ class _Execution:
             )
             self._folder.record(line)
             self._listed += [line] * (len(self._listed) < MOST_LISTED)
-            self._fail(task, end, state)
+            self._fail(task.point, task, end)
             state.failed += 1
         if isinstance(end, Finished) or not end.restarts:
             state.left -= 1
             if not state.left:
                 self._end_point(self._study.points[task.point])
 
-    def _fail(self, what: Task | Point, failure: Failure, state: _Progress) -> None:
-        self._first = self._first or (what, failure)
-        state.broken = True
+    def _fail(self, point: int, failed: Task | Point, failure: Failure) -> None:
+        self._broken.add(point)
+        self._first = self._first or (failed, failure)
 
     def _note(self, text: str, warning: bool = False) -> None:
         """Write a note to the log and, if it is among the first MOST_LISTED, to `run.json`."""
@@ -342,7 +336,7 @@ class _Execution:
             result.reason = f"{state.failed} of its trainings failed"
         if finished := self._finished(point):
             journal = Journal(self._folder.path, result.point, state.begins or 0)
-            self._judge(point, journal.frames, result)
+            self._judge(point, RunTables(journal), result)
         if state.failed or state.left or self._time_was_up or time_limit_reached():
             why = "the others failed" if state.failed else "stopped by max_cpu_seconds"
             came = f"from {finished} of {self._trainings[point.number]} trainings, {why}"
@@ -365,8 +359,7 @@ class _Execution:
             reason = f"checking the claims failed: {Failure.of(error).reason}"
             self._note(reason)
             result.reason = result.reason or reason
-            failure = Failure(reason, traceback.format_exc())
-            self._fail(point, failure, self._points[point.number])
+            self._fail(point.number, point, Failure(reason, traceback.format_exc()))
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
@@ -394,8 +387,7 @@ class _Execution:
         named, first = self._first
         count = f"{self._points[0].failed} of {self._total} trainings"
         if len(self._points) > 1:
-            broken = sum(point.broken for point in self._points)
-            count = f"{broken} of {len(self._points)} points"
+            count = f"{len(self._broken)} of {len(self._points)} points"
         elif not self._points[0].failed:
             return first
         return Failure(f"{count} failed; the first, {named}: {first.reason}", first.trace)

@@ -23,6 +23,7 @@ from kanrun.config.conversion import (
 )
 from kanrun.errors import UsageError
 from kanrun.runs.files import Key, flattened
+from kanrun.runs.locations import find_runs
 from kanrun.runs.reader import Run
 from kanrun.runs.records import MANIFEST_FILE, Manifest, Point, Status, check_tags
 from kanrun.study import Experiment, check_size, names_of, tasks_of
@@ -168,7 +169,6 @@ def check(study: Study, *, force: bool = False) -> Checked:
                 experiment.check(cfg)
             tasks = tasks_of(experiment, cfg, point)
             check_size(sum(trainings) + len(tasks))
-            most = MOST_PREPARED if cfg.executor.kind == "serial" else 0
             for task in tasks if prepare is not None else ():
                 if task.seed == cfg.seed:
                     with limit(threads_of(cfg)):
@@ -177,7 +177,8 @@ def check(study: Study, *, force: bool = False) -> Checked:
                     # loaded stay in memory, whether or not results are kept.
                     used = process.memory_info().rss
                     before = before or used
-                    if not prepared or used - before < most:
+                    has_room = cfg.executor.kind == "serial" and used - before < MOST_PREPARED
+                    if has_room or not prepared:
                         prepared[task.key] = ready
         except UsageError as error:
             if not point.values:
@@ -219,13 +220,14 @@ def describe_plan(checked: Checked, outputs: Path) -> Iterator[str]:
     cfg = study.config(0)
     points = len(study.points)
     cells = checked.cells[0]
-    parts = [_plural(points, "point")] if points > 1 else []
-    parts += [_plural(cells, "cell"), _plural(checked.trainings[0] // cells, "seed")]
+    counts = {"point": points, "cell": cells, "seed": checked.trainings[0] // cells}
+    if points == 1:
+        del counts["point"]
     differ = len({*zip(checked.cells, checked.trainings, strict=True)}) > 1
-    each = " (of the first point)" if differ else ""
-    yield f"{_plural(trainings, 'training')}: {' x '.join(parts)}{each}"
+    parts = " x ".join(_plural(number, noun) for noun, number in counts.items())
+    yield f"{_plural(trainings, 'training')}: {parts}{' (of the first point)' * differ}"
     if points > 1:
-        yield f"points: {_some([str(point) for point in study.points])}"
+        yield f"points: {_some(list(map(str, study.points)))}"
     if cells > 1:
         yield f"cells: {_some(names_of(list(study.experiment.cells(cfg))))}"
     first: Any = next(iter(checked.prepared.values()), None)
@@ -255,18 +257,14 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     Runs of one command are comparable if all their settings named `kind` are equal, except for the
     executor's. The time is scaled in proportion to the number of training rows and of inputs.
     """
-    from kanrun.runs import find_runs
-
     wanted = _kinds(asdict(study.config(0)))
-    about = ""
-    complete = (
-        run
-        for run in reversed(find_runs(outputs))
-        if run.path.parent.name == study.command and run.status == Status.COMPLETED
-    )
-    run = next((run for run in complete if _kinds(run.config) == wanted), None)
-    if run is None:
+    for run in reversed(find_runs(outputs)):
+        is_complete = run.path.parent.name == study.command and run.status == Status.COMPLETED
+        if is_complete and _kinds(run.config) == wanted:
+            break
+    else:
         return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
+    about = ""
     seconds = (run.manifest.seconds or 0) / run.manifest.trainings
     summary = run.columns("summary")
     if problem is not None and {"train_points", "shape"} <= summary.keys():
