@@ -166,8 +166,8 @@ def checksum_of(path: Path) -> str | None:
 
 def checksums(folder: Path) -> dict[str, str]:
     """Return the checksum of each readable checkpoint in `folder`, by name."""
-    found = {path.stem: checksum_of(path) for path in sorted(folder.glob("*.safetensors"))}
-    return {name: checksum for name, checksum in found.items() if checksum}
+    paths = sorted(folder.glob("*.safetensors"))
+    return {path.stem: checksum for path in paths if (checksum := checksum_of(path))}
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:

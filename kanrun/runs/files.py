@@ -59,7 +59,7 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes], durable: bool = F
 
     Args:
         path: The file. It is replaced by renaming a temporary file.
-        content: Bytes, or an iterable of parts.
+        content: Bytes, or an iterable of blocks of bytes.
         durable: Whether to wait until the new file would survive a power cut.
 
     Raises:
@@ -69,8 +69,8 @@ def write_atomic(path: Path, content: bytes | Iterable[bytes], durable: bool = F
     with storing(path):
         try:
             with open(temporary, "xb") as stream:
-                for part in (content,) if isinstance(content, bytes) else content:
-                    stream.write(part)
+                for block in (content,) if isinstance(content, bytes) else content:
+                    stream.write(block)
                 if durable:
                     stream.flush()
                     os.fsync(stream.fileno())

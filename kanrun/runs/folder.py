@@ -300,11 +300,11 @@ def now() -> datetime:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the platform, plug-ins, and packages that affect results."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    installed = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found | {RECORDED + module: origin for module, origin in loaded_plugins().items()}
+            installed[package] = importlib.metadata.version(package)
+    return installed | {RECORDED + module: origin for module, origin in loaded_plugins().items()}
 
 
 def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:

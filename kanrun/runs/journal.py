@@ -172,8 +172,10 @@ def rows_lines(table: str, columns: Columns, marks: Mapping[str, Any]) -> Iterat
         raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
     step = max(1, MOST_VALUES // max(1, len(lists)))
     for first in range(0, max(1, *sizes.values()), step):
-        parts = {name: values[first : first + step] for name, values in lists.items()}
-        raw = {name: msgspec.Raw(msgspec.json.encode(part)) for name, part in parts.items()}
+        raw = {
+            name: msgspec.Raw(msgspec.json.encode(values[first : first + step]))
+            for name, values in lists.items()
+        }
         yield RowsLine(**marks, table=table, columns=raw)
 
 
@@ -276,12 +278,14 @@ class Journal:
     @property
     def finished(self) -> set[Key]:
         """Keys of the finished trainings."""
-        return {key for key, one in self.trainings.items() if isinstance(one.end, FinishedLine)}
+        ends = ((key, attempts.end) for key, attempts in self.trainings.items())
+        return {key for key, end in ends if isinstance(end, FinishedLine)}
 
     def failed(self, point: int | None = None) -> list[FailedLine]:
         """Return the line of each failed training (of `point`) that was not repeated."""
-        ends = [one.end for key, one in self.trainings.items() if point in (None, key[0])]
-        return [end for end in ends if isinstance(end, FailedLine)]
+        ends = ((key, attempts.end) for key, attempts in self.trainings.items())
+        failures = [(key, end) for key, end in ends if isinstance(end, FailedLine)]
+        return [line for key, line in failures if point in (None, key[0])]
 
     def _lines(
         self, wanted: Callable[[bytes], bool], end: float = math.inf

@@ -65,9 +65,9 @@ def _subfolders(parent: Path) -> list[str]:
     try:
         with os.scandir(parent) as entries:
             return [
-                one.name
-                for one in entries
-                if one.name[0] != "." and one.is_dir(follow_symlinks=False)
+                entry.name
+                for entry in entries
+                if entry.name[0] != "." and entry.is_dir(follow_symlinks=False)
             ]
     except OSError:
         return []
@@ -153,14 +153,14 @@ def _only(wanted: str, outputs: Path) -> Run | None:
     """Return the run in form 3 or 4 of `find_run`, or None. Raises UsageError if several fit."""
     runs = find_runs(outputs) if wanted else []
     tagged = [run for run in runs if wanted in run.labels.tags]
-    found = tagged or [run for run in runs if run.name.startswith(wanted)]
-    if len(found) > 1:
-        names = ", ".join(run.name for run in found[-_SHOWN:])
-        more = " and others" if len(found) > _SHOWN else ""
+    fitting = tagged or [run for run in runs if run.name.startswith(wanted)]
+    if len(fitting) > 1:
+        names = ", ".join(run.name for run in fitting[-_SHOWN:])
+        more = " and others" * (len(fitting) > _SHOWN)
         what = f"have the tag {wanted}" if tagged else f"begin with {wanted!r}"
         remedy = "name one of them" if tagged else "write more of the name"
-        raise UsageError(f"{len(found)} runs {what}: {names}{more}; {remedy}.")
-    return found[0] if found else None
+        raise UsageError(f"{len(fitting)} runs {what}: {names}{more}; {remedy}.")
+    return fitting[0] if fitting else None
 
 
 def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:

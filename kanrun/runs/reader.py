@@ -184,9 +184,9 @@ class Run:
 
         If the run was started on another host and its status is RUNNING, it is assumed to be alive.
         """
-        one = self._whole.manifest
-        elsewhere = one.host != socket.gethostname()
-        return one.status == Status.RUNNING and (elsewhere or is_alive(one.pid, one.process_start))
+        run = self._whole.manifest
+        elsewhere = run.host != socket.gethostname()
+        return run.status == Status.RUNNING and (elsewhere or is_alive(run.pid, run.process_start))
 
     def check_ended(self, force: bool) -> None:
         """Raise UsageError if the run is still running.
@@ -270,13 +270,13 @@ class Run:
         if not path.is_file():
             there = ", ".join(self.checkpoints) or "none yet"
             raise KanrunError(f"run {self.name} has no checkpoint {name!r}; there are: {there}.")
-        found = read_checkpoint(path, self._checksums.get(path.stem))
-        return replace(found, name=found.name.removeprefix(self._prefix))
+        stored = read_checkpoint(path, self._checksums.get(path.stem))
+        return replace(stored, name=stored.name.removeprefix(self._prefix))
 
     def check_checkpoints(self) -> None:
         """Raise StorageFailed if a checkpoint that `run.json` names is no longer there."""
-        own = {name for name in self._checksums if name.startswith(self._prefix)}
-        if gone := sorted(own - {self._prefix + name for name in self.checkpoints}):
+        recorded = {name for name in self._checksums if name.startswith(self._prefix)}
+        if gone := sorted(recorded - {self._prefix + name for name in self.checkpoints}):
             raise StorageFailed(
                 f"{self.path} has lost its checkpoint {gone[0]}, which run.json names."
             )
@@ -334,8 +334,8 @@ def _read_manifest(path: Path) -> Manifest:
 
 def process() -> dict[str, Any]:
     """Return the manifest's fields `host`, `pid` and `process_start` for this process."""
-    own = psutil.Process()
-    return {"host": socket.gethostname(), "pid": own.pid, "process_start": own.create_time()}
+    this = psutil.Process()
+    return {"host": socket.gethostname(), "pid": this.pid, "process_start": this.create_time()}
 
 
 def is_alive(pid: int | None, start: float | None) -> bool:

@@ -176,7 +176,7 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> lis
     for index, cell in enumerate(cells):
         for seed in range(cfg.seed, cfg.seed + cfg.n_seeds):
             last = f"seed {seed}" if cfg.n_seeds > 1 or not (first or names[index]) else ""
-            label = ", ".join(part for part in (first, names[index], last) if part)
+            label = ", ".join(filter(None, (first, names[index], last)))
             tasks.append(Task(cfg, index, cell, seed, point.number, label, several))
     return tasks
 
@@ -195,21 +195,27 @@ def names_of(cells: Sequence[Cell]) -> list[str]:
 
     If these settings do not distinguish a cell from all others, its name ends with `cell N`.
     """
-    flat = [flattened(cell) for cell in cells]
-    keys = dict.fromkeys(chain.from_iterable(flat))
-    # The bounds of claims are not settings of the network, so they are not part of the name.
-    known = [key for key in keys if key.partition(".")[0] not in ("bound", "bounds")]
-    telling = [key for key in known if len({str(one.get(key)) for one in flat}) > 1]
-    names = [", ".join(_named(key, one[key]) for key in telling if key in one) for one in flat]
-    often = Counter(names)
+    settings = [flattened(cell) for cell in cells]
+    telling = [
+        key
+        for key in dict.fromkeys(chain.from_iterable(settings))
+        # Bounds of claims are no settings of the network, so they are not part of the name.
+        if key.partition(".")[0] not in ("bound", "bounds")
+        and len({str(cell.get(key)) for cell in settings}) > 1
+    ]
+    names = []
+    for cell in settings:
+        texts = (f"{key}={cell[key]}" for key in telling if key in cell)
+        names.append(", ".join(shorten(text) for text in texts))
+    count = Counter(names)
     return [
-        name if name and often[name] == 1 else f"{name}{', ' if name else ''}cell {index}"
+        name if name and count[name] == 1 else ", ".join(filter(None, (name, f"cell {index}")))
         for index, name in enumerate(names)
     ]
 
 
-def _named(key: str, value: Any) -> str:
-    text = f"{key}={value}"
+def shorten(text: str) -> str:
+    """Cut a text to LONGEST_NAME characters."""
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
 
 

@@ -180,7 +180,7 @@ def model_records(
         unknown = np.full((len(grid), len(model.outputs)), np.nan)
         function = dataset.target.function
         parts.append(("grid", grid, function(grid) if function else unknown))
-    inputs, truth = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
+    inputs, truth = (np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[1:])
     columns: dict[str, Any] = {"split": [name for name, x, _ in parts for _ in x]}
     columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(model.inputs)}
     predicted = predicted_values(model, inputs)
@@ -214,7 +214,7 @@ def judged_columns(
         predicted = predicted_classes(predicted, threshold)[:, None].astype(float)
         labels = np.array([*classes, None], dtype=object)
         truth, predicted = (
-            labels[np.nan_to_num(one, nan=-1).astype(int)] for one in (truth, predicted)
+            labels[np.nan_to_num(numbers, nan=-1).astype(int)] for numbers in (truth, predicted)
         )
     for o, name in enumerate(outputs):
         columns |= {f"truth:{name}": truth[:, o], f"prediction:{name}": predicted[:, o]}

@@ -15,6 +15,7 @@ from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from math import inf
+from operator import attrgetter
 from time import process_time
 from typing import Any
 
@@ -148,7 +149,7 @@ class _Execution:
             "trace": failed and failed.trace,
             "metrics": result.metrics,
             "claims": result.claims,
-            "failures": tuple(line.entry for line in sorted(self._listed, key=lambda one: one.key)),
+            "failures": tuple(line.entry for line in sorted(self._listed, key=attrgetter("key"))),
         }
 
     def _finished(self, point: Point) -> int:
@@ -352,7 +353,7 @@ class _Execution:
         summary = tables.get("summary")
         if summary is not None and "cell" not in summary:
             numbers = summary.select_dtypes("number").drop(columns="seed", errors="ignore")
-            result.metrics = {str(name): float(one) for name, one in numbers.median().items()}
+            result.metrics = {str(name): float(mid) for name, mid in numbers.median().items()}
         try:
             result.claims = tuple(self._study.experiment.claims(tables))
         except Exception as error:

@@ -214,7 +214,8 @@ class Reporter:
         for key in (task.key, None):  # serial trainings report without a key
             self._running.pop(key, None)
         values = self._results.pop(task.key, {})
-        name = next((one for one in _ERRORS if isinstance(values.get(one), (int, float))), None)
+        errors = (name for name in _ERRORS if isinstance(values.get(name), (int, float)))
+        name = next(errors, None)
         if isinstance(end, Failure):
             text = f"{task} failed: {end.reason}"
         else:
@@ -229,7 +230,7 @@ class Reporter:
 
     def _show(self, text: str) -> None:
         """Show `text` and the overall progress on the bar."""
-        done = self._done + sum(one.share for one in self._running.values())
+        done = self._done + sum(running.share for running in self._running.values())
         self._bar.update(self._bar.task_ids[0], description=text, completed=done)
 
     def _line(self, text: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
@@ -176,14 +176,14 @@ class MemoryEstimate(NamedTuple):
 
 def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
     """Return a lower bound of the memory of a training; columns not named in `cfg` do not count."""
-    parts = [vars(part) for part in _parts(cfg)]
+    groups = [vars(settings) for settings in _groups(cfg)]
     inputs, outputs = (
-        max([1, *(len(part[name]) for part in parts if isinstance(part.get(name), list))])
+        max([1, *(len(group[name]) for group in groups if isinstance(group.get(name), list))])
         for name in ("inputs", "outputs")
     )
-    parameters = max(_parameters(part, inputs, outputs) for part in parts)
-    points = max((part.get("n_train") or 0) + (part.get("n_test") or 0) for part in parts)
-    width = inputs + outputs + max(sum(widths_of(part.get("hidden", ()))) for part in parts)
+    parameters = max(_parameters(group, inputs, outputs) for group in groups)
+    points = max((group.get("n_train") or 0) + (group.get("n_test") or 0) for group in groups)
+    width = inputs + outputs + max(sum(widths_of(group.get("hidden", ()))) for group in groups)
     numbers = COPIES * (float(parameters) + float(points) * width)
     return MemoryEstimate(parameters, points, numbers * BYTES[cfg.precision])
 
@@ -211,28 +211,30 @@ def check_memory(cfg: ExperimentConfig, *, force: bool = False) -> None:
     )
 
 
-def _parts(settings: Any) -> Iterator[Any]:
-    """If `settings` is a dataclass, yield it and all dataclasses nested in it."""
+def _groups(settings: Any) -> Iterator[Any]:
+    """Yield `settings`, if it is a dataclass, and all dataclasses inside."""
     if is_dataclass(settings) and not isinstance(settings, type):
         yield settings
-        for one in fields(settings):
-            yield from _parts(getattr(settings, one.name))
-    elif isinstance(settings, dict | list | tuple):
+        settings = vars(settings)
+    if isinstance(settings, dict | list | tuple):
         for value in settings.values() if isinstance(settings, dict) else settings:
-            yield from _parts(value)
+            yield from _groups(value)
 
 
-def _parameters(part: Mapping[str, Any], inputs: int, outputs: int) -> int:
-    """Return the number of parameters of the model that `part` describes, or 0."""
+def _parameters(group: Mapping[str, Any], inputs: int, outputs: int) -> int:
+    """Return the number of parameters of the model that `group` describes, or 0."""
 
-    def listed(value: Any) -> list[Any]:
-        return list(value) if isinstance(value, list | tuple) else [value]
+    def integers(name: str) -> list[int]:
+        value = group.get(name)
+        values = value if isinstance(value, list | tuple) else [value]
+        return [number for number in values if isinstance(number, int)]
 
-    degree = int(part.get("degree") or 0)
-    if "hidden" in part:
-        grids = [int(each) for each in listed(part.get("intervals")) if isinstance(each, int)]
-        each = degree + max(grids, default=0) if "intervals" in part else 1
-        shape = (inputs, *widths_of(part["hidden"]), outputs)
-        return sum(before * after * each for before, after in pairwise(shape))
-    functions = part.get("control_points") or (part.get("kind") == "polynomial") * (degree + 1)
-    return sum(map(int, listed(functions))) * outputs
+    degree = int(group.get("degree") or 0)
+    if "hidden" in group:
+        per_edge = degree + max(integers("intervals"), default=0) if "intervals" in group else 1
+        shape = (inputs, *widths_of(group["hidden"]), outputs)
+        return sum(before * after * per_edge for before, after in pairwise(shape))
+    functions = sum(integers("control_points")) or (group.get("kind") == "polynomial") * (
+        degree + 1
+    )
+    return functions * outputs

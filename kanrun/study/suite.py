@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -136,7 +135,7 @@ def typed(settings: Entry, entry: Any, where: str) -> Entry:
     `entry` is not a mapping, or if a key, type or value is invalid.
     """
     if not isinstance(entry, Mapping):
-        takes = ", ".join(sorted(one.name for one in fields(settings)))  # type: ignore[arg-type]
+        takes = ", ".join(sorted(vars(settings)))
         raise UsageError(
             f"{where} has {entry}, where keys with values are needed; it takes {takes}."
         )

@@ -56,12 +56,13 @@ class Tracker:
         """
         if self._backend is None:
             return
-        training = tuple((name, at) for name, at in zip(MARKS, key, strict=False) if at)
-        prefix = "".join(f"{name} {value}/" for name, value in training)
+        prefix = "".join(
+            f"{name} {number}/" for name, number in zip(MARKS, key, strict=False) if number
+        )
         with self._warning():
             if numbers := _numbers(values, prefix):
-                self._backend.log(numbers, self._steps[training])
-        self._steps[training] += 1
+                self._backend.log(numbers, self._steps[prefix])
+        self._steps[prefix] += 1
 
     def end(self, results: Plain, status: str) -> None:
         """Log the results (medians over seeds), and end the tracked run with `status`."""
@@ -106,8 +107,8 @@ def _mlflow(command: str, folder: Path, settings: Plain) -> Backend:
     place = f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or place)
     name = f"kanrun-{command}"
-    found = client.get_experiment_by_name(name)
-    experiment = found.experiment_id if found else client.create_experiment(name)
+    stored = client.get_experiment_by_name(name)
+    experiment = stored.experiment_id if stored else client.create_experiment(name)
     run = client.create_run(experiment, run_name=folder.name).info.run_id
     for key, value in settings.items():
         client.log_param(run, key, str(value)[:MAX_CHARACTERS])

@@ -22,6 +22,9 @@ from kanrun.study import execution, executors
 from kanrun.study.executors import run_serial
 
 SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
+# Dask reads this when it is imported. A worker forked from a server that has imported Dask starts
+# within 0.2 s of CPU time instead of 1 s, so a hundred killed workers are soon replaced.
+os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"
 
 
 def local_cluster(workers):

@@ -37,7 +37,6 @@ MOST_NETWORKS = 10
 _MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
 #: Largest number of rows of a table that are shown; the others are counted.
 _MOST_ROWS = 200
-_OF_CLAIMS = ("measured", "bound", "spread")
 _TABLES = (
     "summary",
     "stages",
@@ -118,7 +117,8 @@ def _section(run: Run, sources: list[str]) -> Iterator[str]:
     yield from _living(single, sources)
     if manifest and (claims := manifest.claims):
         columns = {"": ["holds" if claim.holds else "does not hold" for claim in claims]}
-        for head, name in (("claim", "sentence"), *((one, one) for one in _OF_CLAIMS)):
+        for name in ("sentence", "measured", "bound", "spread"):
+            head = "claim" if name == "sentence" else name
             columns[head] = [shown(getattr(claim, name)) for claim in claims]
         yield _tag("h3", "Claims") + _table(columns)
     yield from (_tag("p", f"Note: {note}") for note in (manifest.notes if manifest else ()))
@@ -260,18 +260,17 @@ STUDIES: dict[str, tuple[str, ...]] = {
 }
 #: Sections with recorded runs: the command, and a test that selects one of its interactive parts.
 PARTS: dict[str, tuple[str, Callable[[Living], bool]]] = {
-    "bezier": ("curves", lambda part: part["kind"] == "curve" and not part["knots"]),
-    "local": ("curves", lambda part: part["kind"] == "curve" and bool(part["knots"])),
-    "grid": ("fit", lambda part: part["kind"] == "network"),
+    "bezier": ("curves", lambda data: data["kind"] == "curve" and not data["knots"]),
+    "local": ("curves", lambda data: data["kind"] == "curve" and bool(data["knots"])),
+    "grid": ("fit", lambda data: data["kind"] == "network"),
 }
 
 
 def recorded_runs(outputs: Path) -> dict[str, Run]:
     """Return the latest complete run with the tag `lesson` of each command of STUDIES, if any."""
-    found = [run for run in find_runs(outputs) if TAG in run.labels.tags]
-    found = [run for run in found if run.status == Status.COMPLETED]
-    found.sort(key=Run.began)
-    return {run.manifest.command: run for run in found if run.manifest.command in STUDIES}
+    runs = [run for run in find_runs(outputs) if run.path.parent.name in STUDIES]
+    tagged = [run for run in runs if TAG in run.labels.tags and run.status == Status.COMPLETED]
+    return {run.path.parent.name: run for run in sorted(tagged, key=Run.began)}
 
 
 def write_lesson(runs: Mapping[str, Run], output: Path) -> None:
@@ -284,17 +283,17 @@ def write_lesson(runs: Mapping[str, Run], output: Path) -> None:
     sources = []
     for name, (command, fits) in PARTS.items():
         run = runs[command].best
-        part = next(filter(fits, interactive_data(run)), None)
-        if part is None:
+        data = next(filter(fits, interactive_data(run)), None)
+        if data is None:
             raise UsageError(
                 f"{run.name} has nothing to show in the section {name}. Remove its tag {TAG!r}."
             )
         if name == "bezier":
-            part = {**part, "kind": "casteljau"}
+            data["kind"] = "casteljau"
         shown = f'<div class="living" data-source="{name}"></div><p class="source">Recorded by '
         words = f"<code>{escape(_call(run.manifest))}</code></p>"
         body = body.replace(f"<!--recorded:{name}-->", shown + words)
-        sources.append(json_script(name, part))
+        sources.append(json_script(name, data))
     scripts = ("network.js", "lesson.js", "page.js")
     page = html_page("kanrun: the lecture", [body, *sources], scripts)
     write_named_file(output, page.encode())

@@ -67,12 +67,12 @@ def _networks(run: Run) -> Iterator[Living]:
     """
     for stored in map(run.checkpoint, filter(SLIDER_NAME.fullmatch, run.checkpoints)):
         if _size(stored) <= NUMBERS:
-            one = from_checkpoint(stored, Slider)
-            classes = one.models[0].classes
-            stages = list(zip(one.labels, one.models, strict=True))
-            labels = np.array(classes)[one.y.astype(int)] if classes else one.y
-            points = {"x": one.x.tolist(), "y": labels.tolist(), "recorded": _recorded(run)}
-            yield _network(one.title, one.slider, stages, points)
+            slider = from_checkpoint(stored, Slider)
+            classes = slider.models[0].classes
+            stages = list(zip(slider.labels, slider.models, strict=True))
+            labels = np.array(classes)[slider.y.astype(int)] if classes else slider.y
+            points = {"x": slider.x.tolist(), "y": labels.tolist(), "recorded": _recorded(run)}
+            yield _network(slider.title, slider.slider, stages, points)
             return
     is_table = "effects" in run.tables
     for name in LoadedRun(run).models[:1]:
@@ -104,17 +104,19 @@ def _effects(run: Run) -> Iterator[Living]:
     outputs = list(table["output"].unique())
     is_class = run.columns("summary").get("largest_class") is not None
     output = outputs[-1] if is_class else outputs[0]
-    mine = table[table["output"] == output].fillna({"level": ""})
-    found = []
-    order = [*run.columns("importance").get("input", []), *mine["input"].unique()]
-    for name in [one for one in dict.fromkeys(order) if (mine["input"] == one).any()][:INPUTS]:
-        rows = mine[mine["input"] == name].sort_values("x")
+    groups = dict(
+        list(table[table["output"] == output].fillna({"level": ""}).groupby("input", sort=False))
+    )
+    order = dict.fromkeys([*run.columns("importance").get("input", []), *groups])
+    inputs = []
+    for name in [name for name in order if name in groups][:INPUTS]:
+        rows = groups[name].sort_values("x")
         columns = {c: rows[c].tolist() for c in ("x", "value", "lower", "upper")}
         levels = bool((rows["level"] != "").all())
-        found.append({"name": name, "levels": levels, "labels": _labels(rows, levels), **columns})
+        inputs.append({"name": name, "levels": levels, "labels": _labels(rows, levels), **columns})
     what = f"the probability of {output}" if is_class else output
     title = f"How {what} depends on each input, the others at their means"
-    yield {"kind": "effects", "title": title, "output": what, "inputs": found}
+    yield {"kind": "effects", "title": title, "output": what, "inputs": inputs}
 
 
 def _labels(rows: pd.DataFrame, levels: bool) -> list[str] | None:
@@ -143,7 +145,7 @@ def _network(
         "kind": "network",
         "title": title,
         "slider": slider,
-        "stages": [{"label": label, "model": model_values(each)} for label, each in stages],
+        "stages": [{"label": label, "model": model_values(stage)} for label, stage in stages],
         "inputs": list(model.inputs),
         "outputs": list(model.outputs),
         "domain": model.domain.tolist(),
@@ -172,8 +174,8 @@ def _stored_network(run: Run, title: str, model: Model, points: Living) -> Livin
     for stage, box in zip(living["stages"], boxes, strict=True):
         after = box[-1][1] if box is not boxes[-1] else math.inf
         inside = [before < x[-1] <= after for x in points["x"]]
-        part = {name: list(compress(values, inside)) for name, values in points.items()}
-        stage |= {"domain": box, "points": _thinned(part, POINTS)}
+        in_window = {name: list(compress(values, inside)) for name, values in points.items()}
+        stage |= {"domain": box, "points": _thinned(in_window, POINTS)}
         before = after
     return living
 
