@@ -220,8 +220,8 @@ def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
                 for name, value in values.items():
                     side.setdefault(name, [None] * len(runs))[number] = value
     for side in (settings, origins):
-        for name, values in list(side.items()):
-            if name in ABOUT_A_RUN or all(value == values[0] for value in values):
+        for name, column in list(side.items()):
+            if name in ABOUT_A_RUN or all(value == column[0] for value in column):
                 del side[name]
     return settings, dict(sorted(results.items(), key=lambda pair: pair[1].count(None))), origins
 

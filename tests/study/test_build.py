@@ -12,8 +12,7 @@ from torch import Generator
 from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
 from kanrun.errors import UsageError
-from kanrun.model import planning, settings
-from kanrun.model.planning import factory, lbfgs_weight, make_plan
+from kanrun.model.planning import factory, make_plan
 from kanrun.model.settings import (
     AutoSolver,
     BSplineConfig,
@@ -77,9 +76,9 @@ def test_scales_that_move_what_is_frozen_are_named(solver, frozen, moves):
     assert ("w_s moves the function" in why) == moves
 
 
-def test_a_model_with_a_closed_form_has_no_patience():
-    plan, _ = make_plan(PolynomialConfig(), LMSolver(), problem("runge"))
-    assert plan.patience is None
+def test_a_closed_form_has_one_start_and_neither_patience_nor_a_penalty():
+    plan, _ = make_plan(PolynomialConfig(), LMSolver(n_starts=4), problem("runge"))
+    assert (plan.patience, plan.starts, plan.weight) == (None, 1, 0)
     assert make_plan(MLPConfig(), LMSolver(), problem())[0].patience == 20
 
 
@@ -95,24 +94,13 @@ def test_the_shape_of_a_classifier_grows_unless_it_or_its_solver_is_given():
         assert bool(plan.growth) == grows
         assert not plan.insert_knots
     assert make_plan(KANConfig(), AutoSolver(), classes())[0].starts == 8
-    # With 31 inputs, 5 nodes and 2 classes there are 165 edges of 8 unknowns; with 32, 170.
-    assert make_plan(KANConfig(), AutoSolver(), classes(31))[0].growth
-    assert not make_plan(KANConfig(), AutoSolver(), classes(32))[0].growth
+    assert not make_plan(KANConfig(), AutoSolver(), classes(40))[0].growth  # too many edges
 
 
-@pytest.mark.parametrize("degree", [0, 1, 2, 3, 5])
-def test_the_weight_of_lbfgs_is_that_of_one_grid_for_all_degrees(degree):
-    intervals = lbfgs_weight(3) ** (-1 / 9)
-    assert lbfgs_weight(degree) == pytest.approx(intervals ** (1 - 2 * (degree + 2)))
-
-
-def test_an_automatic_schedule_is_nested_and_bounded(monkeypatch):
+def test_an_automatic_schedule_is_nested():
     plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())
-    assert (plan.intervals, plan.max_unknowns) == (tuple(4 * 2**i for i in range(9)), 2006)
-    monkeypatch.setattr(settings, "AUTO_INTERVALS", (3, 6))
-    monkeypatch.setattr(planning, "AUTO_COEFFICIENTS", 50)
-    plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())
-    assert (plan.intervals, plan.max_unknowns, plan.stop_early) == ((3, 6), 56, True)
+    assert plan.intervals == tuple(4 * 2**i for i in range(9))
+    assert plan.stop_early
 
 
 def test_damping_and_tolerances_reach_levenberg_marquardt():
@@ -127,32 +115,21 @@ def test_damping_and_tolerances_reach_levenberg_marquardt():
     assert made.policy.damping == 0.5
 
 
-def test_a_closed_form_has_one_start_and_no_search_of_a_penalty():
-    plan, _ = make_plan(PolynomialConfig(), LMSolver(n_starts=4), problem("runge"))
-    assert (plan.starts, plan.weight) == (1, 0)
-
-
 @pytest.mark.parametrize(
     "model, solver, starts, growth",
     [
         (KANConfig(), LMSolver(), 8, ((2, 6, 1, 1), False)),
-        (KANConfig(budget="fast"), LMSolver(), 4, ((2, 3, 1, 1), False)),
         (KANConfig(budget="thorough"), LMSolver(n_starts=5), 5, ((2, 12, 1, 1), False)),
         (KANConfig(hidden=[2]), LMSolver(), 8, ((2, 2, 1), True)),
-        (KANConfig(hidden=[2, 1]), LMSolver(), 8, ((2, 2, 1, 1), True)),
         # 48 and 51 edges.
         (KANConfig(hidden=[16]), LMSolver(), 8, ((2, 16, 1), True)),
         (KANConfig(hidden=[17]), LMSolver(), 3, ((2, 17, 1), True)),
-        (KANConfig(hidden=[17]), LMSolver(n_starts=2), 2, ((2, 17, 1), True)),
         # One node has no smaller shape, and a choice needs several starts.
         (KANConfig(hidden=[1]), LMSolver(), 8, None),
         (KANConfig(hidden=[2]), LMSolver(n_starts=1), 1, None),
         (KANConfig(hidden=[2]), LMSolver(select_width=False), 8, None),
-        (KANConfig(hidden=[2], edge_scaling="single"), LMSolver(), 8, None),
         (KANConfig(hidden=[2], multiplication_nodes=[1]), LMSolver(), 8, None),
-        (KANConfig(hidden=[]), LMSolver(), 1, None),
         (KANConfig(hidden=[2]), LBFGSSolver(), 1, None),
-        (KANConfig(), LBFGSSolver(), 1, None),
         (MLPConfig(hidden=[2]), LMSolver(), 8, None),
     ],
 )
