@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 STRUCTURE = SimpleNamespace(**runpy.run_path(str(ROOT / "tests" / "structure.py")))
 
 
-def test_the_main_path_is_what_a_run_executes():
+def test_architecture_names_the_files_that_a_run_executes():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     section = text.partition("## The main path")[2].partition("\n`kanrun.load_run`")[0]
     named = re.findall(r"\]\(([\w/.]+\.py)\)", section)

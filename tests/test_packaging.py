@@ -96,7 +96,7 @@ def test_the_wheel_works_from_any_folder(installed, tmp_path):
     assert "toy_suite" in shown.stdout
 
 
-def test_the_folders_have_no_name_of_their_own(tmp_path):
+def test_conf_and_experiments_are_no_packages_of_their_own(tmp_path):
     code = """
 from importlib.util import find_spec
 for name in ("conf", "experiments"):

@@ -116,11 +116,11 @@ STRUCTURES = cases("""
         for case in cases
     ],
 )
-def test_free_text(kind, text, value):
+def test_texts_of_free_settings_need_no_quotes(kind, text, value):
     assert arrives(text, kind) == value
 
 
-def test_interpolations_stay(monkeypatch):
+def test_interpolations_within_texts_are_resolved(monkeypatch):
     monkeypatch.setenv("KANRUN_TEST_FOLDER", "/data")
     assert arrives("${oc.env:KANRUN_TEST_FOLDER}/a (1).csv") == "/data/a (1).csv"
     assert arrives("'${oc.env:KANRUN_TEST_FOLDER}/a.csv'") == "/data/a.csv"
@@ -137,13 +137,13 @@ def test_interpolations_stay(monkeypatch):
         fit | ['suite=[{seed: 1}]', '++suite.0.target.formula=x0, 1'] | {'suite': [{'seed': 1, 'target': {'formula': 'x0, 1'}}]}
     """),  # noqa: E501
 )
-def test_what_arrives(command, words, values):
+def test_values_with_commas_and_blanks_arrive_as_typed(command, words, values):
     (one,) = composed(command, *words)
     assert {key: attrgetter(key)(one) for key in values} == values
 
 
 @pytest.mark.parametrize("study", ["toy_suite", "fit/toy_suite"])
-def test_studies_by_name(study):
+def test_study_may_be_named_with_or_without_its_command(study):
     (one,) = composed("fit", f"study={study}")
     assert (len(one.suite), one.n_seeds) == (8, 5)
 
@@ -159,12 +159,12 @@ def test_studies_by_name(study):
         choice(x0^2) | ['x0^2']
     """),
 )
-def test_several_texts(text, values):
+def test_several_formulas_make_a_sweep(text, values):
     found = composed("fit", f"target.formula={text}", several=True)
     assert [one.target.formula for one in found] == values
 
 
-def test_several_lists_of_columns():
+def test_several_lists_of_columns_make_a_sweep():
     words = ("target.path=a.csv", "target.inputs=[a,b],[c (d)]", "target.outputs=y,z", "note=a,b")
     found = composed("fit", *words, several=True)
     assert [(one.target.inputs, one.target.outputs) for one in found] == [
@@ -198,7 +198,7 @@ def test_choices_by_pattern():
     assert study.points[0].overrides == ("study=no_activation",)
 
 
-def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does():
+def test_point_of_a_sweep_has_the_implied_settings_of_a_single_call():
     words = ["target=runge,bundled", "target.name=diabetes"]
     study = compose(Source("fit"), words, several=True)
     assert [base["model"]["kind"] for base in study.bases] == ["kan", "auto"]
@@ -237,7 +237,7 @@ def test_mappings_of_points_are_merged_into_the_files_and_empty_ones_empty_a_set
     assert found == [default | {"x": [0, 2]}, default | {"y": [0, 1]}, {}]
 
 
-def test_a_setting_of_a_cell_can_vary():
+def test_sweep_may_vary_a_setting_inside_a_suite():
     study = compose(Source("fit"), ["+suite=[{seed: 3}]", "suite.0.seed=4,5"], several=True)
     assert [study.config(point.number).suite for point in study.points] == [
         [{"seed": 4}],

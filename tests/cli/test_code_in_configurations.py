@@ -36,7 +36,7 @@ def sent(tmp_path):
         "x: !!python/object/apply:pathlib.Path [x]\nhydra: {searchpath: ['pkg://antigravity']}\n",
     ],
 )
-def test_settings_of_hydra_in_a_file(refused, sent, text):
+def test_files_that_set_anything_of_hydra_are_refused(refused, sent, text):
     sent("seed: 1\n", "extra/good")
     sent(text)
     sent("a: 1\n", "theirs", header="")
@@ -47,7 +47,7 @@ def test_settings_of_hydra_in_a_file(refused, sent, text):
     assert "antigravity" not in sys.modules
 
 
-def test_a_package_of_hydra_in_a_header(refused, sent):
+def test_file_with_the_package_of_hydra_is_refused(refused, sent):
     sent("verbose: true\n", header="# @package hydra\n")
     assert "a file may not set anything of Hydra's" in refused("fit --config-dir mine +extra=sent")
 
@@ -64,14 +64,14 @@ def test_hydras_own_configuration_is_not_read(kanrun, sent):
     "entry",
     ["../outside", "/../outside", "extra/../../outside", "/{}/outside", "'/..': outside", "x: .."],
 )
-def test_defaults_outside_the_folder(refused, sent, tmp_path, entry):
+def test_defaults_outside_the_folder_are_refused(refused, sent, tmp_path, entry):
     (tmp_path / "outside.yaml").write_text("seed: 3\n")
     sent(f"defaults: [{entry.format(tmp_path)}]\n")
     assert "outside its folder" in refused("fit --config-dir mine +extra=sent")
     assert f"no key /{tmp_path}" in refused(f"fit --config-dir mine +/{tmp_path}=outside")
 
 
-def test_a_cluster_in_a_file(refused, sent):
+def test_address_of_a_cluster_in_a_file_is_refused(refused, sent):
     """What a Dask scheduler sends is unpickled, so a file may not choose whom to ask."""
     sent("kind: dask\naddress: tcp://127.0.0.1:1\n", "executor/theirs", header="")
     for more in ("", "-m seed=0,1"):
@@ -82,7 +82,7 @@ def test_a_cluster_in_a_file(refused, sent):
     )
 
 
-def test_a_cluster_in_a_run_that_goes_on(kanrun, interrupted):
+def test_resumed_run_needs_the_address_of_its_cluster_again(kanrun, interrupted):
     folder = interrupted("fit -q")
 
     def said(words):
@@ -100,7 +100,7 @@ def test_a_cluster_in_a_run_that_goes_on(kanrun, interrupted):
     assert "executor.address=tcp://127.0.0.1:2" in named
 
 
-def test_a_file_of_any_size(refused, sent, tmp_path):
+def test_configuration_files_beyond_4_mib_are_refused(refused, sent, tmp_path):
     sent("seed: 1\n")
     os.truncate(tmp_path / "mine" / "extra" / "sent.yaml", 2**30)
     said = refused("fit --config-dir mine +extra=sent")
@@ -111,14 +111,14 @@ LINES = "".join(f"  - &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(
 
 
 @pytest.mark.parametrize("suite", [f"\n  - &a [0, 0]\n{LINES}", " &a [*a]\n"])
-def test_a_few_lines_that_stand_for_any_amount(refused, sent, suite):
+def test_aliases_that_expand_to_too_many_values_are_refused(refused, sent, suite):
     sent(f"suite:{suite}")
     assert "expands to more than 1000000 values by its aliases" in refused(
         "fit --config-dir mine +extra=sent"
     )
 
 
-def test_aliases_that_stand_for_little(kanrun, tmp_path):
+def test_few_aliases_and_linked_files_are_read(kanrun, tmp_path):
     (tmp_path / "elsewhere.yaml").write_text("# @package _global_\nseed: &a 3\nn_seeds: *a\n")
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")

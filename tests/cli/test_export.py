@@ -29,7 +29,7 @@ def test_every_format_is_written(outputs, command):
     command(line, "--force")
 
 
-def test_marks_of_missing_values_in_a_table(command):
+def test_export_says_if_it_does_not_recognise_missing_values(command):
     a = np.linspace(0, 9, 40)
     table = np.stack([np.where(np.arange(40) % 5, a, -999), a[::-1] % 2, a], 1)
     np.savetxt("t.csv", table, "%.17g", ",", header="a,b,y", comments="")

@@ -116,12 +116,12 @@ OF_FIT = [*UNKNOWN_KEYS, *UNKNOWN_CHOICES, *WRONG_VALUES, *UNREADABLE, *FLAGS, D
 @pytest.mark.parametrize(
     "line, said", [*((f"fit {line}", said) for line, said in OF_FIT), *OTHER_COMMANDS]
 )
-def test_refused(refused, says, line, said):
+def test_wrong_command_lines_are_refused_in_one_sentence(refused, says, line, said):
     assert says(refused(line.replace("EXAMPLES", str(EXAMPLES))), said)
 
 
 @pytest.mark.parametrize("option", ["option", "variable"])
-def test_outputs_that_cannot_be_written(refused, tmp_path, option, monkeypatch):
+def test_outputs_below_a_file_are_refused(refused, tmp_path, option, monkeypatch):
     (tmp_path / "file").write_text("")
     if option == "variable":
         monkeypatch.setenv("KANRUN_OUTPUTS", "file")

@@ -29,7 +29,7 @@ def test_a_run_leaves_a_folder_and_names_it(kanrun, fit):
     assert type(fit.configs[0].target).__name__ == "NamedTarget"
 
 
-def test_garbage_is_left_until_a_run_begins(kanrun):
+def test_garbage_collection_begins_with_the_run(kanrun):
     gc.disable()  # as `kanrun.__main__` does
     try:
         kanrun("runs list")
@@ -41,12 +41,12 @@ def test_garbage_is_left_until_a_run_begins(kanrun):
         gc.unfreeze()
 
 
-def test_quiet_says_nothing_of_its_own(kanrun):
+def test_quiet_run_prints_nothing_of_its_own(kanrun):
     result = kanrun("fit -q")
     assert result.err.splitlines() == ["a library prints to standard output"]
 
 
-def test_outputs_of_strange_names(kanrun, tmp_path, monkeypatch):
+def test_folders_of_outputs_may_have_any_characters(kanrun, tmp_path, monkeypatch):
     name = "a 'b' (c), d=$e {f} \\"
     kanrun("fit -q --outputs", name)
     assert (tmp_path / name / "fit" / "v0001" / "config.yaml").exists()
@@ -65,7 +65,7 @@ def test_outputs_of_strange_names(kanrun, tmp_path, monkeypatch):
         --strict | 1 | COMPLETED | the error is small
     """),
 )
-def test_how_a_run_ends(kanrun, words, code, status, said):
+def test_status_and_exit_code_follow_the_end_of_a_run(kanrun, words, code, status, said):
     result = kanrun(f"fit -q {words}", code=code)
     record = record_of(result.folder)
     assert record["status"] == status
@@ -74,7 +74,7 @@ def test_how_a_run_ends(kanrun, words, code, status, said):
     assert ("Traceback" in (record["trace"] or "")) == (status == "FAILED")
 
 
-def test_resume(kanrun, fit, interrupted):
+def test_interrupted_run_is_resumed_from_its_seed(kanrun, fit, interrupted):
     line = "fit -q n_seeds=3 +note=kept target=expression target.formula=sqrt(x0)"
     folder = interrupted(line, 2)
     assert kanrun("runs resume latest -q").folder == folder
@@ -195,7 +195,7 @@ def test_resume_from_a_broken_configuration(kanrun, interrupted):
     assert record_of(folder)["status"] == "INTERRUPTED"
 
 
-def test_several_points(kanrun, fit):
+def test_sweep_runs_every_point_and_writes_a_summary(kanrun, fit):
     result = kanrun("fit -m model.degree=2,4 seed=1")
     assert [cfg.model.degree for cfg in fit.configs] == [2, 4]
     with (result.folder / "summary.csv").open(newline="") as file:
@@ -221,7 +221,7 @@ def test_a_failed_point_does_not_end_the_others(kanrun):
 
 
 @pytest.mark.parametrize("word", ["tags=[a],[b]", "max_cpu_seconds=1,2", "executor=serial,local"])
-def test_what_belongs_to_the_whole_run_does_not_differ_by_point(refused, word):
+def test_settings_of_the_whole_run_cannot_be_swept(refused, word):
     assert "is a setting of the whole run" in refused("fit -m", word)
 
 
@@ -244,7 +244,7 @@ def test_a_table_takes_all_rows_unless_told(kanrun, fit, tmp_path):
     assert sizes == [(None, None), (None, 50), (None, 1000)]
 
 
-def test_groups_of_ones_own(kanrun, fit, tmp_path):
+def test_users_files_add_choices_to_groups(kanrun, fit, tmp_path):
     (tmp_path / "mine" / "target").mkdir(parents=True)
     (tmp_path / "mine" / "study" / "fit").mkdir(parents=True)
     wave = "defaults: [expression, _self_]\nformula: sin(x0)\n"
@@ -278,7 +278,7 @@ def test_a_stored_configuration_runs_again(kanrun, fit):
     assert "config" in nameless.err
 
 
-def test_the_process_is_left_as_it_was(kanrun):
+def test_command_restores_arguments_environment_and_logging(kanrun):
     from hydra.core.global_hydra import GlobalHydra
 
     def state():

@@ -44,14 +44,14 @@ def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun, two):
     assert not (two / "fit/v0001/labels.json").exists()
 
 
-def test_tab_knows_runs_and_points(kanrun, two):
+def test_completion_knows_runs_and_their_points(kanrun, two):
     kanrun("fit -q -m seed=0,1")
     assert runs_beginning("fi", two) == ["fit/latest", "fit/v0003", "fit/v0002", "fit/v0001"]
     assert runs_beginning("fit/v0003/", two) == ["fit/v0003/0", "fit/v0003/1"]
     assert runs_beginning("la", two) == ["latest"]
 
 
-def test_runs_are_compared_and_their_settings_told_apart(kanrun, two):
+def test_compare_and_diff_show_settings_that_differ(kanrun, two):
     found = kanrun("runs compare fit/1 fit/2 --json").json
     assert found["settings"] == {"n_seeds": [1, 2], "model.degree": [2, 4]}
     assert found["results"]["degree"] == [2.0, 4.0]
@@ -65,7 +65,7 @@ def test_runs_are_compared_and_their_settings_told_apart(kanrun, two):
     kanrun("runs compare fit/1", code=2)
 
 
-def test_a_run_is_repeated_and_its_numbers_checked(kanrun, two, fit, monkeypatch):
+def test_rerun_repeats_a_run_and_compares_its_numbers(kanrun, two, fit, monkeypatch):
     again = kanrun("runs rerun fit/1 -q")
     assert again.out == "outputs/fit/v0003\n"
     assert "the same numbers as fit/v0001: all 3 columns" in again.err
@@ -154,7 +154,7 @@ def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(kanr
     assert "fit/v0001 has 4 points; fit/v0001/0, the best, is taken" in compared.err
 
 
-def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(kanrun):
+def test_misspelt_added_keys_are_refused_and_tags_and_notes_accepted(kanrun):
     for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1", "+modle=mlp"):
         refused = kanrun("fit", word, code=2)
         assert "did you mean" in refused.err

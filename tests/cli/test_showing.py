@@ -55,7 +55,7 @@ def test_help_shows_no_types_of_python(kanrun):
 
 
 @pytest.mark.parametrize("words", ["", "target=table", "study=toy_suite", "model=mlp --resolve"])
-def test_cfg(kanrun, tmp_path, words):
+def test_cfg_prints_the_configuration_and_runs_nothing(kanrun, tmp_path, words):
     result = kanrun(f"fit --cfg job {words}")
     assert not result.err
     assert "model" in yaml.safe_load(result.out)
@@ -74,7 +74,7 @@ GROUPS = [(group, choices) for group, choices in groups_of("fit") if group != "s
 
 
 @pytest.mark.parametrize("group, choices", GROUPS)
-def test_every_choice_is_typed(group, choices):
+def test_every_choice_of_a_group_rejects_unknown_keys(group, choices):
     """Each choice composes, and rejects a key that it does not have."""
     for choice in choices:
         with pytest.raises(UsageError, match="nonsense"):
@@ -148,19 +148,19 @@ def test_runs_list_and_show(kanrun):
         ['target.path=a.csv'] | model.fo | ['model.folds=', 'model.folds=5']
     """),
 )
-def test_completions(words, word, found):
+def test_completion_offers_keys_choices_and_values(words, word, found):
     completed = completions("fit", words, word)
     assert [name for name in completed if "formula=exp" not in name] == found
 
 
-def test_completion_of_a_file(tmp_path):
+def test_completion_offers_files_for_a_path(tmp_path):
     (tmp_path / "houses.csv").write_text("")
     assert completions("fit", ["target=table"], f"target.path={tmp_path}/ho") == [
         f"target.path={tmp_path}/houses.csv"
     ]
 
 
-def test_completion_of_the_columns_of_the_table_at_hand(tmp_path):
+def test_completion_offers_the_columns_of_the_table(tmp_path):
     (tmp_path / "houses.csv").write_text("rooms,area,price\n1,2,3\n")
     words = ["target=table", f"target.path={tmp_path}/houses.csv"]
     assert completions("fit", words, "target.outputs=pr") == ["target.outputs=price"]
@@ -184,7 +184,7 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path):
         fish | {'_TYPER_COMPLETE_ARGS': 'kanrun fit target=be', '_TYPER_COMPLETE_FISH_ACTION': 'get-args'} | target=b
     """),  # noqa: E501
 )
-def test_completion_in_a_shell(shell, variables, found):
+def test_completion_works_in_each_shell(shell, variables, found):
     environment = {**os.environ, **variables, "_KANRUN_COMPLETE": f"complete_{shell}"}
     code = "from kanrun.cli.app import main; raise SystemExit(main([]))"
     done = python("-c", code, env=environment)

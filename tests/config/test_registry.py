@@ -45,7 +45,7 @@ def test_every_builder_exists():
     assert all(kind.network().kind == name for name, kind in networks.items())
 
 
-def test_names_are_those_of_kind():
+def test_names_in_a_group_are_the_kinds_of_its_classes():
     for table in GROUPS.values():
         assert all(kind.kind == name and kind.__doc__ for name, kind in table.items())
 
@@ -146,7 +146,7 @@ def test_every_key_of_every_command_has_a_sentence_and_a_type():
 
 
 @pytest.mark.parametrize("command", EXPERIMENTS)
-def test_a_key_is_there_once_for_each_place(command):
+def test_every_key_is_listed_once_per_place(command):
     places = [(key.path, where) for key in keys_of(command) for where in key.where]
     assert len(places) == len(set(places))
 
@@ -167,13 +167,13 @@ def test_unknown_prefixes_and_commands_are_refused(capsys):
     assert "did you mean fit" in capsys.readouterr().err
 
 
-def test_a_key_that_one_group_alone_has_needs_no_group():
+def test_key_of_a_single_group_may_be_typed_without_the_group():
     written = ["folds", "selection", "noise", "seed", "kind", "target", "x.y"]
     found = [group_of(EXPERIMENTS["fit"], key) for key in written]
     assert found == ["model", "model", "sampling", "", "", "", ""]
 
 
-def test_the_groups_of_a_command():
+def test_groups_of_fit_have_default_choices():
     found = dict(groups_of("fit"))
     assert list(found) == ["target", "model", "solver", "executor", "study"]
     assert "kan" in found["model"]

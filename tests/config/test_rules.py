@@ -62,7 +62,7 @@ PAIRS = "a list of lists of 2 numbers at least 0 (pairs)"
         ({"grid": [10**400]}, "grid has a number that is not finite, or too large for float64."),
     ],
 )
-def test_sentences(change, sentence):
+def test_values_against_a_rule_are_refused_with_its_sentence(change, sentence):
     check(Settings())
     with pytest.raises(UsageError) as caught:
         check(Settings(**change))
@@ -110,7 +110,7 @@ def test_defaults_are_not_shared():
         ),
     ],
 )
-def test_settings_of_kanrun(settings, at, sentence):
+def test_impossible_settings_of_commands_are_refused(settings, at, sentence):
     with pytest.raises(UsageError) as caught:
         check(settings, at)
     assert sentence in str(caught.value)

@@ -59,7 +59,7 @@ def test_text_and_latex_name_the_inputs():
     )
 
 
-def test_names_units_and_domain_of_the_user():
+def test_formula_files_state_names_units_and_domain():
     one = stored("m*v^2/2", output="E")
     one |= {"variables": ["m", "v"], "inputs": ["m", "v"], "domain": [[1, 2], [0, 30.5]]}
     one |= {"units": {"v": "m/s", "E": "J"}}
@@ -119,11 +119,11 @@ lambda: x0
     ),
 )
 @pytest.mark.parametrize("form", ["python", "c"])
-def test_what_is_no_formula_becomes_no_source(text, form):
+def test_expressions_that_are_no_formula_are_not_exported(text, form):
     with pytest.raises(UsageError, match="can only be exported as text"):
         formula_bytes([stored(text)], form, "f", "f")
 
 
-def test_other_forms_are_refused():
+def test_formulas_are_not_exported_to_onnx():
     with pytest.raises(UsageError, match="formula, python or c"):
         formula_bytes([stored()], "onnx", "f.onnx", "f")

@@ -37,7 +37,7 @@ def test_formulas_are_written_as_people_do():
 
 
 @pytest.mark.parametrize("exponent", [-12, -5, 7])
-def test_a_common_factor_is_a_power(exponent):
+def test_common_factor_of_the_ticks_is_a_power_of_ten(exponent):
     figure = plot([0.0, 4.0 * 10.0**exponent], "linear")
     assert {"2", "4"} <= {label.removesuffix(".0") for label in labels(figure)}
     assert figure.axes[0].yaxis.get_offset_text().get_text() == f"10{power(str(exponent))}"
@@ -82,7 +82,7 @@ def test_a_power_law_goes_through_the_points_that_follow_it():
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 3], [4, 48]])
 
 
-def test_one_legend_names_what_several_panels_draw_once():
+def test_panels_share_one_legend():
     figure, axes = panels.small_multiples(4, 3, 1.0)
     assert len(figure.axes) == 4
     for panel in axes:

@@ -77,7 +77,7 @@ u.real = 0 | is not allowed
 """
     ),
 )
-def test_refusals(text, sentence):
+def test_relations_that_cannot_be_read_are_refused(text, sentence):
     with pytest.raises(UsageError, match=sentence):
         parse_relation(text, PLANE)
 
@@ -90,6 +90,6 @@ def test_refusals(text, sentence):
         (("x_1",), ("u",), "is not a valid name"),
     ],
 )
-def test_names_that_are_refused(variables, unknowns, sentence):
+def test_unsuitable_names_of_variables_are_refused(variables, unknowns, sentence):
     with pytest.raises(UsageError, match=sentence):
         Vocabulary(variables, unknowns)

@@ -148,7 +148,7 @@ def test_reciprocals_that_sympy_introduces_are_evaluated():
     )
 
 
-def test_forms_refuse_what_it_cannot_evaluate():
+def test_forms_refuse_expressions_they_cannot_evaluate():
     with pytest.raises(UsageError, match="uses x1, which is not among the variables"):
         to_numpy(parse("x0 + x1"), ["x0"])
     with pytest.raises(UsageError, match="has no numeric form"):
@@ -168,7 +168,7 @@ def test_numpy_functions_travel_between_processes():
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 8])
-def test_bessel_values(order):
+def test_bessel_functions_agree_with_mpmath(order):
     x = np.concatenate([np.linspace(-60, 60, 11), [0, 1e-300, 1e-8, 24.999999, 25.0, 1e3, -1e4]])
     value = to_numpy(parse(f"besselj({order}, x0)"), ["x0"])(x[:, None])
     exact = [float(mpmath.besselj(order, float(v))) for v in x]

@@ -168,7 +168,7 @@ def test_listed_variables_replace_x0_and_win_over_constants():
         parse("age(2)", ["age"])
 
 
-def test_variables_in_counts_those_that_cancel():
+def test_variables_that_cancel_are_counted():
     assert variables_in("1.5*x0 + 0*x2") == ("x0", "x1", "x2")
     assert variables_in("exp(1)") == ()
     with pytest.raises(UsageError, match="cannot be read"):
@@ -208,7 +208,7 @@ def test_constant_reads_numbers_and_text(value, expected):
         (float("nan"), "nan is not a finite number"),
     ],
 )
-def test_constant_refuses(value, sentence):
+def test_constant_refuses_values_that_are_not_numbers(value, sentence):
     with pytest.raises(UsageError) as caught:
         constant(value)
     assert sentence in str(caught.value)
@@ -231,7 +231,7 @@ def test_names_of_columns_become_different_variables(names, variables):
     assert as_variables(names) == variables
 
 
-def test_variables_of_c_are_ascii_and_none_of_its_words():
+def test_variables_of_c_are_ascii_and_no_keywords():
     assert as_variables(["größe", "int"], ["int"], ascii_only=True) == ("groe", "int_")
 
 

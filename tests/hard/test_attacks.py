@@ -262,7 +262,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind, name", CASES, ids=[name[:40] for _, name in CASES])
-def test_an_attack_fails(kind, name, trained, tmp_path, monkeypatch, capfd):
+def test_attack_neither_runs_code_nor_reads_or_writes_outside(
+    kind, name, trained, tmp_path, monkeypatch, capfd
+):
     (place := tmp_path / "a" / "b").mkdir(parents=True)
     shutil.copytree(trained, place / "run")
     (place / "new.csv").write_text("x\n0.5\n")
@@ -293,7 +295,7 @@ def test_an_attack_fails(kind, name, trained, tmp_path, monkeypatch, capfd):
     assert not any(path.is_file() and SECRET in path.read_text(errors="replace") for path in new)
 
 
-def test_the_attacks_are_counted():
+def test_promises_state_the_number_of_attacks():
     counts = {kind: len(attacks) for kind, attacks in ATTACKS.items()}
     print(f"\n{sum(counts.values())} attacks: {counts}")
     promised = re.search(

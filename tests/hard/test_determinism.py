@@ -104,7 +104,7 @@ def in_unit_1(tmp_path_factory):
 
 
 @pytest.mark.parametrize("model, precision, x_unit, y_unit", [*ENDS, *MANY])
-def test_units_of_every_size(model, precision, x_unit, y_unit, tmp_path, in_unit_1):
+def test_accuracy_does_not_depend_on_units(model, precision, x_unit, y_unit, tmp_path, in_unit_1):
     error, r2 = relative_error(tmp_path, model, precision, x_unit, y_unit)
     assert error == pytest.approx(in_unit_1(model, precision)[0], rel=1e-5)
     assert 0 < error < 1e-4

@@ -153,7 +153,7 @@ def fuzz(kind, cases, case, request, capfd):
         print(f"\n{number} {kind}: {dict(counts)}")
 
 
-def test_formulas(request, capfd):
+def test_random_formulas_are_parsed_or_refused(request, capfd):
     def case(rng):
         parse(some(rng, FORMULA, 20))
         return "done"
@@ -161,7 +161,7 @@ def test_formulas(request, capfd):
     fuzz("formulas", 4000, case, request, capfd)
 
 
-def test_overrides(request, capfd, tmp_path, monkeypatch):
+def test_random_overrides_are_accepted_or_refused(request, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def case(rng):

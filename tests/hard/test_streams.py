@@ -20,7 +20,7 @@ WAYS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
 @pytest.mark.parametrize("words", [LIST, pytest.param(FIT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
-def test_what_nobody_reads_is_no_error(way, words, tmp_path):
+def test_closed_output_streams_are_no_error(way, words, tmp_path):
     command = WAYS[way].format(command=f"{sys.executable} -m kanrun {words}")
     done = run(["bash", "-c", command], cwd=tmp_path)
     assert "Traceback" not in done.stdout + done.stderr

@@ -55,7 +55,7 @@ EXPENSIVE = {"check_sample_weight_equivalence_on_dense_data", "check_n_features_
     ]
 )
 @pytest.mark.slow
-def test_every_check_of_scikit_learn(estimator, check, monkeypatch):
+def test_estimators_pass_every_check_of_scikit_learn(estimator, check, monkeypatch):
     """No failure is expected, even of the default ensemble: equal rows are merged first."""
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without it scikit-learn skips a check
     check(estimator)
@@ -66,7 +66,7 @@ def test_every_check_of_scikit_learn(estimator, check, monkeypatch):
     [(KANRegressor("additive"), QUICK), (KANClassifier("additive"), QUICK - EXPENSIVE)],
     ids=["numbers", "classes"],
 )
-def test_the_checks_of_what_goes_wrong_most(estimator, names):
+def test_estimators_pass_the_main_checks_of_scikit_learn(estimator, names):
     ran = set()
     for candidate, check in estimator_checks_generator(estimator):
         name = check.func.__name__ if isinstance(check, partial) else check.__name__
@@ -77,7 +77,7 @@ def test_the_checks_of_what_goes_wrong_most(estimator, names):
     check_dataframe_column_names_consistency(type(estimator).__name__, estimator)
 
 
-def test_pipelines_grids_folds_and_copies():
+def test_estimators_work_in_pipelines_grid_search_and_cross_validation():
     grid = GridSearchCV(
         make_pipeline(StandardScaler(), KANRegressor("additive")),
         {"kanregressor__extrapolation": [None, "linear"]},
@@ -117,7 +117,7 @@ def test_weights_are_rows_in_any_order():
     assert_array_equal(weighted.predict(X), KANRegressor().fit(X[rows], Y[rows]).predict(X))
 
 
-def test_classes_and_text():
+def test_classifier_takes_text_inputs_and_labels():
     frame = pd.DataFrame({"a": X[:, 0], "kind": np.where(X[:, 1] > 0, "wood", "steel")})
     labels = np.where((X[:, 0] > 0) ^ (X[:, 1] > 0), "yes", "no")
     fitted = KANClassifier().fit(frame, labels)

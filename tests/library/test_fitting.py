@@ -128,7 +128,7 @@ def test_the_weight_of_a_row_is_its_share_of_the_loss(settings):
     assert error == pytest.approx(same, rel=1e-6)
 
 
-def test_summary_plot_and_html(automatic):
+def test_model_has_summary_plot_and_html(automatic):
     text = str(automatic.summary())
     for part in (
         "length, mass",
@@ -152,7 +152,7 @@ def test_summary_plot_and_html(automatic):
         automatic.plot("nothing")
 
 
-def test_it_is_stored_read_back_and_pickled(automatic, tmp_path):
+def test_saved_and_pickled_models_give_the_same_predictions(automatic, tmp_path):
     file = automatic.save(tmp_path / "period.v1")
     assert file.name == "period.v1.safetensors"
     for back in (
@@ -274,7 +274,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_fit_is_one_sentence(name):
+def test_unsuitable_data_are_refused_in_one_sentence(name):
     data, settings, message = REFUSED[name]
     with pytest.raises(UsageError, match=message) as caught:
         fit(*data, **settings)

@@ -21,7 +21,7 @@ def drawn(*shape, **more):
     return KAN(shape, generator=torch.Generator().manual_seed(0), **more)
 
 
-def test_it_learns_in_a_plain_training_loop_and_goes_on_refined():
+def test_kan_learns_in_a_plain_training_loop_before_and_after_refinement():
     x = points()
     y = torch.exp(torch.sin(math.pi * x[:, :1]) + x[:, 1:] ** 2)
     kan = drawn(2, 5, 1)
@@ -56,7 +56,7 @@ def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision(
             assert_close(a, c)
 
 
-def test_transforms_autocast_and_export():
+def test_kan_works_with_transforms_autocast_and_export():
     kan = drawn(2, 3, 2)
     x = points(20)
     jacobian = torch.vmap(torch.func.jacrev(kan))(x)
@@ -121,7 +121,7 @@ def test_a_plot_is_a_figure_with_names():
     assert {"length", "angle", "period"} <= words
 
 
-def test_a_domain_and_products():
+def test_kan_takes_a_domain_and_multiplication_nodes():
     kan = drawn(2, 3, 1, domain=[[0.0, 1.0], [-5.0, 5.0]], multiplication_nodes=[1], intervals=4)
     assert kan.edge_layers[0].grid.low.tolist() == [0, -5]
     assert kan.edge_layers[0].outputs == 4
@@ -167,7 +167,7 @@ for line in sys.stdin:
 """
 
 
-def test_what_does_not_fit_is_one_sentence():
+def test_wrong_arguments_are_refused_in_one_sentence():
     """In a process of its own, without the checks of annotations that tests add."""
     lines = "\n".join(REFUSALS)
     done = python("-c", PROGRAM, input=lines)

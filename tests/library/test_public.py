@@ -45,7 +45,7 @@ except KanrunError:
 """
 
 
-def test_the_names_are_shown_and_lead_somewhere():
+def test_public_names_are_listed_and_documented():
     assert [name for name in dir(kanrun) if not name.startswith("_")] == sorted(kanrun.__all__)
     for name in kanrun.__all__:
         assert getattr(kanrun, name).__doc__
@@ -68,7 +68,7 @@ def test_the_examples_of_the_reference_hold(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_types_hold_for_a_program_outside(tmp_path):
+def test_types_pass_mypy_strict_in_a_program_outside(tmp_path):
     """mypy --strict on a program that uses the package as a wheel lays it out."""
     root = Path(__file__).parents[2]
     site = tmp_path / "site"

@@ -69,7 +69,7 @@ def test_rows_that_cannot_be_learned_are_refused(first):
         wide.update(X[:1], Y[:1])
 
 
-def test_rows_outside_the_training_range_are_said(first):
+def test_update_warns_of_rows_outside_the_training_range(first):
     with pytest.warns(UserWarning, match="x0 outside the training range"):
         updated = first.update([[2.0, 0.0]], [1.0])
     assert updated.domain[0, 1] == 2

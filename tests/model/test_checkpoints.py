@@ -79,7 +79,9 @@ def steps(events):
     "solver, network",
     [("lm", "kan"), ("lm", "mlp"), ("lbfgs", "kan"), ("lbfgs", LOCAL), ("adam", LOCAL)],
 )
-def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):
+def test_training_goes_on_from_a_snapshot_inside_a_grid_to_the_same_numbers(
+    solver, network, tmp_path, monkeypatch
+):
     monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
     create, settings = NETWORKS[network]
     plan = Plan(

@@ -88,7 +88,7 @@ def test_levels_that_no_training_row_has_are_outside(tmp_path):
     assert [*out["outside"]] == ["", "", "", "city unseen, a"]
 
 
-def test_types_come_back_from_parquet(fitted, tmp_path):
+def test_parquet_predictions_keep_the_types_of_columns(fitted, tmp_path):
     table(tmp_path)
     predict_table(fitted, tmp_path / "new.csv", tmp_path / "out.parquet")
     first = pd.read_parquet(tmp_path / "out.parquet")
@@ -122,7 +122,7 @@ def test_a_bad_value_late_in_the_file_leaves_nothing(fitted, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
 
-def test_what_a_spreadsheet_would_run(tmp_path):
+def test_prediction_warns_of_cells_that_a_spreadsheet_would_run(tmp_path):
     labels = np.where(np.arange(60) % 2 == 0, "=1+1", "-3")
     model = fit({"a": np.arange(60.0)}, labels, model="additive")
     rows = ["a,note", "-1.5,-2e3", "2,=cmd()", "3,+1+2", "4,'=x", "5,plain"]

@@ -26,12 +26,12 @@ def commit(place, **files):
     return git(place, "rev-parse", "HEAD").strip()
 
 
-def test_of_a_checkout_its_own_commit(tmp_path):
+def test_checkout_reports_its_own_commit(tmp_path):
     at = commit(tmp_path / "source", kanrun__a_py="one")
     assert repository(tmp_path / "source", tmp_path) == {"of": "kanrun", "commit": at}
 
 
-def test_of_an_installed_package_the_working_directorys(tmp_path, monkeypatch):
+def test_installed_package_reports_the_commit_of_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     work = tmp_path / "work"
     work.mkdir()

@@ -78,7 +78,7 @@ def test_a_run_of_several_points_is_one_row_with_its_best(outputs):
         ("-1 < test_rmse and command = 'fit' and seeds = 2", [2, 1]),
     ],
 )
-def test_conditions(outputs, condition, found):
+def test_conditions_select_runs(outputs, condition, found):
     assert names(outputs, condition) == [f"fit/v000{number}" for number in found]
 
 
@@ -115,7 +115,7 @@ def test_order_columns_status_and_tags(outputs):
         listed(every, every.rows("1"), ["model.degre"])
 
 
-def test_queries_read_and_nothing_else(outputs):
+def test_queries_cannot_write(outputs):
     every = RunIndex(outputs)
     answer = every.query(
         'SELECT name, "model.degree" AS degree FROM runs WHERE test_rmse < 1 ORDER BY test_rmse'
@@ -150,12 +150,12 @@ def test_queries_read_and_nothing_else(outputs):
         ('SELECT p.run FROM (SELECT run FROM points) p ORDER BY "rum"', "no point has .* 'rum'"),
     ],
 )
-def test_absent_columns_are_never_text(outputs, sql, message):
+def test_quoted_name_of_an_absent_column_is_refused(outputs, sql, message):
     with pytest.raises(UsageError, match=message):
         RunIndex(outputs).query(sql)
 
 
-def test_names_in_double_quotes(outputs):
+def test_sql_names_in_double_quotes_are_understood(outputs):
     every = RunIndex(outputs)
     sql = (
         'WITH "the best" AS (SELECT points.name AS "a ""b""", points."a" /* "c" */ '

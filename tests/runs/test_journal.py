@@ -54,7 +54,7 @@ def kept_folder(tmp_path_factory):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(VALUES, min_size=1, max_size=8))
-def test_values_come_back_as_they_were(kept_folder, values):
+def test_values_are_read_back_unchanged(kept_folder, values):
     folder = kept_folder
     (folder.path / "records.jsonl").write_bytes(b"")
     rows(folder, "a", *({"x": value} for value in values))
@@ -65,7 +65,7 @@ def test_values_come_back_as_they_were(kept_folder, values):
         assert all(map(same, values, stored["x"]))
 
 
-def test_numbers_of_numpy_come_back(folder):
+def test_numbers_of_numpy_are_read_back(folder):
     columns = {
         "float": np.array([0.1, np.nan, np.inf]),
         "single": np.array([0.1, 2.5, -1], dtype=np.float32),
@@ -82,7 +82,7 @@ def test_numbers_of_numpy_come_back(folder):
         folder.rows(Table("t", {"a": np.zeros(2), "b": np.zeros(3)}), SEED)
 
 
-def test_columns_that_come_later_are_empty_before(folder):
+def test_column_that_begins_later_is_empty_in_earlier_rows(folder):
     rows(folder, "metrics", {"step": 0}, {"step": 1, "penalty": 1e-3}, {"penalty": 2e-3})
     frame = Run(folder.path).table("metrics")
     assert list(frame) == ["seed", "step", "penalty"]
@@ -100,7 +100,7 @@ def test_rows_are_in_the_order_of_cells_and_seeds(folder):
     assert read(folder, "summary") == {"cell": [0, 0, 1], "seed": [0, 1, 0], "x": [0, 0, 1]}
 
 
-def test_what_a_training_begins_again_is_void(folder):
+def test_rows_of_a_training_that_begins_again_are_discarded(folder):
     other = {"seed": 1}
     for marks in (SEED, other):
         folder.record(BegunLine(**marks, digest="a"))
@@ -114,7 +114,7 @@ def test_what_a_training_begins_again_is_void(folder):
     assert Run(folder.path).journal.finished == {(0, 0, 1)}
 
 
-def test_large_tables_are_several_lines(folder, monkeypatch):
+def test_large_tables_are_split_into_several_lines(folder, monkeypatch):
     monkeypatch.setattr(journal, "MOST_VALUES", 100)
     columns = {"x": np.random.default_rng(0).normal(size=130), "name": ["ä"] * 130}
     folder.rows(Table("curve", columns), SEED)
@@ -178,7 +178,7 @@ def test_a_link_is_neither_read_nor_written(folder, tmp_path):
         rows(folder, "metrics", {"step": 0})
 
 
-def test_csv_has_text_as_it_is_in_one_line_a_row(folder):
+def test_csv_keeps_text_and_writes_one_line_per_row(folder):
     values = ["=1+1", "-x0 + 1", "'=a", "@b", "it's", "a\nb", "ä\0"]
     rows(folder, "t", *({"=name": value} for value in values))
     expected = ["seed,=name", "0,=1+1", "0,-x0 + 1", "0,'=a", "0,@b", "0,it's", "0,a b", "0,ä "]
@@ -207,7 +207,7 @@ def test_a_csv_that_cannot_be_written_is_a_warning(folder, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/b", ".hidden", "a\n", ""])
-def test_tables_named_like_paths_are_damage_and_write_nothing(folder, name):
+def test_tables_named_like_paths_count_as_damage_and_write_no_file(folder, name):
     path = folder.path / "records.jsonl"
     path.write_bytes(sealed(json.dumps({"kind": "rows", "table": name, "columns": {"x": [1]}})))
     before = set(folder.path.parent.rglob("*"))

@@ -107,7 +107,7 @@ def ended(outputs):
     return folder
 
 
-def test_of_processes_that_go_on_at_once_one_does(tmp_path):
+def test_only_one_process_can_resume_a_run(tmp_path):
     path = ended(tmp_path).path
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", GO_ON, str(path)]
@@ -127,7 +127,7 @@ def test_of_processes_that_go_on_at_once_one_does(tmp_path):
     assert len(Run(path).manifest.resumed) == 1
 
 
-def test_between_the_lock_and_run_json_no_other_gets_in(tmp_path, monkeypatch):
+def test_run_cannot_be_resumed_between_its_lock_and_run_json(tmp_path, monkeypatch):
     """The moment at which run.json still says that nobody has the run."""
     path = ended(tmp_path).path
     tried = []
@@ -144,7 +144,7 @@ def test_between_the_lock_and_run_json_no_other_gets_in(tmp_path, monkeypatch):
     assert len(tried) == 1
 
 
-def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path):
+def test_running_run_cannot_be_resumed_until_it_ends(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     for force in (False, True):
         with pytest.raises(UsageError, match="still running"):
@@ -154,7 +154,7 @@ def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path):
     RunFolder.reopen(folder.path)
 
 
-def test_without_locks_run_json_tells(tmp_path, monkeypatch):
+def test_run_json_shows_a_running_run_where_locks_do_not_work(tmp_path, monkeypatch):
     no_locks = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     monkeypatch.setattr("fcntl.flock", Mock(side_effect=no_locks))
     folder = RunFolder.create(tmp_path, Manifest("fit"))

@@ -29,7 +29,7 @@ def make_run(outputs, command="fit", status=Status.COMPLETED):
     return folder
 
 
-def test_a_run_without_run_json(tmp_path):
+def test_run_without_run_json_counts_as_killed_before_it_started(tmp_path):
     (tmp_path / "fit" / "v0001").mkdir(parents=True)
     (run,) = find_runs(tmp_path)
     assert run.status == "INTERRUPTED (killed before it started)"
@@ -98,7 +98,7 @@ def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
     assert Run(folder.path).status == "UNREADABLE"
 
 
-def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(tmp_path):
+def test_unknown_keys_are_ignored_and_impossible_pids_count_as_dead(tmp_path):
     folder = make_run(tmp_path)
     change_record(folder.path, status="RUNNING", pid=-1, further={"key": [1]})
     assert Run(folder.path).manifest.metrics == {}
@@ -187,7 +187,7 @@ def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path)
     assert find_run("fit/v0001", tmp_path).labels == RunLabels()
 
 
-def test_a_point_looks_like_a_run_of_it_alone(tmp_path, make_points):
+def test_point_of_a_run_can_be_read_like_a_run(tmp_path, make_points):
     make_points(tmp_path, 3.0, 1.0, None)
     with pytest.raises(UsageError, match=r"run of 3 points; .* The best is fit/v0001/1\."):
         find_run("fit/latest", tmp_path, one=True)

@@ -44,7 +44,7 @@ def classes(inputs=2):
     return of_arrays(lambda x: x[:, 0] > 0, inputs, classification=True)
 
 
-def test_settings_have_their_places_in_the_plan():
+def test_plan_has_the_values_of_the_settings():
     solver = LBFGSSolver(
         steps=7,
         history_size=5,
@@ -71,7 +71,7 @@ def test_settings_have_their_places_in_the_plan():
         (LBFGSSolver(), False, False),
     ],
 )
-def test_scales_that_move_what_is_frozen_are_named(solver, frozen, moves):
+def test_trained_scales_that_move_a_frozen_function_are_named(solver, frozen, moves):
     _, why = make_plan(KANConfig(hidden=[2], freeze_scales=frozen), solver, problem())
     assert ("w_s moves the function" in why) == moves
 
@@ -139,14 +139,14 @@ def test_starts_and_growth_follow_from_the_size_and_the_settings(model, solver, 
     assert (plan.starts, found) == (starts, growth)
 
 
-def test_a_shape_grows_to_layers_that_are_as_wide_as_the_outputs():
+def test_shape_narrower_than_the_outputs_does_not_grow():
     for hidden, grows in (([2], True), ([3, 2], True), ([3, 1], False)):
         plan, _ = make_plan(KANConfig(hidden=hidden), LMSolver(), of_arrays(np.square))
         assert bool(plan.growth) == grows
 
 
 @pytest.mark.parametrize("changed", [{"edge_scaling": "single"}, {"multiplication_nodes": [1]}])
-def test_what_no_growth_adds_needs_a_given_shape(changed):
+def test_settings_that_growth_cannot_use_need_a_given_shape(changed):
     (name,) = changed
     with pytest.raises(UsageError, match=rf"model\.{name}=.* needs a given shape"):
         make_plan(KANConfig(**changed), LMSolver(), problem())

@@ -16,7 +16,7 @@ from kanrun.study import studies
 from kanrun.study.studies import check
 
 
-def test_one_training_leaves_everything(run_toy, capsys):
+def test_single_training_writes_all_records(run_toy, capsys):
     outcome, run = run_toy()
     assert outcome.status == Status.COMPLETED
     manifest = run.manifest
@@ -66,7 +66,7 @@ def test_a_training_that_fails_among_others_does_not_stop_them(run_toy, capsys):
     assert "cell 1, seed 0: the loss of size 3" in capsys.readouterr().err
 
 
-def test_claims_that_break_keep_the_training(run_toy, monkeypatch):
+def test_error_in_the_claims_keeps_the_training(run_toy, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(toy_experiment, "claims", Mock(side_effect=ValueError("no ink")))
         outcome, run = run_toy()

@@ -104,9 +104,7 @@ def test_all_workers_work_and_end_when_the_study_is_stopped(tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["local", "dask"])
-def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
-    kind, run_toy, same_tables, request, capsys
-):
+def test_only_the_tasks_of_killed_workers_are_repeated(kind, run_toy, same_tables, request, capsys):
     sizes = list(range(2, 152))
     dying = sizes[::3] + sizes[1::3]
     address = None
@@ -185,7 +183,7 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
     assert Run(tmp_path / "toy" / "v0001").manifest.status == "FAILED"
 
 
-def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path, capsys, monkeypatch):
+def test_dask_waits_for_workers_and_says_so(tmp_path, capsys, monkeypatch):
     note = execution._Execution._note
     with local_cluster(0) as cluster:
 

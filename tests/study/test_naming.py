@@ -3,7 +3,7 @@
 from kanrun.study import names_of
 
 
-def test_what_all_cells_share_is_left_out():
+def test_names_of_cells_leave_out_what_all_share():
     cells = [
         {
             "target": {"kind": "named", "name": "product"},
@@ -23,7 +23,7 @@ def test_what_all_cells_share_is_left_out():
     ]
 
 
-def test_cells_that_their_settings_do_not_tell_apart_have_numbers():
+def test_cells_with_equal_names_get_numbers():
     assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "part=a"]
     long = "sin(x0) + " * 10
     first, second, other = names_of([{"f": f"{long}1"}, {"f": f"{long}2"}, {"f": "x0"}])

@@ -194,7 +194,7 @@ def field_to(end):
     return Field(trained(), OutputForm(), box, torch.ones(1, dtype=torch.float64))
 
 
-def test_effects_of_a_table_are_moved_where_its_network_is_too_large(tmp_path, monkeypatch):
+def test_page_moves_effects_of_a_table_if_its_network_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr("kanrun.study.page.interactive.NUMBERS", 10)
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     model = Model(trained(), ("a", "b"), ("y",), DOMAIN, *map(Scaling.identity, (2, 1)), None)
@@ -214,7 +214,7 @@ def test_effects_of_a_table_are_moved_where_its_network_is_too_large(tmp_path, m
     assert (size["labels"], size["x"], size["upper"]) == (None, [0, 1], [2, 3])
 
 
-def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path):
+def test_page_has_a_slider_over_time_windows(tmp_path):
     (living,) = interactive_data(run_of(tmp_path, Windows([field_to(1.0), field_to(2.0)])))
     assert living["slider"] == "window"
     assert [stage["label"] for stage in living["stages"]] == ["t from 0 to 1", "t from 1 to 2"]

@@ -165,7 +165,7 @@ def browser(runs, tmp_path):
         found.end()
 
 
-def test_the_page_lives(runs, browser):
+def test_page_of_a_run_reacts_in_the_browser(runs, browser):
     count = "document.querySelectorAll('.living svg').length"
     assert (
         browser.value(count) == 3 + 2
@@ -219,7 +219,7 @@ def test_the_page_lives(runs, browser):
     assert browser.value(ERROR) != before
 
 
-def test_an_mlp_and_windows_of_time_live(runs, browser):
+def test_pages_of_an_mlp_and_of_time_windows_react_in_the_browser(runs, browser):
     browser.open(report(runs, "fit/2", "solve/1"))
     before = browser.value(ERROR)
     browser.value("document.querySelector('.handle').focus()")
@@ -236,7 +236,7 @@ def test_an_mlp_and_windows_of_time_live(runs, browser):
     assert not browser.seen("Runtime.exceptionThrown")
 
 
-def test_tables_sort_and_nothing_goes_wrong_or_out(browser):
+def test_tables_sort_without_errors_or_requests(browser):
     up, down = browser.value("""(() => {
         const tables = [...document.querySelectorAll('table.sorts')];
         const table = tables.find(t => t.tBodies[0].rows.length > 1);

@@ -32,7 +32,7 @@ def test_a_point_has_the_numbers_of_the_same_call_alone(run_toy, same_tables, ex
     assert several.best.error == min(one.error for one in several.points if one.error is not None)
 
 
-def test_a_failed_point_ends_no_other_and_is_repeated(run_toy, same_tables, capsys):
+def test_failed_point_does_not_end_others_and_is_repeated_on_resume(run_toy, same_tables, capsys):
     points = [{"sizes": [size]} for size in (2, 3, 4)]
     _, whole = run_toy(points=points)
     outcome, run = run_toy(points=points, fails=[3])
@@ -123,7 +123,7 @@ def test_points_are_checked_before_anything_runs(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_points_come_back_from_their_file(tmp_path):
+def test_points_are_read_back_from_their_file(tmp_path):
     values = [3, 0.1, True, None, "runge", "3", [1, "a"], {"a": 1}, "=1+1", "a,b"]
     points = tuple(
         Point(n, (f"a={n}",), {"model.a": value, "b": "x"}) for n, value in enumerate(values)
@@ -168,7 +168,7 @@ def test_a_journal_that_is_cut_anywhere_goes_on_to_the_same_numbers(run_toy, sam
     same_tables(Run(run.path), whole)
 
 
-def test_what_lies_behind_a_damaged_line_is_repeated(run_toy, same_tables):
+def test_records_after_a_damaged_line_are_computed_again(run_toy, same_tables):
     _, whole = run_toy(sizes=[2, 3, 4])
     _, run = run_toy(sizes=[2, 3, 4])
     path = run.path / "records.jsonl"

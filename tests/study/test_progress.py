@@ -144,7 +144,7 @@ def test_tables_and_claims_fit_the_width(width):
         assert "DOES NOT HOLD  it is small: measured not a number, bound: at most 1" in text
 
 
-def test_how_far_a_training_is_shown_every_few_seconds():
+def test_progress_of_a_training_is_shown_every_few_seconds():
     seconds = [0.0]
     stream, reporter = reporting(clock=lambda: seconds[0])
     with reporter:

@@ -191,14 +191,14 @@ def test_a_claim_holds_up_to_its_bound(claims, largest):
         ([1], "must be pairs"),
     ],
 )
-def test_bounds_that_say_nothing_are_refused(given, said):
+def test_unusable_bounds_are_refused(given, said):
     study.check_bounds({"bounds": {"test_rmse": 1e-6, "seconds": 10}})
     study.check_bounds({})
     with pytest.raises(UsageError, match=said):
         study.check_bounds({"bounds": given})
 
 
-def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out():
+def test_claims_say_which_values_are_no_numbers():
     (claim,) = opponents([0.0, 0.0, math.nan])
     assert "undecided" in str(claim.spread)
     assert math.isnan(float(claim.measured))
@@ -206,7 +206,7 @@ def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out():
     assert claim.spread == "0.25 .. 0.5 over 3 seeds, 1 of them without a number"
 
 
-def test_one_way_to_say_how_far_values_lie_apart():
+def test_value_range_names_seeds_and_values_without_a_number():
     assert value_range(pd.Series([1.0])) is None
     assert value_range(pd.Series([2.0, 1.0])) == "1 .. 2 over 2 seeds"
     assert value_range(pd.Series([1e-9, 1.0, math.nan]), "trainings") == (
@@ -223,11 +223,11 @@ def test_one_way_to_say_how_far_values_lie_apart():
         ([1, 2, 4], [1, 2, math.inf], math.nan),
     ],
 )
-def test_an_exponent_is_of_positive_numbers(x, y, power):
+def test_exponent_uses_positive_numbers_only(x, y, power):
     assert suite.exponent(pd.Series(x), pd.Series(y)) == pytest.approx(power, nan_ok=True)
 
 
-def test_extremes_of_what_is_no_number():
+def test_extremes_of_values_that_are_no_numbers():
     numbers = pd.Series([3.0, 1.0, 2.0])
     assert (maximum(numbers), minimum(numbers), median(numbers)) == (3, 1, 2)
     for values in (pd.Series([3.0, None]), pd.Series([], dtype=float)):

@@ -68,7 +68,7 @@ def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
     )
 
 
-def test_a_package_that_is_not_there_is_named(run_toy, monkeypatch, capsys):
+def test_tracker_that_is_not_installed_is_named(run_toy, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     outcome, _ = run_toy(tracker="mlflow")
     assert outcome.status == Status.COMPLETED

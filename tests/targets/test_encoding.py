@@ -50,14 +50,14 @@ def test_all_columns_but_the_outputs_are_inputs(file):
     assert any("'note'" in note for note in target.notes)
 
 
-def test_what_is_excluded_or_dropped_is_not_there(file):
+def test_excluded_columns_and_dropped_rows_are_absent(file):
     target = built(file, exclude=["id", "note"], missing="drop")
     assert len(target.points) == 3
     assert "age is missing" not in target.inputs
     assert any("2 of 5 rows" in note for note in target.notes)
 
 
-def test_two_rows_must_remain_of_those_with_missing_values(tmp_path):
+def test_table_needs_two_rows_without_missing_values(tmp_path):
     path = tmp_path / "few.csv"
     path.write_text("a,price\n1,1\n,2\n3,3\n")
     assert len(built(path, missing="drop").points) == 2
@@ -87,7 +87,7 @@ def test_numbers_with_a_little_text_are_refused(tmp_path):
     assert built(path, "b", categorical_columns=["a"]).inputs == ("a=2",)
 
 
-def test_the_code_comes_back_from_json(file):
+def test_encoding_of_a_table_is_read_back_from_json(file):
     target = built(file, exclude=["id", "note"])
     again = msgspec.convert(json.loads(msgspec.json.encode(target.code)), TableCode)
     assert again == target.code
@@ -115,14 +115,14 @@ def test_dates_are_days_and_places_in_year_week_and_day(tmp_path):
 
 # 1.2 years are 438.3 days.
 @pytest.mark.parametrize("days, parts", [(438, ["weekday"]), (439, ["day of year", "weekday"])])
-def test_a_part_of_a_date_needs_more_than_its_period(tmp_path, days, parts):
+def test_part_of_a_date_is_an_input_only_if_dates_span_more_than_its_period(tmp_path, days, parts):
     when = np.datetime64("2023-01-01") + np.array([0, 100, 201, days])
     (tmp_path / "few.csv").write_text("when,y\n" + "".join(f"{day},1\n" for day in when))
     target = built(tmp_path / "few.csv", "y")
     assert target.inputs == ("when", *(f"{part} of when" for part in parts))
 
 
-def test_weights_groups_and_times_of_rows(tmp_path):
+def test_weights_groups_and_times_are_read_from_columns(tmp_path):
     file = dated(tmp_path)
     target = built(file, "y", weight_column="weight", split="group:plant")
     assert "plant" not in target.inputs[0]
@@ -158,6 +158,6 @@ def test_test_rows_from_a_file_of_their_own(tmp_path):
 """
     ),
 )
-def test_what_rows_cannot_be_told_by_is_refused(tmp_path, settings, sentence):
+def test_unsuitable_columns_for_splits_and_weights_are_refused(tmp_path, settings, sentence):
     with pytest.raises(UsageError, match=sentence):
         built(dated(tmp_path), "y", **settings)

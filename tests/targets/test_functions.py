@@ -123,11 +123,11 @@ def test_special_functions_take_arguments_in_scipys_order(name, x, value):
         ("x0", np.array([[0.0, 2.0]]), [[0, 2]]),
     ],
 )
-def test_ways_to_write_a_domain(formula, domain, expected):
+def test_every_way_to_write_a_domain_is_read(formula, domain, expected):
     assert_allclose(build_target(ExpressionTarget(formula, domain)).domain, expected)
 
 
-def test_an_input_that_cancels_is_still_an_input():
+def test_input_that_cancels_in_the_formula_is_kept():
     target = built("kind: expression, formula: 1.5*x0 + 2*cos(3*x1 - 1) + 0*x2")
     assert target.inputs == ("x0", "x1", "x2")
     assert target.function(np.zeros((4, 3))).shape == (4, 1)
@@ -136,7 +136,7 @@ def test_an_input_that_cancels_is_still_an_input():
 @pytest.mark.parametrize(
     "domain, inputs", [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))]
 )
-def test_variables_of_other_names(domain, inputs):
+def test_variables_of_a_formula_may_have_any_names(domain, inputs):
     target = build_target(ExpressionTarget("r^2*exp(-t)", domain))
     assert target.inputs == inputs
     x = np.array([[0.5, 1.5]])
@@ -173,7 +173,7 @@ kind: expression, formula: log(x0)+log(x1)+log(x2)+log(x3)+log(x4)+log(x5)+log(x
 
 
 @pytest.mark.parametrize("settings, sentence", cases(REFUSED))
-def test_refusals(settings, sentence):
+def test_impossible_targets_are_refused(settings, sentence):
     with pytest.raises(UsageError) as caught:
         built(settings)
     assert sentence in str(caught.value)
@@ -192,5 +192,5 @@ x0^(1/3) | [[0, 1]]
 """
     ),
 )
-def test_what_is_finite_passes(formula, domain):
+def test_functions_finite_on_their_domain_are_accepted(formula, domain):
     build_target(ExpressionTarget(formula, domain))

@@ -64,7 +64,7 @@ def test_a_column_of_written_numbers_is_named_with_an_example(tmp_path):
 """
     ),
 )
-def test_dates(texts, day_first, first):
+def test_dates_are_read_in_many_notations(texts, day_first, first):
     days, faults, found = read_days(texts)
     assert not faults["text"]
     assert found is day_first

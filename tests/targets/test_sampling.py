@@ -31,7 +31,7 @@ def all_training(data):
     return joined[np.lexsort(joined.T)]
 
 
-def test_counts_shapes_and_truth():
+def test_data_sets_have_the_sizes_and_values_asked_for():
     data = dataset(n_train=1000, n_test=300, validation_fraction=0.2)
     assert (len(data.train), len(data.validation), len(data.test)) == (800, 200, 300)
     for points in (data.train, data.validation, data.test):
@@ -42,7 +42,7 @@ def test_counts_shapes_and_truth():
     assert data.notes == ()
 
 
-def test_these_points_stay_what_they_are():
+def test_sampled_points_do_not_change_between_versions():
     """A run can be repeated years later: the streams do not change under a seed."""
     first = {
         "train": [0.9429375528828794, 0.3163371523854981],
@@ -89,7 +89,7 @@ def test_noise_is_relative_and_never_on_the_test():
 """
     ),
 )
-def test_validation_share(train, share, expected):
+def test_validation_rows_are_the_share_asked_for(train, share, expected):
     data = dataset(n_train=train, n_test=0, validation_fraction=share)
     assert data.test is None
     assert (len(data.validation) if data.validation else 0) == expected
@@ -97,7 +97,7 @@ def test_validation_share(train, share, expected):
     assert (data.validation is None) == (expected == 0)
 
 
-def test_given_points():
+def test_target_with_given_points_has_no_validation_or_test_rows():
     data = dataset(target=NamedTarget(name="lecture_points"))
     assert_array_equal(data.train.x, [[0], [1], [2], [5]])
     assert_array_equal(data.train.y, [[5], [1], [3], [2]])
@@ -128,7 +128,7 @@ def test_a_function_has_1000_training_points_by_default():
         ),
     ],
 )
-def test_refusals(sampling, sentence):
+def test_impossible_samplings_are_refused(sampling, sentence):
     with pytest.raises(UsageError) as caught:
         dataset(**sampling)
     assert sentence in str(caught.value)

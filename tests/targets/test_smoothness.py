@@ -36,7 +36,7 @@ def places(formula, count=300):
 
 
 @pytest.mark.parametrize("formula", SMOOTH)
-def test_a_smooth_function_has_no_rough_place(formula):
+def test_smooth_function_has_no_kink(formula):
     assert np.isnan(places(formula)).all()
 
 

@@ -70,7 +70,7 @@ def rows_of(data):
 """
     ),
 )
-def test_rows_by_number(path, sampling, sizes):
+def test_every_row_is_used_once_in_training_validation_or_test(path, sampling, sizes):
     data = dataset(config(path, inputs=["row"]), **sampling)
     train, validation, test = rows_of(data)
     assert (len(train), len(validation), len(test)) == sizes
@@ -132,7 +132,7 @@ def labelled(path, output="c"):
         ),
     ],
 )
-def test_kinds_of_labels(tmp_path, labels, classes, index):
+def test_labels_of_several_kinds_become_classes(tmp_path, labels, classes, index):
     path = write(tmp_path, "x,c\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
     data = dataset(labelled(path), n_train=4, n_test=0)
     assert data.classes == classes
@@ -215,7 +215,7 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path):
 """  # noqa: E501
     ),
 )
-def test_refusals(path, fields, sampling, sentence):
+def test_unsuitable_columns_and_sizes_are_refused(path, fields, sampling, sentence):
     with pytest.raises(UsageError) as caught:
         dataset(config(path, **fields), **sampling)
     assert sentence in str(caught.value)
@@ -232,7 +232,7 @@ def test_refusals(path, fields, sampling, sentence):
 """
     ),
 )
-def test_refusals_of_content(tmp_path, text, sentence):
+def test_tables_with_unusable_labels_are_refused(tmp_path, text, sentence):
     target = TableTarget(str(write(tmp_path, text)), ["a"], ["y"], "classification")
     with pytest.raises(UsageError) as caught:
         dataset(target)
@@ -243,7 +243,7 @@ ALL_ROWS = SamplingConfig(n_train=None, n_test=None)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_a_table_is_what_a_file_of_it_would_be(name, tmp_path):
+def test_bundled_table_equals_its_csv_file(name, tmp_path):
     sklearn = pytest.importorskip("sklearn.datasets")
     data = make_dataset(build_target(BundledTarget(name)), ALL_ROWS, seed=3)
     loader, task = BUNDLED[name]
@@ -285,6 +285,6 @@ def test_unknown_tables_are_one_sentence():
         ([[1.0, 2.0]], ["a", "b"], (1, 2), False),
     ],
 )
-def test_one_dimension_is_a_column_or_else_one_point(x, names, shape, single):
+def test_inputs_of_one_dimension_are_a_column_or_one_point(x, names, shape, single):
     rows, is_point = input_rows(np.array(x), names)
     assert (rows.shape, is_point) == (shape, single)

@@ -58,13 +58,13 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_kinds_of_text_files(name, write):
+def test_text_files_of_every_kind_are_read(name, write):
     path = write(KINDS[name](TEXT.encode()), name)
     assert_array_equal(read_inputs(path, NAMES), VALUES)
     assert_array_equal(read_inputs(str(path), ["b", "a"]), VALUES[:, [1, 0]])
 
 
-def test_parquet(tmp_path):
+def test_parquet_files_are_read(tmp_path):
     path = tmp_path / "data.parquet"
     frame = pd.DataFrame(VALUES, columns=NAMES).assign(
         whole=[1, 2], flag=[True, False], label=["u", "v"]
@@ -74,7 +74,7 @@ def test_parquet(tmp_path):
     assert_array_equal(read_inputs(path, ["flag", "whole"]), [[1, 1], [0, 2]])
 
 
-def test_parquet_refusals(tmp_path, monkeypatch):
+def test_parquet_files_with_missing_or_text_values_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "data.parquet"
     frame = pd.DataFrame(
         {"a": [1.0, None, np.inf], "t": ["x", "2", None], "d": pd.date_range("2020", periods=3)}
@@ -124,7 +124,7 @@ REFUSED = r"""
 
 
 @pytest.mark.parametrize("content, names, sentence", cases(REFUSED))
-def test_refusals(content, names, sentence, write):
+def test_unusable_text_tables_are_refused(content, names, sentence, write):
     _refused(write(content.encode("latin-1")), names.split(","), sentence)
 
 
@@ -138,11 +138,11 @@ def test_refusals(content, names, sentence, write):
         ("data.csv.gz", gzip.compress(b"", mtime=0), "data.csv.gz has no rows"),
     ],
 )
-def test_files_that_are_no_table(name, content, sentence, write):
+def test_files_that_are_no_table_are_refused(name, content, sentence, write):
     _refused(write(content, name), ["a"], sentence)
 
 
-def test_paths_that_are_no_file(tmp_path):
+def test_paths_that_are_no_file_are_refused(tmp_path):
     _refused(tmp_path / "none.csv", ["a"], f"there is no file '{tmp_path}/none.csv'"[:60])
     _refused(tmp_path, ["a"], "is a directory; name a file in it")
     _refused("", ["a"], "the path of the table is empty; name a file")
@@ -170,7 +170,7 @@ READ = r"""
 
 
 @pytest.mark.parametrize("content, names, values", cases(READ))
-def test_values(content, names, values, write):
+def test_values_of_many_notations_are_read(content, names, values, write):
     assert_array_equal(read_inputs(write(content), names.split(",")), values)
 
 
@@ -206,7 +206,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(ending, content
     assert most < 2**24  # half of it is the dictionary of xz
 
 
-def test_more_cells_than_memory_is_planned_for(write, tmp_path):
+def test_tables_with_more_cells_than_the_limit_are_refused(write, tmp_path):
     few = TableLimits(cells=100)
     _refused(
         write("a,b\n" + "1,2\n" * 51),
@@ -306,12 +306,12 @@ def test_rows_to_leave_out_are_named_by_their_number(write):
         build_table(TableTarget(path, outputs=["y"], drop_rows=[3, 7]))
 
 
-def test_columns_between_blanks(write):
+def test_columns_separated_by_blanks_are_read(write):
     path = write("  a   b\n 1  2.5 \n-3     4\n", "data.dat")
     assert_array_equal(read_inputs(path, ["b", "a"]), [[2.5, 1], [4, -3]])
 
 
-def test_a_workbook_has_one_sheet_with_content(tmp_path):
+def test_workbook_must_have_one_sheet_with_content(tmp_path):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in (["a", None, "b", "when"], [], [1, "x", 2.5, dt.date(2024, 5, 1)], [None, None, 4]):
