@@ -27,9 +27,16 @@ from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.evaluation import truncation_notes
 from kanrun.study.recipe import summary_of, train_and_record
 
-from . import extension
 from .config import ExtendGridConfig
-from .extension import Extension, penalises, schedule_of
+from .convergence_claims import CLAIMS
+from .extension import (
+    Extension,
+    from_scratch,
+    penalises,
+    prepare,
+    schedule_of,
+    stage_rows,
+)
 
 
 def cells(cfg: ExtendGridConfig) -> list[Cell]:
@@ -70,11 +77,6 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
     return exact + [cell(grids, **settings) for settings in noisy if cfg.overfit_noise]
 
 
-def prepare(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
-    """Build everything that a training needs. Raises UsageError if the settings conflict."""
-    return extension.extension(cfg, cell, seed)
-
-
 def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None = None) -> Records:
     """Train along one schedule. Yield a row per step, then the rows of stages and the summary."""
     extended = prepared or prepare(cfg, cell, seed)
@@ -84,11 +86,11 @@ def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None
             warning=True,
         )
     if extended.marks["start"] == "scratch":
-        trained = extension.from_scratch(extended, seed)
+        trained = from_scratch(extended, seed)
         yield from truncation_notes(trained)
     else:
         trained = yield from train_and_record(extended.training, seed, extended.step_rows)
-    yield from extension.stage_rows(cfg, extended, trained)
+    yield from stage_rows(cfg, extended, trained)
     steps = sum(stage.steps for stage in trained.stages)
     columns = summary_of(extended.training.problem, trained)
     yield Row("summary", {**columns, **extended.marks, "steps": steps})
@@ -107,4 +109,4 @@ def claims(tables: Tables) -> Claims:
     They are about the exactness of knot insertion, the order of convergence, overfitting with and
     without the penalty, and the time that warm starts save.
     """
-    return [claim for check in extension.CLAIMS for claim in check(tables["stages"])]
+    return [claim for check in CLAIMS for claim in check(tables["stages"])]

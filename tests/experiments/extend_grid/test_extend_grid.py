@@ -5,7 +5,7 @@ import pytest
 from cases import cases
 from doors import check_config, run_config, typed
 from kanrun.experiments import extend_grid
-from kanrun.experiments.extend_grid.extension import (
+from kanrun.experiments.extend_grid.convergence_claims import (
     order_claims,
     overfit_claims,
     warm_start_claims,
