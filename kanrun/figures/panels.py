@@ -183,7 +183,7 @@ def power_law(
     panel: Axes, x: Series[float], y: Series[float], exponent: float, **look: Any
 ) -> None:
     """Draw c x^exponent over the range of `x`, through the geometric mean of the points."""
-    ends = np.array([x.min(), x.max()])
+    ends = np.array([x.min(), x.max()], dtype=float)
     level = np.exp(np.mean(np.log(y.astype(float)) - exponent * np.log(x.astype(float))))
     panel.plot(ends, level * ends**exponent, **{"lw": 0.9, **look})
 

@@ -78,8 +78,8 @@ def test_medians_have_a_band_or_dots_and_a_floor():
 
 def test_a_power_law_goes_through_the_points_that_follow_it():
     axes = Figure().subplots()
-    panels.power_law(axes, pandas.Series([1, 2, 4]), pandas.Series([3.0, 12.0, 48.0]), 2.0)
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 3], [4, 48]])
+    panels.power_law(axes, pandas.Series([1, 2, 4]), pandas.Series([48, 12, 3]), -2)
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1, 48], [4, 3]])
 
 
 def test_panels_share_one_legend():
