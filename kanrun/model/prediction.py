@@ -344,7 +344,6 @@ def predict_table(
     columns = table.names()
     check_columns(list(input_columns(model)), columns, source.name)
     binary = is_parquet(output)
-    safe = options.spreadsheet_safe
     counts = Counter[Reason]()
     samples = 0
     formulas = 0
@@ -357,17 +356,14 @@ def predict_table(
             reasons = departures(model, x, raw, block)
             counts.update(departure_counts(reasons))
             samples += len(x)
-            added = _added(model, x, raw, rows, options)
-            added["outside"] = _outside(reasons, len(x))
-            for name, values in added.items():
-                block[f"prediction:{name}" if name in columns else name] = values
-            if not binary:
-                formulas += sum(map(formulas_in, block.values()))
-            if safe and not binary:
+            added = _added(model, x, raw, rows, options) | {"outside": _outside(reasons, len(x))}
+            block |= {f"prediction:{n}" if n in columns else n: v for n, v in added.items()}
+            formulas += 0 if binary else sum(map(formulas_in, block.values()))
+            if options.spreadsheet_safe and not binary:
                 block = {as_text(name): list(map(as_text, each)) for name, each in block.items()}
             write(pd.DataFrame(block))
     notes = [*table.notes.values(), *departure_warnings(model, counts, samples)]
-    if formulas and not safe:
+    if formulas and not options.spreadsheet_safe:
         notes.append(
             f"{formulas} cells of {output.name} would be run by a spreadsheet; "
             "--spreadsheet-safe writes them as text"

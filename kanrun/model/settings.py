@@ -35,7 +35,6 @@ Activation = Literal["silu", "relu", "tanh", "gelu", "sin", "identity"]
 Initialisation = Literal["auto", "paper", "lecun", "glorot", "power_law", "spline"]
 BASES: tuple[str, ...] = get_args(Base)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
-INITIALISATIONS: tuple[str, ...] = get_args(Initialisation)
 HIGHEST_DEGREE = 20  # highest degree of a spline
 AUTO: Literal["auto"] = "auto"
 #: Hidden widths of `model.hidden=auto` in trainings that do not grow the shape.

@@ -300,14 +300,8 @@ def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Poi
     return _split_rows(target, target.points, sampling, generator(seed, "rows"))
 
 
-def _split_rows(
-    target: Target, points: Points, sampling: SamplingConfig, rng: np.random.Generator
-) -> tuple[Points, Points | None]:
-    """Split the rows of a table into training and test rows.
-
-    The test rows are the latest rows, whole groups, or a fair random sample.
-    """
-    rows = len(points)
+def _row_counts(name: str, rows: int, sampling: SamplingConfig) -> tuple[int, int]:
+    """Return the numbers of training and test rows of the table `name`, which has `rows` rows."""
     train = sampling.n_train
     test = sampling.n_test
     if train is not None and train < _MIN_TRAIN:
@@ -318,9 +312,20 @@ def _split_rows(
         train = max(rows - test, _MIN_TRAIN)
     if train + test > rows:
         raise UsageError(
-            f"{train} training and {test} test rows are {train + test}, but {target.name} has "
+            f"{train} training and {test} test rows are {train + test}, but {name} has "
             f"{rows} row{'s' * (rows != 1)}."
         )
+    return train, test
+
+
+def _split_rows(
+    target: Target, points: Points, sampling: SamplingConfig, rng: np.random.Generator
+) -> tuple[Points, Points | None]:
+    """Split the rows of a table into training and test rows.
+
+    The test rows are the latest rows, whole groups, or a fair random sample.
+    """
+    train, test = _row_counts(target.name, len(points), sampling)
     groups = points.groups
     if groups is None:
         order = split_order(len(points), rng, _labels(target, points))

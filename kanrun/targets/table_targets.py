@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kanrun.errors import UsageError
 from kanrun.points import Array, Points
-from kanrun.targets.arrays import array_target, check_family
+from kanrun.targets.arrays import array_target, check_family, frame_columns
 from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
@@ -92,70 +92,70 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     inputs = _inputs(asked, table)
     roles = filter(None, (asked.weight_column, asked.split_column))
     rows = _Rows(asked, table, [*inputs, *asked.outputs, *roles])
+    if all(map(is_number, table.names())):
+        rows.notes.append(
+            f"the header of {rows.name} holds numbers only ({', '.join(table.names()[:_SHOWN])}); "
+            "if it is a row of data, write the names of the columns above it"
+        )
     rows.drop_rows()
     rows.drop_missing(inputs)
     weights = rows.drop_weightless()
-    if rows.holds_labels and asked.class_weight:
-        weights = _balanced(rows.labels(), weights)
     if list(asked.inputs) == ["all"] and (counting := rows.counting(inputs)):
         inputs = tuple(name for name in inputs if name != counting)
         rows.notes.append(
             f"the column {counting!r} counts the rows and is left out; name it in target.inputs to "
             "keep it"
         )
-    labels = rows.holds_labels
     target = array_target(
-        rows.values(inputs),
-        {asked.outputs[0]: rows.labels()} if labels else rows.values(asked.outputs),
-        classification=labels,
+        rows.table[list(inputs)],
+        rows.outputs(),
+        classification=rows.holds_labels,
         reading=rows.reading(inputs),
-        weights=weights,
+        weights=_balanced(rows, weights) if asked.class_weight else weights,
         family=asked.family,
         offset=asked.offset,
     )
     assert target.points is not None
-    count = len(target.classes or ())
-    if (asked.class_weight and not count) or (
-        asked.threshold != TableTarget.threshold and count != 2
-    ):
-        holds = f"has {count} classes" if count else "holds numbers (see target.task)"
+    _check_classes(asked, len(target.classes or ()))
+    points = replace(target.points, groups=rows.groups(), forward=asked.split.startswith("time:"))
+    test = _test_points(asked, inputs, target) if asked.test_path else None
+    notes = (*rows.notes, *target.notes, *_advice(asked, target))
+    target = replace(target, name=rows.name, points=points, test=test, notes=notes)
+    return check_family(replace(target, threshold=asked.threshold))
+
+
+def _balanced(rows: _Rows, weights: Array | None) -> Array | None:
+    """Return weights (rows,) with mean 1, divided by the frequency of the row's class."""
+    if not rows.holds_labels:
+        return weights
+    from sklearn.utils.class_weight import compute_sample_weight  # late, as it loads slowly
+
+    balanced = compute_sample_weight("balanced", list(map(str, rows.labels())))
+    balanced = balanced if weights is None else balanced * weights
+    return np.asarray(balanced / balanced.mean())
+
+
+def _check_classes(asked: TableTarget, classes: int) -> None:
+    """Raise UsageError if settings of classes do not fit the number of classes, 0 for numbers."""
+    moved = asked.threshold != TableTarget.threshold
+    if (asked.class_weight and not classes) or (moved and classes != 2):
+        holds = f"has {classes} classes" if classes else "holds numbers (see target.task)"
         raise UsageError(
             "target.class_weight is for classes and target.threshold for two classes, but the "
             f"output {asked.outputs[0]!r} {holds}. Remove the setting."
         )
-    points = replace(target.points, groups=rows.groups(), forward=asked.split.startswith("time:"))
-    test = None
-    if asked.test_path:
-        others = _Rows(asked, TableFile(asked.test_path), [*inputs, *asked.outputs])
-        others.holds_labels = labels
-        others.drop_missing(())
-        x = others.values(inputs)
-        reading = others.reading(())
-        test = Points(
-            (target.code or plain_code(inputs)).encode(x, others.name, list(others.table.index)),
-            others.known_labels(target.classes)
-            if target.classes
-            else reading.outputs(others.values(asked.outputs))[0],
-        )
-    notes = (*rows.notes, *target.notes, *_advice(asked, target))
-    return check_family(
-        replace(
-            target,
-            name=table.file.name,
-            points=points,
-            test=test,
-            notes=notes,
-            threshold=asked.threshold,
-        )
-    )
 
 
-def _balanced(labels: NDArray[Any], weights: Array | None) -> Array:
-    """Return weights (rows,) with mean 1, divided by the frequency of the row's class."""
-    shares = np.ones(len(labels)) if weights is None else weights
-    number = np.unique(list(map(str, labels)), return_inverse=True)[1]
-    balanced = shares / np.bincount(number)[number]
-    return np.asarray(balanced / balanced.mean())
+def _test_points(asked: TableTarget, inputs: Sequence[str], target: Target) -> Points:
+    """Return the rows of the file of test rows, encoded as those of `target`."""
+    rows = _Rows(asked, TableFile(str(asked.test_path)), [*inputs, *asked.outputs])
+    rows.holds_labels = bool(target.classes)
+    rows.drop_missing(())
+    code = target.code or plain_code(inputs)
+    x = code.encode(frame_columns(rows.table, inputs), rows.name, list(rows.table.index))
+    if target.classes:
+        return Points(x, rows.known_labels(target.classes))
+    return Points(x, rows.reading(()).outputs(rows.outputs())[0])
 
 
 def _advice(asked: TableTarget, target: Target) -> list[str]:
@@ -225,9 +225,11 @@ class _Rows:
                     "target.task decides"
                 )
 
-    def values(self, names: Sequence[str]) -> dict[str, Values]:
-        """Return columns with their values unchanged from the file, by name."""
-        return {name: self.table[name].to_numpy() for name in names}
+    def outputs(self) -> dict[str, Values]:
+        """Return the outputs by name: labels, or values that are unchanged from the file."""
+        if self.holds_labels:
+            return {self.asked.outputs[0]: self.labels()}
+        return {**frame_columns(self.table, self.asked.outputs)}
 
     def reading(self, inputs: Sequence[str]) -> Reading:
         """Return the rules by which columns are read, with the advice for error messages."""
@@ -271,48 +273,44 @@ class _Rows:
     def drop_missing(self, inputs: Sequence[str]) -> None:
         """Drop rows with missing outputs, and with `missing=drop` rows with missing inputs.
 
-        With `missing=error`, no rows are dropped.
+        With `missing=error`, no rows are dropped. In columns of labels, and in inputs that hold
+        text, only empty values and `missing_values` count as missing.
         """
         way = self.asked.missing
-        self._drop("outputs", self.asked.outputs if way != "error" else ())
-        self._drop("inputs", inputs if way == "drop" else ())
-
-    def _drop(self, what: str, names: Sequence[str]) -> None:
-        """Drop rows in which any of the columns is missing, and add a note.
-
-        In columns of labels or text, only empty values and `missing_values` count as missing.
-        `what`, such as "inputs", is for the messages.
-        """
-        labels = what == "outputs" and self.holds_labels
-        given = np.ones(len(self.table), dtype=bool)
-        for name in names:
-            values = self.table[name].to_numpy()
-            _, faults = read_numbers(values, self.words)
-            if labels or (what == "inputs" and faults["text"]):
-                given &= [
-                    text_of(value) != EMPTY and canonical(value) not in self.words
-                    for value in values
-                ]
-            else:
-                given[faults["missing"]] = False
-        if given.all():
-            return
-        if given.sum() < 2:
-            raise UsageError(
-                f"{self.name} has too few rows without missing {what} ({given.sum()}); at least "
-                "two are needed."
+        columns = {
+            "outputs": [] if way == "error" else self.asked.outputs,
+            "inputs": list(inputs) if way == "drop" else [],
+        }
+        for what, names in columns.items():
+            complete = np.ones(len(self.table), dtype=bool)
+            for name in names:
+                values = self.table[name].to_numpy()
+                _, faults = read_numbers(values, self.words)
+                if self.holds_labels if what == "outputs" else faults["text"]:
+                    texts = map(text_of, values)
+                    complete &= [
+                        text != EMPTY and canonical(text) not in self.words for text in texts
+                    ]
+                else:
+                    complete[faults["missing"]] = False
+            if complete.all():
+                continue
+            if complete.sum() < 2:
+                raise UsageError(
+                    f"{self.name} has too few rows without missing {what} ({complete.sum()}); at "
+                    "least two are needed."
+                )
+            self.notes.append(
+                f"{(~complete).sum()} of {len(complete)} rows of {self.name} have missing {what} "
+                "and are left out"
             )
-        self.notes.append(
-            f"{(~given).sum()} of {len(given)} rows of {self.name} have missing {what} and are "
-            "left out"
-        )
-        self.table = self.table[given]
+            self.table = self.table[complete]
 
     def drop_weightless(self) -> Array | None:
         """Drop rows of weight zero, and return the other weights divided by their mean, or None."""
         if (column := self.asked.weight_column) is None:
             return None
-        weights = self.reading(()).outputs(self.values([column]))[0][:, 0]
+        weights = self._numbers(column)
         kept = weights > 0
         if (weights < 0).any():
             raise UsageError(f"the column {column!r} of {self.name} has a negative weight.")
@@ -365,7 +363,11 @@ class _Rows:
         days, faults, _ = read_days(values, self.words, self.asked.day_first)
         if not faults["text"]:
             return days
-        return self.reading(()).outputs(self.values([column]))[0][:, 0]
+        return self._numbers(column)
+
+    def _numbers(self, column: str) -> Array:
+        """Return a column as numbers (rows,). Raises UsageError if some are not numbers."""
+        return self.reading(()).outputs(frame_columns(self.table, [column]))[0][:, 0]
 
 
 def build_bundled(config: BundledTarget) -> Target:

@@ -1,11 +1,13 @@
 """Where layers start: the deviations that each scheme promises."""
 
+from typing import get_args
+
 import pytest
 import torch
 from made_kan import points
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
-from kanrun.model.settings import INITIALISATIONS
+from kanrun.model.settings import Initialisation
 
 
 def make(scheme, inputs=40, outputs=60, intervals=5, *, spec=None, seed=0, dtype=torch.float64):
@@ -48,7 +50,7 @@ def test_spline_initialisation_has_no_base():
     assert make("spline").coefficients.std() == pytest.approx(0.3 / 40**0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("scheme", INITIALISATIONS[1:])
+@pytest.mark.parametrize("scheme", get_args(Initialisation)[1:])
 def test_seed_gives_the_same_start_in_either_precision(scheme):
     wide = make(scheme, 4, 3)
     narrow = make(scheme, 4, 3, dtype=torch.float32)
