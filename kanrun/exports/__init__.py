@@ -78,7 +78,7 @@ def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
     Raises UsageError if the format is unknown or cannot represent this kind of network, or if the
     package that writes the format is not installed.
     """
-    check_known("--format", form, FORMATS, "formats of a model")
+    check_known("format", form, FORMATS, "formats of a model")
     if form == "torch":
         return _program_bytes(model)
     document = document_of(model)
@@ -103,11 +103,11 @@ def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
 def _python_source(document: Document) -> str:
     """Return a Python file that needs only NumPy: `runtime` and what it imports from kanrun."""
     lines = inspect.getsource(runtime).splitlines(keepends=True)
-    own = "".join(line for line in lines if not line.startswith("from kanrun."))
+    source = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
     data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
     helpers = (inspect.getsource(function) for function in used)
-    return "\n\n".join([own, *helpers, data])
+    return "\n\n".join([source, *helpers, data])
 
 
 def identifier(text: str) -> str:
@@ -155,8 +155,8 @@ class _InUnits(nn.Module):
             y = every.gather(0, window[None, :, None].expand(1, -1, every.shape[2]))[0].double()
         else:
             y = self.network(scaled).double()
-        found = y.softmax(-1) if self.outputs is None else _mapped(self.outputs, y, inverse=True)
-        return found.to(x.dtype)
+        values = y.softmax(-1) if self.outputs is None else _mapped(self.outputs, y, inverse=True)
+        return values.to(x.dtype)
 
 
 def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) -> Tensor:
@@ -168,11 +168,11 @@ def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) ->
     columns = []
     ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
     for i, (points, values) in enumerate(zip(*ways, strict=True)):
-        at = torch.as_tensor(points)
+        corners = torch.as_tensor(points)
         level = torch.as_tensor(values)
         # Length of each piece that lies below x: 0 if x is before the piece, all of it if after.
-        inside = (x[:, i, None] - at[:-1]).clamp(min=0).minimum(at.diff())
-        columns.append(level[0] + inside @ (level.diff() / at.diff()))
+        inside = (x[:, i, None] - corners[:-1]).clamp(min=0).minimum(corners.diff())
+        columns.append(level[0] + inside @ (level.diff() / corners.diff()))
     return torch.stack(columns, 1)
 
 
@@ -192,73 +192,76 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     # formula.
     first = stored[0]
     units = stored[0].get("units") or {}
-    known = []
+    comments = []
     domain = first.get("domain") or [None] * len(first["inputs"])
-    names = [str(each) for each in first["variables"]]
+    names = [str(name_of_variable) for name_of_variable in first["variables"]]
     if kind == "c":
         names = list(as_variables(names, _C_NAMES.split(), ascii_only=True))
-    for v, own, ends in zip(names, first["inputs"], domain, strict=True):
-        facts = [_quoted(own)] if v != own or ends or own in units else []
-        facts += [f"in {printable(units[own])}"] if own in units else []
+    for v, label, ends in zip(names, first["inputs"], domain, strict=True):
+        facts = [_quoted(label)] if v != label or ends or label in units else []
+        facts += [f"in {printable(units[label])}"] if label in units else []
         facts += [f"from {ends[0]:.6g} to {ends[1]:.6g}"] if ends else []
-        known += [f"{printable(v)}: {', '.join(facts)}"] if facts else []
-    outputs = [one["output"] for one in stored if one["output"] in units]
-    known += [f"{_quoted(own)}: in {printable(units[own])}" for own in outputs]
-    lines = [f"{_COMMENTS[kind]}{line}" for line in known]
+        comments += [f"{printable(v)}: {', '.join(facts)}"] if facts else []
+    outputs = [entry["output"] for entry in stored if entry["output"] in units]
+    comments += [f"{_quoted(label)}: in {printable(units[label])}" for label in outputs]
+    lines = [f"{_COMMENTS[kind]}{line}" for line in comments]
     if kind == "text":
         equations = [
-            f"{_quoted(one['output'])} = {printable(one['formula']['text'])}" for one in stored
+            f"{_quoted(entry['output'])} = {printable(entry['formula']['text'])}"
+            for entry in stored
         ]
         return ("\n".join([*equations, *lines]) + "\n").encode()
-    parts = [
-        _formula_source(one, kind, name if len(stored) == 1 else f"{name}_{o}", names)
-        for o, one in enumerate(stored)
+    sources = [
+        _formula_source(entry, kind, name if len(stored) == 1 else f"{name}_{o}", names)
+        for o, entry in enumerate(stored)
     ]
     if kind == "c":
         lines += ["/* Formulas found by kanrun, as C99; compile with -lm. */", "#include <math.h>"]
-    return "\n".join([*lines, *parts]).encode()
+    return "\n".join([*lines, *sources]).encode()
 
 
 def _quoted(name: str) -> str:
     return printable(json.dumps(name, ensure_ascii=False))
 
 
-def _formula_source(one: Plain, kind: str, name: str, names: Sequence[str]) -> str:
+def _formula_source(entry: Plain, kind: str, name: str, names: Sequence[str]) -> str:
     """Return the source code of the formula of one output, preceded by that of its splines.
 
     `names` are the names of the variables in the source code.
     """
-    given = [str(each) for each in one["variables"]]
-    splines = one.get("splines") or {}
-    functions = {each: KnownFunction(sympy.Function(each, real=True)) for each in splines}
+    variables = [str(label) for label in entry["variables"]]
+    splines = entry.get("splines") or {}
+    functions = {label: KnownFunction(sympy.Function(label, real=True)) for label in splines}
     try:
-        expression = parse(str(one["formula"]["text"]), given, functions)
+        expression = parse(str(entry["formula"]["text"]), variables, functions)
     except UsageError as error:
         raise UsageError(
-            f"the formula of {_quoted(one['output'])} can only be exported as text "
+            f"the formula of {_quoted(entry['output'])} can only be exported as text "
             f"({str(error).rstrip('.')}). Use --format formula with a file that ends in .txt."
         ) from error
-    changed = dict(zip(map(variable, given), map(variable, names), strict=True))
+    changed = dict(zip(map(variable, variables), map(variable, names), strict=True))
     for fraction in expression.atoms(sympy.Rational):
         if fraction.q > MAX_DENOMINATOR:
             changed[fraction] = _decimal(fraction)
     expression = expression.xreplace(changed)
-    pieces = {each: _piecewise(*spline) for each, spline in splines.items()}
+    polynomials = {label: _piecewise(*spline) for label, spline in splines.items()}
     if kind == "latex":
-        every = as_variables([*names, str(one["output"])])
-        left = to_latex(variable(every[-1]), every)
-        equations = [f"{left} = {to_latex(expression, every)}\n"]
-        for each, piece in pieces.items():
-            call = sympy.Function(each)(_T)
-            equations.append(f"{sympy.latex(call)} = {to_latex(piece)}\n")
+        taken = as_variables([*names, str(entry["output"])])
+        left = to_latex(variable(taken[-1]), taken)
+        equations = [f"{left} = {to_latex(expression, taken)}\n"]
+        for label, polynomial in polynomials.items():
+            call = sympy.Function(label)(_T)
+            equations.append(f"{sympy.latex(call)} = {to_latex(polynomial)}\n")
         return "".join(equations)
     write = to_python if kind == "python" else _in_c
-    before = [write(piece, ["t"], f"{name}_{each}") for each, piece in pieces.items()]
-    own = {
+    spline_sources = [
+        write(polynomial, ["t"], f"{name}_{label}") for label, polynomial in polynomials.items()
+    ]
+    renamed = {
         call: sympy.Function(f"{name}_{call.func.__name__}")(*call.args)
         for call in expression.atoms(AppliedUndef)
     }
-    return "\n".join([*before, write(expression.subs(own), names, name)])
+    return "\n".join([*spline_sources, write(expression.subs(renamed), names, name)])
 
 
 _T = variable("t")
@@ -276,10 +279,10 @@ def _piecewise(knots: Sequence[float], coefficients: Sequence[float]) -> sympy.E
     middles = [(middle, degree) for middle in (grid[1:] + grid[:-1]) / 2]
     polynomials = [
         sum(
-            _decimal(float(spline(at, nu=m)) / factorial(m)) * (_T - _decimal(at)) ** m
+            _decimal(float(spline(point, nu=m)) / factorial(m)) * (_T - _decimal(point)) ** m
             for m in range(powers + 1)
         )
-        for at, powers in [(grid[0], 1), *middles, (grid[-1], 1)]
+        for point, powers in [(grid[0], 1), *middles, (grid[-1], 1)]
     ]
     ends = [*(_decimal(end) > _T for end in grid), True]
     return sympy.Piecewise(*zip(polynomials, ends, strict=True))
@@ -288,8 +291,8 @@ def _piecewise(knots: Sequence[float], coefficients: Sequence[float]) -> sympy.E
 def _in_c(expression: sympy.Expr, names: Sequence[str], name: str) -> str:
     # C99 does not define M_PI, so pi is written as a number.
     named = {number: number.evalf(DIGITS) for number in expression.atoms(sympy.NumberSymbol)}
-    own = {call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)}
-    body = sympy.ccode(expression.xreplace(named), standard="c99", user_functions=own)
+    functions = {call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)}
+    body = sympy.ccode(expression.xreplace(named), standard="c99", user_functions=functions)
     if "Not supported" in body:
         raise UsageError(f"{name} has a function that C99 does not have; use python.")
     unused = "".join(f"(void){v}; " for v in names if variable(v) not in expression.free_symbols)

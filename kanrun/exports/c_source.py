@@ -46,7 +46,7 @@ def c_source(document: Document, name: str) -> str:
     )
     data = re.sub(  # arrays that are equal are written once
         r"\(const double\[\]\)(\{[^{}]*\})",
-        lambda found: arrays.setdefault(found[1], f"a{len(arrays)}"),
+        lambda match: arrays.setdefault(match[1], f"a{len(arrays)}"),
         data,
     )
     widths = map(int, re.findall(r"\.(?:inputs|outputs|sums|functions|grids_count) = (\d+)", data))
@@ -82,7 +82,9 @@ def _texts(words: Sequence[str]) -> str:
     literals = []
     for text in words:
         letters = map(chr, text.encode("utf-8", "replace"))
-        escaped = (one if harmless.match(one) else f"\\{ord(one):03o}" for one in letters)
+        escaped = (
+            letter if harmless.match(letter) else f"\\{ord(letter):03o}" for letter in letters
+        )
         literals.append(f'"{"".join(escaped)}"')
     return _list(literals)
 
@@ -115,7 +117,7 @@ def _structure(fields: Document) -> str:
 
 
 def _units(maps: Sequence[Document]) -> list[Document]:
-    return [{"count": len(one.get("points", ())), **one} for one in maps]
+    return [{"count": len(entry.get("points", ())), **entry} for entry in maps]
 
 
 def _column(column: Document) -> str:
@@ -140,35 +142,35 @@ def _column(column: Document) -> str:
     return _structure(fields)
 
 
-def _network(part: Document) -> Document:
+def _network(document: Document) -> Document:
     """Return the fields of the C structure of a network."""
     layers: list[Document] = []
-    for layer in part["layers"]:
-        inputs = layers[-1]["outputs"] if layers else len(part["input_map"])
+    for layer in document["layers"]:
+        inputs = layers[-1]["outputs"] if layers else len(document["input_map"])
         match layer["kind"]:
             case "splines":
-                own = _splines(layer)
+                fields = _splines(layer)
             case "radial":
                 splines = _splines(layer["splines"]) | {"kind": "SPLINES", "inputs": inputs}
-                own = layer | {"layers": [splines], "units": _units(layer["ranks"])}
-                own |= {"outputs": splines["outputs"], "count": len(layer["centres"])}
+                fields = layer | {"layers": [splines], "units": _units(layer["ranks"])}
+                fields |= {"outputs": splines["outputs"], "count": len(layer["centres"])}
                 for name in ("splines", "ranks"):
-                    own.pop(name)
+                    fields.pop(name)
             case "dense":
-                own = {key: layer[key] for key in ("weights", "biases")}
-                own |= {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
+                fields = {key: layer[key] for key in ("weights", "biases")}
+                fields |= {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
             case "windows":
                 windows = list(map(_network, layer["windows"]))
                 counts = {"outputs": windows[0]["outputs"], "count": len(layer["ends"])}
-                own = layer | counts | {"windows": windows}
+                fields = layer | counts | {"windows": windows}
             case "sums_of_products":
-                own = layer | {"outputs": len(layer["sizes"])}
+                fields = layer | {"outputs": len(layer["sizes"])}
             case _:
                 functions, outputs = np.shape(layer["coefficients"])
-                own = layer | {"outputs": outputs, "functions": functions}
-        layers.append(own | {"kind": layer["kind"].upper(), "inputs": inputs})
-    ends = {"inputs": len(part["input_map"]), "outputs": layers[-1]["outputs"]}
-    return ends | {"count": len(layers), "units": _units(part["input_map"]), "layers": layers}
+                fields = layer | {"outputs": outputs, "functions": functions}
+        layers.append(fields | {"kind": layer["kind"].upper(), "inputs": inputs})
+    ends = {"inputs": len(document["input_map"]), "outputs": layers[-1]["outputs"]}
+    return ends | {"count": len(layers), "units": _units(document["input_map"]), "layers": layers}
 
 
 def _splines(layer: Document) -> Document:
@@ -186,10 +188,10 @@ def _splines(layer: Document) -> Document:
         scale = float(coefficients[np.abs(coefficients).argmax()])
         shape = np.round(coefficients / (scale or 1.0), DECIMALS)
         grid = grids.setdefault((edge["from"], tuple(knots.tolist())), len(grids))
-        own = {key: edge[key] for key in ("to", "base_weight")}
-        edges.append(own | {"grid": grid, "scale": scale, "coefficients": shape.tolist()})
-    kept = {key: layer[key] for key in ("degree", "sums", "products")}
-    return kept | {
+        fields = {key: edge[key] for key in ("to", "base_weight")}
+        edges.append(fields | {"grid": grid, "scale": scale, "coefficients": shape.tolist()})
+    shared = {key: layer[key] for key in ("degree", "sums", "products")}
+    return shared | {
         "outputs": layer["sums"] - layer["products"],
         "count": len(edges),
         "edges": edges,
@@ -211,9 +213,9 @@ def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Arra
     single = np.repeat(grid[[0, -1]], degree + 1)
     spline = ScipySpline(knots, coefficients, degree)
     x = np.linspace(grid[0], grid[-1], degree + 1)
-    one = make_interp_spline(x, spline(x), degree, single)
-    shares = np.linspace(0, 1, degree + 2)[:, None]
-    every = grid[:-1] + shares * np.diff(grid)
+    polynomial = make_interp_spline(x, spline(x), degree, single)
+    fractions = np.linspace(0, 1, degree + 2)[:, None]
+    points = grid[:-1] + fractions * np.diff(grid)
     limit = POLYNOMIAL * np.abs(coefficients).max()
-    is_polynomial = np.abs(one(every) - spline(every)).max() <= limit
-    return (single, one.c) if is_polynomial else (knots, coefficients)
+    is_polynomial = np.abs(polynomial(points) - spline(points)).max() <= limit
+    return (single, polynomial.c) if is_polynomial else (knots, coefficients)

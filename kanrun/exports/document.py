@@ -130,8 +130,10 @@ def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
 
 
 def _maps(scaling: Scaling | PiecewiseScaling) -> list[Document]:
-    parts = msgspec.to_builtins(msgspec.structs.asdict(scaling), enc_hook=np.ndarray.tolist)
-    return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
+    fields = msgspec.to_builtins(msgspec.structs.asdict(scaling), enc_hook=np.ndarray.tolist)
+    return [
+        dict(zip(fields, entries, strict=True)) for entries in zip(*fields.values(), strict=True)
+    ]
 
 
 def _layers(network: Network) -> list[Document]:
@@ -139,7 +141,7 @@ def _layers(network: Network) -> list[Document]:
         return [_layer(*pair) for pair in zip(layers, network.products, strict=True)]
     if isinstance(network, MLP):
         kinds = [network.activation] * (len(network.linear) - 1) + ["identity"]
-        weights = [[each.tolist() for each in layer.parameters()] for layer in network.linear]
+        weights = [[tensor.tolist() for tensor in layer.parameters()] for layer in network.linear]
         return [
             {"kind": "dense", "weights": weight, "biases": bias, "activation": kind}
             for (weight, bias), kind in zip(weights, kinds, strict=True)
@@ -173,7 +175,7 @@ def _layer(layer: SplineLayer, products: int) -> Document:
     splines = _edges(layer, products)
     if not isinstance(layer, RadialLayer):
         return splines
-    numbers = {name: each.numpy() for name, each in layer.named_numbers()}
+    numbers = {name: entry.numpy() for name, entry in layer.named_numbers()}
     pairs = zip(numbers.pop("points"), numbers.pop("ranks"), strict=True)
     maps = []
     for points, ranks in pairs:
@@ -181,12 +183,12 @@ def _layer(layer: SplineLayer, products: int) -> Document:
         maps.append({"points": points[different].tolist(), "values": ranks[different].tolist()})
     ranked = np.stack(
         [
-            np.interp(column, each["points"], each["values"])
-            for column, each in zip(numbers["centres"].T, maps, strict=True)
+            np.interp(column, entry["points"], entry["values"])
+            for column, entry in zip(numbers["centres"].T, maps, strict=True)
         ],
         1,
     )
-    named = {name: each.tolist() for name, each in numbers.items()}
+    named = {name: entry.tolist() for name, entry in numbers.items()}
     return {"kind": "radial", "splines": splines, "ranks": maps, "ranked": ranked.tolist(), **named}
 
 
@@ -199,8 +201,8 @@ def _edges(layer: SplineLayer, products: int) -> Document:
         grid = replace(grid, knots=extend(points, spec.degree))
     base, spline = (weights.detach().numpy() for weights in layer.scales())
     coefficients = layer.coefficients.detach().numpy() * spline[:, :, None]
-    named = _splines(grid, coefficients, base * (spec.base != "zero"), layer.mask.numpy())
-    return {**named, "products": products, "base": spec.base}
+    fields = _splines(grid, coefficients, base * (spec.base != "zero"), layer.mask.numpy())
+    return {**fields, "products": products, "base": spec.base}
 
 
 def _splines(grid: Grid, coefficients: Array, base_weights: Array, alive: Any) -> Document:
@@ -240,7 +242,7 @@ def in_pieces(document: Document) -> Document:
     for layer in layers:
         if layer["kind"] == "windows":
             layer["windows"] = list(map(in_pieces, layer["windows"]))
-    for layer in [each.get("splines", each) for each in layers]:
+    for layer in [whole_layer.get("splines", whole_layer) for whole_layer in layers]:
         if layer["kind"] != "splines":
             continue
         degree = layer["degree"]
@@ -249,10 +251,10 @@ def in_pieces(document: Document) -> Document:
         layer["breakpoints"], half = breakpoints.tolist(), np.diff(breakpoints) / 2
         for edge in layer["edges"]:
             points = breakpoints[edge["from"]]
-            part = half[edge["from"]]
+            half_widths = half[edge["from"]]
             spline = ScipySpline(knots[edge["from"]], edge.pop("coefficients"), degree)
             powers = [  # Taylor series about the middle of each interval
-                spline(points[:-1] + part, nu=power) * part**power / factorial(power)
+                spline(points[:-1] + half_widths, nu=power) * half_widths**power / factorial(power)
                 for power in range(degree + 1)
             ]
             edge["pieces"] = np.stack(powers, 1).tolist()

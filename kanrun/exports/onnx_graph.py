@@ -42,8 +42,8 @@ def onnx_bytes(pieces: Document) -> bytes:
     `pieces` is the document that `in_pieces` returns.
     """
     named = [*zip(pieces["inputs"], pieces["domain"], strict=True)]
-    for name, one in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
-        named.append((name, one.get("points") or [one["shift"], one["scale"]]))
+    for name, output_map in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
+        named.append((name, output_map.get("points") or [output_map["shift"], output_map["scale"]]))
     for name, values in named:
         size = np.abs(values).max()
         if size and not 1 / _EXTREME <= size <= _EXTREME:
@@ -63,9 +63,9 @@ def onnx_bytes(pieces: Document) -> bytes:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", len(names)])
         for name, names in (("x", pieces["inputs"]), ("y", outputs))
     ]
-    whole = helper.make_graph(graph.nodes, "kanrun", ends[:1], ends[1:], graph.constants)
+    body = helper.make_graph(graph.nodes, "kanrun", ends[:1], ends[1:], graph.constants)
     model = helper.make_model(
-        whole,
+        body,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="kanrun",
@@ -92,9 +92,9 @@ class _Graph:
     ) -> _Traced:
         """Return function(x), computed in float64."""
         self.kind = np.float64
-        found = function(self._cast(x))
+        value = function(self._cast(x))
         self.kind = np.float32
-        return self._cast(found, name)
+        return self._cast(value, name)
 
     def name_of(self, value: Any) -> str:
         """Return the name of a traced value, or of a new constant for a number or an array."""
@@ -130,28 +130,31 @@ class _Traced(NDArrayOperatorsMixin):
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any) -> _Traced:
         name = function.__name__
         # Softplus is log(exp(0) + exp(x)).
-        own = inputs[1:] if function is np.logaddexp else inputs
-        numbers = [np.asarray(x, float) if isinstance(x, int) else x for x in own]
+        arguments = inputs[1:] if function is np.logaddexp else inputs
+        numbers = [np.asarray(x, float) if isinstance(x, int) else x for x in arguments]
         return self.graph.add(_OPERATORS.get(name, name.title()), *numbers)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> _Traced:
         return _FUNCTIONS[function](self.graph, *args, **kwargs)
 
     def __getitem__(self, key: tuple[Any, ...]) -> _Traced:
-        found = self
+        value = self
         axis = 0
-        for part in key:
-            if part is None:
-                found = self.graph.add("Unsqueeze", found, np.array([axis]))
-            elif not isinstance(part, slice):
-                found = self.graph.add("Gather", found, np.array(part), axis=axis)
+        for index in key:
+            if index is None:
+                value = self.graph.add("Unsqueeze", value, np.array([axis]))
+            elif not isinstance(index, slice):
+                value = self.graph.add("Gather", value, np.array(index), axis=axis)
                 axis = axis - 1
-            elif part != slice(None):
-                ends = (part.start or 0, np.iinfo(np.int64).max if part.stop is None else part.stop)
-                places = [np.array([number]) for number in (*ends, axis, part.step or 1)]
-                found = self.graph.add("Slice", found, *places)
+            elif index != slice(None):
+                ends = (
+                    index.start or 0,
+                    np.iinfo(np.int64).max if index.stop is None else index.stop,
+                )
+                places = [np.array([number]) for number in (*ends, axis, index.step or 1)]
+                value = self.graph.add("Slice", value, *places)
             axis += 1
-        return found
+        return value
 
     def sum(self, axis: int) -> _Traced:
         return self.graph.add("ReduceSum", self, np.array([axis]), keepdims=0)
@@ -209,20 +212,20 @@ def _in_units(
     return graph.in_double(x, lambda values: runtime.mapped(maps, values, *ways), name)
 
 
-def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
+def _network(graph: _Graph, document: Document, x: _Traced) -> _Traced:
     """Add the nodes of a network (see `runtime.network`), with its input map in float64."""
-    x = _in_units(graph, x, part["input_map"], "points", "values")
-    for layer in part["layers"]:
+    x = _in_units(graph, x, document["input_map"], "points", "values")
+    for layer in document["layers"]:
         if layer["kind"] == "windows":
             # Evaluate all windows at all points, then select the window of each point.
             first, *later = layer["windows"]
-            found = _network(graph, first, x)
-            least = np.full(len(part["input_map"]), -np.inf)
+            value = _network(graph, first, x)
+            least = np.full(len(document["input_map"]), -np.inf)
             for end, start, window in zip(layer["ends"], layer["starts"], later, strict=True):
                 least[-1] = start
                 inside = _network(graph, window, graph.add("Max", x, least.copy()))
-                found = graph.add("Where", x[:, -1:] > end, inside, found)
-            x = found
+                value = graph.add("Where", x[:, -1:] > end, inside, value)
+            x = value
         # In float64, because the heights of the exponentials may cancel each other.
         elif layer["kind"] == "radial":
             x = graph.in_double(x, partial(runtime.LAYERS["radial"], layer))

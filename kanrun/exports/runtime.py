@@ -87,9 +87,9 @@ def evaluate(model: Data, x: Any) -> Array:
     return np.asarray(mapped(model["output_map"], y, "values", "points"))
 
 
-def network(part: Data, x: Any) -> Any:
-    x = mapped(part["input_map"], x, "points", "values")
-    for layer in part["layers"]:
+def network(model: Data, x: Any) -> Any:
+    x = mapped(model["input_map"], x, "points", "values")
+    for layer in model["layers"]:
         x = LAYERS[layer["kind"]](layer, x)
     return x
 
@@ -97,16 +97,16 @@ def network(part: Data, x: Any) -> Any:
 def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
     """Map each column by (x - shift) / scale, or piecewise linearly, constant at the ends."""
     if "points" not in maps[0]:
-        shift, scale = (np.array([one[key] for one in maps]) for key in ("shift", "scale"))
+        shift, scale = (np.array([entry[key] for entry in maps]) for key in ("shift", "scale"))
         return (x - shift) / scale if source == "points" else x * scale + shift
     return np.stack(
-        [np.interp(x[:, i], one[source], one[to]) for i, one in enumerate(maps)], axis=1
+        [np.interp(x[:, i], entry[source], entry[to]) for i, entry in enumerate(maps)], axis=1
     )
 
 
-def _entries(table: Any, at: Any) -> Any:
-    """Return table[at]. For the stand-ins of `onnx_graph`, return the entries themselves."""
-    return table[at] if isinstance(at, np.ndarray) else at.entries_of(table)
+def _entries(table: Any, indices: Any) -> Any:
+    """Return table[indices]. For the stand-ins of `onnx_graph`, return the entries themselves."""
+    return table[indices] if isinstance(indices, np.ndarray) else indices.entries_of(table)
 
 
 def _splines(layer: Data, x: Any) -> Any:
@@ -128,27 +128,30 @@ def _splines(layer: Data, x: Any) -> Any:
     low = points[:, 0]
     high = points[:, -1]
     half = np.diff(points) / 2
-    held = np.clip(x, low, high)
-    at = np.where(held[:, :, None] >= points[:, 1:-1], 1, 0).sum(2) + np.arange(inputs) * intervals
-    steep = 1 / _entries(half.ravel(), at)
-    u = ((held - _entries(points[:, :-1].ravel(), at)) * steep - 1)[:, :, None]
+    clamped = np.clip(x, low, high)
+    piece = (
+        np.where(clamped[:, :, None] >= points[:, 1:-1], 1, 0).sum(2)
+        + np.arange(inputs) * intervals
+    )
+    steep = 1 / _entries(half.ravel(), piece)
+    u = ((clamped - _entries(points[:, :-1].ravel(), piece)) * steep - 1)[:, :, None]
     # Each power has the shape (rows, inputs, sums).
-    *lower, value = (_entries(power.reshape(-1, sums), at) for power in pieces)
+    *lower, value = (_entries(power.reshape(-1, sums), piece) for power in pieces)
     slope = value * 0
     for power in reversed(lower):
         slope = slope * u + value
         value = value * u + power
     if policy == "linear":
-        value = value + (np.clip(x - held, -FARTHEST, FARTHEST) * steep)[:, :, None] * slope
+        value = value + (np.clip(x - clamped, -FARTHEST, FARTHEST) * steep)[:, :, None] * slope
     outside = (x < low) | (x > high)
     if policy == "zero":
         value = np.where(outside[:, :, None], 0.0, value)
     total = value.sum(1)
     if layer["base"] != "zero":
         value, slope = BASES[layer["base"]]
-        base = value(x if policy == "base" else held)
+        base = value(x if policy == "base" else clamped)
         if policy == "linear":
-            base = base + (x - held) * slope(held)
+            base = base + (x - clamped) * slope(clamped)
         elif policy == "zero":
             base = np.where(outside, 0.0, base)
         total = total + base @ weights
@@ -160,9 +163,9 @@ def _splines(layer: Data, x: Any) -> Any:
 
 def _radial(layer: Data, x: Any) -> Any:
     """Return splines of the inputs plus exponentials of their distances from centres."""
-    found = _splines(layer["splines"], x) + np.asarray(layer["level"])
+    total = _splines(layer["splines"], x) + np.asarray(layer["level"])
     if not layer["centres"]:
-        return found
+        return total
     t = mapped(layer["ranks"], x, "points", "values")
     centres = np.asarray(layer["centres"])
     ranked = np.asarray(layer["ranked"])
@@ -172,7 +175,7 @@ def _radial(layer: Data, x: Any) -> Any:
         smooth = smooth - 0.5 * w * (x[:, i : i + 1] - centres[:, i]) ** 2
         rough = rough - m * abs(t[:, i : i + 1] - ranked[:, i])
     first, second = np.asarray(layer["heights"])
-    return found + np.exp(smooth) @ first.T + np.exp(rough) @ second.T
+    return total + np.exp(smooth) @ first.T + np.exp(rough) @ second.T
 
 
 def _chebyshev(layer: Data, x: Any) -> Any:
@@ -201,8 +204,10 @@ def _windows(layer: Data, x: Any) -> Any:
     least = np.full(x.shape, -np.inf)
     least[:, -1] = np.array([-np.inf, *layer["starts"]])[chosen]
     x = np.maximum(x, least)
-    parts = [network(window, x[chosen == number]) for number, window in enumerate(layer["windows"])]
-    return np.concatenate(parts)[np.argsort(np.argsort(chosen, kind="stable"))]
+    values = [
+        network(window, x[chosen == number]) for number, window in enumerate(layer["windows"])
+    ]
+    return np.concatenate(values)[np.argsort(np.argsort(chosen, kind="stable"))]
 
 
 def _sigmoid(x: Any) -> Any:

@@ -24,6 +24,7 @@ import pandas as pd
 from rich.console import Console
 
 from kanrun.config import MODELS, SOLVERS, SamplingConfig
+from kanrun.config.conversion import with_differences
 from kanrun.config.registry import Plain, foreign_setting
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import prepare
@@ -33,7 +34,6 @@ from kanrun.model.model import Model
 from kanrun.model.settings import AutoConfig, KANConfig
 from kanrun.monitoring import monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Row, Table
-from kanrun.study import with_cell
 from kanrun.study.progress import Reporter
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
 from kanrun.targets import (
@@ -220,7 +220,7 @@ def configure(
             )
         owner = owners[0]
         (differences.setdefault(owner, {}) if owner else differences)[key] = _plain(value)
-    return with_cell(cfg, differences)
+    return with_differences(cfg, differences)
 
 
 def _plain(value: Any) -> Any:

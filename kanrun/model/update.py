@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
+from kanrun.engine.training import Objective, Plan, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
 from kanrun.model.prediction import (
     departure_counts,
@@ -33,9 +33,6 @@ from kanrun.points import Array
 from kanrun.targets import Data, as_array, as_numbers, input_rows
 
 Kind = TypeVar("Kind", bound=TrainedNetwork)
-#: Weight of the quadratic memory of a classifier: to second order, a change of its old outputs
-#: increases the cross-entropy by half of the curvature term.
-CURVATURE = 0.5
 #: Largest number of steps of an update. More steps fit the new rows better and take more time.
 MAX_STEPS = 100
 #: Relative decrease of the objective by one step below which an update ends. A smaller value takes
@@ -124,13 +121,7 @@ def _train(network: Network, given: Samples, known: Tensor, counts: Array, class
     """
     task: Task = "classification" if classes else "regression"
     plan = Plan("lbfgs" if classes else "lm")
-    plain = Objective(given, 1.0, task)
-    if classes:
-        memory = QuadraticMemory.anchor(network, "information_block", 0.0)
-        memory.learn(network, known, task, CURVATURE * counts.sum() / len(given))
-        objective = replace(plain, memory=memory)
-    else:
-        objective = plain.rehearsing(network, known, torch.tensor(counts))
+    objective = Objective(given, 1.0, task).rehearsing(network, known, torch.tensor(counts))
     solver: Solver = plan.settings.create(network, objective, plan, torch.Generator())
     for _ in range(MAX_STEPS):
         before = solver.loss

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from kanrun.config import EXPERIMENTS, ExperimentConfig
+from kanrun.config import EXPERIMENTS, TARGETS, ExperimentConfig
 from kanrun.config.conversion import (
     MissingSettings,
     check_choices,
@@ -84,6 +84,10 @@ class Study:
 
                 text = "target.outputs must be given, as target.outputs=[NAME], of the columns "
                 text += f"{_some(column_names(table), ', ', MAX_COLUMNS)}."
+            elif isinstance(error, MissingSettings) and error.paths[0] == "target.name":
+                path = error.paths[0]
+                names = ", ".join(TARGETS[plain["target"]["kind"]].names())
+                text = f"{path} must be given, as {path}=NAME; known are {names}."
             raise UsageError(f"{self.source}: {text}" if self.source else text) from error
 
     @classmethod

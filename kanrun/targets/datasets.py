@@ -309,7 +309,12 @@ def _row_counts(name: str, rows: int, sampling: SamplingConfig) -> tuple[int, in
     if test is None:
         test = max(round(_TEST_FRACTION * rows), 1) if train is None else max(rows - train, 0)
     if train is None:
-        train = max(rows - test, _MIN_TRAIN)
+        train = rows - test
+    if train < _MIN_TRAIN:
+        raise UsageError(
+            f"{test} test rows leave {max(train, 0)} of the {rows} rows of {target.name} for "
+            f"training, where at least {_MIN_TRAIN} are needed; set sampling.n_test lower."
+        )
     if train + test > rows:
         raise UsageError(
             f"{train} training and {test} test rows are {train + test}, but {name} has "

@@ -97,7 +97,9 @@ def named_formula(text: str, domain: Any) -> Target:
     names = names_in(text)
     if isinstance(domain, Mapping):
         if missing := [name for name in names if name not in domain]:
-            raise UsageError(f"domain has no range of the variable {missing[0]!r} of {text!r}.")
+            raise UsageError(
+                f"target.domain has no range of the variable {missing[0]!r} of {text!r}."
+            )
         names = tuple(map(str, domain))
         domain = list(domain.values())
     elif any(re.fullmatch(r"x\d+", name) for name in names) or not names:

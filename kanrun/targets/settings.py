@@ -95,7 +95,8 @@ class GaussianPeaksTarget(FunctionTarget):
     kind: str = "gaussian_peaks"
 
     def build(self) -> Target:
-        from kanrun.targets.functions import formula_target, parse, peaks_formula
+        from kanrun.formulas import parse
+        from kanrun.targets.functions import formula_target, peaks_formula
 
         inputs = [f"x{i}" for i in range(self.dimension)]
         centres = [[centre] * self.dimension for centre in self.centres]

@@ -13,8 +13,8 @@ import numpy as np
 from kanrun.engine.equations.slab import Slab
 from kanrun.engine.equations.system import Array
 
-#: An unknown counts as at least this fraction of the largest unknown when errors are divided by
-#: its size.
+#: When errors are divided by the size of an unknown, it counts as at least this fraction of the
+#: largest unknown.
 SMALLEST_SIZE = 1e-12
 #: Smallest divisor; protects against division by zero.
 TINY = 1e-300

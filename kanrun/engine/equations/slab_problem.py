@@ -44,12 +44,12 @@ RICHER_STAGES = 2
 MAX_STEPS = 12
 #: A step that changes an unknown by more than this multiple of its size counts as divergence.
 DIVERGED = 1e6
-#: A step reuses the Jacobian if the previous change was at most this fraction of the change before
-#: (for the first step: of the size of the unknowns).
+#: A step uses the previous Jacobian again if the change of the last step was at most this fraction
+#: of the change before it (for the first step: of the size of the unknowns).
 SAME_JACOBIAN = 0.1
 #: Steps have converged if the change is below this fraction of the local tolerance.
 CONVERGED = 1e-3
-#: The same fraction if the changes no longer halve from step to step.
+#: The same limit if the changes no longer halve from step to step.
 NEARLY_CONVERGED = 1e-2
 
 

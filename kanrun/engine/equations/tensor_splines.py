@@ -59,7 +59,7 @@ LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
 FIRST = StoppingCriteria(max_steps=60, rtol=1e-3, patience=3)
 #: Stopping criteria for steps near a solution, such as that of a coarser grid.
 FINER = StoppingCriteria(max_steps=8, rtol=1e-2, patience=1)
-#: Weight of conditions, relative to the equation, for the first steps from an initial guess.
+#: Weight of conditions, relative to the equation, during the first steps from an initial guess.
 LIGHT = 1.0
 #: Objective below which no further initial guess is tried, for one variable and for two. A larger
 #: value accepts bad minima; a smaller one tries more guesses than necessary.

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 #: Number of points per input over which the variance-aware schemes average.
 PROBES = 2048
-#: Exponents of the power law: for base weights, for coefficients.
+#: Exponents p of the power law (inputs x terms)^-p for the standard deviations: of base weights,
+#: and of coefficients.
 POWER = (0.25, 1.75)
 #: Standard deviation of the initial coefficients under `paper`, from the KAN paper. Larger values
 #: begin with rougher functions.
@@ -79,7 +80,8 @@ def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) ->
         return [0.0, SPLINE / sqrt(inputs)]
     share = torch.rand(PROBES, inputs, generator=generator, dtype=torch.float64).to(layer.knots)
     x = torch.lerp(grid.low.expand_as(share), grid.high.expand_as(share), share)
-    # Mean squares of the base and of a basis function: of values forwards, of slopes backwards.
+    # Mean squares of the base function and of a basis function: of their values for the forward
+    # pass, of their slopes for the backward pass.
     squares = [
         (
             base_values(layer.spec.base, grid, x, derivative).square().mean(),

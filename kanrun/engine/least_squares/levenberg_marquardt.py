@@ -39,8 +39,8 @@ MAX_INCREASES = 6
 MIN_GAIN = 0.1
 #: Fraction of the step at which the second directional derivative of the residual is measured.
 ACCELERATION_STEP = 0.1
-#: Range of the ratio of the objective after the uncorrected step to that before, in which geodesic
-#: acceleration is tried.
+#: Geodesic acceleration is tried only if the objective after the uncorrected step, divided by that
+#: before, is in this range.
 ACCELERATION_RANGE = (1e-3, 4.0)
 #: Largest number of unknowns for which the matrix of the normal equations is formed.
 MATRIX_UNKNOWNS = 6000
@@ -358,7 +358,8 @@ class NormalEquations:
             return partial(self._by_conjugate_gradients, damping, lambda g: scale**2 * g)
         for mu in (damping, *(factor * damping + added for factor, added in RETRIES)):
             torch.add(self._diagonal, mu, out=self._matrix.diagonal())
-            lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
+            # LAPACK stores matrices in the transposed order.
+            lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)
             if not failed:
                 self.damping = mu
                 return lambda g: scale * torch.cholesky_solve((scale * g)[:, None], lower)[:, 0]

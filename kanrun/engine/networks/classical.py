@@ -78,7 +78,7 @@ class MLP(Network):
             )
         check_place(dtype, device)
         self.activation = activation
-        # None would leave them without numbers.
+        # With None, the parameters would not be initialised.
         where = torch.get_default_device() if device is None else device
         self.linear = nn.ModuleList(
             nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=where)
@@ -235,7 +235,8 @@ class Polynomial(Curve):
         functions = self.coefficients.shape[0]
         values = torch.cat([torch.ones_like(t), t])
         while len(values) < functions:
-            # From T_0, ..., T_m up to m further at once: T_(m + k) = 2 T_m T_k - T_(m - k).
+            # Compute up to m more polynomials at once from T_0, ..., T_m: T_(m + k) = 2 T_m T_k -
+            # T_(m - k).
             near = slice(1, functions - len(values) + 1)
             further = 2 * values[-1:] * values[near] - values.flip(0)[near]
             values = torch.cat([values, further])
@@ -279,7 +280,7 @@ class BSpline(Curve):
         super().__init__(functions, outputs, domain)
         self.degree = degree
         points = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)[0]
-        # With those of `points`, degree + 1 equal knots at either end.
+        # With the end points, these are degree + 1 equal knots at either end.
         knots = [points[:1].expand(degree), points, points[-1:].expand(degree)]
         self.register_buffer("knots", torch.cat(knots)[None])
 

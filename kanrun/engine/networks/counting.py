@@ -194,16 +194,17 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
     """
     k = degree
     linear = extrapolation == "linear"
-    # Inside or not, and a product with that.
+    # Deciding whether a value is inside takes operations, and so does the multiplication by the
+    # result.
     policy = {"linear": 0, "constant": 3, "base": 3, "zero": 3 + k + 1}[extrapolation]
     if k == 0:
         return policy
     if uniform and k <= UNIFORM_MATRIX_DEGREE:
         powers = 1 + 3 * (k - 1) if linear else min(k - 1, 1)
-        # 9: position, interval, distance, all clamped.
+        # The 9 operations compute position, interval and distance, each of them clamped.
         return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy
-    # At level d: d quotients, 2 d differences and products, sums. Linear continuation: slopes,
-    # distance, product.
+    # At level d of the recursion there are d quotients, 2 d differences, products and sums. Linear
+    # continuation adds slopes, a distance and a product.
     recurrence = sum(7 * d - 1 for d in range(1, k + 1))
     continued = 3 * k - 1 + 3 + 2 * (k + 1) if linear else 0
     return 2 + recurrence + continued + policy

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
@@ -134,7 +135,8 @@ def prune_on_validation(
     # Each threshold removes one more edge, or several edges with equal scores.
     for threshold in levels[1:]:
         smaller = prune_edges(kan, x, float(threshold))
-        if not error(smaller) <= allowed:  # NaN ends the search too.
+        # The condition is written so that NaN ends the search too.
+        if not error(smaller) <= allowed:
             break
         best = smaller
     return best
@@ -281,10 +283,8 @@ def legendre_polynomials(
 ) -> Float[Tensor, "samples inputs degree"]:
     """Return Legendre polynomials of degrees 1 to `degree`, of unit variance on the domain."""
     t = 2 * (x - domain[:, 0]) / (domain[:, 1] - domain[:, 0]) - 1
-    p = [torch.ones_like(t), t]
-    for n in range(1, degree):
-        p.append(((2 * n + 1) * t * p[n] - n * p[n - 1]) / (n + 1))
-    return torch.stack([(2 * n + 1) ** 0.5 * p[n] for n in range(1, degree + 1)], -1)
+    p = np.polynomial.legendre.legvander(t.numpy(force=True), degree)[..., 1:]
+    return t.new_tensor(p * np.sqrt(2 * np.arange(1, degree + 1) + 1))
 
 
 def _spline(points: Tensor, function: Outer, like: SplineLayer) -> Tensor:

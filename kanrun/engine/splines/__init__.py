@@ -35,7 +35,7 @@ from kanrun.engine.splines.knots import (
     find_interval,
     largest_but_rare,
     mixed_breakpoints,
-    subdivide,
+    redivide,
     uniform_breakpoints,
 )
 from kanrun.engine.splines.products import (

@@ -172,12 +172,14 @@ def insert_knots(
     any spacing. The error of the slope at an end, which the linear continuation uses, is this error
     divided by the width of the end interval.
     """
-    # Use the old breakpoints themselves: the new ones may lie on their other side by rounding.
+    # The old breakpoints are used where new ones coincide with them, because rounding may move a
+    # new one to the other side.
     k = coarse.degree
     old = coarse.breakpoints
     knots = fine.knots.clone()
     knots[:, k : knots.shape[1] - k].scatter_(1, _nearest(fine.breakpoints, old), old)
-    # The first k supports begin outside the domain, but their mirror images begin inside.
+    # The first k basis functions begin outside the domain. Of the mirrored spline, the same
+    # functions begin inside.
     mirrored = replace(coarse, knots=-coarse.knots.flip(1))
     left = _means(coefficients.flip(2), mirrored, -knots.flip(1)).flip(2)
     return torch.cat([left[..., :k], _means(coefficients, coarse, knots)[..., k:]], 2)

@@ -161,23 +161,33 @@ def uniform_breakpoints(
     Raises:
         UsageError: If low >= high, intervals < 1, or two breakpoints are equal after rounding.
     """
-    if intervals < 1:
-        raise UsageError(f"A grid needs at least 1 interval, not {intervals}.")
+    _check_count(intervals)
     if not low.is_meta and bool((low >= high).any()):
         raise UsageError("A grid needs lower < upper in every input.")
     steps = torch.linspace(0, 1, intervals + 1, dtype=low.dtype, device=low.device)
     return _distinct(torch.lerp(low[:, None], high[:, None], steps))
 
 
-def subdivide(breakpoints: Breakpoints, factor: int) -> Float[Tensor, "inputs finer"]:
-    """Divide each interval into `factor` equal intervals, with exactly the old breakpoints as ends.
+def redivide(breakpoints: Breakpoints, intervals: int) -> Float[Tensor, "inputs new"]:
+    """Return breakpoints of `intervals` intervals with the same ends and the same density.
+
+    Between the old breakpoints, the new ones are equally spaced. If `intervals` is a multiple of
+    the old number, the old breakpoints are exactly among the new ones.
 
     Raises:
-        UsageError: If two breakpoints are equal after rounding.
+        UsageError: If intervals < 1, or two breakpoints are equal after rounding.
     """
-    steps = torch.arange(factor, dtype=breakpoints.dtype, device=breakpoints.device) / factor
-    cut = torch.lerp(breakpoints[:, :-1, None], breakpoints[:, 1:, None], steps)
-    return _distinct(torch.cat([cut.flatten(1), breakpoints[:, -1:]], dim=1))
+    _check_count(intervals)
+    old = breakpoints.shape[1] - 1
+    steps = torch.arange(intervals + 1, device=breakpoints.device) * old
+    below = (steps // intervals).clamp(max=old - 1)
+    shares = (steps - below * intervals).to(breakpoints) / intervals
+    return _distinct(torch.lerp(breakpoints[:, below], breakpoints[:, below + 1], shares))
+
+
+def _check_count(intervals: int) -> None:
+    if intervals < 1:
+        raise UsageError(f"A grid needs at least 1 interval, not {intervals}.")
 
 
 def _distinct(breakpoints: Tensor) -> Tensor:
@@ -222,7 +232,8 @@ def breakpoints_from_data(
     low = order[rare]
     high = order[x.shape[0] - 1 - rare]
     width = high - low
-    # Distances from a constant are measured by the width of its own grid.
+    # A constant input has no width, so distances are measured relative to the width of its own
+    # grid.
     reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
     near = (order >= low - reach) & (order <= high + reach)
     infinite = torch.inf

@@ -31,7 +31,8 @@ from kanrun.engine.splines.basis import (
 from kanrun.engine.splines.compiled import is_single_threaded, is_traced, is_transformed, kept
 from kanrun.engine.splines.knots import Coefficients, Grid, Inputs
 
-#: Ratio of all functions of an input to the active ones above which gathering is faster (measured).
+#: Above this ratio of the number of all basis functions of an input to that of the nonzero ones,
+#: gathering is faster (measured).
 SPARSE_ABOVE = 11.0
 #: Number of entries up to which dense rows are faster on any grid, because they take fewer calls
 #: (measured).

@@ -1,10 +1,10 @@
-"""Limit a search by counted work instead of seconds.
+"""Limit a search by the amount of its work instead of by time.
 
-A search therefore ends at the same structure on an idle and on a busy machine. Every slow operation
-adds its estimated work to a counter before it starts. The estimates are made from the size of a
-graph or a fit, the number of entries of a dictionary or a regression, and the size of an expression
-that sympy transforms. A unit of work is one second of one core of a busy machine. If a search
-nevertheless takes much more CPU time than its counted work, it is stopped by the clock (`Budget`).
+Every slow operation estimates its work and adds it to a counter before it starts. A search
+therefore ends at the same formula on an idle and on a busy machine. The estimates depend on the
+number of points and on the size of what is computed, such as a graph, a regression or an
+expression. One unit of work takes about one second on one core of a busy machine. If a search uses
+much more CPU time than its counted work, it is stopped by the clock (`Budget`).
 """
 
 from __future__ import annotations
@@ -75,20 +75,20 @@ class WorkCosts:
 
 #: Time to evaluate a spline, relative to the time of a candidate function.
 SPLINE = 3
-#: Number of multiplications that a least-squares solution by singular value decomposition takes,
-#: per matrix entry and column.
+#: Number of multiplications per matrix entry and column in a least-squares solution by singular
+#: value decomposition.
 LEAST_SQUARES = 10
 COSTS = WorkCosts()
 #: A timed search is stopped after this many CPU seconds per unit of its budget, plus _MORE_SECONDS.
 _OVERRUN = 1.5
-#: CPU seconds that a timed search may take in addition, whatever its budget.
+#: CPU seconds that a timed search may take in addition to those per unit of budget.
 _MORE_SECONDS = 3.0
 #: Fraction of an enclosing limit that a budget may use, so that the inner budget ends first.
 _BELOW_LIMIT = 0.95
 
 
 class _Clock(threading.local):
-    """Work that this thread has done, and the work and the CPU time at which it must stop."""
+    """Work that this thread has done, and the work and CPU time at which it must stop."""
 
     done: float = 0.0
     limit: float = math.inf
@@ -101,7 +101,7 @@ _clock = _Clock()
 def work_done() -> float:
     """Return the units of work that this thread has done.
 
-    As with `time.thread_time`, only the difference between two calls is meaningful.
+    Only the difference between two calls has a meaning, as with `time.thread_time`.
     """
     return _clock.done
 
@@ -118,11 +118,11 @@ class WorkSpent(Exception):
 
 
 class Budget:
-    """Allow this thread `units` of work from now on.
+    """Limit the further work of this thread to `units`.
 
-    Inside another budget, at most 95% of the work left there is allowed. Because the counted work
-    is an estimate, a `timed` budget also limits the CPU seconds of the thread; `stopped` tells
-    whether that limit was reached.
+    If another budget is active, the new one gets at most 95% of its remaining work. Because the
+    counted work is an estimate, a `timed` budget also limits the CPU seconds of the thread.
+    `stopped` tells whether that limit was reached.
     """
 
     def __init__(self, units: float, *, timed: bool = False) -> None:
@@ -151,7 +151,10 @@ class Budget:
 
     @contextlib.contextmanager
     def enforced(self, fraction: float = 1.0) -> Iterator[None]:
-        """Raise WorkSpent in the block after `fraction` of the work left, or at an outer limit."""
+        """Limit the work of a block to `fraction` of the remaining work, and obey outer limits.
+
+        Raises WorkSpent in the block.
+        """
         outer = _clock.limit, _clock.end
         _clock.limit = min(outer[0], work_done() + fraction * self.left)
         _clock.end = min(outer[1], self._end)

@@ -1,10 +1,10 @@
 """The table of candidate functions for edges.
 
-A candidate is a sympy expression f in x0 with a domain. An edge is matched by c f(a x + b) + d. The
-NumPy function and the derivative of a candidate are generated from the expression. `free` names the
-constants that are not redundant. For powers, the scale a of the argument can be absorbed in c; for
-exp, the shift b can be absorbed in c; for log, the scale a can be absorbed in d. Such redundant
-constants stay fixed.
+A candidate is a sympy expression f in x0, together with its domain. It is fitted to an edge as c
+f(a x + b) + d. The NumPy function and the derivative of a candidate are generated from the
+expression. Some of the constants a, b, c, d are redundant: for powers, the scale a can be absorbed
+in c; for exp, the shift b in c; for log, the scale a in d. `free` names the constants that are not
+redundant; the others stay fixed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ X = variable("x0")
 class Domain:
     """Open interval (low, high) in which the argument of a candidate must lie.
 
-    If there is a `period`, the argument must not cross a pole either; the poles lie at `pole` plus
-    all multiples of `period`.
+    If `period` is given, the function also has poles at `pole` plus all multiples of `period`, and
+    the range of the argument must not contain a pole.
     """
 
     low: float = -np.inf
@@ -82,7 +82,7 @@ class Candidate:
     def parity(self) -> int:
         """1 if f is even, -1 if f is odd, otherwise 0.
 
-        For an even or odd function, it suffices to try positive values of the scale a.
+        For an even or odd function, only positive scales a need to be tried.
         """
         mirrored = self.expression.xreplace({X: -X})
         return int(mirrored == self.expression) - int(mirrored == -self.expression)
@@ -126,7 +126,7 @@ def input_symbols(count: int) -> list[sympy.Symbol]:
 
 
 def apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Return the constant factor of a product, and the product without that factor."""
+    """Split a product into its constant factor and the rest."""
     return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
 
 
@@ -181,22 +181,24 @@ sigmoid, arccos and cos equal tanh, arcsin and sin with other constants. Only on
 pair is matched; when constants are rounded, the name with the simpler constants is chosen.
 """
 
-#: Functions that differ only by constants. If both are candidates, the second one is matched.
+#: Pairs of functions that differ only by constants. If both are candidates, only the second one is
+#: fitted to edges.
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
 #: The candidate x.
 IDENTITY = TABLE["x"]
 #: The candidate 0, whose only free constant is the shift d; a constant function.
 CONSTANT = TABLE["0"]
-#: The function of edges that pass a value unchanged. It is never matched and adds no complexity.
+#: The identity, for edges that pass a value unchanged. It is never fitted to an edge and adds no
+#: complexity.
 CARRY = Candidate("=", X, 0.0, "")
-#: Complexity of powers that are not in the table, before the share of their exponent is added.
+#: Complexity of powers that are not in the table, to which a term for the exponent is added.
 _POWER_SIZE = 2.5
 
 
 @lru_cache(maxsize=64)
 def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
-    """Return the candidate x^exponent: that of the table if there is one, otherwise a new one."""
+    """Return the candidate x^exponent, from the table if it is there, otherwise a new candidate."""
     p = sympy.Rational(exponent)
     found = next((each for each in TABLE.values() if each.expression == X**p), None)
     if found is not None:
@@ -207,9 +209,10 @@ def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
 
 
 def search_grid(candidate: Candidate) -> Array:
-    """Return the pairs (a, b) that are tried in f(a tau + b) for tau in [-1, 1].
+    """Return the pairs (a, b) for which f(a tau + b) is compared with an edge.
 
-    Redundant constants do not vary.
+    tau is the argument of the edge, scaled to [-1, 1]. Constants that are redundant for f have a
+    single value.
 
     Returns:
         Array of shape (pairs, 2).
@@ -235,11 +238,12 @@ def search_grid(candidate: Candidate) -> Array:
 
 #: Number of equally spaced arguments at which candidates are compared with an edge.
 GRID_STEPS = 81
-#: Shifts and centres outside the range [-1, 1] of tau.
+#: Shifts and centres that are tried outside the range [-1, 1] of the scaled argument tau.
 _FAR = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0)
 #: Signs of arguments on the grid.
 _SIGNS = np.array([1.0, -1.0])
-#: Distances of a pole at 0, or of the end 0 of a domain, from the middle of the argument's range.
+#: Distances from the middle of the argument's range at which a pole, or the end of a domain, is
+#: tried.
 _BEYOND_POLES = 1 + np.logspace(-4, 1.5, 40)
 _SHIFTS = np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
 _RATES = np.logspace(-1.5, 1.3, 60)
@@ -280,12 +284,12 @@ def choose(
     """Return the candidates with these names, followed by the user's functions.
 
     Args:
-        names: Names of candidates of the table or of plug-ins; None: all of these.
-        own: The user's functions: maps names to formulas in x0.
+        names: Names of candidates of the table or of plug-ins; None means all of them.
+        own: The user's functions, as a mapping from names to formulas in x0.
 
     Raises:
-        UsageError: If a name is unknown, a user's function has the name of a candidate, a formula
-            is not a function of x0 alone, or no candidate but the constant is left.
+        UsageError: If a name is unknown, if a user's function has the name of a candidate, if a
+            formula is not a function of x0 alone, or if only the constant function would be left.
     """
     declared = dict(CANDIDATES)
     own = own or {}
@@ -308,7 +312,8 @@ def choose(
         if expression.free_symbols != {X}:
             what = f"custom_candidates.{name}" if name in own else f"The plug-in's candidate {name}"
             raise UsageError(f"{what}={formula} must be a function of x0.")
-        # Poles between the first and the last finite value are detected while matching.
+        # Poles between the first and the last finite value are found later, when the function is
+        # fitted to an edge.
         finite = np.isfinite(_numeric(expression)(_PROBES))
         inside = _PROBES[finite] if finite.any() else _PROBES
         low = -np.inf if inside[0] == _PROBES[0] else float(inside[0])

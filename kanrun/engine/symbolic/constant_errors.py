@@ -22,9 +22,9 @@ from kanrun.formulas import variable
 
 #: A factor c counts as determined if |c| is more than this many standard errors.
 _DETERMINED = 2.0
-#: Terms count as cancelling if the standard deviation of one of them is more than this multiple of
-#: the standard deviation of their sum. In a formula for a damped wave, the terms are as large as
-#: their sum; in sums of waves that only imitate it, they are 10 to 1000 times as large.
+#: Terms of a sum count as cancelling if the standard deviation of one term is more than this many
+#: times that of the sum. In a formula for a damped wave, the terms are as large as their sum; in
+#: sums of waves that only approximate it, they are 10 to 1000 times as large.
 _CANCELS = 10.0
 #: A constant of an edge: the index of the edge and the letter (a, b, c or d) of the constant.
 Key = tuple[int, str]
@@ -76,7 +76,7 @@ def is_determined(graph: Graph, data: SearchData) -> bool:
 
 
 def _standard_deviations(jacobian: Array) -> Array:
-    """Return the standard deviations (constants,) of the constants for noise with variance 1."""
+    """Return the standard deviations (constants,) that the constants would have for unit noise."""
     norms = np.linalg.norm(jacobian, axis=0)
     norms[norms == 0] = 1.0
     scaled = jacobian / norms
@@ -104,7 +104,7 @@ class ConstantInterval:
 
     @property
     def digits(self) -> int:
-        """Number of significant digits, up to the decimal place of the standard error."""
+        """Number of significant digits up to the first decimal place of the standard error."""
         if not (self.standard_error > 0 and self.value):
             return DIGITS
         size = np.floor(np.log10(abs(self.value))) - np.floor(np.log10(self.standard_error))
@@ -118,16 +118,17 @@ def open_constants(expression: Expr, units: bool = False) -> tuple[Expr, dict[sy
     """Replace the constants of an expression with symbols.
 
     Constants are numeric factors and summands other than -1, 0 and 1, and numeric exponents that
-    are not integers. Two equal numbers get different symbols, unless they belong to two occurrences
-    of the same subexpression.
+    are not integers. Equal numbers get different symbols, unless they belong to two occurrences of
+    the same subexpression.
 
     Args:
         expression: The expression.
-        units: Whether the expression, every argument of a function, and every summand but the first
-            get a factor even if it is 1. No two constants are then redundant.
+        units: Whether factors of 1 also get a symbol: one factor for the whole expression, one for
+            every argument of a function, and one for every summand but the first. With these
+            factors, no two constants are redundant.
 
     Returns:
-        The expression with symbols, and the number for which each symbol stands.
+        The expression with symbols, and the number that each symbol replaces.
     """
     constants: dict[sympy.Symbol, Expr] = {}
     known: dict[Expr, Expr] = {}

@@ -74,10 +74,11 @@ def graph_of_expression(expression: Expr, inputs: int) -> Graph:
 def canonicalise(graph: Graph) -> Graph:
     """Remove redundant constants, redundant linear edges and repeated subgraphs.
 
-    The function stays the same. Constants of a sum are combined into one summand, those of a
-    product into one factor. A sum inside a power, a logarithm or a product gets the leading
-    coefficient 1; a sum inside exp loses its constant. The data can then determine every free
-    constant, so rounding it is meaningful. Numbers that are 0, 1 or -1 are no longer free.
+    The function stays the same. The constants of a sum are combined into one summand, and those of
+    a product into one factor. A sum inside a power, a logarithm or a product is divided by its
+    leading coefficient; the constant of a sum inside exp becomes a factor of exp. Each remaining
+    free constant can then be determined from data, so it makes sense to round it. Numbers that are
+    0, 1 or -1 are no longer free.
     """
     count_work(COSTS.operation * len(graph.edges))
     builder = _GraphBuilder(graph.inputs)
@@ -90,9 +91,9 @@ def canonicalise(graph: Graph) -> Graph:
 
 
 def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | Spline]) -> Expr:
-    """Return the graph as an expression in which its functions are undefined sympy functions.
+    """Return the graph as an expression whose functions are undefined for sympy.
 
-    Sympy therefore does not transform them. `calls` receives the functions by their names.
+    Sympy therefore does not transform them. They are added to the mapping `calls`, by name.
     """
     values = list(inputs)
     for node in range(graph.inputs, graph.output + 1):
@@ -115,7 +116,7 @@ def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | S
 
 
 def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Spline]) -> Expr:
-    """Return c f(a u + b) + d with an undefined function for f.
+    """Return c f(a u + b) + d, where f is an undefined function for sympy.
 
     A redundant scale or shift of the argument is moved to c or d.
     """
@@ -143,9 +144,12 @@ def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Splin
 
 
 def _scaled(expression: Expr) -> tuple[Expr, Expr]:
-    """Return the absolute value of the leading coefficient, and the expression divided by it.
+    """Divide the expression by the absolute value of its leading coefficient.
 
-    If the leading coefficient is negligible, the largest one is used instead.
+    If the leading coefficient is negligible, the largest coefficient is used instead.
+
+    Returns:
+        The absolute value, and the quotient.
     """
     constant, rest = expression.as_coeff_Add()
     sizes = [abs(float(apart(term)[0])) for term in rest.as_ordered_terms()]
@@ -174,7 +178,7 @@ class _GraphBuilder:
         return node
 
     def node_of(self, expression: Expr) -> int:
-        """Return the node that has the value of the expression; add one if there is none."""
+        """Return the node that computes the expression; add nodes if there is none."""
         if expression.is_Symbol:
             return int(str(expression)[1:])
         if expression not in self.known:
@@ -194,7 +198,7 @@ class _GraphBuilder:
         return self.add("sum", [(source, function), *terms])
 
     def factors(self, expression: Expr) -> list[_Term]:
-        """Return the factors of a product; its coefficient multiplies the first factor."""
+        """Return the factors of a product; its coefficient is included in the first factor."""
         coefficient, rest = apart(expression)
         (source, function), *others = self.terms(sympy.Mul.make_args(rest))
         if coefficient != 1:
@@ -202,12 +206,12 @@ class _GraphBuilder:
         return [(source, function), *others]
 
     def terms(self, parts: Sequence[Expr]) -> list[_Term]:
-        """Return each expression as a function of one node; splines come first."""
+        """Write each expression as a function of a single node; return those with splines first."""
         terms = [self.term(each) for each in parts]
         return sorted(terms, key=lambda term: not isinstance(term[1], Spline))
 
     def term(self, expression: Expr) -> _Term:
-        """Return the expression as a function of one node."""
+        """Write the expression as a function of a single node."""
         coefficient, rest = apart(expression)
         if rest == 1:
             raise KanrunError("A constant is no term of a graph.")
@@ -233,7 +237,7 @@ class _GraphBuilder:
         raise KanrunError(f"{rest} is no candidate.")
 
     def line(self, slope: float) -> Symbolic:
-        """Return slope * t."""
+        """Return the linear function slope * t."""
         fixed = slope in (1.0, -1.0)
         return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 
@@ -268,11 +272,12 @@ class _GraphBuilder:
         return self.node_of(inner), replace(simple, free=own)
 
 
-#: A shift b in exp(u + b) becomes the factor exp(b) if |b| is smaller than this.
+#: A shift b in exp(u + b) is written as the factor exp(b) if |b| is smaller than this.
 _LARGEST_SHIFT = 30.0
 #: A coefficient is negligible if it is below this fraction of the largest coefficient of its sum.
 _FAINT = 1e-6
-#: Largest denominator of a fixed exponent; other powers become exp(p log x), whose p can be fitted.
+#: Largest denominator of an exponent that stays fixed. Other powers are written as exp(p log x), so
+#: that p can be fitted.
 _ROOTS = 6
 
 

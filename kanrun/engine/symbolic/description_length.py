@@ -17,7 +17,7 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.templates import OPERATION, Coordinates, Template
 
-#: RMS error, relative to the size of y, below which an error counts as rounding.
+#: RMS error, relative to the size of y, below which a formula is as accurate as rounding allows.
 ROUNDING = 1e-14
 #: Largest number of iterations when the constants of a template are fitted.
 _STEPS = 30
@@ -31,10 +31,11 @@ class TemplateFitting:
     """Levenberg-Marquardt fit of the constants of a template to y.
 
     Args:
-        template: The template; its constants are the start of the fit.
+        template: The template, with initial values of its constants.
         coordinates: Values of the atoms at the points.
         y: Outputs, shape (N,).
-        rows: Factors of the residuals, shape (N,): 1 / std(y), or 1 / |y| if errors are relative.
+        rows: Factors by which residuals are multiplied, shape (N,): 1 / std(y), or 1 / |y| if
+            errors are relative.
     """
 
     def __init__(self, template: Template, coordinates: Coordinates, y: Array, rows: Array) -> None:
@@ -167,16 +168,16 @@ class Fitted:
 
 
 def constants_bits(constants: Array, parts: Array, summands: int) -> float:
-    """Return the bits of the constants of a template.
+    """Return the number of bits that describe the constants of a template.
 
-    The coefficients of the summands may instead be described by their ratios to the largest one, if
-    that needs fewer bits.
+    The number of digits that a constant needs follows from its effect on the values that cannot be
+    compensated by the other constants. The coefficients of a sum may also be described by their
+    ratios to the largest one, if that needs fewer bits.
 
     Args:
         constants: Constants, shape (constants,); the first `summands` are coefficients of a sum.
-        parts: Derivatives of the values with respect to each constant, times the constant, in units
-            of the noise, shape (N, constants). The component of a column that is orthogonal to
-            the others determines how many digits the constant needs.
+        parts: Derivatives of the values with respect to each constant, multiplied by the constant
+            and divided by the noise, shape (N, constants).
         summands: Number of summands.
     """
     plain = _bits_of_parts(constants, parts)
@@ -205,7 +206,7 @@ def _bits_of_parts(constants: Array, parts: Array) -> float:
 
 
 def constant_bits(value: float, size: float, error: float, count: int) -> float:
-    """Return the bits of a constant, written with digits or as a simple fraction if that is near.
+    """Return the number of bits that describe a constant by its digits, or by a nearby fraction.
 
     Args:
         value: The constant.

@@ -31,20 +31,22 @@ from kanrun.engine.symbolic.candidates import (
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.formulas import variable
 
-#: Number of pairs (k, b) that are tried in each function of a term; twice as many for an input.
+#: Number of pairs (k, b) that are tried for each function f(k u + b) of a term u; twice as many if
+#: u is an input.
 _CONSTANTS_EACH = 4
-#: Number of the simplest entries from which products and sums of two are formed.
+#: Number of the simplest entries of which pairs are multiplied, divided, added and subtracted.
 _FACTORS = 120
-#: Number of the simplest products and sums of which functions are formed.
+#: Number of the simplest products and sums to which functions are applied.
 _INNER = 300
 #: Number of the simplest entries that are combined with an input.
 _THIRDS = 200
 #: Largest number of entries of the dictionary.
 _DICTIONARY_ENTRIES = 8000
 
-#: Largest number of entries of one input before products are added.
+#: Largest number of entries in the dictionary of a single input before products are added.
 _OF_ONE = 3000
-#: Number of the simplest functions of one input that multiply other entries.
+#: Number of the simplest functions in the dictionary of a single input by which other entries are
+#: multiplied.
 _ONES = 20
 
 Build = Callable[[], sympy.Expr]
@@ -76,7 +78,8 @@ class Dictionary:
         values: Values of the terms, shape (entries, N).
         sizes: Complexities of the terms, shape (entries,); 1 for an input.
         families: Names of the functions in each term, without constants, shape (entries,).
-        builds: Functions without arguments that return the expression of each term, (entries,).
+        builds: For each term, a function without arguments that returns its expression, shape
+            (entries,).
     """
 
     values: Array
@@ -86,7 +89,7 @@ class Dictionary:
 
     @classmethod
     def of_inputs(cls, x: Array) -> Dictionary:
-        """Return the inputs at the points x (N, inputs) as terms."""
+        """Return a dictionary whose terms are the inputs x (N, inputs)."""
         names = input_names(x.shape[1])
         families = names if len(names) > 1 else ["x"]
         builds = [partial(variable, name) for name in names]
@@ -151,7 +154,7 @@ class Dictionary:
     def combined(
         self, others: Dictionary, operations: Sequence[Operation] = EVERY, *, distinct: bool = False
     ) -> Dictionary:
-        """Apply `operations` to all pairs of an entry and an entry of `others`.
+        """Apply `operations` to all pairs of an entry of this dictionary and an entry of `others`.
 
         With `distinct`, pairs of the same family are left out.
         """
@@ -185,9 +188,11 @@ class Dictionary:
         return self if good.all() else self.chosen(np.flatnonzero(good))
 
 
-#: Approximate number of values of each entry that are compared to find duplicates.
+#: Approximate number of points at which two entries are compared to decide whether they are
+#: duplicates.
 _COMPARED = 12
-#: Number of decimal places to which these values are rounded, in rows scaled to length 1.
+#: Number of decimal places to which values are rounded before entries are compared; each entry is
+#: first scaled to length 1.
 _DIGITS = 9
 #: Smallest norm by which a row is divided.
 _TINY = 1e-300
@@ -204,17 +209,17 @@ def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:
 _TURN = np.pi / 2
 _SCALES = (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
 _SHIFTS = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
-#: Frequencies of slow waves that are tried after the simplest ones.
+#: Frequencies of slow sines and cosines, which are tried after the simplest ones.
 _SLOW = (1.5, 2.5, 6.0, _TURN, 3 * np.pi)
-#: Frequencies of fast waves.
+#: Frequencies of fast sines and cosines.
 _FAST = (7.0, 8.0, 9.0, 10.0, 20.0)
 _WAVES = (1.0, np.pi, 0.5, 2 * np.pi, 2.0, 3.0, 4.0, 5.0, *_SLOW, *_FAST)
 _SHIFTED = [(1.0, b) for b in _SHIFTS]
 _MIRRORED = [(s, b) for b in _SHIFTS for s in (1.0, -1.0)]
 _SATURATING = [(k, b) for b in (0.0, 1.0, -1.0) for k in (*_SCALES, 10.0)]
 
-#: Pairs (k, b) for the argument k u + b of each candidate, simple ones first. If only b / k
-#: matters, k is 1 or -1.
+#: For each candidate, pairs (k, b) for the argument k u + b, simple ones first. If only the ratio b
+#: / k matters, k is 1 or -1.
 _GRIDS: dict[str, list[tuple[float, float]]] = {
     "x": _SHIFTED[1:3],
     **dict.fromkeys(("1/x", "1/x^2", "x^2", "x^3", "abs"), _SHIFTED),
@@ -244,7 +249,7 @@ _PLAIN = np.array([(1.0, 0.0)])
 
 
 def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the nonlinear candidates, with one of each pair that differs only by constants."""
+    """Return the nonlinear candidates, one of each group that differs only by constants."""
     names = {candidate.name for candidate in candidates}
     own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
     return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own
@@ -253,9 +258,9 @@ def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
 def powers_of(
     terms: Dictionary, candidates: Sequence[Candidate], exponents: Sequence[Fraction | int]
 ) -> Dictionary:
-    """Return the powers of each term with these exponents, as far as they are candidates.
+    """Return the powers of each term with these exponents, if the powers are candidates.
 
-    Powers that are not in the table are allowed if more than half of the table is.
+    Powers that are not in the table of candidates are used only if most of the table is allowed.
     """
     beyond = 2 * len(candidates) > len(TABLE)
     usable = [
@@ -279,11 +284,11 @@ def functions_of(
 
 
 def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return the dictionary of inputs x (N, inputs), simplest terms first.
+    """Return the dictionary for inputs x (N, inputs), simplest terms first.
 
-    The terms are functions of inputs, functions of these, products, quotients, sums and differences
-    of two of the simplest of them, functions of the results, and combinations of the simplest terms
-    with an input. For a single input, see `dictionary_of_one`.
+    It contains functions of the inputs; functions of these functions; products, quotients, sums and
+    differences of two of the simplest terms so far; functions of these; and combinations of the
+    simplest terms with an input. For a single input, see `dictionary_of_one`.
     """
     if x.shape[1] == 1:
         return dictionary_of_one(x[:, 0], candidates)
@@ -308,10 +313,10 @@ _SIMPLE = 3.0
 
 
 def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return the dictionary of a single input t (N,).
+    """Return the dictionary for a single input t (N,).
 
-    The terms are powers, functions with common constants, functions of these and of sums of two
-    powers, and products of two terms.
+    It contains powers of t, functions of t with common constants, functions of these and of sums of
+    two powers, and products of two terms.
     """
     inputs = Dictionary.of_inputs(t[:, None])
     simple = [each for each in candidates if each.complexity <= _SIMPLE]

@@ -29,7 +29,7 @@ _SPLINE = 10.0
 
 @dataclass(frozen=True)
 class Spline:
-    """A spline phi on G equal intervals of [low, high], which continues linearly beyond.
+    """A spline phi on G equal intervals of [low, high]; outside, it continues as a straight line.
 
     `parameters` (G + degree,) are its B-spline coefficients.
     """
@@ -178,7 +178,7 @@ class Symbolic:
         return self.changed(c=self.constants[2] * factor, d=self.constants[3] * factor)
 
     def shifted(self, shift: float) -> Symbolic:
-        """Return phi + shift, whose constant d is free."""
+        """Return phi + shift, with the constant d as a free constant."""
         free = self.free if "d" in self.free else self.free + "d"
         return replace(self, free=free).changed(d=self.constants[3] + shift)
 
@@ -224,5 +224,5 @@ IDENTITY_EDGE = Symbolic(CARRY, (1.0, 0.0, 1.0, 0.0), "")
 
 
 def flat(value: float) -> Symbolic:
-    """Return the constant function of this value."""
+    """Return the constant function with this value."""
     return Symbolic(CONSTANT, (1.0, 0.0, 0.0, value), "d")

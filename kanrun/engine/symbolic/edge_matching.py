@@ -27,11 +27,12 @@ from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 #: Largest number of samples of an edge that are used.
 _POINTS = 120
-#: Largest number of candidates whose constants are fitted; those that fit best on the grid.
+#: Largest number of candidates whose constants are fitted to an edge: those that fit best on the
+#: grid of pairs (a, b).
 _CANDIDATES = 12
-#: Number of the best pairs (a, b) among which the two starts of a candidate are chosen.
+#: Number of the best pairs (a, b) of a candidate from which the two starts of its fit are chosen.
 _RANKED = 40
-#: Smallest distance between the two starts, as a fraction of |a|.
+#: Smallest distance between the two starts of a fit, as a fraction of |a|.
 _APART = 0.3
 _FIT = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 
@@ -71,9 +72,9 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
 
 
 def _match(data: SearchData, candidate: Candidate, a: float, b: float) -> EdgeMatch | None:
-    """Fit the constants of a candidate; None if the result is not finite or not defined.
+    """Fit the constants of a candidate; return None if the result is not finite or not defined.
 
-    The start (a, b) is that of f(a tau + b) for the argument tau, scaled to [-1, 1].
+    The initial pair (a, b) refers to f(a tau + b), where tau is the argument scaled to [-1, 1].
     """
     t = data.x[:, 0]
     middle = float(t[-1] + t[0]) / 2
@@ -97,8 +98,8 @@ def _coarse(data: SearchData, candidate: Candidate) -> tuple[float, list[tuple[f
     """Compare a candidate with an edge for all pairs (a, b) of the grid.
 
     Returns:
-        The smallest 1 - R^2, and up to two starts (a, b): the best pair, and the best pair at some
-        distance from the first. If no pair explains anything, inf and no start.
+        The smallest 1 - R^2, and up to two starts (a, b) for a fit: the best pair, and the best
+        pair at some distance from it. If no pair explains anything, inf and no start.
     """
     grid, f = grid_values(candidate)
     t = data.x[:, 0]

@@ -42,15 +42,16 @@ from kanrun.engine.symbolic.written_numbers import (
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
 
-#: Relative increase of the validation error that rounding may cause.
+#: Largest relative increase of the validation error that rounding a constant may cause.
 _ROUNDING_TOLERANCE = 0.02
 #: A shift counts as zero if it is smaller than this fraction of its function's largest value.
 _NEGLIGIBLE = 1e-9
 #: Largest number of steps of the refit after a term was simplified.
 _TERM_STEPS = 40
-#: A formula in the form of the true one may have this many times as many operations.
+#: A formula counts as having the form of the true one only if it has at most this many times as
+#: many operations, plus `_MORE_OPERATIONS`.
 _LONGER = 1.5
-#: Number of operations that such a formula may have in addition.
+#: Number of operations that a formula in the true form may have in addition (see `_LONGER`).
 _MORE_OPERATIONS = 2
 #: Largest error, relative to the standard deviation of y, of a formula in the true form after its
 #: constants are fitted to exact points.
@@ -70,10 +71,10 @@ Rounded = tuple[int, str, float, str]
 def round_constants(
     graph: Graph, data: SearchData, allowed: float
 ) -> tuple[Graph, tuple[Rounded, ...]]:
-    """Fix constants at nice numbers one after another, refitting the others each time.
+    """Replace constants by nice numbers, one at a time, and refit the others each time.
 
-    A nice number is kept if the relative validation error stays at most `allowed`. If the points
-    are noisy, it is also kept if the description length does not increase.
+    A nice number is kept if the relative validation error stays at most `allowed` or, with noisy
+    points, if the description length does not increase.
 
     Returns:
         The graph, and the constants that were rounded.
@@ -104,11 +105,12 @@ def _symbolic(graph: Graph, index: int) -> Symbolic:
 
 
 def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposal | None:
-    """Return the rounding to try next, or None.
+    """Return the rounding of a constant to try next, or None.
 
-    It is the constant closest to a nice number, measured in standard errors plus a penalty for
-    complicated numbers; negligible shifts come first. Fixing a constant reduces the standard errors
-    of the others, so a constant that was too uncertain for a nice number may get one later.
+    The constant is chosen whose distance from a nice number is smallest, in standard errors plus a
+    penalty for complicated numbers; negligible shifts come first. Fixing a constant reduces the
+    standard errors of the others, so a constant that was too uncertain to be rounded may be rounded
+    later.
     """
     outs = graph.edge_outputs(data.x)[1]
     proposals: list[tuple[float, int, Proposal]] = []
@@ -130,8 +132,8 @@ def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposa
 def drop_terms(graph: Graph, data: SearchData) -> Graph:
     """Replace functions with lines or constants as long as that shortens the description.
 
-    Two replacements together may shorten it where neither does alone, for example when exp(sqrt(x))
-    stands in for a line.
+    Pairs of replacements are tried too, because two of them together may shorten the description
+    even if neither does alone, for example when exp(sqrt(x)) imitates a line.
     """
     settings = RefitSettings(_TERM_STEPS, gain=QUICK)
     best = (description_length(graph, data), graph)
@@ -223,19 +225,19 @@ def finish_formula(
     *,
     keep_terms: bool = False,
 ) -> Formula:
-    """Return the formula of a graph.
+    """Simplify a graph and return it as a formula.
 
-    Functions are replaced with lines or constants where that shortens the description, constants
-    are refitted and rounded as far as the validation error allows, and the expression is
-    simplified. For a graph with splines, the first and the last step are skipped. When the budget
-    is used up, all remaining steps are skipped.
+    Functions are replaced with lines or constants where that shortens the description. Then
+    constants are refitted, and rounded as far as the validation error allows. Finally, the
+    expression is simplified. For a graph with splines, the first and the last step are skipped.
+    When the budget is used up, all remaining steps are skipped.
 
     Args:
         graph: The graph.
         data: Points of the search.
         policy: Work that may be used.
-        budget: Budget in place of that of the policy.
-        keep_terms: Whether all terms are kept, because the search has already weighed each of them.
+        budget: Budget to use instead of the one in `policy`.
+        keep_terms: Whether all terms are kept, because the search has already tested each of them.
     """
     changes: tuple[Rounded, ...] = ()
     budget = budget or Budget(policy.budget)
@@ -262,10 +264,10 @@ def finish_formula(
         try:
             return data.error(to_numpy(expression, names)) <= limit
         except KanrunError:
-            # The trial has a function without a numeric form, so the old expression is kept.
+            # The form has a function that cannot be evaluated, so the old expression is kept.
             return False
 
-    # Forms are compared on a domain twice as wide, because they must agree beyond the data too.
+    # Forms are compared on a domain twice as wide, because they must agree outside the data too.
     points = np.concatenate([data.validation_x, data.x[:200]])
     points = np.concatenate([points, widened(points)])
     with contextlib.suppress(WorkSpent), budget.enforced():
@@ -278,10 +280,10 @@ def finish_formula(
 
 
 def widened(points: Array, factor: float | Array = 2.0) -> Array:
-    """Move points away from the centre of their domain by `factor`.
+    """Multiply the distance of points from the centre of their domain by `factor`.
 
-    If an input has the same sign at all points, values that would lose it stay unchanged, because
-    forms such as x and sqrt(x^2) agree only for positive x.
+    If an input has the same sign at all points, values that would change their sign stay as they
+    are, because forms such as x and sqrt(x^2) agree only for positive x.
 
     Args:
         points: Points, shape (N, inputs).
@@ -346,13 +348,13 @@ class Certificate:
 
 @dataclass(frozen=True)
 class VerificationData:
-    """Points for the verification of a formula, which the search has not seen.
+    """Points for the verification of a formula that were not used by the search.
 
     Attributes:
         x: Inputs of the held-out points, shape (N, inputs).
         y: Outputs of the held-out points, shape (N,).
         domain: Lower and upper bound of each input, shape (inputs, 2).
-        fresh: New points of the domain, shape (points, inputs), for which no outputs were given.
+        fresh: New points in the domain, whose outputs are not known, shape (points, inputs).
         truth: The true function, if it is known.
         operations: Number of operations of the true formula, if it is known.
     """
@@ -366,15 +368,16 @@ class VerificationData:
 
 
 def has_true_form(formula: Formula, data: SearchData, operations: int | None) -> bool:
-    """Return whether a formula becomes the true function once its constants are fitted.
+    """Return whether a formula equals the true function once its constants are fitted.
 
-    The number of operations of the formula is limited by `_LONGER` and `_MORE_OPERATIONS`, and
-    setting any of its constants to 0 must change it.
+    The constants are fitted to points without noise. The formula may have only a few operations
+    more than the true one (`_LONGER`, `_MORE_OPERATIONS`), and setting any of its constants to 0
+    must change it.
 
     Args:
         formula: The formula.
         data: Points of the true function, without noise.
-        operations: Number of operations of the true formula; None: no limit.
+        operations: Number of operations of the true formula; None means no limit.
     """
     expression = formula.expression
     most = np.inf if operations is None else _LONGER * operations + _MORE_OPERATIONS
@@ -383,8 +386,8 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
     form, numbers = open_constants(expression)
     if not numbers:
         return False
-    # Constants are scaled by their values and y by its size, because the fit would stop early if
-    # their sizes differed much.
+    # Without scaling, the fit would stop early if constants differ much in size. Therefore
+    # constants are divided by their initial values and y by its size.
     start = np.array([float(each) for each in numbers.values()])
     units = {symbol: sympy.Float(c, 17) * symbol for symbol, c in zip(numbers, start, strict=True)}
     names = [each.name for each in numbers]

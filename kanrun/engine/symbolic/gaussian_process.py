@@ -1,8 +1,8 @@
-"""Gaussian process regression of nearly noiseless values.
+"""Gaussian process regression for values that are nearly free of noise.
 
 The covariance is 1 + k(x, z) plus noise, where k is the smooth part of `tables.kernel`. The
-hyperparameters maximise the marginal likelihood, without priors. In contrast, the priors in
-`tables.evidence` suit noisy tables.
+hyperparameters maximise the marginal likelihood without priors, because the priors in
+`tables.evidence` are made for noisy tables.
 
 Source: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2006), 5.4.1.
 """
@@ -25,8 +25,8 @@ _RATES = (0.1, 1e-6, 1e2)
 _VARIANCES = (30.0, 1e-2, 1e3)
 #: Initial value and limits of the variance of the noise, for outputs of variance 1.
 _NOISES = (1e-6, 1e-9, 1.0)
-#: Jitter that is added to the diagonal, relative to the largest variance; the smallest one for
-#: which the Cholesky factorisation succeeds is used.
+#: Values that are added to the diagonal of the covariance, relative to the largest variance. The
+#: smallest one for which the Cholesky factorisation succeeds is used.
 _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))
 
 
@@ -58,7 +58,7 @@ class GaussianProcess:
 
 
 def fit_process(x: RowInputs, y: PerRow, kernel: Kernel, noise: float) -> GaussianProcess:
-    """Condition the process on rows x (rows, inputs) with outputs y (rows,).
+    """Fit the process to rows x (rows, inputs) with outputs y (rows,).
 
     Raises:
         LinAlgError: If the covariance is not positive definite, even with the largest jitter.

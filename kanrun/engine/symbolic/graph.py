@@ -26,7 +26,7 @@ EdgeFunction: TypeAlias = Spline | Symbolic
 ROUNDING = 1e-14
 #: The constants of an edge count as diverged if c f is this many times as large as c f + d.
 _DIVERGED = 1e7
-#: Number of decimal digits of 1 - R^2 that one unit of complexity must gain.
+#: Number of decimal digits by which 1 - R^2 must decrease for one unit of complexity.
 _DIGITS_PER_UNIT = 0.5
 
 
@@ -40,7 +40,7 @@ class Edge:
 
     @property
     def carries(self) -> bool:
-        """True if the edge passes a value unchanged."""
+        """True if the edge is the identity."""
         return isinstance(self.function, Symbolic) and self.function.candidate is CARRY
 
 
@@ -89,7 +89,7 @@ class Graph:
         return replace(self, edges=tuple(edges))
 
     def into(self, node: int) -> list[int]:
-        """Return the indices of the edges that end in `node`."""
+        """Return the indices of the edges that lead to `node`."""
         return [i for i, edge in enumerate(self.edges) if edge.target == node]
 
     def operation(self, node: int) -> Operation:
@@ -191,15 +191,15 @@ class EdgeMatch:
 
     @property
     def score(self) -> float:
-        """log10(1 - R^2) plus a price for complexity; lower is better."""
+        """log10(1 - R^2) plus a penalty for complexity; lower is better."""
         return float(np.log10(max(self.loss, ROUNDING))) + _DIGITS_PER_UNIT * self.complexity
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
     """Remove the edges with indices `dead`, and nodes that no longer connect inputs to the output.
 
-    A removed edge counts as zero in a sum and as one in a product. A node with one incoming and one
-    outgoing edge is also removed if one of these edges passes its value unchanged.
+    A removed edge counts as zero in a sum and as one in a product. A node with a single incoming
+    and a single outgoing edge is removed too if one of these edges is the identity.
     """
     edges = [edge for i, edge in enumerate(graph.edges) if i not in dead]
     changed = True
@@ -284,7 +284,7 @@ def sound(graph: Graph, x: Array) -> bool:
     """Return whether all candidates are defined on their arguments, and no constants have diverged.
 
     A candidate must have no pole in the range of its argument. Constants diverge if a candidate
-    imitates another one as a limit; c f and d then cancel each other.
+    approximates another function only in the limit of large constants, so that c f and d cancel.
     """
     with np.errstate(all="ignore"):
         values, outs = graph.edge_outputs(x)

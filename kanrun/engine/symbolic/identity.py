@@ -1,10 +1,10 @@
-"""Decide whether points show that a formula is their true function and not an approximation.
+"""Decide whether the points show that a formula is the true function, not an approximation.
 
-Many truncated series approximate a smooth function on a range to rounding accuracy. Their last term
-is about as large as their error. To measure the sizes of the independent parts of any formula, each
-column of its Jacobian is multiplied by its constant; the singular values are these sizes. In an
-approximation, they decrease step by step to the error. In the true function, the smallest one is
-far above the error.
+A truncated series can agree with a smooth function on a range up to rounding. Its last terms are
+then about as small as its error, whereas every part of the true formula is much larger than the
+error. To measure the sizes of the independent parts of a formula, each column of its Jacobian is
+multiplied by its constant; the singular values are these sizes. In an approximation, they decrease
+step by step down to the error. In the true function, the smallest one is far above the error.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
 from kanrun.engine.symbolic.sparse import is_noise, smooth_columns
 
-#: The points show that there is no further part if its expected size is at least this many times
-#: the error (15 bits). Approximations of 40 special functions on four ranges have at most 3 bits;
-#: those of theta functions, whose terms decrease ever faster, have up to 14.5; most true formulas
-#: of the score cards have more than 30.
+#: If a truncated series had a further term, the term would have about this size, relative to the
+#: error, or more; then the points show that there is none (15 bits). Approximations of 40 special
+#: functions on four ranges reach at most 3 bits; those of theta functions, whose terms decrease
+#: faster and faster, reach 14.5; most true formulas in collections of known formulas reach more
+#: than 30.
 _VISIBLE = 2.0**15
 #: Residuals whose RMS is below this fraction of the standard deviation of y count as rounding.
 _TINY = 2e-14
@@ -53,12 +54,12 @@ class Evidence:
 
     @property
     def is_shown(self) -> bool:
-        """True if a missing part would exceed the error clearly, and the residuals are rounding."""
+        """True if a missing part would clearly exceed the error, and residuals are rounding."""
         return self.is_rounding and self.next_part >= _VISIBLE * self.error
 
 
 def evidence(expression: Expr, names: Sequence[str], data: SearchData) -> Evidence:
-    """Return the evidence of all points that `expression`, in the variables `names`, is true."""
+    """Return the evidence, from all points, that `expression` in the variables `names` is true."""
     points = data.all_points
     form, constants = open_constants(expression, units=True)
     numbers = np.array([float(each) for each in constants.values()])

@@ -1,11 +1,11 @@
 """The data of a search, and the description length by which formulas are compared.
 
-The description length is N log(error) + (k + c) log(N) / 2 in nats, for N points, k free constants
-and complexity c (Schwarz, Annals of Statistics 6, 1978, 461). For few points, each constant and
-each two units of complexity cost N / (N - k - c/2 - 1) - log(N) / 2 in addition, if this is more
-than 0 (Hurvich and Tsai, Biometrika 76, 1989, 297). On noisy data, an additional constant is
+The description length of a formula with k free constants and complexity c on N points is N
+log(error) + (k + c) log(N) / 2, in nats (Schwarz, Annals of Statistics 6, 1978, 461). With few
+points, each constant and each two units of complexity add N / (N - k - c/2 - 1) - log(N) / 2, if
+this is positive (Hurvich and Tsai, Biometrika 76, 1989, 297). On noisy data, a further constant is
 accepted only if it reduces the error enough. On exact data, N log(error) dominates. Errors below
-EXACT count as EXACT, so that only constants and complexity decide among exact formulas.
+EXACT count as EXACT, so among exact formulas only constants and complexity decide.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from kanrun.formulas import to_text, variable
 
 Model = Callable[[Array], Array]
 
-#: Largest relative error at which a formula counts as exact in the search, the outcome and the
-#: certificate. It allows for float64 rounding that nested functions amplify: the true formulas of
-#: the score cards leave errors of at most 6e-15. A quotient of polynomials with ten terms can
-#: approximate an exponential to 6e-12.
+#: Largest relative error of a formula that counts as exact in the search, the outcome and the
+#: certificate. It allows for rounding errors that nested functions amplify: the true formulas in
+#: collections of known formulas have errors of at most 6e-15. A quotient of polynomials with ten
+#: terms can approximate an exponential to 6e-12.
 EXACT = 1e-12
-#: Fraction of the error allowed for exact formulas up to which a formula is certain. Quotients that
-#: imitate a root or an exponential of small arguments have larger errors; the true formulas of the
-#: score cards have smaller ones.
+#: A formula is certain if its error is at most this fraction of the largest error of an exact
+#: formula. Quotients that approximate a root or an exponential of small arguments have larger
+#: errors; true formulas have smaller ones.
 _CERTAIN = 0.02
 #: Relative rounding error of a value after a few operations.
 _ROUNDING = 1e-15
@@ -38,9 +38,9 @@ _ROUNDING = 1e-15
 UNDERFLOW = 1e-290
 #: Number of standard errors by which two mean squared errors may differ by chance.
 _CHANCE = 2.0
-#: Number of points per constant that are needed to show that a formula is exact.
+#: Number of points per constant that a formula needs to count as exact.
 _POINTS_PER_CONSTANT = 2
-#: Number of points that are needed in addition to those per constant.
+#: Number of points that a formula needs to count as exact, in addition to those per constant.
 _MORE_POINTS = 5
 #: Fraction of a budget that the search for a structure may use.
 _SEARCH_FRACTION = 0.85
@@ -72,7 +72,7 @@ class SearchData:
 
     @cached_property
     def exact(self) -> float:
-        """Largest error of an exact formula: EXACT, or the error due to rounding of y if larger."""
+        """Largest error of an exact formula: EXACT, or the rounding error of y if larger."""
         rounding = 0.0 if self.relative else float(np.abs(self.y).max()) * _ROUNDING / self.y_std
         return max(EXACT, rounding)
 
@@ -120,15 +120,15 @@ class SearchData:
 
     @cached_property
     def logarithms(self) -> SearchData:
-        """Points with log |y| in place of y."""
+        """Points with log |y| instead of y."""
         y = np.log(np.abs(self.y))
         validation_y = np.log(np.abs(self.validation_y))
         return replace(self, y=y, validation_y=validation_y, relative=False)
 
     def mean(self, x: Array) -> Array:
-        """Return the mean of y as a constant prediction for each row of x, shape (N,).
+        """Predict the mean of y for each row of x, shape (N,).
 
-        For relative noise, it is the geometric mean.
+        If the noise is relative, it is the geometric mean.
         """
         mean = float(np.mean(self.logarithms.y if self.relative else self.y))
         return np.full(len(x), np.sign(self.y[0]) * np.exp(mean) if self.relative else mean)
@@ -147,7 +147,10 @@ class SearchData:
         return self.all_points.y.size
 
     def has_enough_points(self, constants: int) -> bool:
-        """Return whether the points suffice for an exact formula with this many constants."""
+        """Return whether a formula with this many constants may count as exact.
+
+        This needs enough points per constant.
+        """
         return _POINTS_PER_CONSTANT * constants + _MORE_POINTS <= self.count
 
     def interpolated_by(self, parameters: int) -> bool:
@@ -226,7 +229,7 @@ class SearchPolicy:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a formula search is given.
+    """Input of a formula search.
 
     Attributes:
         data: Training and validation points.

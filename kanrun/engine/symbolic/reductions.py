@@ -1,7 +1,8 @@
-"""Reduce the number of variables: relevant inputs, products of powers, single products or sums.
+"""Reduce the number of variables of a search.
 
-A reduction writes y as a factor times a function of fewer variables. Some reductions are found on a
-subset of the points, such as those with positive values; they are then applied to all points.
+A reduction writes y as a factor times a function of fewer variables, such as the relevant inputs,
+products of powers, or a single product or sum. Some reductions are found on a subset of the points,
+such as those with positive values; they are then applied to all points.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from kanrun.points import Points
 
 #: An exponent of a power law may be rounded within this many standard errors.
 _DEVIATIONS = 2.5
-#: Smallest distance within which exponents are rounded, however small their standard errors are.
+#: If an exponent is within this distance of a fraction, it is rounded even if its standard error is
+#: smaller.
 _KNOWN = 1e-8
 #: Largest denominator of an exponent of a power law.
 _DENOMINATOR = 6
@@ -34,27 +36,28 @@ _INDICES = 4000
 _ROUGH = 0.2
 #: Determinants and exponents count as zero if they are smaller than this.
 _SINGULAR = 1e-8
-#: Largest denominator of an exponent in a group.
+#: Largest denominator of an exponent in a dimensionless group.
 _LARGEST = 12
-#: Cost of a fractional exponent when the pivots of groups are chosen.
+#: Penalty for a fractional exponent when the pivots of groups are chosen.
 _FRACTION_COST = 3.0
-#: Reduction of this cost per unit of the ratio of a pivot's smallest to its largest value.
+#: Reward for a pivot whose values vary little: it is multiplied by the ratio of the smallest to the
+#: largest value.
 _PIVOT_GAIN = 0.1
 
-#: A column spans decades if the ratio of its upper to its lower quantile of absolute values is
-#: large; the quantiles are at this probability and its complement.
+#: A column spans decades if an upper quantile of its absolute values is many times a lower one
+#: (`_DECADES`). The lower quantile has this probability, the upper one its complement.
 _TAIL = 0.1
-#: Smallest such ratio of a column that spans decades. Values with uniform logarithms reach it if
-#: they cover 1.7 decades; uniform values of both signs never do.
+#: Smallest ratio of the two quantiles for a column to span decades. If the logarithms of the values
+#: are uniform, this means that they cover 1.7 decades; uniform values of both signs never reach it.
 _DECADES = 20.0
-#: Smallest number of points of one sign that are enough to find scalings.
+#: Smallest number of points with the same signs that are enough to find scalings.
 _ENOUGH = 80
 #: Largest exponent of an input that is taken out as a factor.
 _LARGEST_POWER = 6.5
 
-#: From this number of inputs on, the search is restricted to the relevant inputs.
+#: Number of inputs from which on the search uses only the relevant ones.
 MANY = 10
-#: Largest number of relevant inputs; the physics formulas of the score cards have up to 9 inputs.
+#: Largest number of relevant inputs; the physics formulas in the collections have up to 9 inputs.
 _MOST = 9
 #: An input is relevant if its permutation importance is at least this fraction of the largest one.
 #: With 16 inputs and noise of 15% of the variance, irrelevant inputs reach 0.03.
@@ -63,22 +66,25 @@ _MATTERS = 0.05
 _ROWS = 500
 #: Settings of the table model that measures the importance.
 _POLICY = TablePolicy(folds=0)
-#: Work of this model per row.
+#: Units of work (see `budget`) to fit this model, per row.
 _WORK = 8e-4
-#: Work of this model per row and input.
+#: Units of work to fit this model, per row and input.
 _INPUT_WORK = 6e-5
-#: An input is left out if the part that others do not determine is below this fraction of its size.
+#: An input is left out if the part of it that the other inputs do not determine is below this
+#: fraction of its norm.
 _DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """A change of variables y = factor(x) * v(u(x)), where u has fewer variables than x.
+    """A change of variables y = factor(x) * v(u(x)), where u has fewer components than x.
+
+    Expressions in u are written with the symbols x0, x1, ..., like expressions in x.
 
     Attributes:
-        inputs: Number of the inputs x0, x1, ...
-        variables: The variables u, as expressions in the inputs.
-        factor: The factor, as an expression in the inputs.
+        inputs: Number of the inputs x.
+        variables: The components of u, as expressions in x.
+        factor: The factor, as an expression in x.
     """
 
     inputs: int
@@ -109,7 +115,7 @@ class Reduction:
         return to_numpy(self.factor, input_names(self.inputs))(x)
 
     def data(self, data: SearchData) -> SearchData:
-        """Return the points (u, v) in place of (x, y); nan or inf where they are not defined."""
+        """Replace the points (x, y) by (u, v), which is nan or inf where it is not defined."""
         with np.errstate(all="ignore"):
             return replace(
                 data,
@@ -120,16 +126,16 @@ class Reduction:
             )
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return y as an expression in x, for v as an expression in u, written as x0, x1, ..."""
+        """Convert v, an expression in u, to y, an expression in x."""
         return self.factor * self.inserted(expression)
 
     def then(self, step: Reduction) -> Reduction:
-        """Return the composition of this reduction and of `step`, which reduces its variables."""
+        """Return this reduction followed by `step`, a reduction of its variables."""
         variables = tuple(self.inserted(each) for each in step.variables)
         return replace(self, variables=variables, factor=self.restored(step.factor))
 
     def inserted(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return an expression in u, written as x0, x1, ..., as an expression in x."""
+        """Insert the definition of u: convert an expression in u to an expression in x."""
         symbols = input_symbols(len(self.variables))
         return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
 
@@ -159,10 +165,10 @@ def independent_inputs(data: SearchData) -> Reduction:
 
 
 def relevant_inputs(data: SearchData) -> Reduction:
-    """Return the relevant inputs as the variables of a search.
+    """Return the reduction to the relevant inputs.
 
-    If there are at least `MANY` independent inputs, only those are kept that have a large
-    permutation importance in the table model; otherwise all independent inputs are.
+    If there are at least `MANY` independent inputs, only those with a large permutation importance
+    in the table model are kept; otherwise all independent inputs are.
     """
     independent = independent_inputs(data)
     symbols = input_symbols(data.x.shape[1])
@@ -308,7 +314,7 @@ def of_one_sign(data: SearchData) -> SearchData:
 
 
 def power_factor(data: SearchData, every: SearchData) -> Reduction | None:
-    """Fit log |y| by the inputs that span decades, and return their powers as a factor, or None.
+    """Fit log |y| by the inputs that span decades, and return the product of their powers, or None.
 
     Exponents are rounded to multiples of 1/2, or to integers if the input is not positive at all
     points of `every`.
@@ -335,8 +341,9 @@ def _spans_decades(column: Array) -> bool:
 def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     """Return the reduction to groups that are invariant under scalings, or None if there is none.
 
-    Each group is an input divided by a product of powers of pivots, which are as many inputs as
-    there are scalings. Pivots are chosen that are far from zero and give small, integer exponents.
+    As many inputs as there are scalings are chosen as pivots: inputs that are far from zero and
+    lead to small, integer exponents. Each group is another input divided by a product of powers of
+    the pivots.
 
     Args:
         x: Inputs, shape (N, inputs).

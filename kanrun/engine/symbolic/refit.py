@@ -31,8 +31,8 @@ from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
 
-#: For relative errors, residuals are divided by the graph's value, limited to within this factor of
-#: |y|.
+#: If errors are relative, residuals are divided by the values of the graph; these are first limited
+#: to within this factor of |y|.
 _NEAR = 2.0
 #: A quick refit ends when steps reduce the loss by less than this fraction.
 QUICK = 1e-2
@@ -42,16 +42,18 @@ _GRID_STEPS = 25
 PENALTY = 1e-16
 #: Refinement ends if the error on a finer grid exceeds the lowest error by this factor.
 _GRID_GROWTH = 1.5
-#: Relative error from which on the last grid is doubled, because the function may be sharp.
+#: Relative error above which the number of intervals is doubled further, because the function may
+#: have a narrow feature.
 _UNRESOLVED = 3e-3
-#: Weight of the smoothness penalty on doubled grids; sharp functions have large derivatives.
+#: Weight of the smoothness penalty on these finer grids; it is small because narrow features have
+#: large derivatives.
 _SHARP_PENALTY = 1e-22
-#: Smallest number of points per coefficient of a doubled grid.
+#: Smallest number of points per coefficient on these finer grids.
 _POINTS_EACH = 4
 
 #: Levenberg-Marquardt policy for graphs. Evaluating a graph costs more than solving the linear
-#: system, and constants are wanted to the last digit. Therefore each step tries one damping after
-#: the other, and the damping may fall far below that of network training.
+#: system, and constants are needed to the last digit. Therefore each step tries several dampings,
+#: and the damping may become much smaller than when networks are trained.
 POLICY = LMPolicy(
     min_damping=1e-16,
     max_damping=1e8,
@@ -61,7 +63,7 @@ POLICY = LMPolicy(
 )
 
 #: Levenberg-Marquardt policy for the constants of an expression, which may have any size and are
-#: wanted to the last digit.
+#: needed to the last digit.
 THOROUGH = LMPolicy(min_damping=1e-18)
 
 
@@ -72,9 +74,9 @@ class RefitSettings:
     Attributes:
         steps: Largest number of steps.
         floor: RMS residual below which the refit ends.
-        gain: The refit ends if `patience` successive steps each reduce the loss by less than this
-            fraction.
-        patience: See `gain`.
+        gain: Smallest useful relative decrease of the loss. The refit ends after `patience`
+            successive steps with a smaller decrease.
+        patience: Number of such steps.
         penalty: Weight of the smoothness penalty.
         damping: Initial damping of the Levenberg-Marquardt method.
     """
@@ -148,7 +150,7 @@ class _Floor(sympy.Function):  # type: ignore[misc]  # sympy has no types
 
 
 def _slope(expression: sympy.Expr, name: str) -> sympy.Expr:
-    """Return the derivative with respect to a variable, in functions that NumPy can evaluate."""
+    """Differentiate with respect to a variable, and write the result with functions of NumPy."""
     smooth = expression.replace(sympy.Abs, _Modulus).replace(sympy.floor, _Floor)
     slope = sympy.diff(smooth, variable(name)).replace(_Modulus, sympy.Abs)
     slope = slope.replace(sympy.Heaviside, lambda u, _: (1 + sympy.sign(u)) / 2)
@@ -264,8 +266,9 @@ def _smoothness_rows(graph: Graph, weight: float) -> Array:
 def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
     """Train a graph on finer grids, and return the one with the lowest validation error.
 
-    The splines get each number of intervals in `grids` in turn, until the error grows. As long as
-    the error is large, the last number is then doubled, because the function may be sharp.
+    The numbers of intervals in `grids` are used one after another, until the error grows. If the
+    error is still large after the last one, the number is doubled as long as this is so, because
+    the function may have a narrow feature.
     """
 
     def finer(graph: Graph, intervals: int, penalty: float) -> Graph:

@@ -50,13 +50,14 @@ from kanrun.engine.symbolic.symmetries import (
 )
 from kanrun.errors import KanrunError
 
-#: The error of a network without a formula counts this many times when structures are compared.
+#: When structures are compared, a network without a formula counts as if its error were this many
+#: times as large.
 _NO_FORMULA = 100.0
 #: Largest number of inputs for which sparse regressions in all inputs are tried.
 _WIDE_TABLE = 30
 #: Largest number of variables for which a dictionary of small expressions is built.
 _DICTIONARY_INPUTS = 5
-#: Largest number of formulas that one stage returns if none is exact.
+#: Largest number of formulas that a stage returns if none is exact.
 _SHORTEST = 2
 #: Settings with which the constants of a proposed expression are fitted.
 _REFIT = RefitSettings(steps=30, damping=1e-6)
@@ -65,8 +66,9 @@ _REFIT = RefitSettings(steps=30, damping=1e-6)
 def search(problem: SearchProblem) -> Iterator[Event]:
     """Search for a formula in the relevant inputs; short formulas are tried first.
 
-    Yields a `SearchStage` and a `FittedStructure` for each formula that fits well. The search stops
-    if a formula is exact to rounding, if a residual is only noise, or if the budget is used up.
+    For each formula that fits well, a `SearchStage` and a `FittedStructure` are yielded. The search
+    ends if a formula is exact to rounding, if a residual is only noise, or if the budget is used
+    up.
     """
     run = FormulaSearch(problem)
     independent = independent_inputs(problem.data)
@@ -82,7 +84,7 @@ def search(problem: SearchProblem) -> Iterator[Event]:
 
 
 class FormulaSearch:
-    """A running search: the problem, the budget, and the formulas in x0, x1, ... found so far."""
+    """State of a search: the problem, the budget, and the formulas in x0, x1, ... found so far."""
 
     def __init__(self, problem: SearchProblem) -> None:
         self.problem = problem
@@ -92,15 +94,18 @@ class FormulaSearch:
         self.structures: list[FittedStructure] = []
 
     def over(self) -> bool:
-        """Return whether a formula is certain, a residual is only noise, or the budget is used."""
+        """Return whether the search is finished.
+
+        It is if a formula is certain, if a residual is only noise, or if the budget is used up.
+        """
         return self.budget.over or any(each.is_certain or each.noise for each in self.structures)
 
     def stages(self, given: Reduction) -> Iterator[Event]:
         """Search in the variables of `given`, then in the fewer variables that a smooth fit finds.
 
-        If the smooth fit shows that the points are noisy, all sparse regressions are run before the
-        variables are reduced. If it shows that the points are exact, none is run before; otherwise
-        only those for short formulas are.
+        The order depends on the smooth fit. If it shows that the points are noisy, all sparse
+        regressions are run before the number of variables is reduced. If it shows that the points
+        are exact, none is run before; otherwise only those for short formulas are.
         """
         inner = given.data(self.data)
         if not given.variables:
@@ -150,15 +155,16 @@ class FormulaSearch:
         expressions: Iterable[sympy.Expr],
         limit: float | None = None,
     ) -> Iterator[Event]:
-        """Fit expressions, and yield the first certain formula or else the shortest good ones.
+        """Fit expressions; yield the first certain formula, or else the good ones, shortest first.
 
-        If the budget is used up, the formulas fitted so far are yielded before WorkSpent is raised.
+        If the budget is used up, the formulas that were fitted so far are yielded before WorkSpent
+        is raised.
 
         Args:
             name: Name of the structures.
             given: Reduction whose variables are x0, x1, ... in the expressions.
             expressions: Expressions to try, in this order.
-            limit: Formulas with at least this relative error are dropped; by default the error at
+            limit: Largest relative error of a formula that is yielded; by default the error at
                 which a model has no skill.
         """
         groups = () if given.is_choice else given.variables
@@ -181,7 +187,7 @@ class FormulaSearch:
             raise WorkSpent
 
     def sparse(self, given: Reduction, *, short: bool = False) -> Iterator[Event]:
-        """Yield the formula with the shortest description among sparse regressions, with rivals.
+        """Run the sparse regressions, and yield the shortest formula with its rivals.
 
         With `short`, only products with at most one function are tried, and the formula is yielded
         only if its residual is rounding or noise.

@@ -35,14 +35,15 @@ _MAX_TERMS = 400
 #: Largest relative difference between the values of equal forms. It exceeds EXACT because forms
 #: lose different numbers of digits by cancellation.
 _EQUAL = 10 * EXACT
-#: Differences of values smaller than the quantile of |values| at this level are relative to it.
+#: Level of a quantile of |values|. Differences of smaller values are measured relative to this
+#: quantile.
 _USUAL = 0.9
 #: Fraction of its largest possible work that a transformation takes on average.
 _USUAL_WORK = 0.05
-#: This fraction for the transformations in `_HEAVY`.
+#: The same fraction for the transformations in `_HEAVY`.
 _HEAVY_WORK = 0.35
-#: Number of characters of a fraction that takes sympy as long as one decimal number; longer
-#: fractions take proportionally longer, because exact arithmetic keeps all digits.
+#: A fraction with this many characters takes sympy as long as one decimal number. Longer fractions
+#: take proportionally longer, because exact arithmetic keeps all digits.
 _SHORT = 4
 #: Largest relative difference between a squared coefficient and that of a perfect square.
 _SQUARE = 1e-4
@@ -76,7 +77,7 @@ def _by_functions(expression: Expr) -> Expr:
 
 
 def _divided(expression: Expr) -> Expr:
-    """Divide a numerator term by term, collected by the variables that the denominator lacks.
+    """Divide a numerator by a denominator, as a polynomial in the variables of the latter.
 
     For example, (x + x y + y)/(x + 1) becomes y + x/(x + 1).
     """
@@ -125,10 +126,10 @@ def _squares(expression: Expr) -> Expr:
 
 
 def _common_factors(expression: Expr) -> Expr:
-    """Factor a coefficient out of each sum, if its ratios to the others are nice numbers.
+    """Factor one coefficient out of each sum if the ratios of the others to it are nice numbers.
 
-    The coefficient with the shortest ratios is chosen. For example, 2.6 x + 2.6 becomes
-    2.6 (x + 1), and (2.6 x + 2.6)^2 becomes 6.76 (x + 1)^2.
+    The coefficient with the shortest ratios is chosen. For example, 2.6 x + 2.6 becomes 2.6 (x +
+    1), and (2.6 x + 2.6)^2 becomes 6.76 (x + 1)^2.
     """
 
     def ratios(pairs: Sequence[tuple[Expr, Expr]], factor: Expr) -> list[Expr] | None:
@@ -237,8 +238,8 @@ class _TooLarge(Exception):
 def _claim(form: Expr, step: Writing, left: float) -> None:
     """Count the estimated work of a transformation before it runs.
 
-    Because sympy cannot be interrupted, a transformation is not begun if its largest possible work
-    exceeds the work `left`, although it would usually take less.
+    Sympy cannot be interrupted. Therefore a transformation is not begun if it might take more than
+    the remaining work (`left`), even if it would usually take less.
 
     Raises:
         _TooLarge: If the transformation must not be begun.

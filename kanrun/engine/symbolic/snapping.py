@@ -43,7 +43,7 @@ SNAP_THRESHOLD = 0.05
 _GROWTH = 1.3
 #: An edge may also be removed if the error is then at most this.
 _NEGLIGIBLE_ERROR = 1e-7
-#: Work for the assignments of a graph (approximate CPU seconds).
+#: Work that may be spent on the assignments of one graph (approximate CPU seconds).
 _WORK = 10.0
 #: Largest number of assignments of candidates to all edges that are tried.
 _ASSIGNMENTS = 24
@@ -51,7 +51,8 @@ _ASSIGNMENTS = 24
 _PER_EDGE = 5
 #: Relative error below which the constants of an assignment are fitted with more steps.
 _PROMISING = 0.2
-#: Relative error below which these constants are polished before formulas are compared.
+#: Relative error below which the constants of an assignment are fitted to the last digit before
+#: formulas are compared.
 _POLISHED = 1e-7
 #: Successive numbers of intervals on which a pruned network is retrained.
 _GRIDS = (10, 20)
@@ -84,10 +85,10 @@ def _stages(tried: FittedStructure) -> Iterator[SearchStage]:
 
 
 def edge_scores(graph: Graph, data: SearchData) -> list[float]:
-    """Return the importance of each edge: how much the output changes without its variation.
+    """Return the importance of each edge: how much the output changes if the edge is constant.
 
     It is the RMS change of the output when the values of the edge are replaced by their mean,
-    divided by the standard deviation of y; inf for edges that pass a value unchanged.
+    divided by the standard deviation of y; inf for edges that are the identity.
     """
     values, outs = graph.edge_outputs(data.x)
     scores = []
@@ -113,7 +114,8 @@ def eliminate(graph: Graph, data: SearchData) -> Graph:
     while True:
         scores = edge_scores(graph, data)
         for i in [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i])]:
-            # An edge that must stay is tried again only after nodes have changed.
+            # An edge that could not be removed is tried again only after the number of nodes has
+            # changed.
             key = graph.edges[i].source, graph.edges[i].target, len(graph.operations)
             if key in kept:
                 continue
@@ -198,8 +200,8 @@ def partly_symbolic(
     """Snap edges one by one; those with the best matches come first.
 
     Args:
-        structure: Structure with the network and the previous matches of its edges, which are tried
-            in addition to new matches.
+        structure: The network and previous matches of its edges, which are tried together with new
+            matches.
         problem: The search problem.
         allowed: Largest relative validation error after an edge is snapped.
         allowance: Work after which no more candidates are tried.

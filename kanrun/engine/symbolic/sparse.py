@@ -26,27 +26,30 @@ from kanrun.engine.symbolic.templates import Coordinates, Template
 #: Angular frequencies of fast sines and cosines among the smooth functions, for inputs scaled to
 #: [-1, 1].
 _FAST = range(9, 22, 2)
-#: A residual counts as noise if its smooth part has more than this probability by chance (F test).
+#: A residual counts as noise if chance explains its smooth part with more than this probability (F
+#: test).
 _CHANCE = 1e-3
 #: Number of the best formulas that are returned as a ranking.
 RANKED = 10
 #: Number of the best formulas from which terms are removed, one at a time, after every stage.
 _SHORTENED = 3
-#: Largest error, relative to the standard deviation of y, that may be noise.
+#: Largest error of a formula, relative to the standard deviation of y, that may be explained as
+#: noise.
 _NO_FIT = 0.7
 #: An error counts as exact if it is at most this multiple of ROUNDING.
 _EXACT = 10.0
 #: Smallest noise that weights assume, relative to the standard deviation of y.
 _LEAST_NOISE = 1e-4
-#: Formulas with more bits than this do not end the search, because others may be shorter.
+#: A formula with more bits than this does not end the search, because there may be a shorter one.
 _LONGEST = 90.0
-#: Typical number of bits of a short product with one function.
+#: Number of bits of a short product with one function; earlier stages are skipped by it (see
+#: `ProposalStage`).
 _SINGLE = 22.0
-#: Typical number of bits of a short sum without functions.
+#: The same for a short sum without functions.
 _SUM = 38.0
-#: Typical number of bits of a short sum with a function.
+#: The same for a short sum with a function.
 _SUM_OF_FUNCTIONS = 48.0
-#: Typical number of bits of a short product with two functions.
+#: The same for a short product with two functions.
 _PAIR = 52.0
 #: Largest number of points in sparse regressions. More points take proportionally more work.
 LARGEST_SAMPLE = 2000
@@ -112,7 +115,8 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
 
     Args:
         residual: Residuals, shape (N,).
-        value: Values of the formula, shape (N,), whose size and its root are added to `columns`.
+        value: Values of the formula, shape (N,). They and their square root are used as two further
+            smooth functions.
         columns: Values of smooth functions, shape (N, functions).
     """
     size = np.abs(value) / (np.abs(value).max() or 1.0)
@@ -128,10 +132,10 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
 
 
 def first_noise(y: Array, columns: Array) -> float:
-    """Return an upper bound on the standard deviation of the noise of y (N,).
+    """Return an upper bound of the standard deviation of the noise in y (N,).
 
-    It is the RMS residual of a fit by smooth columns (N, functions). If many |y| are smaller than
-    such noise would allow, the bound is smaller. It is at least 0.001 standard deviations of y.
+    It is the RMS residual of a fit by smooth columns (N, functions). If many |y| are too small for
+    so much noise, the bound is smaller. It is at least 0.001 standard deviations of y.
     """
     shares = np.array([0.1, 0.25, 0.5])
     sizes = np.quantile(np.abs(y), shares) / stats.norm.isf((1 - shares) / 2)
@@ -143,11 +147,11 @@ def first_noise(y: Array, columns: Array) -> float:
 
 @dataclass(frozen=True)
 class ProposalStage:
-    """A stage of the search.
+    """A stage of the search, which proposes templates.
 
     Attributes:
-        size: Typical smallest number of bits of the templates; the stage is skipped if a formula
-            with fewer bits already leaves only noise.
+        size: Number of bits of the shortest templates that this stage usually proposes. If a
+            shorter formula already leaves only noise, the stage is skipped.
         propose: Function that returns the templates.
     """
 
@@ -201,7 +205,7 @@ class SparseSearch:
                 raise
 
     def _run(self, largest: float) -> None:
-        """Run the stages whose `size` is at most `largest` bits."""
+        """Run the stages whose `size` (in bits) is at most `largest`."""
         for stage in self.stages():
             best = self.ranking.best
             if stage.size > largest:
@@ -224,7 +228,7 @@ class SparseSearch:
         return is_noise(best.residual, value, self.columns)
 
     def _sharpen(self) -> None:
-        """Reduce the noise that weights assume to the error of the best formula so far."""
+        """Lower the assumed noise, which sets the weights, to the error of the best formula."""
         best = self.ranking.best
         if best is not None and self.sample.noise:
             error = max(best.error, _LEAST_NOISE) * self.size

@@ -1,9 +1,9 @@
-"""Find sums of few terms of a dictionary: g(y / M) = c_1 t_1 + c_2 t_2 + ...
+"""Find sums of a few terms of a dictionary: g(y / M) = c_1 t_1 + c_2 t_2 + ...
 
 g is a transform of the output. M is 1, or the product of powers of those inputs on whose logarithms
-log |y| depends linearly. Terms are monomials of the coordinates, and monomials times a function
-F(c z). Pairs of terms are compared by their Gram matrix, and further terms are added by projection.
-In addition, backward elimination starts from many simple terms.
+log |y| depends linearly. Terms are monomials of the coordinates, and monomials times a function F(c
+z). Pairs of terms are compared by their Gram matrix, and further terms are added by projection.
+Further sums are found by backward elimination, starting from many simple terms.
 """
 
 from __future__ import annotations
@@ -48,18 +48,19 @@ from kanrun.engine.symbolic.templates import (
 _MONOMIALS = 1000
 #: Largest number of terms with a function.
 _FUNCTIONS = 5000
-#: Number of the first terms that are paired with all terms.
+#: Number of terms (the first ones of the dictionary) that are paired with all terms.
 _FIRST = 1000
 #: Number of the best pairs that are fitted, and to which further terms are added.
 _PAIRS = 40
-#: Number of sines and cosines with a phase that are fitted, and to which further terms are added;
-#: as many damped ones are.
+#: Number of sines and cosines with a phase that are fitted, and to which further terms are added.
+#: The same number of damped ones is used.
 _WAVES = 6
 #: Number of candidates with three terms, and with four terms, that are fitted.
 _LONGER = 20
 #: Numbers of simple terms from which backward elimination starts.
 _ELIMINATED = (40, 120, 250)
-#: Smallest effective number of rows on which a term depends; otherwise it could fit outliers.
+#: Smallest effective number of rows that determine the coefficient of a term; with fewer, the term
+#: could fit outliers.
 _ROWS = 4.0
 #: A sine and a cosine may be combined if their frequencies differ by at most this fraction.
 _ONE_FREQUENCY = 0.25
@@ -67,9 +68,10 @@ _ONE_FREQUENCY = 0.25
 _ROUNDING = 1e-12
 #: Largest number of terms of a sum.
 _MOST_TERMS = 12
-#: Significance level of the F test for a slope of log |y| that is not constant.
+#: Significance level of the F test that log |y| does not depend linearly on the logarithm of an
+#: input.
 _CONSTANT = 1e-4
-#: A slope also counts as constant if its F ratio is at most this fraction of the largest one.
+#: The dependence also counts as linear if its F ratio is at most this fraction of the largest one.
 _SMALL = 0.1
 
 
@@ -85,8 +87,8 @@ class TermColumns:
 def constant_slopes(sample: Sample) -> Monomial:
     """Return the product of powers of the inputs on whose logarithms log |y| depends linearly.
 
-    An F test compares smooth functions of all inputs with smooth functions of all but one, whose
-    logarithm stays a linear term. Exponents must be near a multiple of 1/2.
+    For each input, an F test compares a fit by smooth functions of all inputs with a fit in which
+    this input has only a linear term of its logarithm. Exponents must be near a multiple of 1/2.
     """
     d = sample.inputs
     weights = sample.log_weights
@@ -124,7 +126,8 @@ def constant_slopes(sample: Sample) -> Monomial:
         left, fewer, solved = rest([j for j in range(d) if j != i])
         ratios.append((left - full) / max(rank - fewer, 1) / max(full / freedom, 1e-300))
         powers.append(float(solved[1 + i] * 2 / span[i]) if span[i] > 0 else 0.0)
-    # If smooth functions leave more than noise, all F ratios are too large by a common factor.
+    # If smooth functions leave more than noise unexplained, all F ratios are too large by a common
+    # factor.
     limit = max(float(stats.f.isf(_CONSTANT, max(rank // d, 1), freedom)), _SMALL * max(ratios))
     chosen = [
         (i, halves(power))
@@ -252,7 +255,7 @@ def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
 
 
 def _shape(term: Term) -> object:
-    """Return the structure of a term with a sine or cosine, without constants and its name."""
+    """Return the structure of a term with a sine or cosine, whichever of the two it is."""
     *others, wave = term.factors
     return wave.monomial, [(each.function, each.monomial) for each in others]
 
@@ -327,7 +330,7 @@ class Sums:
         return float(rest @ rest), solved
 
     def templates(self) -> Iterator[Template]:
-        """Yield sums of two to four terms, then the sums that backward elimination finds."""
+        """Yield sums of two to four terms, then the sums found by backward elimination."""
         if not self.usable or len(self.terms) < 2:
             return
         chosen = [*self._waves(), *self._pairs()[:_PAIRS]]
@@ -393,7 +396,7 @@ class Sums:
         return [*[each for each in ranked if each not in damped][:_WAVES], *damped[:_WAVES]]
 
     def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the choices without those that differ from a previous one only by scales."""
+        """Return the choices of columns, without those that repeat a previous one up to scales."""
         seen = set[object]()
         kept = []
         for chosen in choices:

@@ -36,36 +36,40 @@ _TUNED = 250
 _FITTED = 600
 #: Largest number of steps of the search for the hyperparameters.
 _STEPS = 25
-#: Relative change of the likelihood at which this search ends.
+#: Relative change of the likelihood at which the search for the hyperparameters ends.
 _LIKELIHOOD_RTOL = 2e-9
 #: A smooth fit with a relative error of this or more is too inaccurate to reveal symmetries.
 NO_FIT = 0.2
 #: Relative error below which a smooth fit counts as exact.
 ACCURATE = 1e-5
 #: Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
-#: this (its square if y changes sign).
+#: this (or its square, if y changes sign).
 _WIDE = 1e4
-#: Probability level of the lower quantile; that of the upper one is its complement.
+#: Probability of the lower quantile; the upper one has the complementary probability.
 _RARE = 0.1
-#: Smallest ratio of the largest to the smallest |y| at which noise may be judged as relative.
+#: Smallest ratio of the largest to the smallest |y| for which noise can be recognised as
+#: proportional to y.
 _SIZES = 10.0
-#: Estimated noise of at most this, relative to the standard deviation of y, counts as none.
+#: If the estimated noise, relative to the standard deviation of y, is at most this, the points
+#: count as free of noise.
 _NOISE = 5e-4
 #: The error of a fit counts as noise if it is below this multiple of the estimated noise.
 _NOISE_FACTOR = 1.5
-#: Smallest gain of the log likelihood (nats) from which noise counts as relative.
+#: Smallest gain of the log likelihood (nats) at which noise counts as proportional to y.
 _LIKELIER = 3.0
-#: Largest relative error of a smooth fit to points without noise of a smooth function.
+#: Largest relative error of a fit to a smooth function without noise.
 _SMOOTH = 0.02
-#: Factor by which the error of a fit may grow in fewer variables.
+#: Largest factor by which the error may grow when the number of variables is reduced.
 _ERROR_GROWTH = 1.5
-#: An input has no effect if its strength is below this fraction of the largest strength.
+#: An input has no effect if its strength is below this fraction of the largest strength of an
+#: input.
 _IDLE = 1e-4
-#: Eigenvalues count as zero if their root is at most this.
+#: An eigenvalue counts as zero if its square root is at most this.
 _TOLERANCE = 0.03
-#: Largest RMS deviation of a constant, relative to the standard deviation of y.
+#: An output counts as constant if its RMS deviation, relative to the standard deviation of y, is at
+#: most this.
 _CONSTANT = 1e-9
-#: Smallest number of points at which derivatives are used.
+#: Smallest number of points from which derivatives are used to find symmetries.
 _SLOPES = 80
 #: Typical ratio of the relative error of derivatives to the relative error of the fit.
 _SLOPE_ERROR = 3.5
@@ -75,12 +79,12 @@ _PAIRS = 4
 _SCALINGS = 3
 #: Largest factor by which a null vector is multiplied to make its entries integers.
 _DENOMINATOR = 6
-#: Largest distance of an entry of a null vector from a fraction.
+#: Largest distance of an entry of a null vector from the fraction to which it is rounded.
 _RATIONAL = 0.04
 
 
 def reduce_variables(data: SearchData) -> Reduction:
-    """Reduce the number of variables step by step; return `Reduction.none` if nothing is found."""
+    """Reduce the number of variables step by step, or return `Reduction.none`."""
     reduction = _reduction_of(data)
     inner = reduction.data(data)
     is_finite = np.isfinite(inner.x).all() and np.isfinite(inner.y).all()
@@ -88,7 +92,7 @@ def reduce_variables(data: SearchData) -> Reduction:
 
 
 def _reduction_of(data: SearchData) -> Reduction:
-    """Return a reduction that was found on part of the points.
+    """Return a reduction that was found on a subset of the points.
 
     Its factor or its variables may be undefined at other points.
     """
@@ -135,10 +139,10 @@ def _reduction_of(data: SearchData) -> Reduction:
 def _smooth_start(
     data: SearchData, factor: Reduction | None
 ) -> tuple[Reduction, SearchData, GaussianProcessFit]:
-    """Return a first reduction whose points have a smooth fit, these points, and the fit.
+    """Return a first reduction, the points in its variables, and a smooth fit to these points.
 
-    The factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth
-    fit in all variables, a single product or sum of some of them is tried (see `single_index`).
+    A factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth fit
+    in all variables, a single product or sum of some of them is tried (see `single_index`).
     """
     step = Reduction.none(data.x.shape[1])
     fit = smooth_fit(data)
@@ -175,8 +179,8 @@ def _least_rough(
 def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
     """Return whether a fit in fewer variables is as good as the fit before.
 
-    The new fit is one of v = y / factor, whose relative error alone may mislead: a few large values
-    of v can hide that all others are wrong.
+    The new fit predicts v = y / factor. Its relative error alone may mislead, because a few large
+    values of v can hide errors of all others. Therefore the error of y is compared as well.
 
     Args:
         before: Relative error of the fit before.
@@ -193,7 +197,7 @@ def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
 def _error_in_y(
     data: SearchData, step: Reduction, then: SearchData, fit: GaussianProcessFit
 ) -> float:
-    """Return the relative validation error of y = factor * v, for the fit of v after a step."""
+    """Return the relative validation error of y = factor * v, where v is predicted by a fit."""
     factor = step.factors(data.validation_x)
     v = np.exp(fit.predicted) * np.sign(then.y[0]) if fit.logarithmic else fit.predicted
     return data.error(lambda _: factor * v)
@@ -202,12 +206,12 @@ def _error_in_y(
 def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     """Return the reductions to try next, the most certain first.
 
-    If some inputs have no effect, the only reduction leaves them out. Otherwise, reductions use
-    scalings of one or two inputs, pairs of inputs that can be joined, all scalings together, and
-    single scalings.
+    If some inputs have no effect, leaving them out is the only proposal. Otherwise, the proposals
+    use scalings of one or two inputs, pairs of inputs that can be combined, all scalings together,
+    and single scalings, in this order.
     """
-    # Derivatives are less accurate than the fit, and least accurate at the edge of the points, so
-    # the points near the centre are used.
+    # Derivatives are less accurate than the fit, in particular near the boundary of the points, so
+    # only points near the centre are used.
     tolerance = max(_TOLERANCE, _SLOPE_ERROR * fit.error)
     centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), TINY)
     inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]
@@ -237,9 +241,9 @@ def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None
     multiplied by a small factor and rounded to integers.
 
     Returns:
-        The residual (the larger of the eigenvalue and the Rayleigh quotient of the integer vector),
-        and the vector (n,). None if the residual is not small, or the entries are not near
-        fractions with a common small denominator.
+        The residual, which is the larger of the eigenvalue and the Rayleigh quotient of the integer
+        vector, and the vector (n,). None if the residual is not small, or if the entries are not
+        nearly fractions with a common small denominator.
     """
     sizes = np.sqrt(np.diag(moments))
     if not (np.isfinite(sizes).all() and sizes.all()):
@@ -375,9 +379,11 @@ def errors_are_relative(data: SearchData) -> bool:
 
 
 def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:
-    """Fit y, or log |y| if `of_output`, to the inputs, or to their logarithms if `of_inputs`.
+    """Fit a Gaussian process.
 
-    If the covariance is not positive definite, the error of the result is inf.
+    It is fitted to y, or to log |y| if `of_output`, as a function of the inputs, or of their
+    logarithms if `of_inputs`. If the covariance is not positive definite, the error of the result
+    is inf.
     """
 
     def inner(x: Array) -> Array:

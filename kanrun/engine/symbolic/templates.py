@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate, input_symbols, number
 
-#: Bits of an operation in a formula.
+#: Number of bits that an operation adds to the description of a formula.
 OPERATION = 2.5
-#: Bits of a function in a formula.
+#: Number of bits that a function adds to the description of a formula.
 FUNCTION = 4.0
-#: Bits that an exponent with a denominator costs in addition.
+#: Number of bits that a denominator adds to the description of an exponent.
 _DENOMINATOR = 1.5
-#: Smallest range (radians) of a variable whose sine differs from a line.
+#: Smallest range (radians) of a variable whose sine can be told from a straight line.
 _LEAST_TURN = 0.5
-#: Absolute value (radians) below which the sine of a variable has few periods.
+#: Largest absolute value (radians) of a variable whose sine has few periods.
 _MOST_TURNS = 50.0
 #: A product of powers of atoms: pairs (index of the atom, exponent), sorted by index.
 Monomial = tuple[tuple[int, Fraction], ...]
@@ -60,9 +60,9 @@ class Atom:
 def take_two_values(values: Array) -> NDArray[np.bool_]:
     """Return whether `values` (..., N) have at most two distinct values along the last axis.
 
-    This holds for indicators of categories. On the points, every function of such a variable equals
-    a line, so the regressions have no columns for its functions and powers. The result has the
-    shape (...).
+    This is so for indicators of categories. On the points, every function of such a variable equals
+    a line, so the regressions use neither functions nor powers of it. The result has the shape
+    (...).
     """
     low = values.min(axis=-1, keepdims=True)
     high = values.max(axis=-1, keepdims=True)
@@ -160,16 +160,16 @@ class Coordinates:
 
 
 def _waves_differ(values: Array) -> bool:
-    """Return whether the sine of `values` (N,) differs from a line and has few periods.
+    """Return whether the sine of `values` (N,) can be told from a line and has few periods.
 
-    With many periods, a sine of frequency 1 would be an arbitrary choice among many frequencies.
+    With many periods, sines of many frequencies could be tried, and there is no reason to prefer 1.
     """
     is_moderate = np.ptp(values) > _LEAST_TURN and np.abs(values).max() < _MOST_TURNS
     return bool(is_moderate and not take_two_values(values))
 
 
 def exponent_bits(p: Fraction) -> float:
-    """Return the bits of an exponent: 0 for 1, 0.5 for -1; otherwise, larger numbers cost more."""
+    """Return the bits of an exponent: 0 for 1, 0.5 for -1, more for larger numbers."""
     size = abs(p)
     if size == 1:
         return 0.5 * (p < 0)
@@ -261,13 +261,13 @@ class Template:
         yield from self.below
 
     def shorter(self) -> Iterator[Template]:
-        """Yield the templates in which one term of the numerator is missing; none if it has one."""
+        """Yield the templates with one term less in the numerator, if it has at least two."""
         for term in self.above if len(self.above) > 1 else ():
             yield replace(self, above=tuple(each for each in self.above if each is not term))
 
     @property
     def constants(self) -> Array:
-        """Coefficients of the terms above and below, then the constants of all factors."""
+        """Coefficients of the numerator and the denominator, then the constants of all factors."""
         coefficients = [term.coefficient for term in (*self.above, *self.below)]
         inner = (c for term in self.terms() for factor in term.factors for c in factor.constants)
         return np.array([*coefficients, *inner])

@@ -16,16 +16,16 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, apart
 from kanrun.formulas.parsing import parse_expression
 
-#: Smallest relative error that constants are assumed to have.
+#: Smallest relative error that a constant is assumed to have.
 PRECISION = 1e-9
-#: Constants smaller than this are assumed to have the error of a constant of this size.
+#: A constant below this size is assumed to have the same absolute error as a constant of this size.
 _SMALL = 1e-3
 #: Largest denominator of a nice fraction.
 _MAX_DENOMINATOR = 20
 #: Largest number of significant digits of a nice decimal number.
 _MAX_DIGITS = 9
-#: A number is nice only if the probability that an equally simple number is as near by chance is
-#: smaller than this.
+#: A number counts as nice only if an equally simple number would be as near by chance with a
+#: probability below this.
 _CHANCE = 0.05
 #: Units of which nice numbers are multiples, by their description length in bits.
 _UNITS = {
@@ -76,7 +76,7 @@ def nice(value: float, window: float) -> Expr | None:
 
 
 def window_of(value: float) -> float:
-    """Return the distance within which a number may replace the constant `value` without loss."""
+    """Return how far a number may be from the constant `value` to replace it without loss."""
     return PRECISION * max(abs(value), _SMALL)
 
 
@@ -100,17 +100,18 @@ def decimals(expression: Expr) -> list[Expr]:
 
 #: Number of significant digits of a float64 that rounding errors do not affect.
 _SHOWN = 15
-#: Smallest denominator of a fraction that is replaced by a decimal number if that is not longer.
+#: Smallest denominator of a fraction that may be written as a decimal number, if that is not
+#: longer.
 _LEAST_DECIMAL = 5
 #: Decimal numbers with integer values are written as integers below this size.
 _LARGEST_WHOLE = 1e9
 #: Largest number of characters of a decimal number that counts as exact.
 _SHORT = 11
-#: Size of one digit, relative to one operation.
+#: Length of one digit when expressions are compared; an operation has length 1.
 _DIGIT = 0.1
-#: Size of a decimal point or a fraction bar, relative to one operation.
+#: Length of a decimal point or a fraction bar.
 _FRACTION = 0.3
-#: Size of a notation that is unusual in textbooks, relative to one operation.
+#: Length that is added for a notation that is unusual in textbooks.
 _UNUSUAL = 10.0
 #: Number of digits to which the numbers of two forms must agree; physical constants in data files
 #: have this many.
@@ -182,10 +183,10 @@ def size(expression: Expr) -> float:
 
 
 def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
-    """Return whether an expression has an accepted form, or is no longer than the shortest one.
+    """Return whether an expression has an accepted form, or is no longer than the shortest of them.
 
-    Forms are compared after the numbers of each product are combined into one, and after decimal
-    and large numbers are rounded to `_FORM_DIGITS` digits.
+    Before forms are compared, the numbers of each product are combined into one, and decimal and
+    large numbers are rounded to `_FORM_DIGITS` digits.
     """
 
     def skeleton(form: Expr) -> Expr:
