@@ -110,35 +110,34 @@ class PseudoRehearsal(Memory):
 class Information(Memory):
     """A memory of the curvature of the losses of earlier phases.
 
-    With `information_diagonal`, weight 1 and no tie, it is Laplace's approximation of the losses by
-    the Fisher information of normal outputs, as in EWC.
+    With `diagonal`, weight 1 and no tie, it is Laplace's approximation of the losses by the Fisher
+    information of normal outputs, as in EWC.
 
     Attributes:
-        kind: `information` keeps the curvature between all parameters, `information_diagonal` only
-            that of each parameter.
+        diagonal: Whether only the curvature of each parameter is kept, and not that of pairs.
         weight: Weight of the curvature of each phase.
         tie: Weight of the penalty on changes of the parameters since the phase began.
         quadratic: The curvature of all phases so far; None before the first phase ends.
     """
 
-    kind: str
+    diagonal: bool
     weight: float
     tie: float
     quadratic: QuadraticMemory | None = None
 
     def objective(self, network: Network, plain: Objective) -> Objective:
         """Add the penalties on forgetting earlier phases and on changing the present parameters."""
-        memory = QuadraticMemory.anchor(network, self.kind, self.tie)
+        memory = QuadraticMemory.anchor(network, self.tie, diagonal=self.diagonal)
         if self.quadratic:
             memory = self.quadratic.joined(memory)
         return replace(plain, memory=memory, freeze_unseen=False)
 
     def learned(self, network: Network, phase: Samples) -> None:
-        if self.quadratic is None:
-            self.quadratic = QuadraticMemory.anchor(network, self.kind, 0.0)
+        before = self.quadratic or QuadraticMemory.anchor(network, 0.0, diagonal=self.diagonal)
         weight = self.weight / output_scale(phase, "regression") ** 2
-        self.quadratic.learn(network, phase.x, "regression", weight, HIDDEN if self.tie else 0.0)
-        self.kept = [*self.quadratic.factors, *self.quadratic.targets]
+        hidden = HIDDEN if self.tie else 0.0
+        self.quadratic = before.learned(network, phase.x, weight, hidden)
+        self.kept = [self.quadratic.factors, self.quadratic.targets]
 
 
 @dataclass
@@ -167,9 +166,9 @@ class Learner:
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
         if self.memory == "ewc":
             strength = self.strengths[past % len(self.strengths)]
-            return Information("information_diagonal", strength, 0.0)
+            return Information(diagonal=True, weight=strength, tie=0.0)
         if self.memory == "information":
-            return Information(self.memory, WEIGHT, TIE)
+            return Information(diagonal=False, weight=WEIGHT, tie=TIE)
         if self.memory == "replay":
             return Replay(self.replay_points)
         return PseudoRehearsal() if self.memory == "rehearse" else Memory()

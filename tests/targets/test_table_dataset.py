@@ -206,7 +206,7 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path):
     cases(
         r"""
 {} | {'n_train': 180, 'n_test': 30} | 180 training and 30 test rows are 210, but people.csv has 200 rows
-{} | {'n_train': None, 'n_test': 200} | 2 training and 200 test rows are 202, but people.csv has 200
+{} | {'n_train': None, 'n_test': 200} | 200 test rows leave 0 of the 200 rows of people.csv for training, where
 {} | {'n_train': 1} | sampling.n_train=1 must be at least 2 for a table
 {'outputs': ['species'], 'task': 'regression'} | {} | or that the column holds labels (target.task=classification)
 {'task': 'classification', 'outputs': ['label', 'grade']} | {} | takes one output column, target.outputs has 2

@@ -327,3 +327,8 @@ def test_workbook_must_have_one_sheet_with_content(tmp_path):
     _refused(path, ["b"], "data.xlsx has 2 sheets with content (Sheet, empty)")
     path.write_bytes(b"PK")
     _refused(path, ["b"], "data.xlsx cannot be read as a workbook of Excel")
+
+
+def test_a_header_of_numbers_is_said(write):
+    target = build_table(TableTarget(str(write("1,2\n3,4\n5,7\n")), outputs=["2"]))
+    assert "header of data.csv holds numbers only (1, 2); if it is a row" in target.notes[0]

@@ -37,7 +37,7 @@ from kanrun.engine.splines import (
     fused_sums,
     fuses,
     local_basis,
-    subdivide,
+    redivide,
     table_index,
     uniform_breakpoints,
 )
@@ -256,18 +256,8 @@ class SplineLayer(nn.Module):
 
         Also return the method of transfer, as `moved` does.
         """
-        old = self.grid.breakpoints
-        factor, rest = divmod(intervals, self.grid.intervals)
-        if rest == 0 and factor > 0:
-            return self.moved(subdivide(old, factor), uniform=self.uniform)
-        if self.uniform:
-            points = uniform_breakpoints(old[:, 0], old[:, -1], intervals)
-            return self.moved(points, uniform=True)
-        # Interpolate the old breakpoints linearly, so that the new ones have the same density.
-        at = torch.linspace(0, old.shape[1] - 1, intervals + 1, dtype=old.dtype)
-        below = at.floor().long().clamp(max=old.shape[1] - 2)
-        points = torch.lerp(old[:, below], old[:, below + 1], (at - below).to(old))
-        return self.moved(points, uniform=False)
+        points = redivide(self.grid.breakpoints, intervals)
+        return self.moved(points, uniform=self.uniform)
 
     def moved(self, breakpoints: Breakpoints, *, uniform: bool) -> tuple[SplineLayer, str]:
         """Return the layer on new breakpoints, and the method of transfer.

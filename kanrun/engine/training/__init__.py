@@ -45,7 +45,7 @@ from kanrun.engine.training.grid_training import (
     first_penalty,
 )
 from kanrun.engine.training.growth import Growth
-from kanrun.engine.training.memory import INFORMATION, QuadraticMemory
+from kanrun.engine.training.memory import QuadraticMemory
 from kanrun.engine.training.objective import (
     DataFitting,
     Objective,

@@ -218,11 +218,12 @@ def measure(network: nn.Module, data: TrainingData) -> Errors:
 def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tensor:
     """Return the mean squared residual divided by `size`^2, or for classes the cross-entropy.
 
-    `size` is the standard deviation of the outputs; see `output_scale`.
+    `size` is the standard deviation of the outputs; see `output_scale`. Classes may be given by
+    their probabilities, shape (samples, classes), instead of their numbers.
     """
     if task == "regression":
         return samples.mean(((output - samples.y) / size).square())
-    labels = samples.y[:, 0].long()
+    labels = samples.y if samples.y.shape[1] > 1 else samples.y[:, 0].long()
     return samples.mean(functional.cross_entropy(output, labels, reduction="none")[:, None])
 
 

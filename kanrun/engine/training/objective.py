@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kanrun.engine.least_squares import (
     DenseRows,
@@ -142,11 +143,18 @@ class Objective:
         """Return this objective with the network's present outputs at `x` as additional samples.
 
         This is pseudo-rehearsal (Robins, Connection Science 7, 1995). `x` has the shape (samples,
-        inputs), and `counts` (samples,) are the weights of the rows, 1 by default. A weak quadratic
-        penalty (ANCHOR) holds unknowns that no sample determines; `freeze_unseen` is off.
+        inputs), and `counts` (samples,) are the weights of the rows, 1 by default. Of a classifier,
+        the outputs are its class probabilities. A weak quadratic penalty (ANCHOR) holds unknowns
+        that no sample determines; `freeze_unseen` is off.
         """
-        anchor = QuadraticMemory.anchor(network, "information_diagonal", ANCHOR)
-        samples = self.samples.join(Samples(x, predict(network, x), counts))
+        anchor = QuadraticMemory.anchor(network, ANCHOR, diagonal=True)
+        y = predict(network, x)
+        own = self.samples
+        if self.task == "classification":
+            y = y.softmax(1)
+            labels = functional.one_hot(own.y[:, 0].long(), y.shape[1])
+            own = replace(own, y=labels.to(y))
+        samples = own.join(Samples(x, y, counts))
         size = output_scale(samples, self.task)
         return replace(self, samples=samples, size=size, memory=anchor, freeze_unseen=False)
 

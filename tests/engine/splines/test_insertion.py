@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from made_kan import normal, points
 from torch.testing import assert_close
 
-from kanrun.engine.splines import Grid, dense_rows, extend, insert_knots, local_basis, subdivide
+from kanrun.engine.splines import Grid, dense_rows, extend, insert_knots, local_basis, redivide
 from kanrun.engine.splines.fitting import contains
 
 
@@ -58,7 +58,7 @@ def test_inserted_knots_keep_the_function(
     generator = torch.Generator().manual_seed(seed)
     breaks = random_points(intervals, 2, generator, decades)
     coarse = Grid(extend(breaks, degree), degree, False, outside)
-    finer = more_points(breaks, generator) if arbitrary else subdivide(breaks, factor)
+    finer = more_points(breaks, generator) if arbitrary else redivide(breaks, factor * intervals)
     fine = Grid(extend(finer, degree), degree, False, outside)
     coefficients = normal(3, 2, coarse.functions, seed=seed)
     share = points(80, 2, -0.3, 1.3, seed)
@@ -69,7 +69,7 @@ def test_inserted_knots_keep_the_function(
 def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
     points = torch.linspace(0.1, 0.7, 8, dtype=torch.float64)[None]
     coarse = Grid(extend(points, 3), 3)
-    finer = subdivide(points, 3)
+    finer = redivide(points, 3 * (points.shape[1] - 1))
     finer[:, 3:-1:3] += 2**-54 * torch.tensor([1, -1, 1, -1, 1, -1])
     x = torch.linspace(0.1, 0.7, 101, dtype=torch.float64)[:, None]
     assert_same_function(normal(2, 1, coarse.functions), coarse, Grid(extend(finer, 3), 3), x)

@@ -10,7 +10,7 @@ from kanrun.engine.splines import (
     equally_spaced,
     extend,
     knots,
-    subdivide,
+    redivide,
     uniform_breakpoints,
 )
 from kanrun.engine.splines.knots import rare_samples
@@ -111,7 +111,7 @@ def test_ends_are_exact_and_old_points_stay():
     points = uniform_breakpoints(low, high, 7)
     assert torch.equal(points[:, 0], low)
     assert torch.equal(points[:, -1], high)
-    assert torch.equal(subdivide(points, 5)[:, ::5], points)
+    assert torch.equal(redivide(points, 35)[:, ::5], points)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -122,7 +122,7 @@ def test_equal_spacing_is_told_from_unequal(intervals, low, dtype):
     points = uniform_breakpoints(ends[:1], ends[1:], intervals)
     for degree in (0, 3, 7):
         assert equally_spaced(extend(points, degree))
-        assert equally_spaced(extend(subdivide(points, 3), degree))
+        assert equally_spaced(extend(redivide(points, 3 * intervals), degree))
         if intervals > 1:
             moved = points.clone()
             moved[0, 1] += 0.3 * (points[0, 1] - points[0, 0])
@@ -141,7 +141,7 @@ def test_equal_spacing_is_told_from_unequal(intervals, low, dtype):
 def test_empty_ranges_and_too_narrow_intervals_are_refused(width, intervals, sentence):
     low = torch.tensor([1000.0])
     with pytest.raises(UsageError, match=sentence):
-        subdivide(uniform_breakpoints(low, low + width, intervals), 100)
+        redivide(uniform_breakpoints(low, low + width, intervals), 100 * intervals)
 
 
 @pytest.mark.parametrize("value, reach", [(3.0, 1.5), (0.0, 0.5), (-1e3, 500.0)])

@@ -33,34 +33,23 @@ def expected(network, pasts, blocks_of, u):
     return float(total)
 
 
-@pytest.mark.parametrize("kind", module.INFORMATION)
-def test_memory_is_the_sum_of_the_quadratic_functions_of_all_phases(kind):
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_phases_add_up_to_their_quadratic_functions(diagonal):
     network = kan()
-    sizes = [p.shape for _, p in network.unknowns()]
-    edges = torch.cat(
-        [
-            torch.arange(s[:-1].numel()).repeat_interleave(s[-1]) + 100 * n
-            for n, s in enumerate(sizes)
-        ]
-    )
-    masks = {
-        "information": lambda n: torch.ones(n, n),
-        "information_block": lambda n: (edges[:, None] == edges).double(),
-        "information_diagonal": torch.eye,
-    }
     first = network.get_unknowns()
-    memory = QuadraticMemory.anchor(network, kind, 0.0)
+    memory = QuadraticMemory.anchor(network, 0.0, diagonal=diagonal)
     pasts = []
-    anchor = QuadraticMemory.anchor(network, kind, PRIOR)
+    anchor = QuadraticMemory.anchor(network, PRIOR, diagonal=diagonal)
     for seed, weight in ((1, 100.0), (2, 7.0)):
         pasts.append((network.get_unknowns(), samples(seed), weight))
-        memory.learn(network, samples(seed).x, "regression", weight)
+        memory = memory.learned(network, samples(seed).x, weight)
         network.set_unknowns(network.get_unknowns() + 0.01)
     both = memory.joined(anchor)
     # A constant is not kept: what the sum of several quadratic functions is at its minimum.
     places = first + 0.1, first - 0.2
     found = [float(both.value(u)) for u in places]
-    written_out = [expected(network, pasts, masks[kind], u) for u in places]
+    mask = torch.eye if diagonal else lambda n: torch.ones(n, n)
+    written_out = [expected(network, pasts, mask, u) for u in places]
     assert np.diff(found) == pytest.approx(np.diff(written_out), rel=1e-9)
 
 
@@ -69,8 +58,8 @@ def test_a_linear_model_remembers_all_that_it_has_learned():
     first = samples(1, 60)
     second = samples(2, 60)
     second.x[:, 0] = second.x[:, 0].abs()
-    memory = QuadraticMemory.anchor(network, "information", PRIOR)
-    memory.learn(network, first.x, "regression", 100.0)
+    memory = QuadraticMemory.anchor(network, PRIOR, diagonal=False)
+    memory = memory.learned(network, first.x, 100.0)
     before = network(first.x).detach()
     problem = DataFitting(
         network, Objective(second, output_scale(second, "regression"), memory=memory)
@@ -91,9 +80,9 @@ def test_memory_of_hidden_layers_is_weighted_by_their_share(network):
     x = samples(1).x
     u = network.get_unknowns()
     found = []
-    memories = [QuadraticMemory.anchor(network, "information", 0.0) for _ in range(2)]
-    for memory, share in zip(memories, (0.0, 0.5), strict=True):
-        memory.learn(network, x, "regression", 7.0, share)
+    empty = QuadraticMemory.anchor(network, 0.0, diagonal=False)
+    for share in (0.0, 0.5):
+        memory = empty.learned(network, x, 7.0, share)
         # Of the first layer alone: its sums are linear in its unknowns.
         moved = torch.where(torch.arange(len(u)) < network.lower()[0].get_unknowns().numel(), 1, 0)
         found.append(float(memory.value(u + 0.1 * moved)))
@@ -104,29 +93,11 @@ def test_memory_of_hidden_layers_is_weighted_by_their_share(network):
     assert found[1] - found[0] == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_classes_are_remembered_by_the_curvature_of_their_cross_entropy():
-    network = MLP((2, 3), "tanh").double()
-    phase = samples(3)
-    memory = QuadraticMemory.anchor(network, "information", 0.0)
-    memory.learn(network, phase.x, "classification", 1.0)
-    u = network.get_unknowns()
-    step = 1e-3
-    shares = network(phase.x).softmax(1).detach()
-    direction = made_kan.normal(len(u))
-    network.set_unknowns(u + step * direction)
-    with torch.no_grad():
-        divergence = (shares * (shares.log() - network(phase.x).log_softmax(1))).sum(1).mean()
-    found = float(memory.value(u + step * direction))
-    assert found / 2 == pytest.approx(float(divergence), rel=1e-2)
-
-
-def test_memory_of_too_many_pairs_of_unknowns_is_refused_but_not_in_blocks(monkeypatch):
+def test_too_many_pairs_are_refused(monkeypatch):
     network = kan()
     monkeypatch.setattr(module, "MAX_UNKNOWNS", 48)
-    whole = QuadraticMemory.anchor(network, "information", 0.0)
-    assert whole.factors[0].shape == (1, 48, 48)
+    assert QuadraticMemory.anchor(network, 0.0, diagonal=False).factors.shape == (1, 48, 48)
     monkeypatch.setattr(module, "MAX_UNKNOWNS", 47)
-    with pytest.raises(UsageError, match=r"all pairs of 48 unknowns.*information_block"):
-        QuadraticMemory.anchor(network, "information", 0.0)
-    blocks = QuadraticMemory.anchor(network, "information_block", 0.0)
-    assert sum(factor.numel() for factor in blocks.factors) < 48**2 / 4
+    with pytest.raises(UsageError, match="all pairs of 48 unknowns"):
+        QuadraticMemory.anchor(network, 0.0, diagonal=False)
+    assert QuadraticMemory.anchor(network, 0.0, diagonal=True).factors.shape == (48, 1, 1)

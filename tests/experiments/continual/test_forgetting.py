@@ -102,7 +102,7 @@ def test_anchor_of_strength_one_has_the_curvature_of_the_first_loss():
         (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     first = phase(-1, 0)
-    memory = Information("information_diagonal", 1.0, 0.0)
+    memory = Information(diagonal=True, weight=1.0, tie=0.0)
     memory.learned(network, first)
     own = Objective(first, output_scale(first, "regression"))
     anchored = memory.objective(network, own)
