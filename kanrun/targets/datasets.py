@@ -312,7 +312,7 @@ def _row_counts(name: str, rows: int, sampling: SamplingConfig) -> tuple[int, in
         train = rows - test
     if train < _MIN_TRAIN:
         raise UsageError(
-            f"{test} test rows leave {max(train, 0)} of the {rows} rows of {target.name} for "
+            f"{test} test rows leave {max(train, 0)} of the {rows} rows of {name} for "
             f"training, where at least {_MIN_TRAIN} are needed; set sampling.n_test lower."
         )
     if train + test > rows:
