@@ -325,7 +325,7 @@ def test_onnx_refuses_units_beyond_float32():
     pytest.importorskip("onnx")
     one = MODELS["table"]()
     with pytest.raises(
-        UsageError, match=r"has values near \d.*e-\d+, and the inputs and outputs of --format onnx"
+        UsageError, match=r"has values near \d.*e-\d+, but --format onnx uses float32"
     ):
         content(replace(one, domain=one.domain * 1e-40), "onnx")
 
