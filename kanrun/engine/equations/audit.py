@@ -49,10 +49,10 @@ TRACED_IN_SPACE = 201
 SECONDS_OF_AUDIT = 1.5e-3
 #: Assumed CPU seconds per point of an audit.
 SECONDS_OF_POINT = 1.4e-7
-#: Smallest size of an unknown, as a fraction of its estimated size.
+#: Smallest size of an unknown by which its values are divided, as a fraction of its estimated size.
 QUIET = 1e-6
-#: Length of the range of values of an unknown that is scanned, relative to the range of values that
-#: occurred. The margin on either side avoids a new scan in most of the next slabs.
+#: Length of the scanned range of an unknown's values, relative to the range of values that
+#: occurred. The margin on either side makes a new scan unnecessary in most of the next slabs.
 ROOM_AND_VALUES = 3
 #: Ends of cells that differ by less than this fraction of the range count as equal.
 SAME = 1e-13
@@ -94,7 +94,8 @@ class ValueScan:
             room = (high - low) or abs(high) or 1.0
             low -= room
             high += room
-            # The density is that of `PLACES` points in the range of values without the margin.
+            # The scanned range includes a margin, so it needs more points for a density of `PLACES`
+            # points in the range without it.
             places = PLACES * ROOM_AND_VALUES
             found = np.sort(self.scan.narrow_values(unknown, low, high, places))
             found = strata(low, high, places) if crossed else found
@@ -200,7 +201,9 @@ class SlabAudit:
     def _passed(self, slab: Slab) -> list[Array]:
         """Return the argument `passed` of `places_in` from the values of the unknowns in a slab."""
         system = self.system
-        if not self.values.is_needed:  # Evaluating them takes longer than the rest of the audit.
+        # Skipped if not needed, because evaluating the unknowns takes longer than the rest of the
+        # audit.
+        if not self.values.is_needed:
             return [np.zeros(0)] * len(system.orders)
         low, high = system.box[0].tolist()
         several = system.variables > 1

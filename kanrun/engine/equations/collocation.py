@@ -41,9 +41,11 @@ CORNER_RADIUS = 0.1
 #: If all prescribed values are below this fraction of the equations' source terms, they count as
 #: zero, and the sizes of the unknowns are estimated from the source terms.
 VANISHING = 1e-12
-#: Changes of an unknown are relative to at least this fraction of its estimated size.
+#: When the change of an unknown is measured, the unknown counts as at least this fraction of its
+#: estimated size.
 NEGLIGIBLE = 1e-6
-#: Weights of conditions and of observations when their residuals are measured, not minimised.
+#: Weights of conditions and of observations that are used to measure residuals rather than to
+#: minimise them.
 EQUAL_WEIGHTS = 1.0, 1.0
 #: Weights of conditions and of observations on the first grid, relative to the equation.
 FIRST_WEIGHTS = 100.0, 100.0
@@ -79,8 +81,8 @@ class EquationPolicy:
     #: Search for an initial guess in rounds: (number of networks, number of steps of each network)
     #: per round. The best networks of a round enter the next one.
     rounds: tuple[tuple[int, int], ...] = ((12, 6), (4, 10), (2, 20))
-    #: The same for small networks in several variables, which need more initial guesses because
-    #: they have more bad minima.
+    #: The same for small networks in several variables, which have more bad minima and therefore
+    #: need more initial guesses.
     rounds_if_small: tuple[tuple[int, int], ...] = ((24, 8), (8, 20), (3, 60))
     #: Number of collocation points during the search for an initial guess.
     start_points: int = 400
@@ -266,7 +268,8 @@ class Collocation:
 
     def residuals(self, solution: Field, constants: Tensor) -> tuple[Residuals, Residuals]:
         """Measure the residuals of equations and of conditions at points not used for fitting."""
-        # With 2 n + 1 points on a face, most lie between the n points that were fitted.
+        # With at least 2 n + 1 points on a face, most of them lie between the n points that were
+        # fitted.
         count = 2 * max(self.policy.boundary_points, 3 * (solution.intervals or 0)) + 1
         borders = self.borders(count, EQUAL_WEIGHTS, solution)
         inside = self.equations(self.points(self.unseen, None, solution), solution)

@@ -34,12 +34,14 @@ SMALLEST_RESIDUAL = 1e-2
 #: Distances from the ends of a range at which breakpoints resolve boundary layers, relative to the
 #: length of the range.
 LAYERS = 0.5 ** np.arange(1.0, 24.0)
-#: Number of equal intervals in addition to those for layers, in one variable and in two.
+#: Number of equal intervals, to which the breakpoints of layers are added: in one variable, and in
+#: two.
 INTERVALS = (64, 8)
-#: Weight of conditions, relative to the equation, with which the equation alone is solved.
+#: Weight of the conditions, relative to the equation, with which functions that satisfy only the
+#: equation are found.
 RELEASED = 1e-6
-#: The equation counts as solved with this weight if its residual is at most this fraction of the
-#: residual under the conditions.
+#: The equation counts as satisfied if its residual is at most this fraction of the residual with
+#: the full weight of the conditions.
 SATISFIED = 0.02
 #: Conditions are reported if they are violated by at least this fraction of the largest violation.
 NAMED = 0.1

@@ -42,14 +42,17 @@ from kanrun.monitoring import report_progress, time_limit_reached
 LAYER = 1e-3
 #: Times at which the error of a slab is measured; -1 is its start and 1 its end.
 ERROR_TIMES = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.0])
-#: The size of an unknown, to which errors are relative, falls at most to this fraction per slab.
+#: The size of an unknown, by which errors are divided, decreases at most to this fraction from one
+#: slab to the next.
 SIZE_MEMORY = 0.1
-#: Largest norm of the term of the highest degree in time of an accepted slab, in local tolerances.
+#: Largest norm, in local tolerances, that the term of the highest degree in time may have in an
+#: accepted slab.
 LAST_COEFFICIENT = 2.0
-#: Estimated error of the splines at the end of a slab above which breakpoints are added, in local
-#: tolerances.
+#: Breakpoints are added if the estimated error of the splines at the end of a slab, in local
+#: tolerances, exceeds this.
 SPLINE_ERROR = 0.02
-#: Fraction of `SPLINE_ERROR` below which breakpoints are removed.
+#: Breakpoints are removed if the estimated error of the splines is below this fraction of
+#: `SPLINE_ERROR`.
 SUPERFLUOUS = 1e-3
 #: Number of intervals of the first slab at the local tolerance `AT_TOLERANCE`. At other tolerances
 #: it is multiplied by (tolerance / AT_TOLERANCE)^(-1 / (DEGREE + 1)).
@@ -62,7 +65,7 @@ FEWEST_INTERVALS = 8
 AT_TOLERANCE = 1e-6
 #: Bounds of the ratio of the numbers of intervals of two successive slabs.
 INTERVAL_GROWTH = (0.8, 1.5)
-#: The length of the first slab is the range of time divided by this number (at `AT_TOLERANCE`).
+#: The first slab has the length of the range of time divided by this number (at `AT_TOLERANCE`).
 FIRST_SLABS = 64.0
 #: The shortest allowed slab is the range of time divided by this number.
 MAX_SLABS = 1e20
@@ -71,23 +74,23 @@ MAX_SLABS = 1e20
 FEWEST_SPACINGS = 100.0
 #: Bounds of the ratio of the lengths of two successive slabs.
 SLAB_GROWTH = (0.2, 2.0)
-#: Fraction of the predicted length of the next slab that is used.
+#: The next slab has this fraction of its predicted length.
 SAFETY = 0.9
 #: Factor by which a slab is shortened if its Gauss-Newton steps do not converge.
 SHORTENED = 0.3
-#: Number of additional time derivatives at the end of a slab from which the initial guess of the
-#: next slab is extrapolated.
+#: Number of time derivatives, beyond those that the equation determines, from which the initial
+#: guess of the next slab is extrapolated.
 FOLLOWED = 2
 #: Largest number of times that a slab is refused because it adds too much error. After that it is
 #: accepted, and the accumulated error includes it.
 MAX_RESIZED = 4
-#: After a slab with too large an error had to be accepted, the next slab may add this fraction of
-#: its error without being refused.
+#: After a slab with too large an error had to be accepted, the next slab is not refused if it adds
+#: at most this fraction of that error.
 ALLOWANCE = 0.7
 #: Largest number of times that a slab is refused because of features that it does not resolve.
 MAX_REFUSALS = 60
-#: If the part of the unresolved residual that is due to time is below 1 minus this fraction,
-#: breakpoints are added; otherwise the slab is shortened.
+#: If less than 1 minus this fraction of the unresolved residual is due to time, breakpoints are
+#: added; otherwise the slab is shortened.
 SPATIAL = 0.5
 #: Assumed CPU seconds per Gauss-Newton step, apart from those per unknown.
 SECONDS_OF_STEP = 1e-3
@@ -142,10 +145,11 @@ class Controller:
         self._resized = 0
         #: Number of times that the current slab was refused by the audit.
         self._refused = 0
-        #: Error that the current slab added before breakpoints were added.
+        #: Error that the current slab added before its intervals were halved.
         self._share = inf
-        #: Error above the local tolerance that the next slab may add. It is set where a slab had to
-        #: be accepted with such an error, because the next slabs then rarely do better.
+        #: Error that the next slab may add in addition to the local tolerance. It is above 0 after
+        #: a slab with too large an error had to be accepted, because the next slabs then rarely do
+        #: better.
         self._allowed = 0.0
 
     def run(self) -> Iterator[March]:
@@ -159,7 +163,8 @@ class Controller:
         shortest = (self.high - self.low) / MAX_SLABS
         while march.end < self.high and length > shortest and not self.is_over():
             remaining = goal - march.end
-            if length * (1 + 1e-9) < remaining < 2 * length:  # Two slabs of equal length remain.
+            # Divide the remaining time into two slabs of equal length.
+            if length * (1 + 1e-9) < remaining < 2 * length:
                 length = remaining / 2
             end = goal if remaining <= length * (1 + 1e-9) else march.end + length
             if end - march.end < FEWEST_SPACINGS * np.spacing(abs(march.end)):

@@ -21,7 +21,8 @@ from kanrun.engine.equations.system import Array, EvolutionSystem
 ROUNDINGS = 8
 #: Length of the shortest slab after a jump in time, as a multiple of `jump_margin`.
 RESOLVED = 10
-#: Smallest relative error of splines at the initial values that is aimed at, because of rounding.
+#: Smallest relative error with which splines approximate initial values; smaller errors are below
+#: rounding.
 ROUNDING = 1e-13
 #: Gauss rule in each interval with which the error of the splines is measured.
 ERROR_RULE = np.polynomial.legendre.leggauss(20)
@@ -126,7 +127,8 @@ class FirstValues:
         scanned = np.zeros(0) if self.slab else narrow_ends(system.initial_scan.cells[0])
         breakpoints = with_breakpoints(breakpoints, np.union1d(kept, scanned))
         shortest = SHORTEST_INTERVAL * tolerance
-        if self.slab:  # Thinner layers would diffuse faster than slabs can resolve.
+        # Layers that are thinner would spread by diffusion faster than slabs can resolve.
+        if self.slab:
             shortest = max(shortest, np.sqrt(RESOLVED * jump_margin(system) / self.duration))
         shortest *= self.high - self.low
         bound = max(INITIAL_ERROR * tolerance, ROUNDING)

@@ -59,11 +59,12 @@ RANDOM_IF_SEPARATED = 5
 #: Bounds of the standard deviation of random initial coefficients, in units of the solution. The
 #: standard deviation is drawn on a log scale.
 START_SIZES = (0.02, 0.5)
-#: Largest relative error with which products on the first grid represent the initial values.
+#: Largest relative error with which products of splines on the first grid approximate the initial
+#: values.
 INITIAL_VALUE_TOLERANCE = 1e-3
 #: Largest number of unknowns of a network that counts as small.
 SMALL_NETWORK = 100
-#: Largest number of unknowns of a grid that is added automatically. A larger number allows finer
+#: Largest number of unknowns on a grid that is added automatically. A larger number allows finer
 #: grids, whose steps take much longer.
 MAX_UNKNOWNS = 1000
 #: Largest number of products that approximate the initial values if the setting does not fix the

@@ -27,14 +27,15 @@ from kanrun.formulas.equations import Relation
 
 #: Smallest divisor in scalings; protects against division by zero.
 TINY = 1e-300
-#: Damping of the normal equations with which the sensitivity is measured, for Jacobian columns of
-#: unit norm. A larger value hides that other functions fit as well; a smaller one is lost in
-#: rounding.
+#: Damping of the normal equations when the sensitivity is measured, for Jacobian columns of unit
+#: norm. With a larger value, other functions that fit as well are not noticed; a smaller one is
+#: below rounding.
 OPEN_DAMPING = 1e-15
 #: Number of steps of the power method that measures the sensitivity. With fewer steps the
 #: sensitivity is underestimated; each step is one solution of the normal equations.
 POWER_STEPS = 20
-#: Relative changes of an unknown are relative to at least this fraction of its estimated size.
+#: When the relative change of an unknown is measured, the unknown counts as at least this fraction
+#: of its estimated size.
 QUIET = 1e-3
 #: Smallest singular value used for standard errors, relative to the largest; smaller ones are
 #: raised to it.

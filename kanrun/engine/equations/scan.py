@@ -26,17 +26,18 @@ Array = NDArray[np.float64]
 #: Function of one variable; maps points (points,) to values (points,).
 Curve = Callable[[Array], Array]
 
-#: Number of test points along one variable, one in each of as many equal parts (strata) of the
-#: range. Neighbours are at most (1 + JITTER) / PLACES = 1.2e-5 of the range apart.
+#: Number of test points along one variable. The range is divided into as many equal parts (strata),
+#: each with one point. Neighbours are at most (1 + JITTER) / PLACES = 1.2e-5 of the range apart.
 PLACES = 2**17
-#: Width of the interval from which a test point is drawn, relative to its stratum. The random shift
-#: prevents aliasing with waves whose period is one stratum.
+#: Width of the part of a stratum from which its test point is drawn. The random shift prevents
+#: aliasing with waves whose period is one stratum.
 JITTER = 0.5
 #: Number of test points per variable for functions of two variables.
 PLACES_OF_TWO = 2**10
 #: Width of the narrowest features in one variable that are found, relative to its range.
 SEEN_WIDTH = 1e-5
-#: Width of the narrowest features in two variables together that are found, relative to the ranges.
+#: Width of the narrowest features that are found in two variables together, relative to their
+#: ranges.
 SEEN_WIDTH_IN_TWO = 1e-3
 #: Number of equal cells with which a scan of one variable begins.
 FIRST_CELLS = 64
@@ -58,7 +59,8 @@ MAX_CELLS = 2**15
 #: Number of random lines parallel to an axis along which functions of several variables are
 #: examined.
 LINES = 6
-#: Largest exponent of a power that counts as a polynomial, which every grid resolves.
+#: Largest exponent of a power that counts as a polynomial. Polynomials are not scanned, because
+#: every grid resolves them.
 POLYNOMIAL_POWER = 8
 #: Rounding error near narrow features, in units of the float64 epsilon divided by the relative
 #: width of the narrowest cell.

@@ -36,12 +36,12 @@ LARGEST_TOLERANCE = 1e-2
 SMALLEST_TOLERANCE = 1e-13
 #: Bounds of the ratio of two successive local tolerances.
 FACTORS = (0.03, 0.3)
-#: The next local tolerance is chosen so that the expected error is this fraction of the wanted one.
+#: The next local tolerance is chosen so that the expected error is this fraction of `tolerance`.
 AIMED = 0.3
-#: If the wanted error is reached, a more accurate solution is tried if it is expected to take at
+#: After the tolerance is met, a more accurate solution is computed if that is expected to take at
 #: most this time, in estimated CPU seconds.
 CHEAP = 3.0
-#: Estimated CPU seconds after which such a more accurate solution is abandoned.
+#: Estimated CPU seconds after which the more accurate solution is abandoned.
 TRIED = 6.0
 #: Estimated error below which no more accurate solution is tried.
 ENOUGH = 1e-11
@@ -49,7 +49,7 @@ ENOUGH = 1e-11
 ROUNDING_ERROR = 1e-12
 #: Policy with the number of points of a slab at which residuals are measured after the fit.
 CHECKS = EquationPolicy(test_points=128)
-#: In the units of residuals, the size of an unknown is at least this fraction of the largest size.
+#: In the units of residuals, an unknown counts as at least this fraction of the largest unknown.
 QUIET = 1e-6
 
 

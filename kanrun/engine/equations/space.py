@@ -268,7 +268,8 @@ class Space:
         middle = (self.breakpoints[1:] + self.breakpoints[:-1]) / 2
         top = self.evaluate(coefficients, middle, DEGREE)
         jumps = np.abs(np.diff(top, append=top[:1] if self.periodic else top[-1:]))
-        jumps[(width == 0) | (np.roll(width, -1) == 0)] = 0  # Kinks are no errors.
+        # At a kink the derivatives jump too, but that is not an error of the splines.
+        jumps[(width == 0) | (np.roll(width, -1) == 0)] = 0
         either = np.maximum(jumps, np.roll(jumps, 1))
         errors = 2 / (2 * pi) ** (DEGREE + 1) * width**DEGREE * either
         return float(np.sqrt(np.square(errors) @ width / width.sum()))

@@ -66,11 +66,11 @@ from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Products smaller than this fraction of the estimated error (at most 1), relative to the largest
-#: product, are left out. A larger value gives shorter and less accurate solutions.
+#: Products are left out if their size, relative to the largest product, is below this fraction of
+#: the estimated error (at most 1). A larger value gives shorter and less accurate solutions.
 NEGLIGIBLE_PRODUCT = 1e-3
-#: Size, relative to the largest product, below which products are left out whatever the estimated
-#: error. A larger value limits the accuracy; a smaller one keeps products that are only rounding.
+#: Products are always left out if their size, relative to the largest product, is below this. A
+#: larger value limits the accuracy; a smaller one keeps products that are only rounding.
 ROUNDING = 1e-15
 #: Smallest divisor; protects against division by zero.
 TINY = 1e-300
@@ -79,8 +79,8 @@ QUIET = 1e-6
 #: Largest number of multiplications of one factorisation. A larger number allows finer grids,
 #: which take more time and memory.
 MAX_WORK = 6e9
-#: Number of multiplications of a factorisation up to which a finer grid is solved although the
-#: tolerance is met. A larger number spends more time on accuracy that was not asked for.
+#: After the tolerance is met, a finer grid is still solved if its factorisation takes at most this
+#: many multiplications. A larger number spends more time on accuracy that was not asked for.
 CHEAP_WORK = 1.5e8
 #: Largest number of intervals of one variable.
 MAX_INTERVALS = 8192

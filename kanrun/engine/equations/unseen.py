@@ -23,8 +23,8 @@ from kanrun.formulas.equations import Derivative, Relation
 
 #: Number of Gauss points per cell and variable at which the residual is interpolated.
 NODES_OF_CELL = 8
-#: Largest norm of the unpredicted part of the residual, as a fraction of the predicted part, that
-#: counts as resolved.
+#: A residual counts as resolved if the norm of its unpredicted part is at most this fraction of the
+#: norm of its predicted part.
 UNPREDICTED = 0.3
 #: Factor by which one differentiation of a polynomial of degree 7 amplifies rounding errors on a
 #: cell of width 1 (Markov's inequality: the squared degree).

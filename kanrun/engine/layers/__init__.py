@@ -35,9 +35,9 @@ from kanrun.engine.layers.radial_layer import RadialLayer
 from kanrun.engine.layers.spline_layer import LearnedEdge, SplineLayer
 from kanrun.errors import UsageError
 
-#: Keeps the root of a norm differentiable at an edge that is zero.
+#: Added under the root of a norm, so that the norm of a zero edge can be differentiated.
 EPSILON = 1e-12
-#: For each norm, the power of |phi| whose mean it is.
+#: For each norm of edges, the exponent p in the mean of |phi|^p.
 POWERS = {"rms": 2, "mean_abs": 1}
 NUMBERS = ("coefficients", "base_weight", "spline_weight")
 #: Maximum number of edge values in a chunk.
@@ -58,7 +58,7 @@ def edge_norms(
         raise UsageError("Norms of edges need at least one sample.")
     if kind not in POWERS:
         raise UsageError(f"{kind!r} is not a valid norm of edges. Choose rms or mean_abs.")
-    # In float64: the parts of an edge may cancel.
+    # In float64, because the parts of an edge may cancel.
     edges = layer.edges
     fine: dict[str, Any] = {name: getattr(edges, name).double() for name in NUMBERS}
     edges = replace(edges, grid=edges.grid.double(), **fine)

@@ -273,7 +273,7 @@ def linearised(
     blocks = rows.split(terms, -1)
     for number in range(len(layers) - 1, -1, -1):
         layer, (at, sums), count = layers[number], trace[number], products[number]
-        if count:  # from nodes to sums
+        if count:  # map gradients of nodes to gradients of sums
             plain = sums.shape[-1] - 2 * count
             swapped = sums[:, None, plain:].unflatten(-1, (count, 2)).flip(-1)
             factors = (upstream[..., plain:, None] * swapped).flatten(-2)
@@ -343,7 +343,8 @@ def check_place(dtype: torch.dtype | None, device: torch.device | str | None) ->
         )
     try:
         torch.empty(0, dtype=dtype, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for missing devices.
+    # torch raises one or the other for a missing device
+    except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UsageError(f"device={device} cannot be used: {reason}.") from None
 

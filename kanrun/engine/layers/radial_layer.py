@@ -72,7 +72,7 @@ class RadialLayer(SplineLayer):
         above = torch.searchsorted(self.points, columns).clamp(1, self.points.shape[1] - 1)
         low = self.points.gather(1, above - 1)
         high = self.points.gather(1, above)
-        # Inputs with fewer points repeat their last one.
+        # Inputs with fewer points than others have their last point repeated.
         width = (high - low).clamp(min=torch.finfo(x.dtype).tiny)
         share = ((columns - low) / width).clamp(0, 1)
         return torch.lerp(self.ranks.gather(1, above - 1), self.ranks.gather(1, above), share).T

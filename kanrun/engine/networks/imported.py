@@ -109,7 +109,7 @@ def _load(path: Path) -> Any:
         raise UsageError(no_file(path)) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}.") from error
-    except Exception as error:  # of unpickling, and several of both readers
+    except Exception as error:  # errors of unpickling, and various errors of both readers
         raise UsageError(
             f"{path} is not a file of tensors, or contains Python objects, which kanrun does not "
             "load. Save model.state_dict() where the model was trained."
@@ -164,7 +164,7 @@ def _efficient_kan(state: dict[str, Tensor], base: str) -> ImportedNetwork:
     found = ImportedNetwork("efficient-kan")
     while (key := f"layers.{len(found.layers)}.") + "grid" in state:
         weights = state[key + "base_weight"]
-        # Without a scaler of its own, the spline's weight is one.
+        # If the file has no spline scaler, all scales are one.
         scaler = state.get(key + "spline_scaler", torch.ones_like(weights))
         edges = state[key + "spline_weight"], weights, scaler
         found.layers.append(_layer(state[key + "grid"], edges, base))
@@ -188,7 +188,8 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
         for node, group in enumerate(groups):
             scale[group[0]] *= node_scale[node]
             shift[group[0]] *= node_scale[node]
-            if len(group) == 1:  # what is added to a product waits for a layer after it
+            # a constant that is added to a product is applied by the next layer
+            if len(group) == 1:
                 shift[group[0]] += later[node]
                 later[node] = 0
         order, products, groups = _paired(groups)
@@ -308,7 +309,7 @@ def _layer(
     alive = torch.ones_like(base_weight, dtype=torch.bool) if alive is None else alive.clone()
     degree = grid.shape[1] - 1 - coefficients.shape[2]
     steps = grid.diff(dim=1)
-    flat = (steps == 0).all(1)  # both libraries take such splines for zero
+    flat = (steps == 0).all(1)  # both libraries treat a spline whose knots are all equal as zero
     if bool((equal := (steps <= 0).any(1) & ~flat).any()):
         raise UsageError(
             f"The grid of input {int(equal.nonzero()[0])} of a layer with {len(grid)} inputs has "
@@ -318,7 +319,7 @@ def _layer(
     grid = torch.where(flat[:, None], torch.arange(grid.shape[1], dtype=grid.dtype), grid)
     coefficients = pad(torch.where(flat[:, None], 0.0, coefficients), (degree, degree))
     for out in [] if shift is None else shift.nonzero()[:, 0].tolist():
-        # B-splines sum to one on all of the grid, and keep their end values beyond it.
+        # B-splines sum to one on the whole grid, and outside it keep the values at its ends.
         into = int((spline_weight[out] * alive[out]).abs().argmax())
         if spline_weight[out, into] == 0 or not alive[out, into]:
             coefficients[out, into] = 0.0

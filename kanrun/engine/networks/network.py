@@ -164,7 +164,7 @@ class Network(nn.Module):
         This default uses reverse-mode differentiation of each sample. Subclasses should override it
         with a closed form, which is faster and does not load torch's compiler.
         """
-        # Loads torch's compiler, which takes a second.
+        # Imported here because it loads torch's compiler, which takes a second.
         from torch.func import functional_call, jacrev, vmap
 
         names = [name for name, _ in self.unknowns()]

@@ -26,20 +26,23 @@ from kanrun.engine.symbolic.templates import (
     take_two_values,
 )
 
-#: Relative error of y that row weights assume in addition to the noise; otherwise, a few large
-#: values would decide alone.
+#: Smallest assumed relative error of y. It limits the weights of large values, which would
+#: otherwise decide alone.
 RELATIVE = 0.01
 #: Exponents are multiples of 1 / EXPONENT_STEPS.
 EXPONENT_STEPS = 2
-#: Largest values of -c z over the points for which 1 + c z is tried; 1 + c z is 0 at the value 1.
+#: In 1 + c z, the scale c is chosen so that the largest value of -c z over the points is one of
+#: these. At the value 1, 1 + c z would be 0.
 _POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
-#: Scales c of sines and cosines that are tried whatever the range of z.
+#: Scales c of sines and cosines that are always tried, whatever the range of z.
 _NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
-#: Range of c z (radians) from which on the tried ranges are equally spaced.
+#: Range of c z over the points (radians) above which the tried ranges are equally spaced.
 _SLOW = 4.0
-#: Distance between these ranges (radians); a fit can bridge it.
+#: Distance between the tried ranges of c z (radians). A fit of the scale reaches the values in
+#: between.
 _APART = 1.3
-#: Largest range of c z (radians) in a wave, if z has several inputs, and if z is the only input.
+#: Largest range of c z (radians) that is tried in a sine or cosine: if z has several inputs, and if
+#: z is a power of the only input.
 FAST = (60.0, 300.0)
 #: Periodic functions.
 WAVES = ("sin", "cos", "tan")
@@ -67,9 +70,10 @@ class Sample:
 
     @cached_property
     def log_weights(self) -> Array:
-        """Weights (N,) of log |y| in regressions: reciprocals of its errors, scaled to at most 1.
+        """Weights (N,) of the points in regressions of log |y|, scaled to at most 1.
 
-        Points at which |y| is below twice the noise have the weight 0.
+        A weight is the reciprocal of the error of log |y|. If |y| is below twice the noise, it is
+        0.
         """
         size = np.abs(self.y)
         if not self.noise:
@@ -110,7 +114,7 @@ def _function(name: str, expression: sympy.Expr, bits: float) -> Candidate:
 ONE_PLUS = _function("1+x", 1 + X, OPERATION + 1)
 SINE = _function("sin", sympy.sin(X), FUNCTION)
 COSINE = _function("cos", sympy.cos(X), FUNCTION)
-#: Functions that may be applied to monomials, by the candidate from which they are made.
+#: For each candidate, the functions of monomials that are made from it.
 _MADE: dict[str, tuple[Candidate, ...]] = {
     "exp": (
         _function("exp", sympy.exp(X), FUNCTION),
@@ -131,7 +135,7 @@ _MADE: dict[str, tuple[Candidate, ...]] = {
 
 
 def functions_for(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Return the functions of monomials that belong to the candidates, including the user's own."""
+    """Return the functions of monomials that are used for these candidates and the user's own."""
     names = {each.name for each in candidates}
     own = [each for each in candidates if each.name not in TABLE]
     made = [each for name, functions in _MADE.items() if name in names for each in functions]
@@ -192,7 +196,7 @@ def monomials(
 def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Monomial]:
     """Return the `cap` simplest monomials, without those that take at most two values.
 
-    Every function of the latter equals a straight line on the points.
+    On the points, every function of such a monomial equals a straight line.
     """
     every = monomials(coordinates, cap, waves=waves)
     return [each for each in every if not take_two_values(coordinates.value(each))]
@@ -236,8 +240,8 @@ def scales(
 class Column:
     """A column of the regression of log |y|.
 
-    With the function F, it is log |F(scale z)| of the monomial z, and scale * z if F is exp.
-    Without a function, it is log |z|.
+    It is log |z| for a monomial z, log |F(scale z)| for a function F of the monomial, or scale * z
+    if F is exp.
     """
 
     function: Candidate | None
@@ -249,7 +253,7 @@ class Column:
         return self.function is not None and self.function.name == "exp"
 
     def factor(self, power: float) -> Factor | None:
-        """Return the factor of a product whose logarithm is `power` times this column.
+        """Return the factor of a product that this column becomes with the exponent `power`.
 
         The result is None if the column has no function.
         """

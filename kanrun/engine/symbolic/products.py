@@ -36,21 +36,22 @@ from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomia
 
 #: Largest number of monomials that are arguments of functions.
 _ARGUMENTS = 400
-#: Number of the simplest of these monomials that are also arguments of sin, cos and tan.
+#: Number of the simplest monomials that are also used as arguments of sin, cos and tan.
 _WAVE_ARGUMENTS = 60
 #: Approximate number of columns whose pairs are compared.
 _PAIRED = 300
-#: Largest number of pairs of a function and an argument whose scale is refined.
+#: Largest number of pairs of a function and an argument for which the scale is optimised.
 _REFINED = 150
 #: Largest number of products with one function, or pairs of columns, that are fitted.
 KEPT = 40
-#: Number of scales around the best scale of the grid that are tried to refine the best scale.
+#: Number of scales that are tried between the neighbours of the best scale on the grid.
 _FINER = 13
-#: Relative half widths of the successively smaller ranges in which a scale is refined.
+#: Half widths, relative to the scale, of the smaller and smaller ranges in which the scale is
+#: optimised.
 _ZOOMS = (0.1, 0.03, 0.01)
-#: Number of scales that are tried in each of these ranges.
+#: Number of scales that are tried in each range of `_ZOOMS`.
 _ZOOMED = 7
-#: If c z is negative somewhere, values of -c z at its minimum that are tried in 1 + c z.
+#: In 1 + c z, if z is negative at some points: values of -c z at the minimum of z that are tried.
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
 )
@@ -61,7 +62,7 @@ _BATCH = 200_000
 _COLUMNS = 8000
 #: Exponents of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
-#: Number of exponents of each function for which the scale is refined.
+#: Number of exponents of each function for which the scale is optimised.
 _POWERS_KEPT = 8
 #: Smallest part of a column's norm that the inputs must leave.
 _LEFT = 1e-6
@@ -70,7 +71,7 @@ _PARALLEL = 2e-4
 
 
 class Products:
-    """Regression of log |y| on logarithms of the inputs and of functions of monomials."""
+    """Search for products by a regression of log |y| on logarithms of inputs and of functions."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
@@ -118,7 +119,7 @@ class Products:
         return found
 
     def template(self, monomial: Monomial, factors: tuple[Factor, ...]) -> list[Template]:
-        """Return the product with its least-squares coefficient, or no template if not finite."""
+        """Return the product with its least-squares coefficient; none if it is not finite."""
         sample = self.sample
         with np.errstate(all="ignore"):
             value = sample.coordinates.value(monomial)
@@ -204,7 +205,7 @@ class Products:
         return log_columns(column.function, z, np.array([column.scale]))[:, 0]
 
     def singles(self) -> Iterator[Template]:
-        """Yield products with one function, whose scale is refined for each exponent tried."""
+        """Yield products with one function, whose scale is optimised for each exponent."""
         self.build()
         seen: set[object] = set()
         ranked: list[tuple[float, Array, Column, float]] = []
@@ -219,11 +220,11 @@ class Products:
             yield from self._with_columns([(column, power)], exponents)
 
     def _refined(self, column: Column) -> list[tuple[float, Array, Column, float]]:
-        """Refine the scale of a column's function for several exponents of the function.
+        """Optimise the scale of a column's function for several exponents of the function.
 
         Returns:
             For each exponent of the function: the loss, the exponents of the inputs (inputs,), the
-            column with the refined scale, and the exponent.
+                column with the optimised scale, and the exponent.
         """
         sample = self.sample
         if column.function is None or column.is_exponential:
@@ -254,8 +255,8 @@ class Products:
     def _losses(self, function: Candidate, z: Array, grid: Array, powers: Array) -> Array:
         """Return the losses of log |y| for powers of F(c z), shape (powers, scales).
 
-        A loss is the weighted sum of squared residuals minus the squares of the target, which are
-        the same for all. It is inf if the function is not defined at a point.
+        A loss is the weighted sum of squared residuals minus a constant that is the same for all.
+        It is inf if the function is not defined at a point.
         """
         count_work(5 * COSTS.edge)
         logs = log_columns(function, z, grid)
@@ -274,7 +275,7 @@ class Products:
         return np.asarray(np.linalg.lstsq(rows, goal, rcond=1e-12)[0])
 
     def _rest(self, part: Array) -> tuple[float, Array]:
-        """Subtract `part` (N,) from log |y|, and fit the exponents of the inputs to the rest.
+        """Subtract `part` (N,) from log |y|, and fit the exponents of the inputs to the difference.
 
         Returns:
             The norm of the weighted residual for exponents rounded to multiples of 1/2, and the
@@ -377,7 +378,7 @@ class Products:
 
 
 def _near(power: float) -> list[Fraction]:
-    """Return the multiples of 1/2 next to `power` on either side, and the nearest integer.
+    """Return the two multiples of 1/2 next to `power`, and the nearest integer.
 
     Zero, and values larger than LARGEST_EXPONENT, are left out.
     """
@@ -391,9 +392,9 @@ def _near(power: float) -> list[Fraction]:
 
 
 def _on_values(sample: Sample, start: Array) -> Array:
-    """Return the exponents that fit y itself, starting from those of log |y|, which noise biases.
+    """Fit the exponents to y itself; `start` has the exponents from log |y|, which noise biases.
 
-    The result is `start` if a value is not finite.
+    If a value is not finite, `start` is returned.
     """
     logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
     sizes = np.hypot(sample.noise, RELATIVE * sample.y)

@@ -33,26 +33,29 @@ _MAX_MONOMIALS = 250
 _TERMS = 12
 #: Largest RMS error, relative to y, at which a quotient counts as exact.
 _NO_ERROR = 1e-12
-#: The error must fall to below this fraction when the last degree is added.
+#: A quotient is accepted as exact only if raising the degree by one reduces the error to below this
+#: fraction.
 _SUDDEN = 1e-4
-#: Factor by which the error may grow when monomials are eliminated.
+#: Largest factor by which the error may grow when monomials are eliminated.
 _GROWTH = 10.0
-#: Smallest limit of the RMS error, relative to y, or to y^2 for a quadratic.
+#: Smallest RMS error, relative to y (or to y^2 for quadratic equations), that is demanded.
 _EPSILON = 5e-15
-#: Largest number of points to which quotients are fitted; they must reproduce all points.
+#: Largest number of points to which quotients are fitted; the result must still agree with all
+#: points.
 _ROWS = 1000
 #: Exponents of the inputs in a monomial.
 Powers = tuple[int, ...]
 
-#: Largest difference, relative to y, that rounding alone causes. A quotient with a larger
-#: difference may approximate a root; one of degree 2 does so to 1e-12 near 1.
+#: Largest difference from y, relative to y, that rounding alone can cause. A quotient with a larger
+#: difference may be an approximation of a root: near 1, one of degree 2 approximates a root to
+#: 1e-12.
 _ROUNDING = 3e-14
-#: Largest difference, relative to y, of a quotient, or of a root whose numbers were replaced by
-#: fractions.
+#: Largest difference from y, relative to y, of a quotient, or of a root whose numbers were replaced
+#: by fractions.
 _ROOT_ERROR = 1e-6
-#: Smallest range of an input that may be an angle (radians).
+#: Smallest range (radians) of an input that is tried as an angle.
 _LEAST_TURN = 0.95
-#: Largest absolute value of an input that may be an angle (radians).
+#: Largest absolute value (radians) of an input that is tried as an angle.
 _MOST_TURNS = 2.001 * math.pi
 #: Largest number of angles that are tried.
 _SETS = 6
@@ -86,12 +89,15 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
 
 
 def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Return quotients, square roots of quotients, and solutions of quadratics that are near y.
+    """Return formulas in the variables x that are close to y.
+
+    They are quotients of polynomials, square roots of quotients, and solutions of quadratic
+    equations.
 
     Args:
         x: Variables, shape (N, inputs).
         y: Outputs, shape (N,).
-        size: Sizes (N,) to which differences are relative.
+        size: Size of each output, shape (N,); differences are measured relative to it.
         waves: Whether the last two variables are the cosine and the sine of an angle.
     """
 
@@ -173,16 +179,17 @@ def quotient_of_polynomials(
 
 
 def _bases(x: Array, size: Array) -> list[Array]:
-    """Return the scaled inputs (N, inputs) in which quotients are searched.
+    """Return the sets of scaled inputs (N, inputs) in which quotients are searched, one by one.
 
     Centred inputs come first, because their monomials are least correlated. If y spans decades,
-    centring loses the digits of small inputs; inputs that are scaled but not centred then follow.
+    centring loses digits of small inputs, so inputs that are scaled but not centred follow.
     """
     centred = (x - x.mean(0)) / np.ptp(x, axis=0) * 2
     return [centred, x / np.abs(x).max(0)] if np.ptp(size) else [centred]
 
 
-#: Monomials, monomials that are multiplied by y, and the error allowed when some are eliminated.
+#: Monomials of the numerator, monomials of the denominator (which are multiplied by y), and the
+#: largest error allowed when some of them are eliminated.
 _Monomials = tuple[Sequence[Powers], Sequence[Powers], float]
 
 
@@ -242,8 +249,8 @@ def _sparse_quotient(
 ) -> sympy.Expr | None:
     """Eliminate monomials from a quotient as far as the error allows; None if too many remain.
 
-    The null vector of all columns gives the coefficients up to a factor. The largest coefficient of
-    the denominator is set to 1, and least squares determine the others.
+    The coefficients are the null vector of all columns, which determines them up to a factor. The
+    largest coefficient of the denominator is set to 1, and least squares determine the others.
     """
     above, below, allowed = monomials
     scale = np.abs(x).max(0)
@@ -270,9 +277,10 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
 
 
 def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
-    """Return both solutions of y^2 = A + B y for polynomials A and B with few terms.
+    """Find polynomials A and B with few terms such that y^2 = A + B y, and solve for y.
 
-    The list is empty if there are no such polynomials.
+    Returns:
+        Both solutions; an empty list if there are no such polynomials.
     """
     found = _sudden(_bases(x, size)[0], y, 2, size, _DEGREE, _EPSILON, waves)
     if found is None:
@@ -295,10 +303,10 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
 
 
 def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
-    """Return square roots of a quotient, with both signs.
+    """Return the positive and the negative square root of a quotient, each in two forms.
 
-    The first two are factored, with squared factors taken out of the root, so that these factors
-    can change their sign; the last two are not.
+    In the first two, the quotient is factored and squared factors are taken out of the root, so
+    that these factors can change their sign. The last two are left as they are.
     """
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
@@ -341,11 +349,11 @@ def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]
 
 
 def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
-    """Fit y (N,) by few of the columns (N, columns), by backward elimination.
+    """Fit y (N,) with few of the columns (N, columns), by backward elimination.
 
     Returns:
-        Coefficients (columns,), most of them 0, with an RMS residual of at most `allowed`; None if
-        even all columns leave more.
+        Coefficients (columns,), most of them 0, for which the RMS residual is at most `allowed`;
+        None if the residual is larger even with all columns.
     """
     kept = np.arange(columns.shape[1])
 

@@ -1,4 +1,4 @@
-"""Sparse regression: explain values by sums of few terms of a dictionary.
+"""Sparse regression: approximate y by sums of few terms of a dictionary.
 
 The values are y, or a function of y such as 1/y or log |y|, optionally divided by a weight first.
 All pairs of terms are compared at once. Quotients of two sums are linear as well: each term of the
@@ -29,24 +29,26 @@ from kanrun.engine.symbolic.problem import SearchData
 
 #: Largest number of points at which terms are compared.
 _POINTS = 80
-#: Number of dictionary entries for functions of y, and for y divided by a weight.
+#: Number of dictionary entries that are used when a function of y, or y divided by a weight, is
+#: fitted.
 _SIMPLE = 3200
-#: Number of dictionary entries for quotients, and for functions of y divided by a weight.
+#: Number of dictionary entries that are used for quotients, and when a function of y divided by a
+#: weight is fitted.
 _FEW = 600
 #: Number of the simplest entries that are tried as weights.
 _WEIGHTS = 8
 #: Number of the best sums of each kind that are fitted.
 _KEPT = 6
-#: Number of inexact formulas that are returned in the end.
+#: Number of formulas that are returned at the end if none is exact.
 _RETURNED = 8
 #: Largest fraction of the variance that a promising sum may leave unexplained.
 _PROMISING = 1e-4
 #: Largest relative error of an exact sum.
 _EXACT_SUM = 1e-10
-#: Fraction of the variance that rounding may leave unexplained. Among pairs that leave less, the
-#: simplest one is best.
+#: Fraction of the variance that rounding may leave unexplained. Pairs that leave less count as
+#: equally good, so the simplest one is best.
 _EXACT = 1e-11
-#: Number of the first functions of y that are regressed as quotients.
+#: Number of the first functions of y that are also fitted by quotients.
 _QUOTIENTS = 3
 
 
@@ -55,11 +57,11 @@ class OutputTransform:
     """A transformation of y, with y = factor * outer(values).
 
     Attributes:
-        values: Transformed outputs (N,), which are regressed in place of y.
+        values: Transformed outputs (N,), to which terms are fitted instead of y.
         outer: The outer function.
         factor: A number, or the values of a weight, shape (N,).
         weight: The factor as an expression.
-        size: Number, or one number per point (N,), to which errors of y are relative.
+        size: A number, or one number per point (N,); errors of y are measured relative to it.
     """
 
     values: Array
@@ -82,16 +84,16 @@ class OutputTransform:
         return np.where(np.isfinite(rows), rows, 0.0)
 
     def restore(self, values: Array) -> Array:
-        """Return y for transformed values (N,)."""
+        """Convert transformed values (N,) back to y."""
         return np.asarray(self.factor * self.outer.value(values))
 
     def inverse(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return y as an expression, given the expression of the transformed values."""
+        """Convert the expression of the transformed values to the expression of y."""
         return self.weight * self.outer.expression.xreplace({X: expression})
 
 
-#: Outer functions: the name, the inverse, and the largest |y| up to which the inverse is defined,
-#: unique and does not overflow.
+#: Outer functions of y: the name, the inverse, and the largest |y| for which the inverse is
+#: defined, unique and finite.
 _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("1/x", lambda y: 1 / y, np.inf),
     ("sqrt", np.square, np.inf),
@@ -105,7 +107,7 @@ _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
     ("tanh", np.arctanh, 1.0),
     ("sin", np.arcsin, 1.0),
 )
-#: Outer functions for which y must have one sign; if y is negative, -y is transformed.
+#: Outer functions that require all y to have the same sign; if y is negative, -y is transformed.
 _ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
 #: A transform is left out if the range of its values is below this fraction of their size.
 _FLAT = 1e-12
@@ -117,15 +119,16 @@ def output_transforms(
     size: Array | float = 1.0,
     weight: tuple[Array, Build] | None = None,
 ) -> list[OutputTransform]:
-    """Return the transforms of y that are regressed; the identity comes first.
+    """Return the transformations of y that are tried; the identity comes first.
 
-    Transforms that are not defined at all points are left out.
+    Transformations that are not defined at all points are left out.
 
     Args:
         y: Outputs, shape (N,).
         names: Names of the outer functions that may be used.
-        size: Number, or one number per point, to which errors of y are relative.
-        weight: Values (N,) and builder of the expression of a weight by which y is divided first.
+        size: A number, or one number per point; errors of y are measured relative to it.
+        weight: A weight by which y is divided first: its values (N,), and a function that returns
+            its expression.
     """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
@@ -224,12 +227,12 @@ def nearest_sums(
     """Yield the `kept` best sums of two dictionary entries and a constant, best first.
 
     Args:
-        transform: Transform of y that is regressed.
+        transform: Transformation of y that is fitted.
         entries: The dictionary.
         kept: Number of sums.
         quotients: Whether the second entry is in the denominator.
-        floor: Sums that leave a smaller fraction of the variance unexplained count as equally good;
-            among these, the simplest are best.
+        floor: If sums leave a smaller fraction of the variance than this unexplained, they count as
+            equally good, and the simplest is best.
 
     Yields:
         The fraction of the variance that is not explained, and the sum.
@@ -273,7 +276,7 @@ def _kinds(
     size: Array | float,
     search: Callable[..., Iterator[tuple[float, TermSum]]],
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
-    """Yield, for one kind of regression after another, an iterator over its best sums."""
+    """For each kind of regression in turn, yield an iterator over its best sums."""
     simple = entries.first(_SIMPLE)
     few = entries.first(_FEW)
     for place, target in enumerate(output_transforms(y, names, size)):

@@ -35,7 +35,7 @@ MAX_ROWS = 2000
 MAX_PAIRS = 12
 #: Number of the strongest pairs for which maps are computed.
 MAX_MAPS = 4
-#: Number of parts of the training rows that replace folds if there are none.
+#: Number of parts into which the training rows are divided if there are no folds.
 PARTS = 5
 #: Name of the interactions of several columns in the table of variances.
 REMAINDER = "(interactions)"
@@ -51,11 +51,12 @@ _RARE = 1e-12
 _EFFECT_ROWS = 200
 #: Number of rows from which the variance of an effect due to the choice of rows is estimated.
 _SAMPLE_ROWS = 60
-#: Number of values of an input at which this variance is estimated.
+#: Number of values of an input at which the variance due to the choice of rows is estimated.
 _SAMPLE_PLACES = 13
 #: Number of columns whose pairs are compared: those with the largest rates in the kernel.
 _PAIRED_COLUMNS = 12
-#: Number that is combined with the seed to choose rows; the next number permutes them.
+#: Number that is combined with the seed to choose rows; the next larger number is used to permute
+#: them.
 _STREAM = 31
 
 #: Names of the levels of each column of text, by the name of the column. Every level but the last
@@ -302,7 +303,8 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
     whole = fit.at_scores(rows)
     whole = whole - whole.mean(0)
-    size = np.abs(whole).max() or 1.0  # squares in other units may overflow
+    # Divided by the largest value, because squares in other units may overflow.
+    size = np.abs(whole).max() or 1.0
     left = whole = whole / size
     evidence = fit.sample.log_evidence(fit.kernel)
     found = []

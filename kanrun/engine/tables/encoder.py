@@ -17,11 +17,11 @@ from kanrun.points import PiecewiseScaling
 
 #: Largest number of smooth functions of one input, including the straight line.
 _FUNCTIONS = 10
-#: Largest number of functions of all inputs together; each input keeps at least a line and a curve.
+#: Largest total number of functions of all inputs; each input keeps at least a line and a curve.
 _ALL_FUNCTIONS = 600
 #: Kinds of models: only the mean, straight lines in the user's units, or all parts.
 KINDS = ("mean", "linear", "full")
-#: Shapes to which an effect can be constrained, and the signs of their first or second derivative.
+#: Shapes that an effect can be required to have, with the sign of its first or second derivative.
 SHAPES = {"increasing": 1, "decreasing": -1, "convex": 1, "concave": -1}
 #: Shapes that constrain the second derivative.
 CURVATURES = ("convex", "concave")
@@ -101,7 +101,8 @@ class Encoder:
             mine = self.basis.places[j]
             changes = np.diff(self.basis.coefficients[mine].T, axis=0)
             if shape in CURVATURES:
-                # The slope has the coefficients 3 (c[i+1] - c[i]) over these spans of knots.
+                # The slope of the spline has the coefficients 3 (c[i+1] - c[i]), each divided by
+                # one of these spans of knots.
                 knots = extend(torch.as_tensor(self.basis.breakpoints[j : j + 1]), DEGREE)[0]
                 spans = (knots[DEGREE + 1 : -1] - knots[1 : -DEGREE - 1]).numpy()
                 changes = np.diff(changes / spans[:, None], axis=0)

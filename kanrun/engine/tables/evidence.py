@@ -28,7 +28,7 @@ from scipy.spatial.distance import squareform
 from kanrun.engine.tables.kernel import Kernel, RadialInputs
 from kanrun.engine.tables.likelihoods import Likelihood
 
-#: Prior variance of the constant in the latent function, relative to the link of the mean output.
+#: Prior variance of the constant that the latent function adds to the link of the mean output.
 _LEVEL_VARIANCE = 100.0
 #: Prior median of the sum of the smooth rates w of all inputs.
 _SMOOTH_RATE = 1.0
@@ -69,7 +69,7 @@ _MEMORY = 30
 _NEWTON_STEPS = 30
 #: Largest number of halvings of a Newton step that does not increase the posterior.
 _HALVINGS = 10
-#: Smallest curvature of a row by which is divided.
+#: Smallest divisor where values are divided by the curvature of a row.
 _SMALLEST = 1e-12
 #: Change of the log posterior below which Newton's method ends.
 _NEWTON_TOLERANCE = 1e-8

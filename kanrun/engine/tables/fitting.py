@@ -37,19 +37,21 @@ from kanrun.engine.tables.table_model import LatentFit, TableModel, TablePolicy,
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Family, Points, deviation
 
-#: Largest number of rows from which the kernel is found; twice as many take eight times as long.
+#: Largest number of rows from which the kernel is estimated; twice as many take eight times as
+#: long.
 EVIDENCE_ROWS = 800
-#: Smallest number of rows from which the kernel is found, however many inputs there are.
+#: Smallest number of rows from which the kernel is estimated, however many inputs there are.
 _FEWEST_EVIDENCE_ROWS = 200
-#: Largest value of inputs x rows^2, the amount of numbers that a step of the kernel search reads.
+#: Largest value of inputs x rows^2, which is the number of values that a step of the kernel search
+#: reads.
 _EVIDENCE_WORK = 2e7
 #: Number of inputs that take as much work as one additional output.
 _OUTPUT_WORK = 10
-#: Largest number of classes from which the kernel is found; the most frequent ones are used.
+#: Largest number of classes from which the kernel is estimated; the most frequent ones are used.
 _EVIDENCE_CLASSES = 8
 #: Largest number of centres of the radial parts.
 _CENTRES = 1500
-#: Largest number of centres of very large tables, for which more would be too expensive.
+#: Number of centres for very large tables, for which more would be too expensive.
 _FEWEST_CENTRES = 300
 #: Number of rows among which centres are chosen.
 _CANDIDATE_ROWS = 6000
@@ -57,11 +59,11 @@ _CANDIDATE_ROWS = 6000
 _NUMBERS = 1.2e8
 #: Largest number of multiplications of one Newton step for all classes.
 _STEP_WORK = 8e10
-#: From this number of rows on, the rows that determine the kernel are in no fold, so that all folds
-#: can use the same kernel.
+#: With at least this many rows, the rows from which the kernel is estimated are in no fold, so that
+#: all folds can use the same kernel.
 _SHARED_ROWS = 4 * EVIDENCE_ROWS
-#: A kind of model must increase the log evidence by this much over the next simpler kind (a Bayes
-#: factor of 20).
+#: A kind of model is preferred to the next simpler kind only if it increases the log evidence by at
+#: least this much (a Bayes factor of 20).
 _KIND_EVIDENCE = 3.0
 #: Initial variance of the lines of a linear model.
 _LINES = 0.3
@@ -72,7 +74,7 @@ _NORMAL_QUARTILES = 1.349
 #: Smallest scale of outputs, as a fraction of their standard deviation; it is needed if most
 #: outputs are equal.
 _LEAST_UNIT = 0.1
-#: Prior variance of functions whose variance in the kernel is 0.
+#: Prior variance that replaces a variance of 0 in the kernel.
 _ABSENT = 1e-12
 #: Limits of the logarithm of the factor of a classifier's logits.
 _FACTORS = (-2.0, 2.0)

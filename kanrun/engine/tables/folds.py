@@ -18,9 +18,10 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation, in_own_units, root_mean_square
 
 OURS = "kanrun"
-_MIN_PROBABILITY = 1e-12  # keeps the log loss of a class that a model excludes finite
+# keeps the log loss finite if the model gives the true class the probability 0
+_MIN_PROBABILITY = 1e-12
 Predict = Callable[[RowInputs], RowOutputs]
-_STREAM = 20_404  # of the random numbers of folds
+_STREAM = 20_404  # selects the stream of random numbers that assigns rows to folds
 # Above this number of rows, or of rows x classes x inputs^2, only one fold is held out.
 _MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 

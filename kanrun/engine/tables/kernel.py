@@ -23,7 +23,7 @@ from scipy.spatial.distance import cdist
 _CHOLESKY_TOLERANCE = 1e-6
 #: Pivoted Cholesky may leave at most this fraction of the noise variance at each row.
 _NOISE_TOLERANCE = 0.01
-#: Fraction of the radial variance below which what pivoted Cholesky leaves is rounding.
+#: If pivoted Cholesky leaves less than this fraction of the radial variance, that is only rounding.
 _ROUNDING = 1e-13
 
 

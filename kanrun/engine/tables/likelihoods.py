@@ -24,7 +24,7 @@ from kanrun.points import Family
 _POWER_STEP = 1e-5
 #: Exponents smaller than this in absolute value count as 0: the power is then a logarithm.
 _LOGARITHM = 1e-12
-#: Largest allowed difference between a latent value and its level; exp(30) is about 1e13.
+#: Largest allowed difference between a latent value and the mean level; exp(30) is about 1e13.
 _LARGEST_LINK = 30.0
 
 

@@ -29,7 +29,8 @@ _STEPS = 40
 _TOLERANCE = 1e-6
 #: Largest change of a latent value in one step, so that exponentials do not overflow.
 _LARGEST_STEP = 4.0
-#: Smallest information of a row relative to the mean; it limits the noise variance of the row.
+#: Smallest information of a row, relative to the mean over rows; it limits the row's noise
+#: variance.
 _LEAST_INFORMATION = 1e-3
 #: Relative rounding of the diagonal of a normal matrix, for each of its columns.
 _ROUNDING = 4 * np.finfo(float).eps
@@ -37,7 +38,7 @@ _ROUNDING = 4 * np.finfo(float).eps
 _SCALES = (-3.0, 3.0)
 #: Limits of the logarithm of the dispersion.
 _DISPERSIONS = (-23.0, 3.0)
-#: Smallest value of 1 - leverage.
+#: Smallest value of 1 - leverage by which leave-one-out residuals are divided.
 _LEAST_LEFT = 1e-6
 #: Number of times that Newton's method is run for outputs with a link. After the first run, the
 #: scale of the prior variances and the dispersion are estimated.

@@ -24,14 +24,16 @@ from scipy import linalg
 
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_breakpoints
 
-DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
-INTERVALS, LINE_INTERVALS = 32, 2  # of an input's grid, in general and if it has only a line
+DEGREE = 3  # degree of the splines; for it, the quadrature of f''^2 is exact
+# number of intervals of an input's grid; the second number if it has only a line
+INTERVALS, LINE_INTERVALS = 32, 2
 GRID_EPS = 0.5  # weight of equal spacing in the grid; the rest follows the distinct values
 _GAP_STIFFNESS = 100.0
 _ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
-_RIDGE = 1e-13  # relative, for a positive definite eigenproblem
-_SQUARED_ZERO = 1e-20  # total variance of the B-splines of a constant input
-_BLOCK, _BLOCK_NUMBERS = 4096, 1 << 23  # rows and numbers of functions that are used at once
+_RIDGE = 1e-13  # relative ridge that makes the eigenproblem positive definite
+_SQUARED_ZERO = 1e-20  # total variance of the B-splines below which an input is constant
+# largest numbers of rows and of values that are processed at once
+_BLOCK, _BLOCK_NUMBERS = 4096, 1 << 23
 
 PerRow = Float[ndarray, " rows"]
 RowInputs = Float[ndarray, "rows inputs"]

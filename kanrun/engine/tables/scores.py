@@ -16,20 +16,21 @@ from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
 
-#: Fraction of the range of scores by which their maps extend on either side.
+#: Fraction of the range of scores by which the map of an input extends beyond the data on either
+#: side.
 ROOM = 0.25
-#: This fraction for linear models and linear extrapolation.
+#: The same fraction for linear models and linear extrapolation.
 STRAIGHT_ROOM = 1e3
-#: Fraction of the training range of the output by which predictions may exceed it.
+#: Fraction of the training range of the output by which predictions may lie outside this range.
 MARGIN = 0.1
-#: This fraction for a linear model, which extrapolates.
+#: The same fraction for a linear model, which extrapolates.
 LINEAR_MARGIN = 10.0
 #: Inputs with at most this many distinct values are only standardised, and have no gaps.
 _FEW_VALUES = 8
 #: Inputs whose values are all within this many standard deviations of the mean are only
 #: standardised.
 _LIGHT_TAIL = 2.5
-#: Weight of the normal score in the score of other inputs.
+#: Weight of the normal score in the score of inputs with longer tails.
 _NORMAL_FRACTION = 0.5
 #: Number of points of the map of an input.
 _KNOTS = 33
@@ -89,7 +90,8 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
     values = (points - mean) / std
     if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
         points = np.quantile(distinct, _QUANTILES)
-        apart = np.diff(points) > _SMALLEST * (high - low)  # slopes between closer points overflow
+        # where points are closer, slopes would overflow
+        apart = np.diff(points) > _SMALLEST * (high - low)
         points = np.append(points[:-1][apart], high)
         rank = _ranks(x, weights, points)
         normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
@@ -125,7 +127,7 @@ def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
     for column in u.T:
         distinct = np.unique(column)
         at = distinct
-        if len(distinct) > _KNOTS:  # between values, ranks are steps
+        if len(distinct) > _KNOTS:  # with few values, ranks are steps, so all values are used
             at = np.quantile(distinct, _QUANTILES, method="nearest")
         at = at[np.append(True, np.diff(at) > _SMALLEST * np.ptp(at))]
         ranks = np.sqrt(12) * (_ranks(column, weights, at) - 0.5)
@@ -140,7 +142,8 @@ def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
 def _ranks(x: Array, weights: Array, points: Array) -> Array:
     """Return the weighted fraction of the rows with x below each of `points`; ties count half."""
     order = np.argsort(x, kind="stable")
-    below = np.append(0.0, np.cumsum(weights[order]))  # weight of the first k rows in order
+    # total weight of the first k rows in sorted order
+    below = np.append(0.0, np.cumsum(weights[order]))
     ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))
     return np.asarray(sum(ends) / (2 * weights.sum()))
 

@@ -35,7 +35,7 @@ from kanrun.engine.tables.scores import (
 )
 from kanrun.points import Family, PiecewiseScaling
 
-#: Exposures may be outside the range of the training rows by this factor.
+#: Exposures may be this many times larger or smaller than those of the training rows.
 _EXPOSURE_ROOM = 1e3
 #: Number of rows over which the widening of intervals outside the training range is averaged.
 _WIDENING_ROWS = 8
@@ -206,7 +206,7 @@ class TableModel:
     def network(self) -> KAN:
         """The latent functions as one KAN, whose inputs are the scores."""
         from kanrun.engine.tables.to_kan import (
-            to_kan,  # builds networks only where they are asked for
+            to_kan,  # imported here, because networks are built only on request
         )
 
         return to_kan(self)

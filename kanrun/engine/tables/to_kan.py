@@ -112,7 +112,8 @@ def _monotone(edges: ndarray, encoder: Encoder) -> ndarray:
         if shape in CURVATURES:
             continue
         for edge in edges[:, j]:
-            # The logit of the first of two classes turns the other way.
+            # For two classes, the edge belongs to the logit of the first class, so its sign is
+            # reversed.
             rises = edge[-1] * SHAPES[shape] >= edge[0] * SHAPES[shape]
             turn = SHAPES[shape] if rises else -SHAPES[shape]
             edge[:] = turn * np.maximum.accumulate(turn * edge)

@@ -24,8 +24,8 @@ PREDICT_NUMBERS = 1 << 17
 #: Largest number of multiplications per step at which Levenberg-Marquardt is chosen; about one
 #: second on two cores.
 LM_WORK = 1e11
-#: Largest number of values that enter a gradient (samples x active terms) at which the whole batch
-#: is used (LBFGS); beyond it, mini-batches (Adam).
+#: If the values that enter a gradient (samples x active terms) are at most this many, the whole
+#: batch is used (LBFGS), otherwise mini-batches (Adam).
 LBFGS_WORK = 1e7
 #: Work of a random start, in multiplications divided by the cube of its number of unknowns on the
 #: first grid. A start takes many steps, on a few samples per unknown.
@@ -175,8 +175,8 @@ def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float
     """Return the root mean square of `difference` (samples, outputs), in the user's units."""
     if data.unit is None:
         return float(samples.mean(difference.square()).sqrt())
-    # The largest unit is factored out, so that squares in the user's units cannot overflow or
-    # underflow.
+    # The units are divided by the largest one, so that squares in the user's units cannot overflow
+    # or underflow.
     largest = float(data.unit.max())
     relative = difference * (data.unit / largest).to(difference)
     return largest * float(samples.mean(relative.square()).sqrt())

@@ -58,15 +58,15 @@ TRIES = 5
 LAST_TRIES = 8
 #: Smallest relative decrease of the validation error for which a new weight is kept.
 MIN_GAIN = 0.03
-#: Number of higher weights in a row that may fail before the search ends; above 0 because noise
-#: makes plateaus in the validation error.
+#: Number of higher weights in a row that may fail before the search ends. It is above 0 because
+#: noise causes plateaus in the validation error.
 MISSES = 3
-#: Largest number of higher weights tried; more steps of WEIGHT_FACTOR would exceed MAX_WEIGHT.
+#: Largest number of higher weights that are tried; with more, MAX_WEIGHT would be exceeded.
 HIGHER_TRIES = 16
-#: Ratio of the validation error with a weight to the best one, above which the search ends.
+#: The search ends if the validation error with a weight exceeds the best one by this factor.
 TOO_FAR = 1.5
-#: Largest number of unknowns at which higher weights are tried; noise is visible on such coarse
-#: grids already.
+#: Largest number of unknowns of a grid on which higher weights are tried; noise can be seen on
+#: coarse grids already.
 UPWARD_UNKNOWNS = 1000
 #: Relative validation error below which data count as free of noise and no higher weight is tried.
 CLEAN = 1e-6
@@ -305,7 +305,7 @@ class GridTraining:
         shown = self.setup.clock.seconds
         for step in run.run(self.best, self.log):
             yield step
-            # A settled run takes no further step.
+            # Once a run has settled, it takes no further step.
             early = step.seconds - shown < SNAPSHOT_SECONDS or run.settled
             if early or (state := run.solver.state()) is None:
                 continue

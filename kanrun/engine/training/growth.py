@@ -67,9 +67,10 @@ from kanrun.monitoring import time_limit_reached
 MAX_SAMPLES = 1000
 #: Largest number of unknowns of a network when widths are compared; finer grids are not tried.
 COMPARED_UNKNOWNS = 700
-#: Largest number of unknowns of these networks per output value in the training samples.
+#: Largest number of unknowns of a network, per output value of the training samples, when widths
+#: are compared.
 UNKNOWNS_PER_VALUE = 0.5
-#: Error ratio, with an additional identity layer to without, below which the layer is kept.
+#: An additional identity layer is kept if it reduces the error to below this fraction.
 DEEPER = 0.5
 #: Relative error below which no identity layer is tried, because a finer grid works as well.
 EXACT = 1e-3
@@ -89,7 +90,7 @@ class Ending(Enum):
     TIME = auto()
 
 
-#: Endings that mean that no larger network is needed.
+#: Reasons for which the growth ends because no larger network is needed.
 SUFFICIENT = (Ending.ROUNDING, Ending.ONE_INPUT, Ending.GRID)
 
 

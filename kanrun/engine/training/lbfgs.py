@@ -73,7 +73,8 @@ class Curvature:
             samples = objective.samples
             part = samples.part(slice(None, None, -(-len(samples) // SAMPLES)))
             counts = 1.0 if part.roots is None else part.roots.double().square()
-            # Per layer: its inputs, and u_o^2 of its sums, added up over the network's outputs.
+            # Per layer: its inputs, and the squared sensitivities u_o^2 of its sums, added up over
+            # the outputs of the network.
             reaching = [part.x.detach()]
             sums = list[Tensor]()
             with torch.enable_grad():
@@ -226,7 +227,8 @@ def _cubic(a: LinePoint, b: LinePoint) -> float:
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
         return middle
     d1 = a.slope + b.slope - 3 * (b.value - a.value) / width
-    root = d1 * d1 - a.slope * b.slope  # A power would raise for infinite products.
+    # Written as a product, because a power would raise an error for infinite values.
+    root = d1 * d1 - a.slope * b.slope
     if not root >= 0:
         return middle
     d2 = sqrt(root) if width > 0 else -sqrt(root)
@@ -316,7 +318,7 @@ class LBFGS:
             direction = direction - share * change
             shares.append(share)
         direction = self._solve(direction)
-        if self._pairs:  # The multiple of the inverse curvature that fits the last pair best.
+        if self._pairs:  # Scale the inverse curvature by the factor that fits the last pair best.
             move, change = self._pairs[-1]
             direction = direction * (float(move @ change) / float(change @ self._solve(change)))
         for (move, change), share in zip(self._pairs, reversed(shares), strict=True):

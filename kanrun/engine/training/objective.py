@@ -50,8 +50,8 @@ from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
 
 #: Largest number of entries of the Jacobian in memory at once (but at least those of one sample).
 JACOBIAN_NUMBERS = 1 << 25
-#: Without a penalty, a coefficient is frozen if it would have to change by more than this, in
-#: standard deviations of the outputs, to explain the residual: the data barely determine it.
+#: Without a penalty, a coefficient is frozen if it would have to change by more than this many
+#: standard deviations of the outputs to explain the residual, because the data barely determine it.
 MAX_COEFFICIENT_CHANGE = 1e4
 
 
@@ -180,7 +180,7 @@ class Objective:
         if not self.freeze_unseen:
             return free
         for layer, seen in zip(network.edge_layers, network.support(self.samples.x), strict=True):
-            # The base function is nonzero outside the samples too.
+            # A base function is also nonzero at samples outside the grid.
             frees = {"coefficients": seen, "base_weight": seen.all(1)}
             for name, parameter in layer.named_parameters():
                 if name in frees:

@@ -25,7 +25,8 @@ from kanrun.engine.training.solvers import Solver
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Largest ratio of the number of samples evaluated to measure errors to the number used by steps.
+#: Errors are measured on more samples than a step uses; this is the largest ratio of the two
+#: numbers.
 MEASURED_FACTOR = 2
 #: Number of steps in a row below the plateau tolerance after which training on a grid ends.
 PLATEAU = 2
@@ -205,7 +206,7 @@ class Best:
         if not errors.selected < self.error:
             return False
         self.error = errors.selected
-        if network is self._like:  # then only its parameters have changed
+        if network is self._like:  # only the parameters of the network have changed
             self.network.load_state_dict(network.state_dict())
         else:
             self.network = deepcopy(network)

@@ -28,7 +28,7 @@ START_INTERVALS = 4
 #: Largest number of grid intervals of a start; a schedule that begins with more is preceded by a
 #: grid of START_INTERVALS.
 MAX_START_INTERVALS = 8
-#: Number of rounds of short training; hidden grids are fitted to the activations before each.
+#: Number of rounds of short training; before each, hidden grids are adapted to the activations.
 ROUNDS = 5
 #: Rounds, counted from 0, after which the worse half of the starts is discarded.
 HALVED = (1, 2)
