@@ -112,6 +112,7 @@ def class_curves(held_out: DataFrame) -> Figure:
     calibration.set(xlabel="predicted probability", ylabel="observed frequency")
     roc.legend(loc="lower right")
     recall.legend(loc="lower left")
+    set_remark(figure, note_of_some(len(CYCLE), len(classes), "classes"))
     return figure
 
 

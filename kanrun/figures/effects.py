@@ -115,7 +115,7 @@ def effects(
         several = len(outputs) > 1
         panels[0].set_ylabel("" if several else "probability of " * classes + shorten(outputs[0]))
     inputs = note_of_some(MAX_INPUTS, len(names), "inputs")
-    set_remark(figure, remark, inputs, note_of_some(len(CYCLE), count, "classes"), CUT * cut)
+    set_remark(figure, remark, inputs, note_of_some(len(CYCLE), count, "outputs"), CUT * cut)
     return finish(figure, panels[: len(outputs) > 1], ncols=len(outputs))
 
 

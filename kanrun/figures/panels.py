@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -147,13 +147,14 @@ def medians(
     columns: tuple[str, str],
     style: str = "o-",
     *,
-    spread: Literal["band", "dots", "none"] = "band",
+    spread: str = "band",
     floor: float | None = None,
     **look: Any,
 ) -> None:
     """Draw the median over seeds of column y against column x, where `columns` = (x, y).
 
-    `spread` shows the values of the seeds: as a band from the smallest to the largest, or as dots.
+    `spread` shows the values of the seeds: as a "band" from the smallest to the largest, as "dots",
+    or not at all ("none").
     Values below `floor` are drawn at `floor`, because a logarithmic axis cannot show zero.
     """
     x, y = columns
@@ -290,10 +291,8 @@ def map_with_bar(
     if limits is None:
         sizes = np.abs(np.asarray(values, dtype=float))
         limit = error_limit(sizes)
-        largest = float(np.nanmax(sizes, initial=0.0))
         image = draw_map(panel, x, y, values, (-limit, limit), DIVERGING)
-        bar |= {"extend": "both" if largest > limit else "neither"}
-        label = f"largest {number(largest)}"
+        label = f"largest {number(np.nanmax(sizes, initial=0.0))}"
     else:
         image = draw_map(panel, x, y, values, limits)
     panel.figure.colorbar(image, ax=panel, **bar).set_label(label, loc="left")
