@@ -76,7 +76,7 @@ def test_a_linear_model_remembers_all_that_it_has_learned():
 
 
 @pytest.mark.parametrize("network", [kan(), MLP((2, 3, 3, 1), "tanh").double()])
-def test_memory_of_hidden_layers_is_weighted_by_their_share(network):
+def test_hidden_layers_are_remembered_in_their_share(network):
     x = samples(1).x
     u = network.get_unknowns()
     found = []
