@@ -1,4 +1,4 @@
-"""Cases of parametrised tests, written as lines of a table."""
+"""Tables of test cases for parametrised tests, written as text with one case per line."""
 
 from ast import literal_eval
 
@@ -6,7 +6,7 @@ from ast import literal_eval
 def cases(text):
     """Return the rows of a table as tuples of cells, which are separated by " | ".
 
-    A cell that is a literal of Python becomes its value; every other cell is text.
+    A cell that is a Python literal is converted to its value; all others stay text.
     """
     rows = [line.strip().split(" | ") for line in text.strip().splitlines()]
     return [tuple(map(_value, row)) if len(row) > 1 else _value(row[0]) for row in rows]

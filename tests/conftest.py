@@ -1,4 +1,4 @@
-"""Checks of annotated shapes and types, reproducible random examples, and the command line."""
+"""Run-time checks of annotations, reproducible random examples, and command-line fixtures."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ _left = []
 
 
 def _limited(function, check):
-    """Return the function, of which the first calls of each test are checked."""
+    """Return the function such that only the first calls in each test are checked."""
     left = [CHECKED]
     is_compiling = torch.compiler.is_compiling
     _left.append(left)
@@ -55,7 +55,7 @@ def pytest_runtest_setup():
 
 @pytest.fixture
 def unwritten(monkeypatch):
-    """Figures are drawn but not written, which takes longer than a small training."""
+    """Draw figures, but do not write them, which would take longer than a small training."""
     monkeypatch.setattr("kanrun.study.execution.write_figure", lambda *_: None)
 
 
@@ -84,7 +84,7 @@ class Result:
 
 @pytest.fixture
 def command(monkeypatch, tmp_path, capfd):
-    """Run a command line as it is typed, and `words` after it, in a new working directory."""
+    """Return a function that runs a command line, split like in a shell, in a new folder."""
     from kanrun.cli.app import main
 
     monkeypatch.chdir(tmp_path)
@@ -102,7 +102,10 @@ def command(monkeypatch, tmp_path, capfd):
 
 @pytest.fixture
 def refused(command, tmp_path):
-    """Run a command line that must be rejected: exit code 2, one sentence, no folder."""
+    """Return a function that checks that a command line is refused, and returns the message.
+
+    It must exit with code 2, print one sentence and make no folder.
+    """
 
     def call(line, *words):
         result = command(line, *words, code=2)
@@ -117,7 +120,7 @@ def refused(command, tmp_path):
 
 @pytest.fixture
 def says():
-    """Return whether a sentence contains the parts between " ... " in their order."""
+    """Return whether a sentence contains the parts of `text` between " ... " in this order."""
     return lambda sentence, parts: re.search(
         ".*".join(map(re.escape, parts.split(" ... "))), sentence
     )

@@ -1,4 +1,4 @@
-"""The command line in this process, over an experiment `fit` that takes no time."""
+"""Fixtures that run the command line in this process with a fake, fast experiment `fit`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from kanrun.runs.records import Row
 
 @dataclass
 class FakeFit:
-    """What the fake experiment was given; `model.degree` 7 fails, 8 is a bug, 9 an interruption."""
+    """Fake experiment that records its configurations and seeds.
+
+    With `model.degree` 7 it fails, with 8 it has a bug, and with 9 it is interrupted.
+    """
 
     configs: list[Any] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Formulas, paths and column lists reach the configuration as they were typed."""
+"""Formulas, paths and lists of columns have the same value in the configuration as typed."""
 
 import string
 from operator import attrgetter
@@ -22,20 +22,20 @@ TEXTS = st.text(LETTERS, min_size=1, max_size=14).map(str.strip).filter(bool)
 
 
 def arrives(text, kind="text"):
-    """Return the value of free text as the typed configuration has it."""
+    """Return the value that the configuration has for text typed on the command line."""
     holder = OmegaConf.create({"value": read_text(text, kind, "key")})
     value = holder.value
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def composed(command, *words, several=False):
-    """Return the typed configurations of the points of a call."""
+    """Return the configuration of every point of a command line."""
     study = compose(Source(command), words, several=several)
     return [study.config(point.number) for point in study.points]
 
 
 def is_plain(text):
-    """Not quoted or in brackets already, and no words with a meaning of their own."""
+    """Return whether text is neither quoted, nor in brackets, nor a word with a special meaning."""
     special = (
         text.lower() in ("null", "???")
         or text.startswith(("choice", "shuffle", "["))

@@ -1,6 +1,6 @@
-"""A configuration file that someone sends cannot run code, nor fill the memory.
+"""Configuration files of other people can neither run code nor exhaust the memory.
 
-`tests/hard/test_attacks.py` has the attacks on one run.
+Attacks by other files are in `tests/hard/test_attacks.py`.
 """
 
 import os
@@ -13,7 +13,7 @@ from run_files import change_record, record_of
 
 @pytest.fixture
 def sent(tmp_path):
-    """Write a file of a group into the folder `mine`, which someone sent."""
+    """Return a function that writes a file of a configuration group into the folder `mine`."""
 
     def write(text, name="extra/sent", header="# @package _global_\n"):
         path = tmp_path / "mine" / f"{name}.yaml"
@@ -72,7 +72,7 @@ def test_defaults_outside_the_folder_are_refused(refused, sent, tmp_path, entry)
 
 
 def test_address_of_a_cluster_in_a_file_is_refused(refused, sent):
-    """What a Dask scheduler sends is unpickled, so a file may not choose whom to ask."""
+    """Messages from a Dask scheduler are unpickled, so a file must not choose the scheduler."""
     sent("kind: dask\naddress: tcp://127.0.0.1:1\n", "executor/theirs", header="")
     for more in ("", "-m seed=0,1"):
         sentence = refused(f"fit --config-dir mine executor=theirs {more}")

@@ -1,4 +1,4 @@
-"""`kanrun export` on runs of the real command."""
+"""`kanrun export` for runs of the real `kanrun fit`."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""Files that a call names: inputs are never written, and outputs replaced only with `--force`."""
+"""Files named on the command line: inputs are never changed, outputs only with `--force`."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,7 @@ STATE = Path(__file__).parents[1] / "engine" / "networks" / "states" / "efficien
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """Return outputs with a polynomial of a table."""
+    """Return an outputs folder with one run: a polynomial fitted to a table."""
     place = tmp_path_factory.mktemp("fitted")
     x = np.linspace(0, 1, 40)
     np.savetxt(place / "t.csv", np.stack([x, x**2], 1), "%.17g", ",", header="x,y", comments="")

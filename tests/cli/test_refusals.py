@@ -1,4 +1,4 @@
-"""Every override and flag that cannot be used is refused before a run exists, in one sentence."""
+"""Invalid overrides and options are refused in one sentence, before a run folder exists."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs through the real command: folders, standard output, exit codes, what is recorded."""
+"""Runs by the real command: folders, standard output, exit codes, and records."""
 
 import csv
 import gc

@@ -1,4 +1,4 @@
-"""`kanrun runs` as typed: labels, comparison, repeating, removing."""
+"""`kanrun runs`: tags and notes, comparing, repeating and removing runs."""
 
 import io
 import json
@@ -19,7 +19,7 @@ def copy_of_two(tmp_path_factory):
 
 @pytest.fixture
 def two(kanrun, copy_of_two):
-    """Two runs, which the first test that needs them makes."""
+    """Return an outputs folder with two runs, which are made once."""
     outputs = Path("outputs")
     if copy_of_two.exists():
         shutil.copytree(copy_of_two, outputs, symlinks=True)

@@ -1,4 +1,4 @@
-"""What goes to standard output on purpose: help, --cfg, listings; and completion."""
+"""Output of help, of `--cfg`, of lists of runs, and of shell completion."""
 
 import os
 from pathlib import Path

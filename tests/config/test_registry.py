@@ -1,4 +1,4 @@
-"""Kinds are found by group and name without torch, each builder exists, and keys are shown."""
+"""Registries: kinds are found without loading torch, every builder exists, keys are listed."""
 
 import fnmatch
 import json
@@ -24,7 +24,7 @@ from kanrun.errors import UsageError
 
 
 def test_a_plug_in_that_does_not_load_is_left_out(tmp_path):
-    """In a process in which another package is installed beside kanrun."""
+    """The test runs a process in which another package is installed beside kanrun."""
     (tmp_path / "own.py").write_text("import nothing_of_that_name")
     info = tmp_path / "own-1.0.dist-info"
     info.mkdir()

@@ -1,4 +1,4 @@
-"""Rules of settings: what they reject, in which words; every setting has a sentence."""
+"""Rules of settings: what they reject, with which message, and that all settings are described."""
 
 import math
 from dataclasses import dataclass

@@ -8,7 +8,7 @@ from kanrun.formulas import parse, to_numpy
 
 
 def split(x, y, validation=0.25):
-    """The last points, of the fraction `validation`, judge what the others train."""
+    """Return data whose last points, the fraction `validation`, are used for validation."""
     cut = round((1 - validation) * len(y))
     return SearchData(x[:cut], y[:cut], x[cut:], y[cut:])
 

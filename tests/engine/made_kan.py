@@ -10,7 +10,7 @@ from kanrun.engine.training.objective import SmoothnessPenalty
 
 
 def kan(shape, intervals=4, *, products=(), seed=0, dtype=torch.float64, high=1.0, **spec):
-    """A fresh KAN on [-1, `high`] with silu as its base, where `spec` does not say otherwise."""
+    """Return a new KAN on [-1, `high`] with the base silu, unless `spec` says otherwise."""
     start = {key: spec.pop(key) for key in ("initialisation", "generator") if key in spec}
     return KAN.create(
         shape,
@@ -23,12 +23,12 @@ def kan(shape, intervals=4, *, products=(), seed=0, dtype=torch.float64, high=1.
 
 
 def made_solver(network, data, plan, penalty=SmoothnessPenalty(), seed=0):
-    """The plan's solver on `network`."""
+    """Return the solver of the plan for `network`."""
     return Setup(data, plan, Generator().manual_seed(seed), Clock()).solver(network, penalty)
 
 
 def normal(*shape, seed=0):
-    """Normal numbers of mean 0 and variance 1."""
+    """Return random numbers with a standard normal distribution."""
     return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 

@@ -13,7 +13,7 @@ NARROW, WIDE = 4, 160
 def make(
     intervals=NARROW, spec=None, *, inputs=3, outputs=2, uniform=True, dtype=torch.float64, seed=0
 ):
-    """A layer on [-1, 1] with random numbers; weights of edges lie between 0.5 and 1.5."""
+    """Return a layer on [-1, 1] with random coefficients and edge weights from 0.5 to 1.5."""
     drawn = Generator().manual_seed(seed)
     breaks = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
     if not uniform:

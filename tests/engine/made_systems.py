@@ -1,4 +1,4 @@
-"""Systems from text, and what a solver returns."""
+"""Functions that read systems of equations from text and run their solvers."""
 
 from kanrun.experiments.solve.config import EquationConfig
 from kanrun.experiments.solve.settings import EquationParser
@@ -16,7 +16,7 @@ def parsed(variables, formula, conditions, unknowns=("u",), **more):
 
 
 def finished(running):
-    """Return what a generator returns."""
+    """Run a generator to its end, and return the value that it returns."""
     while True:
         try:
             next(running)

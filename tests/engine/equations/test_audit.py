@@ -1,4 +1,4 @@
-"""Features that are narrower than grids: scans of formulas, and residuals at unseen places."""
+"""Features narrower than the grid are found in formulas and in residuals at new points."""
 
 from functools import partial
 from itertools import pairwise
@@ -138,7 +138,7 @@ def test_source_pulse_is_not_stepped_over():
 
 
 def test_jump_just_before_the_end_of_a_slab_is_not_stepped_over():
-    """The slab that ends 3e-9 beyond the jump once missed 2e-5 of the integral."""
+    """A slab that ended 3e-9 after the jump once missed 2e-5 of the integral."""
     place = 1.778
     width = 5.887e-5
     height = 0.7389

@@ -1,4 +1,4 @@
-"""Evolution equations in slabs: exact solutions, estimates, built-in conditions, walls, jumps."""
+"""Evolution equations in slabs of time: errors, estimates, boundary conditions, jumps."""
 
 import itertools
 
@@ -30,7 +30,7 @@ def solve(found, tolerance):
 
 
 def compared(network, exact):
-    """Return the values of a network and the exact ones on a grid of its unit square."""
+    """Return values of a network and the exact solution on a grid of the unit square."""
     x, t = (each.ravel() for each in np.meshgrid(np.linspace(0, 1, 53), np.linspace(0, 1, 47)))
     points = torch.as_tensor(np.stack([x, t], axis=1))
     return network(points)[:, 0].detach().numpy(), exact(x, t)
@@ -144,7 +144,7 @@ def test_derivatives_of_the_sixth_order():
 
 
 def test_stiff_reaction_has_components_of_very_different_sizes():
-    """Robertson's reaction (1966), against scipy's Radau method."""
+    """Robertson's chemical reaction (1966), compared with scipy's Radau method."""
     formula = ["a_t = -0.04*a + 1e4*b*c", "b_t = 0.04*a - 1e4*b*c - 3e7*b^2", "c_t = 3e7*b^2"]
     given = ["a = 1 at t=0", "b = 0 at t=0", "c = 0 at t=0"]
     found = solve(make({"t": [0, 40]}, formula, given, "abc"), 1e-8)

@@ -1,4 +1,4 @@
-"""Solutions by networks: orders of convergence, units, richer fields, starts."""
+"""Solutions by networks: orders of convergence, units, inserted knots, starts."""
 
 from dataclasses import replace
 from functools import partial
@@ -165,7 +165,7 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
 
 @pytest.mark.parametrize("intervals, waves", [(5, 19), (41, 123)])
 def test_residual_of_conditions_is_measured_away_from_the_training_points(intervals, waves):
-    """Zero meets sin(n pi y) at the points of the rows, which are as many, and nowhere else."""
+    """The condition sin(n pi y) is zero at the n training points, but not between them."""
     square = {"x": (0, 1), "y": (0, 1)}
     system = parsed(square, "u_xx + u_yy = 0", [f"u = sin({waves}*pi*y) at x=0"])
     drawn = Generator().manual_seed(0)

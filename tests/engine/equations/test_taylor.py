@@ -1,4 +1,4 @@
-"""Jets against reverse mode, and Jacobians of anything computed from them against differences."""
+"""Taylor coefficients compared with autograd, and their Jacobians with finite differences."""
 
 import made_kan
 import pytest

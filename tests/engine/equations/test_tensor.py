@@ -1,4 +1,4 @@
-"""Direct solutions on tensor products: rows, exact and published values, estimates, forms."""
+"""Direct solutions by tensor products compared with exact and published values."""
 
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def test_sixth_order_and_conditions_on_fourth_derivatives():
 
 
 def test_a_nonlinear_system_with_periodic_splines():
-    """The map u + iv = exp(2 pi i (x + iy)) of the Cauchy-Riemann equations, and u v."""
+    """The solution is u + iv = exp(2 pi i (x + iy)) and w = u v."""
     conditions = ["periodic in x", "u = cos(2*pi*x) at y=0", "v = sin(2*pi*x)*exp(-2*pi) at y=1"]
     equations = ["u_x - v_y + w - u*v = 0", "u_y + v_x = 0", "w = u*v"]
     system = make(equations, conditions, "uvw")

@@ -1,4 +1,4 @@
-"""Layers on wide grids take the sparse product here, however few their samples are."""
+"""Layers on wide grids use the sparse product in these tests, even for few samples."""
 
 import pytest
 

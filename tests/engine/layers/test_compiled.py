@@ -1,4 +1,4 @@
-"""A spline layer by what a compiler gets, and by the compiler itself."""
+"""Spline layers under torch.compile: the code meant for it, and compiled layers themselves."""
 
 from shutil import which
 
@@ -14,7 +14,7 @@ from kanrun.engine.splines import Grid, basis, extend, fuses, locate, products
 
 
 def derivatives(layer, x):
-    """Return outputs, gradients, and gradients of the squares of these."""
+    """Return outputs, first derivatives, and derivatives of the sum of their squares."""
     leaves = [x, *(p for p in layer.parameters() if p.requires_grad)]
     y = layer(x)
     slopes = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
@@ -70,7 +70,7 @@ def test_threads_functions_and_outputs_decide_if_splines_are_gathered(
 
 
 def test_transforms_cannot_pass_functions_without_a_rule():
-    """Once they can, `is_transformed` may go."""
+    """When this test fails, `is_transformed` is no longer needed."""
     grid = make(NARROW, EdgeSpec(degree=3)).grid
     x = data(4, 1).requires_grad_()
     place = locate(x.detach(), grid)
@@ -132,7 +132,7 @@ for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_compiled_layers_equal_uncompiled_ones():
-    """In a separate process: a compiler cannot look through the annotation checks of tests."""
+    """In a separate process, because annotation checks of the tests cannot be compiled."""
     python("-c", COMPILED)
 
 

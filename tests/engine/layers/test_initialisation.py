@@ -1,4 +1,4 @@
-"""Where layers start: the deviations that each scheme promises."""
+"""Standard deviations of the initial weights in every initialisation scheme."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""A spline layer against loops over its edges, its second derivatives, and its copies."""
+"""A spline layer compared with loops over its edges; derivatives, masks and copies."""
 
 import copy
 import itertools
@@ -23,7 +23,7 @@ def samples(layer, count=12, spread=1.3, seed=1):
 
 
 def base_by_pieces(layer, x):
-    """The base, and beyond the grid what the policy makes of it at the border."""
+    """Return the base function; beyond the grid, continued as the extrapolation says."""
     base = BASES[layer.spec.base]
     near = x.clamp(layer.grid.low, layer.grid.high)
     beyond = {

@@ -1,4 +1,4 @@
-"""A spline layer under vmap, in reverse and in forward mode, to second order, in every degree."""
+"""A spline layer under vmap, reverse mode and forward mode, up to second derivatives."""
 
 import pytest
 import torch

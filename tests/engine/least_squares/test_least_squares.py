@@ -1,4 +1,4 @@
-"""The solver without networks: known minima, a differential equation, and rows of Jacobians."""
+"""The least-squares solver on small problems without networks, and its Jacobian rows."""
 
 import math
 from dataclasses import replace
@@ -28,7 +28,7 @@ POLICIES = {"thorough": LMPolicy(), "quick": LMPolicy(damping_search=False)}
 
 
 class Rosenbrock(Problem):
-    """r = (10 (b - a^2), 1 - a), of minimum 0 at (1, 1)."""
+    """Residuals r = (10 (b - a^2), 1 - a), whose sum of squares is 0 at (1, 1)."""
 
     def __init__(self, start=(-1.2, 1.0)):
         self.unknowns = torch.tensor(start, dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_gram_matrix_computed_in_blocks_is_the_same(monkeypatch):
 
 
 class UnitSteps(NormalEquations):
-    """A unit gradient and steps of -1, each of which should gain 1; all dampings are kept."""
+    """Problem with steps of -1 and an expected gain of 1 per step; records all dampings."""
 
     def __init__(self):
         self.gradient = torch.ones(1)
@@ -144,7 +144,7 @@ def test_the_damping_of_quick_steps_follows_the_gain(objectives, tried, damping)
 
 
 class Linear(Problem):
-    """r = J u - y of ten random rows and four unknowns."""
+    """Linear residuals r = J u - y with ten random rows and four unknowns."""
 
     def __init__(self):
         g = torch.Generator().manual_seed(1)
@@ -162,7 +162,7 @@ class Linear(Problem):
 @pytest.mark.parametrize("damping", [1e-6, 1.0, 1e4])
 @pytest.mark.parametrize("matrix, iterations", [(6000, 60), (0, 60), (0, 2)])
 def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, monkeypatch):
-    """Steps by Cholesky, by conjugate gradients, and after two of their iterations."""
+    """By Cholesky, by conjugate gradients, and by only two iterations of them."""
     monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", matrix)
     monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", iterations)
     divisors = ((1 + 1e-9, 100.0), (1 - 1e-9, 2.0))
@@ -212,7 +212,7 @@ def test_a_damping_search_goes_on_while_it_gains(losses, powers, damping, monkey
 
 
 class Parabola(Problem):
-    """r = (u + u^2 / 4 - 1, small), which a straight step of damping 0 overshoots at 0."""
+    """Residuals (u + u^2 / 4 - 1, small); an undamped Gauss-Newton step from 0 overshoots."""
 
     unknowns = torch.zeros(1, dtype=torch.float64)
 
@@ -228,9 +228,10 @@ class Parabola(Problem):
 
 
 def test_step_is_corrected_by_the_second_derivative():
-    """The straight step is 1; r'' = 1/2 bends it by -1/4, which leaves 57/64 - 1 of the residual.
+    """The uncorrected step is 1, and r'' = 1/2 corrects it by -1/4; the residual is then -7/64.
 
-    No bent step is tried where the straight one leaves less than 1e-3 of the objective.
+    No correction is tried if the objective after the uncorrected step, relative to that before, is
+    below 1e-3 or above 4.
     """
     problem = Parabola(0.0)
     equations = NormalEquations(problem.linearise(problem.unknowns))

@@ -1,4 +1,4 @@
-"""What every network promises: shapes, precisions, derivatives, copies and stored forms."""
+"""Requirements on every kind of network: shapes, precisions, derivatives, copies, storing."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def make(request):
 
 
 def test_weights_of_an_mlp_begin_within_the_root_of_their_inputs():
-    """As those of torch.nn.Linear: uniform between -1 / sqrt(n) and 1 / sqrt(n)."""
+    """Like torch.nn.Linear: uniform between -1 / sqrt(n) and 1 / sqrt(n) for n inputs."""
     network = MLP([16, 400, 1], "silu", generator=torch.Generator().manual_seed(0))
     for layer, inputs in zip(network.linear, (16, 400), strict=True):
         weight = layer.weight.detach() * inputs**0.5
@@ -176,7 +176,7 @@ def test_linearise_is_the_jacobian_in_the_unknowns(make):
 
 
 class Sine(Network):
-    """A model from outside: the least that a class must say."""
+    """A network of another package that defines only the required methods."""
 
     kind = "sine"
 

@@ -1,4 +1,4 @@
-"""Formulas against the modules that they count, and MLPs matched to a size."""
+"""Formulas for numbers of parameters and operations, and MLPs of a given size."""
 
 import pytest
 from hypothesis import given, settings

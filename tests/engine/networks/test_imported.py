@@ -1,4 +1,4 @@
-"""Networks of pykan and efficient-kan give the outputs that their libraries recorded."""
+"""Imported networks of pykan and efficient-kan have the outputs that their libraries gave."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_files_that_hold_no_tensors_are_rejected(tmp_path):
 
 
 class Touch:
-    """A pickle that makes a file when it is loaded."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, path):
         self.path = path

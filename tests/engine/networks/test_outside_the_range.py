@@ -1,4 +1,4 @@
-"""What a stored network says of inputs that it was not trained on."""
+"""Warnings for inputs outside the range on which a stored network was trained."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Multiplication nodes: values against loops, Jacobian, forms, training and pruning."""
+"""Multiplication nodes: values, derivatives, storing, training and pruning."""
 
 import numpy as np
 import torch

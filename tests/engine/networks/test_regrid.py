@@ -1,4 +1,4 @@
-"""A KAN on other grids: exact where possible, else close, and convergent on finer grids."""
+"""Transfer of a KAN to other grids: exact if they contain the old ones, otherwise close."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 
 def rough(shape, intervals, seed=0, dtype=torch.float64, **spec):
-    """Return a KAN with weights of any size; edge (0, 1) of each layer is pruned."""
+    """Return a KAN with random weights of any size; edge (0, 1) of each layer is pruned."""
     network = kan(shape, intervals, seed=seed, dtype=dtype, high=1.5, **spec)
     drawn = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Networks reshaped: scores and pruning, norms of edges, a node or a layer more."""
+"""Pruning by scores, norms of edges, and adding a node or a layer."""
 
 import itertools
 from copy import deepcopy
@@ -78,7 +78,7 @@ def test_the_threshold_chosen_on_validation_points_keeps_the_error():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_all_edges_but_the_best_go_where_validation_allows(dtype):
-    """In single precision a level and a little more than it are one number."""
+    """In single precision, where adding a small number to the threshold may not change it."""
     net = network((3, 1))
     x = points(200, 3).to(dtype)
     net.to(dtype)

@@ -1,4 +1,4 @@
-"""The local basis against the recurrence written out slowly, and against scipy's B-splines."""
+"""The local basis compared with a slow recurrence and with scipy's B-splines."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Knot insertion: the same function on more knots, to rounding."""
+"""Knot insertion keeps the function up to rounding."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def assert_same_function(coefficients, coarse, fine, x):
 
 
 def more_points(points, generator):
-    """All old breakpoints and as many random ones between each two."""
+    """Return the breakpoints, with as many random ones added between each two."""
     shares = (
         torch.rand(*points[:, 1:].shape, 2, generator=generator, dtype=torch.float64)
         .sort(-1)

@@ -1,4 +1,4 @@
-"""Grids from domains and from data: increasing whatever the data."""
+"""Grids made from domains and from data; breakpoints always increase."""
 
 import made_kan
 import pytest

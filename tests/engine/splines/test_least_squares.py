@@ -1,4 +1,4 @@
-"""Least squares splines: against numpy, by a band, and without full rank."""
+"""Least-squares fits of splines: dense, by band matrices, and without full rank."""
 
 import made_kan
 import numpy as np

@@ -1,4 +1,4 @@
-"""Sums of splines and their gradients by every kernel, against dense products."""
+"""Sums of splines and their gradients in every implementation, compared with dense products."""
 
 import made_kan
 import pytest

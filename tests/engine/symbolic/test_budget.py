@@ -1,4 +1,4 @@
-"""The clock that runs by refits."""
+"""Budgets of work, and the clock that stops a search which takes longer than it counts."""
 
 import itertools
 import threading
@@ -93,7 +93,7 @@ def test_timed_budget_stops_by_the_clock_whatever_work_was_counted(monkeypatch):
 
 
 def test_a_search_that_takes_far_longer_than_it_counts_keeps_its_best_and_says_so(monkeypatch):
-    """Five CPU seconds pass with each count after the first formula."""
+    """After the first formula, the clock advances by 5 CPU seconds at every count."""
     x = np.random.default_rng(0).uniform(1, 2, (60, 2))
     y = x[:, 0] * x[:, 1] ** 2 * (1 + 1e-3 * np.sin(40 * x[:, 0]))
     found = interpret(x, y, budget=3.0)

@@ -1,4 +1,4 @@
-"""The table of candidates: derivatives, domains, what users add, what is refused."""
+"""Candidate functions: derivatives, domains, functions of the user, and refusals."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a search for formulas accepts and where it ends, at both sides of each bound."""
+"""Decisions of the formula search, tested on both sides of each bound."""
 
 from importlib import import_module
 
@@ -28,7 +28,7 @@ LINE = one_edge("x", 1.0, 0.0, 1.0, 0.0, free="cd")
 
 
 class Scripted(SearchData):
-    """Errors of graphs by the constant c of their first edge."""
+    """Data for which the error of a graph is the constant c of its first edge."""
 
     def error(self, model):
         return model.edges[0].function.constants[2]
@@ -52,7 +52,7 @@ def test_few_points_limit_constants_and_the_error_without_skill():
 
 @pytest.mark.parametrize("error, certain", [(1.9e-14, True), (2.1e-14, False), (1.1e-12, None)])
 def test_search_goes_on_from_a_formula_that_only_imitates(error, certain, monkeypatch):
-    """The search goes on from an exact formula that leaves more than rounding."""
+    """The error counts as exact, but is above rounding, so the search goes on."""
     monkeypatch.setattr(Scripted, "y_std", 1.0)
     found = FittedStructure("1-1", LINE, SCRIPTED, with_error(error))
     assert (found.is_exact, found.is_certain) == (certain is not None, bool(certain))
@@ -68,7 +68,7 @@ def test_bound_on_an_exact_error_allows_for_the_rounding_of_y(offset, exact):
 
 @pytest.mark.parametrize("mean, worse", [(0.19, False), (0.21, True)])
 def test_a_model_is_worse_beyond_two_standard_errors(mean, worse):
-    """The squared errors differ by `mean` and one standard deviation."""
+    """The differences of squared errors have this mean and a standard deviation of one."""
     data = SearchData(X[:100], Y[:100], X[:100], Y[:100])
     squares = 4 + mean + Y[:100]
     first, second = (lambda x: Y[:100] + np.sqrt(squares)), (lambda x: Y[:100] + 2)
@@ -90,7 +90,7 @@ def test_an_edge_goes_if_the_error_grows_little(before, after, edges, monkeypatc
 def test_network_is_chosen_only_if_a_hundred_times_as_accurate_as_a_formula(
     factor, taken, monkeypatch
 ):
-    """Its description has no constants; that of the formula has two, at equal lengths here."""
+    """The description of the network has no constants, that of the formula has two."""
     found = FittedStructure("1-1", LINE, SCRIPTED, with_error(1e-3))
     length = found.length
     bare = (length - search.length_of(1.0, 0, 0.0, SCRIPTED)) / SCRIPTED.count
@@ -109,7 +109,7 @@ def test_output_transforms_are_undone_by_their_inverses(sign):
 
 
 class Slopes(symmetries.GaussianProcessFit):
-    """A fit of this error whose slopes are constant."""
+    """A fit with a given error and constant slopes."""
 
     def __init__(self, error, *slopes):
         self.__dict__.update(error=error, slopes=np.array(slopes), logarithmic=False)
@@ -178,7 +178,7 @@ def test_dictionary_drops_entries_that_are_multiples_or_shifts_of_others():
 
 @pytest.mark.parametrize("count, kept", [(79, False), (80, True)])
 def test_only_outputs_of_one_sign_are_used_if_they_are_enough(count, kept):
-    """Inputs of either sign over decades; the outputs of the first sign have the smaller range."""
+    """Inputs have both signs and span decades; outputs of the first sign have the smaller range."""
     sizes = np.geomspace(1e-3, 1.0, count)
     x = np.concatenate([sizes, -sizes])[:, None]
     y = np.concatenate([0 * sizes + 1, np.exp(3 * sizes)])

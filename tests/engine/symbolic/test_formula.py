@@ -1,4 +1,4 @@
-"""From graphs to formulas: planted formulas, rounded constants, and correct certificates."""
+"""Formulas from graphs: recovery of known formulas, rounding of constants, certificates."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_many_planted_formulas_are_recovered(names, scales):
 
 
 def recovered(names, scales):
-    """Splines fitted to a formula's edges are snapped to a formula with the same values."""
+    """Check that splines fitted to the edges of a formula are snapped to a formula equal to it."""
     constants = [(scale, 0.1, 0.5, 1.5) for scale in scales] + [(0.6, 0.2, 1.3, 0.0)]
     ends = ((0, 2), (1, 2), (2, 3))
     planted = Graph(
@@ -234,7 +234,7 @@ def test_confidence_intervals_hold_the_constants():
 
 
 def test_constants_within_absolute_values_have_intervals():
-    """Sympy cannot tell that x/sign(x) is positive, and takes its powers for complex numbers."""
+    """Sympy does not know that x/sign(x) is positive, so its powers could be complex."""
     x = np.random.default_rng(0).uniform(-1, 1, (300, 1))
     power = np.abs(x[:, 0]) ** 0.7
     y = np.abs(power - 0.25) + 0.01 * np.random.default_rng(1).normal(size=300)

@@ -1,4 +1,4 @@
-"""A KAN as a graph of splines: equal where edges are splines, close where they are not."""
+"""Conversion of a KAN to a graph: exact for splines, approximate for other edges."""
 
 import made_kan
 import numpy as np

@@ -1,4 +1,4 @@
-"""Graphs: values and Jacobians by finite differences, canonical forms."""
+"""Graphs: values, Jacobians compared with finite differences, and canonical forms."""
 
 import numpy as np
 from made_graphs import edge, one_edge
@@ -19,7 +19,7 @@ X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
 
 
 def mixed():
-    """(2 sin(3 x0 + 1) + s(x1)) * exp(x0) + x1^2 through a log edge, with one spline."""
+    """Return the graph of (2 sin(3 x0 + 1) + s(x1)) exp(x0) + x1^2, with a spline s."""
     spline = Spline(0.1, 1.1, np.random.default_rng(4).normal(size=9), 3)
     return Graph(
         2,

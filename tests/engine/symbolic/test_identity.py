@@ -1,4 +1,4 @@
-"""The word `exact`: what points show to be their function, and what they show to be near to it."""
+"""The outcome `exact`: when points show that a formula is their function, and when not."""
 
 import functools
 
@@ -93,7 +93,7 @@ def test_truncated_series_are_not_shown_to_be_their_function(formula, function, 
     "nome", [1e-3, 3e-3, 0.01, 0.0175, 0.019, 0.02, 0.022, 0.025, 0.03, 0.05, 0.08]
 )
 def test_series_that_converge_faster_and_faster_are_not_shown(nome):
-    """Theta functions have terms q^(n^2): each falls by more than the one before."""
+    """Theta functions have terms q^(n^2), whose ratios decrease."""
     x = np.random.default_rng(0).uniform(0, 3, 300)
     terms = [2 * nome ** (n * n) * np.cos(2 * n * x) for n in range(8, 0, -1)]
     for count in range(1, 5):

@@ -1,4 +1,4 @@
-"""Formulas from noisy points: description lengths, constants rounded in turn."""
+"""Formulas from noisy points: description lengths, and rounding of constants."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative):
 
 @pytest.mark.parametrize("decades, relative", [(4.5, False), (5.5, True)])
 def test_errors_are_relative_over_decades(decades, relative):
-    """Nine tenths of the decades lie between the quantiles that are compared."""
+    """The two quantiles that are compared enclose 80% of the decades."""
     x = np.linspace(0, 1, 200)[:, None]
     y = 10 ** (decades * x[:, 0])
     assert errors_are_relative(SearchData(x, y, x, y)) == relative
@@ -82,7 +82,7 @@ def test_terms_that_cancel_or_may_be_zero_are_not_determined():
 
 
 def test_two_nested_functions_are_dropped_together():
-    """exp(a sqrt(x)) for a line: either alone lengthens the description."""
+    """A line is fitted by exp(a sqrt(x)); dropping only one function gives a longer description."""
     samples = noisy(lambda x: 2 - x[:, 0], 5, 6, 1, 0)
     edges = (edge(0, 1, "sqrt", 1.0, -3.0, 0.9, 0.0, free="bc"),)
     nested = Graph(1, ("sum", "sum"), (*edges, edge(1, 2, "exp", 1.0, 0.0, -1.0, 0.0, free="cd")))
@@ -109,7 +109,7 @@ def test_a_shorter_description_is_more_accurate_or_smaller():
 
 
 def test_a_constant_is_rounded_once_others_are_known():
-    """Scale and height of a wide Gaussian are well determined once the offset is zero."""
+    """Width and height of a wide Gaussian are uncertain until the offset is known to be zero."""
     data = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
     begun = one_edge("gaussian", 0.7, 0.0, 0.4, 0.0, free="abcd")
     graph = refit(begun, data, RefitSettings(steps=100))
@@ -130,6 +130,6 @@ def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift():
 
 @pytest.mark.slow
 def test_error_function_is_not_called_exact():
-    """The error function is near to many sums of candidates."""
+    """Many sums of candidates approximate the error function well."""
     x = np.random.default_rng(3).uniform(0, 1, 300)
     assert kanrun.interpret(x, erf(x), budget=15.0).outcome != "exact"

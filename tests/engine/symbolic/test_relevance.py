@@ -1,4 +1,4 @@
-"""Inputs that a search takes: those that others do not determine, and of many those that matter."""
+"""Inputs used by a search: no inputs that others determine, and of many only relevant ones."""
 
 import numpy as np
 import pytest

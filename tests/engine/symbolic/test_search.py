@@ -1,4 +1,4 @@
-"""The shape search and fixed shapes on small problems; what is not found is said."""
+"""The formula search on small problems, and its messages if it finds nothing."""
 
 import itertools
 import time

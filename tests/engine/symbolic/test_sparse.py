@@ -1,4 +1,4 @@
-"""The sparse regressions: what they find under noise, how it is priced, and when they end."""
+"""Sparse regression: formulas found under noise, their description lengths, and the end."""
 
 from dataclasses import replace
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Symmetries of points, formulas from pairs of small expressions, and expressions as graphs."""
+"""Symmetries of points, formulas from pairs of small expressions, and graphs of expressions."""
 
 from dataclasses import replace
 
@@ -115,7 +115,7 @@ def test_groups_are_found_for_inputs_of_either_sign_over_decades(text, angles, r
 
 @pytest.mark.parametrize("square, high", [(1000, 1), (299.792458**2, 10)])
 def test_a_quotient_that_is_nearly_a_root_is_the_root(square, high):
-    """x1/sqrt(1 - x1^2) up to 0.03 is a quotient of degree 2 to 1e-12."""
+    """For small x1, x1/sqrt(1 - x1^2) equals a quotient of degree 2 up to 1e-12."""
     text = f"x0*x1/sqrt(1 - x1^2/{square})"
     data = points(text, 0.1, high, 2)
     x = uniform(high, 8 * high, 50, 2, 8)

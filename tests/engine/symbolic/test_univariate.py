@@ -1,4 +1,4 @@
-"""Formulas of one variable, and the regressions that find them: pairs of terms by least squares."""
+"""Formulas of one variable, and the regressions on pairs of terms that find them."""
 
 import numpy as np
 import pytest

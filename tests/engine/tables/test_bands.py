@@ -1,4 +1,4 @@
-"""Bands of effects: how often they cover the effect of which the rows are a sample."""
+"""How often the bands around effects of inputs contain the true effects."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ TABLES = {
 
 
 def centred(table, name, output, truth, x):
-    """Return value, lower and upper end about the mean value over rows, and the truth likewise."""
+    """Return value, lower end, upper end and true value, each minus the mean over rows."""
     mine = table[(table["input"] == name) & (table["output"] == output)]
     at, value, lower, upper = mine[["x", "value", "lower", "upper"]].to_numpy().T
     mean = np.interp(x, at, value).mean()
@@ -37,7 +37,7 @@ def centred(table, name, output, truth, x):
 
 
 def coverage(kind, seed, rows=250):
-    """Return the covered fraction of the grid of each effect."""
+    """Return the fraction of grid points at which the bands contain the true effects."""
     effects, product, noise = TABLES[kind]
     rng = np.random.default_rng([seed, 41])
     x = rng.uniform(-1, 1, (rows, 3))

@@ -1,4 +1,4 @@
-"""Counts, sizes and fractions: their likelihoods, and models that find known means."""
+"""Families for counts, positive numbers and fractions: likelihoods and fitted means."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ UNFOLDED = {"folds": 0}
 
 
 def draw(family, rows, seed, dispersion=1.0, level=1.0):
-    """Return points, and the means of their outputs, which depend on three of four inputs."""
+    """Return random points whose means depend on three of the four inputs, and these means."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-2, 2, (rows, 4))
     eta = level + np.sin(2 * x[:, 0]) + 0.5 * x[:, 1] * x[:, 2]

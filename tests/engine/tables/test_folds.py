@@ -1,4 +1,4 @@
-"""Folds know nothing of the rows that they predict, and their errors are those of fresh rows."""
+"""Cross-validation: predictions of a fold do not depend on its rows."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from kanrun.points import Points
 
 
 def steps(rows, inputs, seed, noise=0.5):
-    """Return a table whose output jumps with several inputs together."""
+    """Return a table whose output jumps as a function of several inputs together."""
     rng = np.random.default_rng([seed, rows])
     x = rng.normal(size=(rows, inputs))
     y = 1.5 * ((x[:, 0] > 0) != (x[:, 1] > 0.3)) + 0.5 * x[:, 5]
@@ -20,7 +20,7 @@ def steps(rows, inputs, seed, noise=0.5):
 
 
 def effects(rows, inputs, seed, noise=0.5):
-    """Return a table with a line, a wave and a parabola."""
+    """Return a table whose output is a line plus a wave plus a parabola."""
     rng = np.random.default_rng([seed, rows])
     x = rng.normal(size=(rows, inputs))
     y = x[:, 0] + np.sin(1.5 * x[:, 1]) + 0.5 * x[:, 2] ** 2

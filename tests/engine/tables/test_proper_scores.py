@@ -1,4 +1,4 @@
-"""Proper scores: those of known distributions, and of the rows of folds and new rows."""
+"""Proper scores (NLPD, CRPS) of known distributions, of folds and of new rows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Copies of rows count as one measurement, and equal rows that chance explains do not."""
+"""Duplicated rows are merged, and rows that are equal by chance are not."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Scores of inputs and the way between a transformed output and the user's units."""
+"""Scores of inputs, and the conversion of transformed outputs to the user's units."""
 
 import numpy as np
 import pytest
@@ -145,7 +145,7 @@ def test_errors_that_grow_with_the_prediction_have_wider_quantiles_there():
 
 @pytest.mark.parametrize("exponent", [0.5, 0.87, 1.5])
 def test_outputs_continue_evenly_beyond_those_of_the_rows(exponent):
-    """They once fell to the limit of the margin far too slowly below the least output."""
+    """Below the smallest output, predictions once changed far too slowly towards their limit."""
     y = np.linspace(0.4, 3.6, 200)
     power = Power.of(y, np.ones(len(y)), 1.0, 2.0, exponent)
     first, last = power.apply(y[[0, -1]])

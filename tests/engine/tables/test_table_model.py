@@ -1,4 +1,4 @@
-"""The automatic model of a table: bounded, no worse than linear by more than chance."""
+"""The automatic table model: predictions are bounded, and at least as good as linear ones."""
 
 from dataclasses import replace
 from time import process_time

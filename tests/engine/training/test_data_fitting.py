@@ -1,4 +1,4 @@
-"""Network fits as least squares problems: rows and linear steps against dense algebra."""
+"""Network fits as least-squares problems, compared with dense linear algebra."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from kanrun.engine.training import (
 
 
 def problem(weight):
-    """A fit, and its rows and residuals densely."""
+    """Return a fit, and its Jacobian rows and residuals as dense arrays."""
     g = Generator().manual_seed(0)
     network = kan([2, 2, 1], 8, initialisation="spline", generator=g)
     x = torch.rand(300, 2, dtype=torch.float64, generator=g) * 2 - 1
@@ -68,7 +68,7 @@ def test_direct_step_is_the_damped_solution(mu):
 
 @pytest.mark.parametrize("kind, weight", [("kan", 1e-12), ("mlp", 0.0)])
 def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch, kind, weight):
-    """What memory cannot hold is made again and again, or never; the problem is the same."""
+    """Jacobian rows that do not fit into memory are recomputed; the steps must be the same."""
     g = Generator().manual_seed(0)
     x = points(61, 2)
     samples = Samples(x, torch.stack([torch.sin(3 * x[:, 0]), x[:, 1] ** 2], 1))
@@ -99,7 +99,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch,
 
 
 def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact():
-    """Edges into a node can exchange constants at the same function; steps must not drift."""
+    """Constants can be moved between edges into the same node; steps must not let them drift."""
     x = points(300, 2, seed=2)
     data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
     network = kan((2, 2, 1), initialisation="spline")

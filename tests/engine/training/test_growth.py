@@ -1,4 +1,4 @@
-"""The search for a shape: nodes from the residual, and the shapes that it ends with."""
+"""Growth of networks: nodes found from the residual, and the shape that is chosen."""
 
 from dataclasses import replace
 

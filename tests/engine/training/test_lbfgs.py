@@ -1,4 +1,4 @@
-"""LBFGS: its metric against the Hessian by autograd, its line search by the Wolfe conditions."""
+"""LBFGS: its metric compared with the Hessian, and its line search."""
 
 from math import inf, log
 
@@ -63,7 +63,7 @@ def _quadratic(t):
 
 
 def _barrier(t):
-    """Falls towards a wall at t = 1, beyond which nothing is defined."""
+    """Return value and slope of a function that falls up to t = 1, where it becomes infinite."""
     return (-t - 0.01 * log(1 - t), -1 + 0.01 / (1 - t)) if t < 1 else (inf, inf)
 
 

@@ -1,4 +1,4 @@
-"""The training loop: events, selection on validation data, bitwise resuming, degenerate data."""
+"""The training loop: events, selection on validation data, resuming, and unusual data."""
 
 import itertools
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def create(generator, outputs=1):
 
 
 def drained(training):
-    """Return the steps and the other events of a training, and its end."""
+    """Return the steps, the other events and the result of a training."""
     told = []
     trained = finished(training, told.append)
     steps = [event for event in told if isinstance(event, Step)]
@@ -50,7 +50,7 @@ DATA = TrainingData(samples(300, 0), samples(60, 1), samples(200, 2))
 
 @dataclass(frozen=True)
 class Whole:
-    """A training from its first step to its last, and what it told on the way."""
+    """A complete training and its progress messages."""
 
     steps: list[Step]
     stages: list[Stage]
@@ -101,7 +101,7 @@ def test_errors_are_measured_no_more_often_than_every_epoch(batch, shown):
 
 
 def test_single_start_places_its_hidden_grids_before_the_first_step():
-    """Quick steps come before the ones that are counted; not where grids are not to move."""
+    """A few quick steps come before the first counted one, unless grids must not move."""
     first = {}
     for moves in (True, False):
         plan = Plan("lm", (4,), steps=1, weight=0.0, update_grid=moves)
@@ -180,7 +180,7 @@ def test_easy_functions_are_fitted(function, count, solver):
 
 @pytest.mark.parametrize("weight", [1e-18, 1e-2])
 def test_the_loss_of_a_start_is_never_negative(weight):
-    """What the penalty does not see must not be made negative by rounding."""
+    """Rounding must not make the loss negative, even in directions without penalty."""
     data = TrainingData(easy("quadratic", 200))
     random = Generator().manual_seed(0)
     start, *_ = survivors([create(random) for _ in range(4)], data, weight, random)

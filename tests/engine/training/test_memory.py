@@ -1,4 +1,4 @@
-"""Quadratic memory against sums of squares written out, and what it keeps of earlier fits."""
+"""Quadratic memory compared with explicit sums of squares, and what it preserves."""
 
 import made_kan
 import numpy as np
@@ -23,7 +23,7 @@ def samples(seed, count=15, outputs=1):
 
 
 def expected(network, pasts, blocks_of, u):
-    """The sum of squares over the pasts [(centre, samples, weight)], with Gram matrices masked."""
+    """Return the sum of squares over phases (centre, samples, weight), Gram matrices masked."""
     total = PRIOR * (u - pasts[0][0]).square().sum()
     for centre, phase, weight in pasts:
         network.set_unknowns(centre)

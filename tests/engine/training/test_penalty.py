@@ -1,4 +1,4 @@
-"""The smoothness penalty against its definition, its weight by evidence and by validation."""
+"""The smoothness penalty compared with its definition, and the choice of its weight."""
 
 from math import factorial
 
@@ -37,7 +37,7 @@ def network(degree, intervals, scale):
 
 
 def by_loops(kan):
-    """Divided differences, per edge, on Greville points of the unit domain."""
+    """Return the penalty by loops: divided differences per edge at Greville points."""
     total = 0.0
     for layer in kan.edge_layers:
         m = layer.spec.degree + 2

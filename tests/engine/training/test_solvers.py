@@ -1,4 +1,4 @@
-"""One contract for all solvers on all trainable networks, and what is special to each."""
+"""Requirements on all solvers with all trainable networks, and tests of single solvers."""
 
 import made_kan
 import pytest
@@ -53,7 +53,7 @@ NETWORKS = {
 
 
 def settings_of(name, **settings):
-    """Return the settings of Adam; None for other solvers."""
+    """Return settings of Adam with these values; None for other solvers."""
     return AdamSolver(**settings) if name == "adam" else None
 
 
@@ -108,7 +108,7 @@ def test_lm_reaches_the_minimum_that_scipy_finds():
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("activation", ["tanh", "silu"])
 def test_lm_goes_on_where_units_of_an_mlp_are_saturated(seed, activation):
-    """A unit that saturates has a faint column; scaled up to one it would take all the step."""
+    """A saturated unit has a tiny Jacobian column; scaled to one, it would dominate steps."""
     data = samples(300, 5)
     model = MLP([2, 10, 1], activation, dtype=torch.float64, generator=generator(seed))
     solver = LevenbergMarquardt(
@@ -123,7 +123,7 @@ def test_lm_goes_on_where_units_of_an_mlp_are_saturated(seed, activation):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_freeze_unseen_keeps_the_function_where_no_data_lie(name):
-    """Training on the left half changes nothing `degree` intervals past the border."""
+    """The data are on the left half; `degree` intervals beyond it, the function stays the same."""
     model = kan((1, 1), 20, base="zero", trained_scales="none")
     x = made_kan.points(100, 1, high=0.0)
     data = TrainingData(Samples(x, torch.sin(5 * x)))
@@ -220,7 +220,7 @@ def test_regularisation_equals_its_definition_in_loops(kind):
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_training_with_regularisation_leaves_fewer_edges(solver):
-    """x0 needs one edge of the first layer; the share of the others falls."""
+    """One edge of the first layer is enough for x0; the norms of the others decrease."""
     settings = {
         "adam": lambda weight: AdamSolver(learning_rate=0.05, sparsity=weight),
         "lbfgs": lambda weight: LBFGSSolver(sparsity=weight),
