@@ -10,8 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig
 from kanrun.errors import UsageError
-from kanrun.targets import TableCode, build_target, make_dataset
-from kanrun.targets.settings import TableTarget
+from kanrun.targets import TableCode, make_dataset
 
 TEXT = """id,age,sex,city,income,note,price
 a1,30,m,Bern,5.5,x,1
@@ -22,19 +21,8 @@ a5,70,m,Chur,9.5,v,5
 """
 
 
-def built(path, outputs=("price",), **settings):
-    return build_target(TableTarget(path=str(path), outputs=list(outputs), **settings))
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "people.csv"
-    path.write_text(TEXT)
-    return path
-
-
-def test_all_columns_but_the_outputs_are_inputs(file):
-    target = built(file)
+def test_all_columns_but_the_outputs_are_inputs(built):
+    target = built(TEXT, "price")
     assert target.inputs == (
         "age",
         "age is missing",
@@ -50,61 +38,64 @@ def test_all_columns_but_the_outputs_are_inputs(file):
     assert any("'note'" in note for note in target.notes)
 
 
-def test_excluded_columns_and_dropped_rows_are_absent(file):
-    target = built(file, exclude=["id", "note"], missing="drop")
+def test_excluded_columns_and_dropped_rows_are_absent(built):
+    target = built(TEXT, "price", exclude=["id", "note"], missing="drop")
     assert len(target.points) == 3
     assert "age is missing" not in target.inputs
     assert any("2 of 5 rows" in note for note in target.notes)
 
 
-def test_table_needs_two_rows_without_missing_values(tmp_path):
-    path = tmp_path / "few.csv"
-    path.write_text("a,price\n1,1\n,2\n3,3\n")
-    assert len(built(path, missing="drop").points) == 2
-    path.write_text("a,price\n1,1\n,2\n,3\n")
-    with pytest.raises(UsageError, match=r"few\.csv has too few rows without missing inputs \(1\)"):
-        built(path, missing="drop")
+#: Texts of tables, settings, and the refusal of the table.
+REFUSED = r"""
+'a,y\n1,1\n,2\n,3\n' | {'missing': 'drop'} | data.csv has too few rows without missing inputs (1)
+'a,y\n1,1\n,2\n3,3\n' | {'missing': 'error'} | column 'a' of data.csv has 1 missing value
+'a,y\n1,2\n2,3\noops,4\n' | {} | has 1 value that is not a number (first 'oops' in row 4)
+'a,y\n1,2\n2,3\np,4\nq,5\n' | {} | has 2 values that are not numbers
+'a,y\n2021-02-01,1\n2021-02-30,2\n2021-03-01,1\n' | {} | is not a date (first '2021-02-30' in row 3)
+'a,y\n1,1\n2,2\n' | {'split': 'groups'} | must be random, group:COLUMN or time:COLUMN
+'a,y\n1,1\n2,2\n' | {'split': 'group:y'} | 'y' of target.split=group: is an input or an output too
+'a,y\n1,1\n2,2\n' | {'weight_column': 'y'} | 'y' of target.weight_column is an input or an output
+'a,y\n1,1\n2,2\n' | {'split': 'time:nope'} | no column 'nope'
+'a,y\n1,1\n2,2\n' | {'exclude': ['nope']} | no column 'nope'
+'a,y\n1,u\n2,u\n' | {} | y has one class only, 'u'; at least two classes are needed
+'a,y\n1,u\n2,\n' | {'task': 'classification'} | has too few rows without missing outputs (1)
+'a,y\n1,inf\n2,1\n' | {'task': 'classification'} | column 'y' holds inf, which is not a class
+'a,y\n1,1e5000\n2,1\n' | {'task': 'classification'} | column 'y' holds 1e5000, which is not a class
+"""
 
 
-def test_missing_values_are_refused_on_request(file):
-    with pytest.raises(UsageError, match="column 'age' of people\\.csv has 1 missing value"):
-        built(file, inputs=["age", "income"], missing="error")
+@pytest.mark.parametrize("text, settings, sentence", cases(REFUSED))
+def test_unsuitable_tables_are_refused(text, settings, sentence, built):
+    with pytest.raises(UsageError) as caught:
+        built(text, **settings)
+    assert sentence in str(caught.value)
 
 
-def test_numbers_with_a_little_text_are_refused(tmp_path):
-    path = tmp_path / "b.csv"
-    path.write_text("a,b\n1,2\n2,3\noops,4\n")
-    with pytest.raises(
-        UsageError, match=r"has 1 value that is not a number \(first 'oops' in row 4\)"
-    ):
-        built(path, "b")
-    path.write_text("a,b\n1,2\n2,3\np,4\nq,5\n")
-    with pytest.raises(UsageError, match="has 2 values that are not numbers"):
-        built(path, "b")
-    path.write_text("a,b\n1,2\np,3\np,4\nq,5\n")
-    assert built(path, "b").inputs == ("a=p",)  # of more than half text, a category
-    path.write_text("a,b\n1,2\n1,3\n2,4\n2,5\n")
-    assert built(path, "b", categorical_columns=["a"]).inputs == ("a=2",)
+def test_two_rows_without_missing_values_are_enough(built):
+    assert len(built("a,y\n1,1\n,2\n3,3\n", missing="drop").points) == 2
 
 
-def test_encoding_of_a_table_is_read_back_from_json(file):
-    target = built(file, exclude=["id", "note"])
+def test_columns_of_mostly_text_or_by_request_are_categories(built):
+    assert built("a,y\n1,2\np,3\np,4\nq,5\n").inputs == ("a=p",)
+    numbers = "a,y\n1,2\n1,3\n2,4\n2,5\n"
+    assert built(numbers, categorical_columns=["a"]).inputs == ("a=2",)
+
+
+def test_encoding_of_a_table_is_read_back_from_json(built):
+    target = built(TEXT, "price", exclude=["id", "note"])
     again = msgspec.convert(json.loads(msgspec.json.encode(target.code)), TableCode)
     assert again == target.code
     x = again.encode({"age": ["40"], "sex": ["f"], "city": ["Paris"], "income": [""]})
     assert_array_equal(x, [[40, 0, 0, 0, 0, 7.5, 1]])
 
 
-def dated(tmp_path, rows=60):
-    days = np.datetime64("2023-01-01T00:00") + np.arange(rows) * np.timedelta64(25 * 60 * 12, "m")
-    lines = [f"{day},{'abc'[i % 3]},{i % 4},{i},{i / 7}" for i, day in enumerate(days)]
-    path = tmp_path / "dated.csv"
-    path.write_text("when,plant,weight,a,y\n" + "\n".join(lines) + "\n")
-    return path
+DAYS = np.datetime64("2023-01-01T00:00") + np.arange(60) * np.timedelta64(25 * 60 * 12, "m")
+LINES = [f"{day},{'abc'[i % 3]},{i % 4},{i},{i / 7}" for i, day in enumerate(DAYS)]
+DATED = "\n".join(["when,plant,weight,a,y", *LINES])
 
 
-def test_dates_are_days_and_places_in_year_week_and_day(tmp_path):
-    target = built(dated(tmp_path), "y", exclude=["plant", "weight"])
+def test_dates_are_days_and_places_in_year_week_and_day(built):
+    target = built(DATED, exclude=["plant", "weight"])
     assert target.inputs == ("when", "day of year of when", "weekday of when", "hour of when", "a")
     assert_allclose(target.points.x[:2, :4], [[19358, 1, 6, 0], [19370.5, 13, 4, 12]])
     again = msgspec.convert(json.loads(msgspec.json.encode(target.code)), TableCode)
@@ -115,49 +106,29 @@ def test_dates_are_days_and_places_in_year_week_and_day(tmp_path):
 
 # 1.2 years are 438.3 days.
 @pytest.mark.parametrize("days, parts", [(438, ["weekday"]), (439, ["day of year", "weekday"])])
-def test_part_of_a_date_is_an_input_only_if_dates_span_more_than_its_period(tmp_path, days, parts):
+def test_part_of_a_date_is_an_input_only_if_dates_span_more_than_its_period(built, days, parts):
     when = np.datetime64("2023-01-01") + np.array([0, 100, 201, days])
-    (tmp_path / "few.csv").write_text("when,y\n" + "".join(f"{day},1\n" for day in when))
-    target = built(tmp_path / "few.csv", "y")
+    target = built("when,y\n" + "".join(f"{day},1\n" for day in when))
     assert target.inputs == ("when", *(f"{part} of when" for part in parts))
 
 
-def test_weights_groups_and_times_are_read_from_columns(tmp_path):
-    file = dated(tmp_path)
-    target = built(file, "y", weight_column="weight", split="group:plant")
+def test_weights_groups_and_times_are_read_from_columns(built):
+    target = built(DATED, weight_column="weight", split="group:plant")
     assert "plant" not in target.inputs[0]
     assert "weight" not in target.inputs
     assert len(target.points) == 45  # rows without weight are no rows
     assert target.points.weights.mean() == pytest.approx(1)
     data = make_dataset(target, SamplingConfig(n_train=None, n_test=10, validation_fraction=0.0), 0)
     assert not set(data.train.groups) & set(data.test.groups)
-    later = built(file, "y", split="time:when")
+    later = built(DATED, split="time:when")
     data = make_dataset(later, SamplingConfig(n_train=None, n_test=10, validation_fraction=0.0), 0)
     assert data.train.x[:, 0].max() < data.test.x[:, 0].min()
 
 
-def test_test_rows_from_a_file_of_their_own(tmp_path):
-    file = dated(tmp_path)
+def test_test_rows_from_a_file_of_their_own(tmp_path, built):
     other = tmp_path / "test.csv"
     other.write_text("when,plant,weight,a,y\n2023-02-01,b,1,3,0.5\n2023-02-02,z,1,4,0.7\n")
-    target = built(file, "y", test_path=str(other))
+    target = built(DATED, test_path=str(other))
     data = make_dataset(target, SamplingConfig(n_train=None, n_test=0, validation_fraction=0.0), 0)
     assert len(data.test) == 2
     assert data.test.x.shape[1] == data.train.x.shape[1]
-
-
-@pytest.mark.parametrize(
-    "settings, sentence",
-    cases(
-        r"""
-{'split': 'groups'} | must be random, group:COLUMN or time:COLUMN
-{'split': 'group:y'} | 'y' of target.split=group: is an input or an output too
-{'weight_column': 'y'} | 'y' of target.weight_column is an input or an output too
-{'split': 'time:nope'} | no column 'nope'
-{'exclude': ['nope']} | no column 'nope'
-"""
-    ),
-)
-def test_unsuitable_columns_for_splits_and_weights_are_refused(tmp_path, settings, sentence):
-    with pytest.raises(UsageError, match=sentence):
-        built(dated(tmp_path), "y", **settings)

@@ -221,24 +221,6 @@ def test_unsuitable_columns_and_sizes_are_refused(path, fields, sampling, senten
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "text, sentence",
-    cases(
-        r"""
-'a,y\n1,u\n2,u\n' | y has one class only, 'u'; at least two classes are needed
-'a,y\n1,u\n2,\n' | data.csv has too few rows without missing outputs (1); at least two are needed
-'a,y\n1,inf\n2,1\n' | column 'y' holds inf, which is not a class
-'a,y\n1,1e5000\n2,1\n' | column 'y' holds 1e5000, which is not a class
-"""
-    ),
-)
-def test_tables_with_unusable_labels_are_refused(tmp_path, text, sentence):
-    target = TableTarget(str(write(tmp_path, text)), ["a"], ["y"], "classification")
-    with pytest.raises(UsageError) as caught:
-        dataset(target)
-    assert sentence in str(caught.value)
-
-
 ALL_ROWS = SamplingConfig(n_train=None, n_test=None)
 
 
