@@ -67,8 +67,7 @@ def test_values_are_read_back_unchanged(kept_folder, values):
 
 def test_numbers_of_numpy_are_read_back(folder):
     columns = {
-        "float": np.array([0.1, np.nan, np.inf]),
-        "single": np.array([0.1, 2.5, -1], dtype=np.float32),
+        "single": np.array([0.1, np.nan, np.inf], dtype=np.float32),
         "large": np.array([2**64 - 1, 0, 1], dtype=np.uint64),
         "truth": np.array([True, False, True]),
         "text": np.array(["a", "b,c", "nan"]),
@@ -77,7 +76,6 @@ def test_numbers_of_numpy_are_read_back(folder):
     stored = read(folder, "t")
     for name, values in columns.items():
         np.testing.assert_array_equal(stored[name], values)
-    assert stored["text"][2] == "nan"
     with pytest.raises(ValueError, match="equal lengths"):
         folder.rows(Table("t", {"a": np.zeros(2), "b": np.zeros(3)}), SEED)
 

@@ -28,23 +28,15 @@ def made(outputs, command="fit"):
     return RunFolder.create(outputs, Manifest(command)).path
 
 
-def test_numbers_go_up_and_latest_follows(tmp_path):
+def test_numbers_go_up_and_are_never_used_again(tmp_path):
     names = [made(tmp_path).name for _ in range(3)]
     assert names == ["v0001", "v0002", "v0003"]
     assert os.readlink(tmp_path / "fit" / "latest") == "v0003"
     assert made(tmp_path, "bench") == tmp_path / "bench" / "v0001"
-
-
-def test_a_deleted_number_is_not_used_again(tmp_path):
-    made(tmp_path)
-    shutil.rmtree(made(tmp_path))
-    assert made(tmp_path).name == "v0003"
-
-
-def test_numbers_beyond_four_digits_count_as_numbers(tmp_path):
-    (tmp_path / "fit" / "v9999").mkdir(parents=True)
-    assert made(tmp_path).name == "v10000"
-    assert made(tmp_path).name == "v10001"
+    shutil.rmtree(tmp_path / "fit" / "v0003")
+    assert made(tmp_path).name == "v0004"
+    (tmp_path / "fit" / "v9999").mkdir()
+    assert [made(tmp_path).name for _ in range(2)] == ["v10000", "v10001"]
 
 
 def test_two_processes_never_share_a_folder(tmp_path):
@@ -72,17 +64,14 @@ def test_a_place_without_links_still_gives_folders(tmp_path, monkeypatch):
     assert not (tmp_path / "fit" / "latest").exists()
 
 
-def test_outputs_that_is_a_file_is_refused(tmp_path):
+def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     (tmp_path / "outputs").write_text("not a folder")
     with pytest.raises(UsageError, match="cannot make a run folder"):
         made(tmp_path / "outputs")
-
-
-def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
     denied = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(Path, "mkdir", Mock(side_effect=denied))  # root may write anywhere
     with pytest.raises(UsageError, match="Permission denied; choose another place with --outputs"):
-        made(tmp_path / "outputs")
+        made(tmp_path / "other")
 
 
 GO_ON = """
