@@ -140,19 +140,7 @@ class RunFolder:
             # Another process may have written run.json before the lock was held.
             run = Run(path)
             run.check_ended(force)
-            for place in (path, *(path / name for name in _PLACES)):
-                if place != path and place.is_symlink():
-                    raise UsageError(
-                        f"{place} is a link; a run that is resumed must lie in one folder."
-                    )
-                for leftover in place.glob(".*.tmp"):  # left by `write_atomic` if it was killed
-                    with contextlib.suppress(OSError):
-                        leftover.unlink()
-            journal = Journal(path)
-            # Cut off an incomplete last line, or everything after a damaged line.
-            if journal.path.is_file():
-                with storing(journal.path):
-                    os.truncate(journal.path, journal.end)
+            _clean(path)
             folder = cls(path, run.manifest)
             folder._save(
                 status=Status.RUNNING,
@@ -262,6 +250,23 @@ class RunFolder:
         """Change fields of the manifest and write `run.json`."""
         self.manifest = dataclasses.replace(self.manifest, **changes)
         write_json(self.path / MANIFEST_FILE, self.manifest, durable=True)
+
+
+def _clean(path: Path) -> None:
+    """Remove what a killed process left in a run folder: temporary files, half a line.
+
+    Raises UsageError if a folder of the run is a link.
+    """
+    for place in (path, *(path / name for name in _PLACES)):
+        if place != path and place.is_symlink():
+            raise UsageError(f"{place} is a link; a run that is resumed must lie in one folder.")
+        for leftover in place.glob(".*.tmp"):  # left by `write_atomic`
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+    journal = Journal(path)
+    if journal.path.is_file():  # cut off an incomplete last line, and all after damage
+        with storing(journal.path):
+            os.truncate(journal.path, journal.end)
 
 
 def write_tables(folder: Path) -> None:

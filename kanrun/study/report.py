@@ -282,23 +282,28 @@ def redraw(
             "choose a point with --point."
         )
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
-    place = run.figures_folder
-    written = list[Path]()
     if "summary" not in run.tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
     if effects:
-        from kanrun.model.effects import effect_figure
-        from kanrun.model.loaded_run import LoadedRun
-
-        model = LoadedRun(run).model()
-        for name, table in {name: model.effect(name) for name in effects}.items():
-            stem = file_name(f"effect_{name}")
-            written += write_figure(place / stem, effect_figure(model, table), formats)
-            written.append(place / f"{stem}.csv")
-            write_atomic(written[-1], table.to_csv(index=False).encode())
-        return written
+        return _draw_effects(run, formats, effects)
+    written = list[Path]()
     for name, draw in drawings(run, experiment, names):
-        written += write_figure(place / file_name(name), draw(), formats)
+        written += write_figure(run.figures_folder / file_name(name), draw(), formats)
+    return written
+
+
+def _draw_effects(run: Run, formats: Sequence[str], names: Sequence[str]) -> list[Path]:
+    """Draw the effects of input columns, write their values as CSV, and return the paths."""
+    from kanrun.model.effects import effect_figure
+    from kanrun.model.loaded_run import LoadedRun
+
+    written = list[Path]()
+    model = LoadedRun(run).model()
+    for name, table in {name: model.effect(name) for name in names}.items():
+        stem = run.figures_folder / file_name(f"effect_{name}")
+        written += write_figure(stem, effect_figure(model, table), formats)
+        written.append(stem.with_name(f"{stem.name}.csv"))
+        write_atomic(written[-1], table.to_csv(index=False).encode())
     return written
 
 

@@ -154,17 +154,10 @@ def check(study: Study, *, force: bool = False) -> Checked:
     trainings = list[int]()
     prepared = dict[Key, Any]()
     before = 0
-    process = psutil.Process()
     for point in study.points:
         try:
             cfg = study.config(point.number)
-            check_files(cfg)
-            check_choices(cfg)
-            check_memory(cfg, force=force)
-            if cfg.tags:
-                check_tags(cfg.tags)
-            if cfg.device not in {"auto", "cpu"}:
-                device_of(cfg)
+            _check_settings(cfg, force)
             # Loading the experiment may import torch, so the checks that do not need it come first.
             experiment = study.experiment
             prepare: Any = getattr(experiment, "prepare", None)
@@ -179,7 +172,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
                         ready = prepare(cfg, task.cell, task.seed)
                     # Memory is counted from the end of the first `prepare`: the libraries that it
                     # loaded stay in memory, whether or not results are kept.
-                    used = process.memory_info().rss
+                    used = psutil.Process().memory_info().rss
                     before = before or used
                     has_room = cfg.executor.kind == "serial" and used - before < MOST_PREPARED
                     if has_room or not prepared:
@@ -196,6 +189,16 @@ def check(study: Study, *, force: bool = False) -> Checked:
         with dask_client(str(cfg.executor.address)):
             pass
     return Checked(study, tuple(cells), tuple(trainings), prepared)
+
+
+def _check_settings(cfg: ExperimentConfig, force: bool) -> None:
+    """Check what can be checked without the experiment. Raises UsageError."""
+    check_files(cfg)
+    check_choices(cfg)
+    check_memory(cfg, force=force)
+    check_tags(cfg.tags)
+    if cfg.device not in {"auto", "cpu"}:
+        device_of(cfg)
 
 
 def manifest_of(checked: Checked) -> Manifest:
