@@ -196,10 +196,9 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
     """
     cfg = given.cfg
     problem = given.search
-    policy = given.search.policy
     steps = list[SearchStage]()
     structures = list[FittedStructure]()
-    budget, searching = (Budget(x, timed=True) for x in (policy.budget, policy.search_budget))
+    budget, searching = (Budget(x, timed=True) for x in (problem.budget, problem.search_budget))
     if given.network is None:
         data = problem.data
         if not is_constant(data) and errors_are_relative(data):

@@ -209,7 +209,7 @@ def _finish(
     approximation = None
     if network and not (graph and stands_for(graph, choice.error, network, tolerance, data)):
         if graph is not None:
-            approximation = finish_formula(graph, data, problem.policy, budget)
+            approximation = finish_formula(graph, data, budget)
         allowed = allowed_error(choice.network_error, tolerance, data)
         # Only half of the remaining work, because the rest is needed to round and simplify the
         # formula.
@@ -222,7 +222,7 @@ def _finish(
         stages += [SearchStage("mix", choice.name, graph, data)] if graph is not None else []
     if graph is not None:
         keep = bool(choice.rivals) and graph is choice.formula
-        formula = finish_formula(graph, data, problem.policy, budget, keep_terms=keep)
+        formula = finish_formula(graph, data, budget, keep_terms=keep)
         stages.append(SearchStage("round", choice.name, formula.graph, data))
         stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))
     verified = given.network.itself if given.network is not None else choice.network

@@ -18,7 +18,6 @@ from kanrun.engine.symbolic import (
     LARGEST_SAMPLE,
     Graph,
     SearchData,
-    SearchPolicy,
     SearchProblem,
     VerificationData,
     choose,
@@ -288,8 +287,7 @@ def _problem(
     )
     data = SearchData(x, y, chosen_x, chosen_y)
     candidates = choose(cfg.candidates, cfg.custom_candidates)
-    policy = SearchPolicy(cfg.budget)
-    search = SearchProblem(data, candidates, policy, _dimensions(cfg, target, index))
+    search = SearchProblem(data, candidates, cfg.budget, _dimensions(cfg, target, index))
     random = np.random.default_rng(_VERIFICATION_SEED).random((_VERIFICATION_POINTS, x.shape[1]))
     box = scaling.apply(target.domain.T).T
     fresh = scaling.apply(target.inputs_at(random))

@@ -339,7 +339,6 @@ def formula_checkpoint(
         "variables": list(formula.names),
         "inputs": list(problem.inputs),
         "output": problem.output,
-        "rounded": [list(entry) for entry in formula.rounded],
         "certificate": certificate,
         "seed": seed,
         "domain": problem.scaling.invert(problem.held_out.domain.T).T.tolist(),

@@ -30,7 +30,6 @@ from kanrun.engine.symbolic.problem import (
     FittedStructure,
     Rival,
     SearchData,
-    SearchPolicy,
     SearchProblem,
     SearchStage,
     titled,

@@ -22,7 +22,7 @@ from kanrun.engine.symbolic.constant_errors import open_constants, standard_erro
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.problem import SearchData, SearchPolicy, description_length
+from kanrun.engine.symbolic.problem import SearchData, description_length
 from kanrun.engine.symbolic.refit import (
     QUICK,
     ConstantsFitting,
@@ -62,24 +62,19 @@ _NO_EFFECT = 1e-9
 #: A constant may be rounded to a nice number within this many standard errors.
 _WINDOW = 3
 
+#: Work for one simplification of an expression.
+_SIMPLIFIED = 2.0
+
 #: A proposed rounding: the index of the edge, the letter of the constant, and the nice number.
 Proposal = tuple[int, str, sympy.Expr]
-#: A rounded constant: index of the edge, letter, value before rounding, and number as text.
-Rounded = tuple[int, str, float, str]
 
 
-def round_constants(
-    graph: Graph, data: SearchData, allowed: float
-) -> tuple[Graph, tuple[Rounded, ...]]:
+def round_constants(graph: Graph, data: SearchData, allowed: float) -> Graph:
     """Replace constants by nice numbers, one at a time, and refit the others each time.
 
     A nice number is kept if the relative validation error stays at most `allowed` or, with noisy
     points, if the description length does not increase.
-
-    Returns:
-        The graph, and the constants that were rounded.
     """
-    changes: list[Rounded] = []
     rejected: set[Proposal] = set()
     while (proposal := _nearest(graph, data, rejected)) is not None:
         index, name, number = proposal
@@ -91,11 +86,10 @@ def round_constants(
         if data.error(trial) <= allowed or (
             noisy and description_length(trial, data) <= description_length(graph, data)
         ):
-            changes.append((index, name, function.constant(name), str(number)))
             graph = trial
         else:
             rejected.add(proposal)
-    return graph, tuple(changes)
+    return graph
 
 
 def _symbolic(graph: Graph, index: int) -> Symbolic:
@@ -176,7 +170,6 @@ class Formula:
         expression: The formula as a sympy expression.
         names: Names of the input variables.
         graph: The graph from which the expression was made.
-        rounded: The constants that were rounded.
         splines: Names f1, f2, ... and splines of the edges that stayed numeric; the expression
             contains these functions.
         values: Function that evaluates the formula if it has splines; otherwise None.
@@ -185,7 +178,6 @@ class Formula:
     expression: sympy.Expr
     names: tuple[str, ...]
     graph: Graph
-    rounded: tuple[Rounded, ...] = ()
     splines: tuple[tuple[str, Spline], ...] = ()
     values: Function | None = None
 
@@ -220,8 +212,7 @@ class Formula:
 def finish_formula(
     graph: Graph,
     data: SearchData,
-    policy: SearchPolicy,
-    budget: Budget | None = None,
+    budget: Budget,
     *,
     keep_terms: bool = False,
 ) -> Formula:
@@ -235,12 +226,9 @@ def finish_formula(
     Args:
         graph: The graph.
         data: Points of the search.
-        policy: Work that may be used.
-        budget: Budget to use instead of the one in `policy`.
+        budget: Work that may be used.
         keep_terms: Whether all terms are kept, because the search has already tested each of them.
     """
-    changes: tuple[Rounded, ...] = ()
-    budget = budget or Budget(policy.budget)
     graph, names = canonicalise(graph), tuple(input_names(graph.inputs))
     numeric = numeric_names(graph)
 
@@ -250,12 +238,12 @@ def finish_formula(
     with contextlib.suppress(WorkSpent), budget.enforced():
         graph = graph if numeric or keep_terms else drop_terms(graph, data)
         graph = refit(graph, data, _POLISHED)
-        graph, changes = round_constants(graph, data, allowed())
+        graph = round_constants(graph, data, allowed())
     expression = to_expression(graph, names)
     limit = allowed()
     if numeric:
         splines = tuple((name, graph.edges[i].function) for i, name in numeric.items())
-        return Formula(expression, names, graph, changes, splines, graph)  # type: ignore[arg-type]
+        return Formula(expression, names, graph, splines, graph)  # type: ignore[arg-type]
 
     def is_exact(expression: sympy.Expr) -> bool:
         return data.overall_error(to_numpy(expression, names)) <= data.exact
@@ -274,9 +262,9 @@ def finish_formula(
         tidy = round_numbers(expression, passes)
         # 1 - cos(u) loses digits for small u; 2 sin(u/2)^2 does not.
         tidy = max((tidy, half_angles(tidy)), key=is_exact)
-        forms = equivalent_forms(tidy, names, points, policy.simplify_budget)
+        forms = equivalent_forms(tidy, names, points, _SIMPLIFIED)
         expression = round_numbers(max(forms, key=is_exact), passes)
-    return Formula(as_written(expression), names, graph, changes)
+    return Formula(as_written(expression), names, graph)
 
 
 def widened(points: Array, factor: float | Array = 2.0) -> Array:

@@ -9,13 +9,13 @@ Source: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
 from scipy import linalg, optimize
 
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.tables.kernel import Kernel, RadialInputs
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
 
@@ -25,6 +25,10 @@ _RATES = (0.1, 1e-6, 1e2)
 _VARIANCES = (30.0, 1e-2, 1e3)
 #: Initial value and limits of the variance of the noise, for outputs of variance 1.
 _NOISES = (1e-6, 1e-9, 1.0)
+#: Largest number of steps of the search for the hyperparameters.
+_STEPS = 25
+#: Relative change of the likelihood at which this search ends.
+_RTOL = 2e-9
 #: Values that are added to the diagonal of the covariance, relative to the largest variance. The
 #: smallest one for which the Cholesky factorisation succeeds is used.
 _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))
@@ -74,17 +78,12 @@ def fit_process(x: RowInputs, y: PerRow, kernel: Kernel, noise: float) -> Gaussi
     raise linalg.LinAlgError("the covariance of the rows is not positive definite")
 
 
-def likeliest_kernel(
-    x: RowInputs, y: PerRow, *, steps: int, rtol: float, on_evaluation: Callable[[], object]
-) -> tuple[Kernel, float]:
+def likeliest_kernel(x: RowInputs, y: PerRow) -> tuple[Kernel, float]:
     """Return the kernel and the noise variance with the largest marginal likelihood, by L-BFGS.
 
     Args:
         x: Standardised inputs, shape (rows, inputs); the rate of a constant input becomes 0.
         y: Standardised outputs, shape (rows,).
-        steps: Largest number of steps.
-        rtol: Relative change of the likelihood at which the search ends.
-        on_evaluation: Function that is called at each evaluation of the likelihood.
     """
     inputs = x.shape[1]
     rows = len(x)
@@ -93,7 +92,7 @@ def likeliest_kernel(
     squares *= squares / 2
 
     def surprise(p: ndarray) -> tuple[float, ndarray]:
-        on_evaluation()
+        count_work(rows**2 * (COSTS.product * rows + COSTS.likelihood * (2 + inputs)))
         w, (variance, noise) = np.split(np.exp(p), [inputs])
         near = variance * np.exp(-np.tensordot(w, squares, 1))
         factor = linalg.cholesky(near + 1.0 + noise * np.eye(rows), lower=True, check_finite=False)
@@ -112,7 +111,7 @@ def likeliest_kernel(
         jac=True,
         method="L-BFGS-B",
         bounds=ranges[:, 1:],
-        options={"maxiter": steps, "ftol": rtol},
+        options={"maxiter": _STEPS, "ftol": _RTOL},
     )
     *w, variance, noise = np.exp(found.x).tolist()
     rates = np.where(np.ptp(x, axis=0) > 0, w, 0.0)

@@ -42,7 +42,8 @@ _CHANCE = 2.0
 _POINTS_PER_CONSTANT = 2
 #: Number of points that a formula needs to count as exact, in addition to those per constant.
 _MORE_POINTS = 5
-#: Fraction of a budget that the search for a structure may use.
+#: Fraction of a budget that the search for a structure may use; the rest is for rounding and
+#: simplification.
 _SEARCH_FRACTION = 0.85
 
 
@@ -153,10 +154,6 @@ class SearchData:
         """
         return _POINTS_PER_CONSTANT * constants + _MORE_POINTS <= self.count
 
-    def interpolated_by(self, parameters: int) -> bool:
-        """Return whether a model with this many parameters interpolates the points."""
-        return self.count <= parameters + 1
-
     def overall_error(self, model: Model) -> float:
         """Return the `error` over training and validation points together."""
         return self.all_points.error(model)
@@ -210,39 +207,27 @@ def length_of(error: float, constants: int, complexity: float, data: SearchData)
 
 
 @dataclass(frozen=True)
-class SearchPolicy:
-    """Work that a search may use, in units of about one second of one core (see `budget`).
-
-    Attributes:
-        budget: Total work of search, rounding and simplification.
-        simplify_budget: Work for one simplification of an expression.
-    """
-
-    budget: float = 60.0
-    simplify_budget: float = 2.0
-
-    @property
-    def search_budget(self) -> float:
-        """Work for the search; the rest is for rounding and simplification."""
-        return _SEARCH_FRACTION * self.budget
-
-
-@dataclass(frozen=True)
 class SearchProblem:
     """Input of a formula search.
 
     Attributes:
         data: Training and validation points.
         candidates: Functions that formulas may contain.
-        policy: Work that the search may use.
+        budget: Total work of search, rounding and simplification, in units of about one second of
+            one core (see `budget`).
         dimensions: Exponents of the base units of each input and, in the last row, of the output,
             shape (inputs + 1, base units); None if units are unknown.
     """
 
     data: SearchData
     candidates: tuple[Candidate, ...]
-    policy: SearchPolicy = field(default_factory=SearchPolicy)
+    budget: float = 60.0
     dimensions: Array | None = None
+
+    @property
+    def search_budget(self) -> float:
+        """Work that the search for a structure may do."""
+        return _SEARCH_FRACTION * self.budget
 
 
 Matches = dict[int, list[EdgeMatch]]

@@ -106,14 +106,13 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
         return float(np.abs(rest / size).max())
 
     few = np.linspace(0, len(y) - 1, min(len(y), _ROWS)).astype(int)
-    quotient = partial(quotient_of_polynomials, x[few], degree=_DEGREE, terms=_TERMS, waves=waves)
-    plain = quotient(y[few], size=size[few])
+    plain = quotient_of_polynomials(x[few], y[few], size[few], waves)
     forms = [] if plain is None else [plain]
     with np.errstate(over="ignore"):
         squares = size[few] ** 2
     has_squares = bool(np.isfinite(squares).all() and squares.all())
     if has_squares and (plain is None or left(plain) > _ROUNDING):
-        squared = quotient(y[few] ** 2, size=squares)
+        squared = quotient_of_polynomials(x[few], y[few] ** 2, squares, waves)
         forms += [] if squared is None else _roots(squared)
     if has_squares and not any(left(each) <= EXACT for each in forms):
         forms += _quadratics(x[few], y[few], size[few], waves)
@@ -144,16 +143,7 @@ def _with_waves(symbols: Sequence[sympy.Symbol], angle: sympy.Expr) -> list[symp
     return [*others, sympy.cos(angle), sympy.sin(angle)]
 
 
-def quotient_of_polynomials(
-    x: Array,
-    y: Array,
-    degree: int,
-    terms: int,
-    size: Array,
-    known: float = 0.0,
-    *,
-    waves: bool = False,
-) -> sympy.Expr | None:
+def quotient_of_polynomials(x: Array, y: Array, size: Array, waves: bool) -> sympy.Expr | None:
     """Return a quotient of polynomials with few terms that reproduces y, or None.
 
     With the constant of Q set to 1, P / Q = y becomes P - y (Q - 1) = y, which is solved by least
@@ -164,17 +154,14 @@ def quotient_of_polynomials(
     Args:
         x: Inputs, shape (N, inputs).
         y: Outputs, shape (N,).
-        degree: Largest degree of the numerator.
-        terms: Largest number of terms.
         size: Sizes (N,) to which errors are relative.
-        known: Relative error of y, if y is not exact.
         waves: Whether the last two inputs are the cosine and the sine of an angle.
     """
     left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
     bases = _bases(x, size)
-    tried = (_sudden(base, y, 1, size, degree, max(left, known), waves) for base in bases)
+    tried = (_sudden(base, y, 1, size, left, waves) for base in bases)
     found = next(filter(None, tried), None)
-    expression = _sparse_quotient(x, y, size, found, terms) if found else None
+    expression = _sparse_quotient(x, y, size, found) if found else None
     return expression if expression is not None and expression.free_symbols else None
 
 
@@ -194,7 +181,7 @@ _Monomials = tuple[Sequence[Powers], Sequence[Powers], float]
 
 
 def _sudden(
-    x: Array, y: Array, power: int, size: Array, degree: int, allowed: float, waves: bool
+    x: Array, y: Array, power: int, size: Array, allowed: float, waves: bool
 ) -> _Monomials | None:
     """Return the smallest set of monomials for which the error suddenly drops, or None.
 
@@ -207,7 +194,6 @@ def _sudden(
         y: Outputs, shape (N,).
         power: 1 or 2.
         size: Sizes of y, shape (N,).
-        degree: Largest degree of the monomials.
         allowed: Largest relative RMS error.
         waves: Whether the last two inputs are the cosine and the sine of an angle.
     """
@@ -222,7 +208,7 @@ def _sudden(
     values = min(len(np.unique(column)) for column in x.T)
     for q in range(min(_DEGREE_BELOW + 1, values)):
         below = powers(q)[1 if power == 1 else 0 :]
-        counts = [len(below) + len(powers(p)) for p in range(degree + 1)]
+        counts = [len(below) + len(powers(p)) for p in range(_DEGREE + 1)]
         counts = [count for count in counts if count <= max_terms]
         if not counts:
             break
@@ -244,9 +230,7 @@ def _sudden(
     return found[1] if found else None
 
 
-def _sparse_quotient(
-    x: Array, t: Array, size: Array, monomials: _Monomials, max_terms: int
-) -> sympy.Expr | None:
+def _sparse_quotient(x: Array, t: Array, size: Array, monomials: _Monomials) -> sympy.Expr | None:
     """Eliminate monomials from a quotient as far as the error allows; None if too many remain.
 
     The coefficients are the null vector of all columns, which determines them up to a factor. The
@@ -259,7 +243,7 @@ def _sparse_quotient(
     null = np.linalg.svd(np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[1])[2][-1]
     one = int(np.argmax(np.abs(null[: len(below)])))
     solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
-    if solved is None or np.count_nonzero(solved) > max_terms:
+    if solved is None or np.count_nonzero(solved) > _TERMS:
         return None
     every = [*below, *above]
     cut = len(below)
@@ -282,7 +266,7 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
     Returns:
         Both solutions; an empty list if there are no such polynomials.
     """
-    found = _sudden(_bases(x, size)[0], y, 2, size, _DEGREE, _EPSILON, waves)
+    found = _sudden(_bases(x, size)[0], y, 2, size, _EPSILON, waves)
     if found is None:
         return []
     scale = np.abs(x).max(0)

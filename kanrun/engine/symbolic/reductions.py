@@ -96,11 +96,6 @@ class Reduction:
         return cls(inputs, tuple(input_symbols(inputs)))
 
     @property
-    def changes(self) -> bool:
-        """True if the variables differ from the inputs."""
-        return self != Reduction.none(self.inputs)
-
-    @property
     def is_choice(self) -> bool:
         """True if the variables are some of the inputs, and there is no factor."""
         return self.factor == 1 and all(each.is_Symbol for each in self.variables)

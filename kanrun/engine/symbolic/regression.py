@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import sympy
@@ -217,22 +216,14 @@ _ROUNDING = 1e-11
 
 
 def nearest_sums(
-    transform: OutputTransform,
-    entries: Dictionary,
-    kept: int,
-    *,
-    quotients: bool = False,
-    floor: float = 0.0,
+    transform: OutputTransform, entries: Dictionary, *, quotients: bool = False
 ) -> Iterator[tuple[float, TermSum]]:
-    """Yield the `kept` best sums of two dictionary entries and a constant, best first.
+    """Yield the `_KEPT` best sums of two dictionary entries and a constant, best first.
 
     Args:
         transform: Transformation of y that is fitted.
         entries: The dictionary.
-        kept: Number of sums.
         quotients: Whether the second entry is in the denominator.
-        floor: If sums leave a smaller fraction of the variance than this unexplained, they count as
-            equally good, and the simplest is best.
 
     Yields:
         The fraction of the variance that is not explained, and the sum.
@@ -242,7 +233,7 @@ def nearest_sums(
     values = entries.values * rows
     fixed = rows[None]
     others = values * transform.values if quotients else None
-    for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=floor):
+    for left, i, j in nearest_pairs(t, values, fixed, _KEPT, others=others, floor=_EXACT):
         above, below = ([i], [j]) if quotients else ([i, j], [])
         yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
 
@@ -259,8 +250,7 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     found: list[TermSum] = []
     y = data.y[pick]
     size: Array | float = np.abs(y) if data.relative else 1.0
-    search = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
-    for sums in _kinds(entries, y, names, size, search):
+    for sums in _kinds(entries, y, names, size):
         near = [each for left, each in sums if left < _PROMISING]
         exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
         yield from sorted(exact, key=sympy.count_ops)
@@ -270,24 +260,20 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
 
 
 def _kinds(
-    entries: Dictionary,
-    y: Array,
-    names: set[str],
-    size: Array | float,
-    search: Callable[..., Iterator[tuple[float, TermSum]]],
+    entries: Dictionary, y: Array, names: set[str], size: Array | float
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """For each kind of regression in turn, yield an iterator over its best sums."""
     simple = entries.first(_SIMPLE)
     few = entries.first(_FEW)
     for place, target in enumerate(output_transforms(y, names, size)):
-        yield search(target, simple if place else entries)
+        yield nearest_sums(target, simple if place else entries)
         if place < _QUOTIENTS:
-            yield search(target, few, quotients=True)
+            yield nearest_sums(target, few, quotients=True)
     divisors = entries.chosen(np.flatnonzero(entries.values.all(axis=1))[:_WEIGHTS])
     weights = zip(divisors.values, divisors.builds, strict=True)
     weighted = [output_transforms(y, names, size, weight) for weight in weights]
     for plain, *_ in weighted:
-        yield search(plain, few, quotients=True)
+        yield nearest_sums(plain, few, quotients=True)
     for targets in weighted:
         for place, target in enumerate(targets):
-            yield search(target, few if place else simple)
+            yield nearest_sums(target, few if place else simple)

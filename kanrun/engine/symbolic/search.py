@@ -90,7 +90,7 @@ class FormulaSearch:
         self.problem = problem
         self.data = problem.data
         self.waves = has_waves(problem.candidates)
-        self.budget = Budget(problem.policy.search_budget)
+        self.budget = Budget(problem.search_budget)
         self.structures: list[FittedStructure] = []
 
     def over(self) -> bool:

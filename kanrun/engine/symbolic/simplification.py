@@ -16,9 +16,10 @@ import numpy as np
 import sympy
 from sympy import Expr
 from sympy.functions.elementary.trigonometric import TrigonometricFunction
+from sympy.simplify.fu import TR8
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
-from kanrun.engine.symbolic.candidates import Array, apart
+from kanrun.engine.symbolic.candidates import DIGITS, Array, apart
 from kanrun.engine.symbolic.problem import EXACT
 from kanrun.engine.symbolic.written_numbers import (
     as_written,
@@ -47,6 +48,8 @@ _HEAVY_WORK = 0.35
 _SHORT = 4
 #: Largest relative difference between a squared coefficient and that of a perfect square.
 _SQUARE = 1e-4
+#: A wave is left out if its amplitude is below this fraction of the largest amplitude.
+_FAINT = 1e-13
 #: Errors that sympy raises for expressions that it cannot transform.
 _CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
 
@@ -125,6 +128,39 @@ def _squares(expression: Expr) -> Expr:
     return sympy.together(expression).replace(lambda part: part.is_Add, squares)
 
 
+def _waves(expression: Expr) -> Expr:
+    """Write powers and products of sines and cosines as single waves of multiples of their angles.
+
+    For example, 4 cos(x)^3 - 3 cos(x) becomes cos(3 x), and 3 sin(x) + 4 cos(x) becomes
+    5 cos(x - 0.6435). Waves that are only rounding are left out.
+    """
+    others = list[Expr]()
+    amplitudes: dict[tuple[Expr, Expr], list[float]] = {}
+    for term in sympy.Add.make_args(sympy.expand(TR8(expression))):
+        waves = [each for each in sympy.Mul.make_args(term) if each.func in (sympy.cos, sympy.sin)]
+        if len(waves) == 1:
+            factor, rest = apart(term / waves[0])
+            pair = amplitudes.setdefault((rest, waves[0].args[0]), [0.0, 0.0])
+            pair[waves[0].func is sympy.sin] += float(factor)
+        else:
+            others.append(term)
+    faint = _FAINT * max(map(abs, itertools.chain(*amplitudes.values())), default=0.0)
+    for (rest, angle), (cosine, sine) in amplitudes.items():
+        if abs(cosine) <= faint:
+            others += [_number(sine) * rest * sympy.sin(angle)] if abs(sine) > faint else []
+            continue
+        size = math.copysign(math.hypot(cosine, sine), cosine)
+        phase = _number(math.atan(sine / cosine)) if abs(sine) > faint else 0
+        others.append(_number(size) * rest * sympy.cos(angle - phase))
+    return sympy.Add(*others)
+
+
+def _number(value: float) -> Expr:
+    """Return a nice number that is near `value`, or else a decimal number."""
+    near = nice(value, window_of(value))
+    return sympy.Float(value, DIGITS) if near is None else near
+
+
 def _common_factors(expression: Expr) -> Expr:
     """Factor one coefficient out of each sum if the ratios of the others to it are nice numbers.
 
@@ -174,6 +210,7 @@ _WAYS: tuple[tuple[Writing, ...], ...] = (
     (_by_functions,),
     (_divided,),
     (_reciprocals,),
+    (_waves,),
     (_expand_functions, sympy.together, sympy.cancel),
     (_logarithms,),
     (_logarithms, _join_logarithms),

@@ -164,7 +164,7 @@ class SparseSearch:
 
     def __init__(self, problem: SearchProblem) -> None:
         points = problem.data.all_points.spread(LARGEST_SAMPLE)
-        self.part = _FRACTION * problem.policy.budget
+        self.part = _FRACTION * problem.budget
         self.x = points.x
         self.y = points.y
         self.size = 1.0 if points.relative else float(np.std(self.y)) or 1.0

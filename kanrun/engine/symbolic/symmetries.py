@@ -34,10 +34,6 @@ from kanrun.engine.symbolic.reductions import (
 _TUNED = 250
 #: Largest number of points on which the Gaussian process is conditioned.
 _FITTED = 600
-#: Largest number of steps of the search for the hyperparameters.
-_STEPS = 25
-#: Relative change of the likelihood at which the search for the hyperparameters ends.
-_LIKELIHOOD_RTOL = 2e-9
 #: A smooth fit with a relative error of this or more is too inaccurate to reveal symmetries.
 NO_FIT = 0.2
 #: Relative error below which a smooth fit counts as exact.
@@ -402,16 +398,8 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     target = (y - mean) / std
     few = slice(0, _TUNED)
     every = slice(0, _FITTED)
-    rows = len(z[few])
-    work = rows**2 * (COSTS.product * rows + COSTS.likelihood * (2 + z.shape[1]))
     try:
-        kernel, noise = likeliest_kernel(
-            z[few],
-            target[few],
-            steps=_STEPS,
-            rtol=_LIKELIHOOD_RTOL,
-            on_evaluation=lambda: count_work(work),
-        )
+        kernel, noise = likeliest_kernel(z[few], target[few])
         count_work(len(z[every]) ** 2 * (COSTS.product * len(z[every]) + COSTS.likelihood))
         process = fit_process(z[every], target[every], kernel, noise)
     except np.linalg.LinAlgError:

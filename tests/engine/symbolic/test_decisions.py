@@ -1,101 +1,49 @@
-"""Decisions of the formula search, tested on both sides of each bound."""
-
-from importlib import import_module
+"""Decisions of the formula search: what it accepts, and where it ends."""
 
 import numpy as np
 import pytest
 import sympy
-from made_graphs import edge, one_edge
+from made_graphs import one_edge
 
-from kanrun.engine.symbolic import Graph, SearchData, reductions, snapping, symmetries
+from kanrun.engine.symbolic import SearchData, reductions, symmetries
 from kanrun.engine.symbolic.candidates import IDENTITY, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one
 from kanrun.engine.symbolic.formula import round_constants
-from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
+from kanrun.engine.symbolic.problem import FittedStructure
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import choose_formula
 from kanrun.engine.symbolic.written_numbers import as_written
 from kanrun.formulas import parse
 
-#: The package exports functions of these names.
-search, refits = (import_module(f"kanrun.engine.symbolic.{name}") for name in ("search", "refit"))
-
 X = np.linspace(1, 2, 101)[:, None]
 Y = np.resize([1.0, -1.0], 101)
 DATA = SearchData(X, Y, X, Y)
-LINE = one_edge("x", 1.0, 0.0, 1.0, 0.0, free="cd")
-
-
-class Scripted(SearchData):
-    """Data for which the error of a graph is the constant c of its first edge."""
-
-    def error(self, model):
-        return model.edges[0].function.constants[2]
-
-
-SCRIPTED = Scripted(X, Y, X, Y)
-PROBLEM = SearchProblem(SCRIPTED, choose(["x"]), SearchPolicy())
-
-
-def with_error(error):
-    return one_edge("x", 1.0, 0.0, error, 0.0, free="cd")
 
 
 def test_few_points_limit_constants_and_the_error_without_skill():
     few = SearchData(X[:15], Y[:15], X[:15], Y[:15])
     assert [few.has_enough_points(constants) for constants in (5, 6)] == [True, False]
-    assert [few.interpolated_by(count) for count in (13, 14)] == [False, True]
     assert few.no_skill_error == pytest.approx(0.8 * few.error(few.mean))
     assert DATA.no_skill_error == pytest.approx((1 - 2 / 101**0.5) * DATA.error(DATA.mean))
 
 
-@pytest.mark.parametrize("error, certain", [(1.9e-14, True), (2.1e-14, False), (1.1e-12, None)])
-def test_search_goes_on_from_a_formula_that_only_imitates(error, certain, monkeypatch):
+@pytest.mark.parametrize("error, certain", [(1e-15, True), (1e-13, False), (1e-11, None)])
+def test_search_goes_on_from_a_formula_that_only_imitates(error, certain):
     """The error counts as exact, but is above rounding, so the search goes on."""
-    monkeypatch.setattr(Scripted, "y_std", 1.0)
-    found = FittedStructure("1-1", LINE, SCRIPTED, with_error(error))
+    data = SearchData(X, np.exp(X[:, 0]), X, np.exp(X[:, 0]))
+    line, true = (one_edge(name, 1.0, 0.0, 1.0, 0.0) for name in ("x", "exp"))
+    near = one_edge("exp", 1.0, 0.0, 1.0, data.y_std * error)
+    found = FittedStructure("1-1", line, data, near)
     assert (found.is_exact, found.is_certain) == (certain is not None, bool(certain))
-    other = FittedStructure("1-1", LINE, SCRIPTED, one_edge("exp", 1.0, 0.0, 1e-15, 0.0))
-    assert choose_formula([found, other], SCRIPTED) is (found if certain else other)
+    other = FittedStructure("1-1", line, data, true)
+    assert choose_formula([found, other], data).is_certain
 
 
 @pytest.mark.parametrize("offset, exact", [(900.0, 1e-12), (1100.0, 1.1e-12)])
 def test_bound_on_an_exact_error_allows_for_the_rounding_of_y(offset, exact):
     y = np.resize([offset + 1, offset - 1], 100)
     assert SearchData(X[:100], y, X[:100], y).exact == pytest.approx(exact, rel=2e-3)
-
-
-@pytest.mark.parametrize("mean, worse", [(0.19, False), (0.21, True)])
-def test_a_model_is_worse_beyond_two_standard_errors(mean, worse):
-    """The differences of squared errors have this mean and a standard deviation of one."""
-    data = SearchData(X[:100], Y[:100], X[:100], Y[:100])
-    squares = 4 + mean + Y[:100]
-    first, second = (lambda x: Y[:100] + np.sqrt(squares)), (lambda x: Y[:100] + 2)
-    assert data.not_significantly_worse(first, second) != worse
-
-
-@pytest.mark.parametrize(
-    "before, after, edges", [(1.0, 1.29, 1), (1.0, 1.31, 2), (1e-12, 0.99e-7, 1), (0, 1.01e-7, 2)]
-)
-def test_an_edge_goes_if_the_error_grows_little(before, after, edges, monkeypatch):
-    monkeypatch.setattr(snapping, "refit_on_grids", lambda graph, data, settings: graph)
-    errors = {1: after, 2: float(before)}
-    monkeypatch.setattr(Scripted, "error", lambda self, graph: errors[len(graph.edges)])
-    both = Graph(1, ("sum",), tuple(edge(0, 1, name, 1.0, 0.0, 1.0, 0.0) for name in ("x", "sin")))
-    assert len(snapping.eliminate(both, SCRIPTED).edges) == edges
-
-
-@pytest.mark.parametrize("factor, taken", [(99.0, True), (101.0, False)])
-def test_network_is_chosen_only_if_a_hundred_times_as_accurate_as_a_formula(
-    factor, taken, monkeypatch
-):
-    """The description of the network has no constants, that of the formula has two."""
-    found = FittedStructure("1-1", LINE, SCRIPTED, with_error(1e-3))
-    length = found.length
-    bare = (length - search.length_of(1.0, 0, 0.0, SCRIPTED)) / SCRIPTED.count
-    network = FittedStructure("1-1", with_error(np.exp(bare) / factor), SCRIPTED)
-    assert (choose_formula([found, network], SCRIPTED) is network) == (not taken)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -106,25 +54,6 @@ def test_output_transforms_are_undone_by_their_inverses(sign):
     assert len(found) == 12
     for each in found:
         np.testing.assert_allclose(each.restore(each.values), y)
-
-
-class Slopes(symmetries.GaussianProcessFit):
-    """A fit with a given error and constant slopes."""
-
-    def __init__(self, error, *slopes):
-        self.__dict__.update(error=error, slopes=np.array(slopes), logarithmic=False)
-
-    def gradient(self, x):
-        return np.tile(self.slopes / x.std(0), (len(x), 1))
-
-
-@pytest.mark.parametrize("error, idle", [(0.0, 1e-4), (1e-2, 0.035)])
-def test_an_input_with_little_effect_is_left_out_first(error, idle):
-    x = np.random.default_rng(0).uniform(-1, 1, (300, 2))
-    data = SearchData(x, x[:, 0], x, x[:, 0])
-    for factor in (0.99, 1.01):
-        steps = symmetries._proposals(data, Slopes(error, 1.0, factor * idle))
-        assert ([str(step.variables) for step in steps] == ["(x0,)"]) == (factor < 1)
 
 
 @pytest.mark.parametrize(
@@ -198,4 +127,4 @@ def test_half_powers_of_positive_inputs_are_factors(sign, factor):
 def test_only_phases_of_waves_are_rounded_to_multiples_of_a_quarter_turn(name, exact):
     graph = one_edge(name, 1.0, 2 - np.pi / 2, 1.0, 0.0, free="b")
     data = SearchData(X, graph(X), X, graph(X))
-    assert bool(round_constants(graph, data, 1e-9)[1]) == exact
+    assert bool(round_constants(graph, data, 1e-9).edges[0].function.exact) == exact

@@ -10,7 +10,6 @@ from scipy.special import j1
 import kanrun
 from kanrun.engine.symbolic import (
     SearchData,
-    SearchPolicy,
     SearchProblem,
     SearchStage,
     choose,
@@ -67,7 +66,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch):
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
     def tried(budget):
-        problem = SearchProblem(samples, choose(None), SearchPolicy(budget=budget))
+        problem = SearchProblem(samples, choose(None), budget)
         events = search(problem)
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
 

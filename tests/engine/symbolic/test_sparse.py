@@ -8,7 +8,7 @@ import pytest
 import sympy
 from numpy.testing import assert_allclose
 
-from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choose
+from kanrun.engine.symbolic import SearchData, SearchProblem, choose
 from kanrun.engine.symbolic.description_length import TemplateFitting
 from kanrun.engine.symbolic.reductions import Reduction
 from kanrun.engine.symbolic.refit import refit
@@ -28,7 +28,7 @@ def noisy(text, low, high, inputs, noise, count=300):
 
 
 def found_in(data, names=None, budget=30.0):
-    run = FormulaSearch(SearchProblem(data, choose(names), SearchPolicy(budget)))
+    run = FormulaSearch(SearchProblem(data, choose(names), budget))
     return list(run.sparse(Reduction.none(data.x.shape[1])))[-1]
 
 

@@ -8,7 +8,7 @@ import sympy
 from made_graphs import evaluate, points, uniform
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.engine.symbolic import SearchPolicy, choose, fit_expression, search
+from kanrun.engine.symbolic import Budget, choose, fit_expression, search
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.problem import FittedStructure, SearchData, SearchProblem
@@ -19,8 +19,6 @@ from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.formulas.equations import dimensions
-
-POLICY = SearchPolicy()
 
 
 @pytest.mark.parametrize(
@@ -275,5 +273,5 @@ def test_two_sines_of_nearly_equal_frequency_become_one():
     data = points("sin(3*x0)*exp(-x1)", -1, 1, 2)
     split = parse("(0.158*sin(2.9999996*x0) + 0.842*sin(3.00000008*x0))*exp(-x1)")
     exact = fit_expression("", split, data)
-    plain = finish_formula(exact.formula, data, POLICY).expression
+    plain = finish_formula(exact.formula, data, Budget(5.0)).expression
     assert len(plain.atoms(sympy.sin)) == 1

@@ -84,7 +84,7 @@ def test_spline_functions_are_renamed_if_a_column_has_their_name():
     x = variable("x0")
     y = variable("x1")
     inner = sympy.Function("f1")(x) + y
-    partly = Formula(inner, ("x0", "x1"), Graph(2, ("sum",), ()), (), (("f1", spline),))
+    partly = Formula(inner, ("x0", "x1"), Graph(2, ("sum",), ()), (("f1", spline),))
     assert str(rename_variables(partly, ("x1", "x0"))) == "x0 + f1(x1)"
     shown = rename_variables(partly, ("f1", "f_2"))
     assert str(shown) == "f_2 + ff1(f1)"
