@@ -103,6 +103,38 @@ def _reciprocals(expression: Expr) -> Expr:
     return min((above / each / sympy.expand(below / each) for each in factors), key=size)
 
 
+def _roots(expression: Expr) -> Expr:
+    """Write roots of quotients as quotients of roots: sqrt(-1/(x - 1)) becomes 1/sqrt(1 - x)."""
+
+    def quotient(base: Expr, exponent: Expr) -> Expr:
+        if exponent.is_Integer or not exponent.is_Rational:
+            return base**exponent
+        above, below = sympy.fraction(sympy.together(base))
+        if apart(above)[0].is_negative:
+            above, below = -above, sympy.expand(-below)
+        return above**exponent * _split_powers(sympy.factor(below) ** -exponent)
+
+    return expression.replace(sympy.Pow, quotient)
+
+
+def _one_root(expression: Expr) -> Expr:
+    """Write quotients of roots as roots of quotients: sqrt(x)/sqrt(y) becomes sqrt(x/y)."""
+
+    def root(product: Expr) -> Expr:
+        bases: dict[Expr, Expr] = {}
+        for base, exponent in (factor.as_base_exp() for factor in product.args):
+            is_root = exponent.is_Rational and not exponent.is_Integer
+            degree = abs(exponent) if is_root else sympy.S.One
+            bases[degree] = bases.get(degree, sympy.S.One) * base ** (exponent / degree)
+        return sympy.Mul(*(base**degree for degree, base in bases.items()))
+
+    return expression.replace(lambda part: part.is_Mul, root)
+
+
+def _unsigned(expression: Expr) -> Expr:
+    return expression.replace(sympy.Abs, lambda part: part)
+
+
 def _squares(expression: Expr) -> Expr:
     """Complete squares in sums: c a^2 - 2 c k a b + c k^2 b^2 becomes c (a - k b)^2."""
 
@@ -210,12 +242,17 @@ _WAYS: tuple[tuple[Writing, ...], ...] = (
     (_by_functions,),
     (_divided,),
     (_reciprocals,),
+    (_roots,),
+    (_one_root,),
     (_waves,),
+    (half_angles,),
     (_expand_functions, sympy.together, sympy.cancel),
     (_logarithms,),
     (_logarithms, _join_logarithms),
     (_join_powers,),
     (_squares,),
+    (_squares, _roots),
+    (_squares, _roots, _unsigned),
     (sympy.factor_terms,),
     (_factor,),
     (_factor, _split_powers),
