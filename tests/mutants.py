@@ -52,7 +52,7 @@ OTHER = dict(PAIRS) | {second: first for first, second in PAIRS}
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one expression of a file."""
+    """A changed version of one expression in a file."""
 
     path: str
     node: ast.expr
@@ -64,7 +64,7 @@ class Mutant:
         return f"{self.path}:{self.node.lineno}: {ast.unparse(self.node)}  ->  {self.text}"
 
     def applied(self, content):
-        """Return the changed file; all expressions stay on their lines."""
+        """Return the content with the change; the number of lines stays the same."""
         starts = [0, *itertools.accumulate(map(len, content.splitlines(keepends=True)))]
         first = starts[self.node.lineno - 1] + self.node.col_offset
         last = starts[self.node.end_lineno - 1] + self.node.end_col_offset
@@ -75,8 +75,9 @@ class Mutant:
 def changes(node):
     """Yield the changed forms of an expression.
 
-    Tolerances change by a factor of 100. The boundary itself of a comparison moves only where an
-    integer or a length is compared: other numbers do not meet it.
+    Small constants, which are tolerances, are multiplied and divided by 100. A comparison is
+    changed from < to <= only between integers or lengths, because floating-point numbers are rarely
+    equal.
     """
     match node:
         case ast.BinOp() if type(node.op) in OTHER:
@@ -99,7 +100,10 @@ def changes(node):
 
 
 def mutants_of(path):
-    """Yield the mutants of a file, but for annotations, decorators, assertions, indices, texts."""
+    """Yield the mutants of a file.
+
+    Annotations, decorators, assertions, indices and texts are not changed.
+    """
 
     def visit(node, name):
         if isinstance(node, ast.expr):
@@ -144,10 +148,11 @@ def recorded():
 
 
 def tests_of(mutant, found, n_lines, most):
-    """Return tests that execute the line; of a constant outside functions those of its file.
+    """Return tests that execute the changed line, at most `most`.
 
-    Of these come first that execute a line with its name; else those whose path shares most words
-    with that of the file, then short ones.
+    For a constant outside functions, these are the tests that execute any line of the file. Tests
+    that execute a line with the name of the constant come first, then tests whose path has most
+    words in common with that of the file, then short tests.
     """
     known = found[mutant.path][mutant.node.lineno]
     users = set()
@@ -173,7 +178,7 @@ def tests_of(mutant, found, n_lines, most):
 
 
 class TimeLimit:
-    """Plug-in of pytest that starts no further test once the CPU seconds are used."""
+    """Pytest plug-in that skips the remaining tests when the CPU seconds are used up."""
 
     def __init__(self, seconds):
         self.seconds = seconds
@@ -184,7 +189,7 @@ class TimeLimit:
 
 
 def outcome(place, tests, seconds):
-    """Return whether a test fails (which), or does not end, in a fork with libraries loaded."""
+    """Run tests in a fork; return which one fails, or whether they do not end."""
     log = place / "log"
     if not (process := os.fork()):
         limit = time.process_time() + seconds

@@ -1,4 +1,4 @@
-"""Files of run folders, as tests read and change them."""
+"""Functions that read and change the files of run folders."""
 
 import json
 from zlib import crc32
@@ -18,24 +18,24 @@ def change_record(folder, **changes):
 
 
 def forge(folder, name, arrays, meta):
-    """Write a checkpoint whose checksum the run does not know."""
+    """Write a checkpoint whose checksum is not in the run's journal."""
     path = checkpoint_path(folder / "checkpoints", name)
     write_checkpoint(path, Checkpoint(name, arrays, meta))
     change_record(folder, checkpoints={})
 
 
 def numbers_of(table):
-    """Return a table as text, to the last digit, without times."""
+    """Return a table as exact text, without times."""
     return table[[c for c in table if "seconds" not in str(c)]].to_csv(index=False)
 
 
 def finished(line, outputs):
-    """Run a command line to its end, quietly, and return the folder of its last run."""
+    """Run a command line quietly, and return the folder of the last run."""
     words = line.split()
     assert main([*words, "-q", "--outputs", str(outputs)]) == 0
     return (outputs / words[0] / "latest").resolve()
 
 
 def sealed(line):
-    """Return a line of the journal, JSON as text, with its checksum."""
+    """Return a line of the journal: JSON text with its checksum added."""
     return f'{line[:-1]},"crc":{crc32(line.encode())}}}\n'.encode()

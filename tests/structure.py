@@ -1,7 +1,7 @@
-"""Figures on the structure of the program: files of a run, path of a value, fields of policies.
+"""Numbers about the structure of the program: files of a run, path of a value, policy fields.
 
 `make structure` prints them. ARCHITECTURE.md names the files of the main path, and
-`test_architecture.py` compares that list with what `files_executed` finds.
+`test_architecture.py` compares that list with the result of `files_executed`.
 """
 
 import ast
@@ -40,7 +40,7 @@ print(json.dumps([code, list(executed)]))
 
 
 def files_executed(*arguments):
-    """Return the files of kanrun whose functions a command executes, by first call."""
+    """Return the files of kanrun whose functions a command executes, by their first call."""
     with tempfile.TemporaryDirectory() as place:
         words = (*arguments, "--outputs", place, "-q")
         code = _TRACED.format(flag=CO_OPTIMIZED, arguments=words)
@@ -59,7 +59,7 @@ def files_executed(*arguments):
 
 
 def files_before_training(files):
-    """Return the files that are executed before training begins."""
+    """Return the files among these that are executed before training begins."""
     return files[: files.index(TRAINING)]
 
 
@@ -101,10 +101,10 @@ print(json.dumps(steps))
 
 
 def path_of(value, *arguments):
-    """Return the calls that get a number before training begins, as it is typed or typed out.
+    """Return the calls that receive a value of the command line before training begins.
 
-    A call is its file, its function, the names of the arguments that hold the number, alone or in
-    lists and mappings, and those of them that are whole mappings.
+    Each call is a tuple: its file, its function, the names of the arguments that contain the value
+    (possibly inside lists and mappings), and those of them that are mappings.
     """
     roots = tuple(f"{package}/" for package in PACKAGES)
     with tempfile.TemporaryDirectory() as place:
@@ -129,7 +129,7 @@ def policy_fields():
 
 
 def main():
-    """Print the figures."""
+    """Print the numbers."""
     files = files_executed("fit", "target=product")
     print(f"files whose functions `kanrun fit target=product` executes: {len(files)}")
     print(f"of these before training: {len(files_before_training(files))}")

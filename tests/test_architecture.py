@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md names the files that a run executes, in their order."""
+"""ARCHITECTURE.md names the files that a run executes, in the order of execution."""
 
 import re
 import runpy

@@ -39,7 +39,7 @@ def without_code(text):
 
 
 def command_lines():
-    """Every `kanrun ...` of the documentation, in blocks and in running text."""
+    """Return every `kanrun ...` of the documentation, in code blocks and in running text."""
     found = {}
     for text in TEXT.values():
         for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
@@ -54,7 +54,7 @@ def command_lines():
 
 
 def commands(group=None, prefix=""):
-    """The commands of the app by their words, those of groups included."""
+    """Return the commands of the program by name, including those of groups such as `runs`."""
     add_experiments()
     found = {}
     for name, command in (group or typer.main.get_command(kanrun_commands)).commands.items():
@@ -77,7 +77,7 @@ def choices():
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """Return outputs with a run of kanrun fit, which commands with from_run name."""
+    """Return an outputs folder with a run of `kanrun fit`, which commands with from_run need."""
     place = tmp_path_factory.mktemp("outputs")
     finished("fit model=polynomial target=runge sampling.n_train=20 figures=none", place)
     shutil.copytree(place / "fit", place / "import")  # a run to name is all that is needed
@@ -86,7 +86,7 @@ def outputs(tmp_path_factory):
 
 @pytest.mark.parametrize("line", command_lines())
 def test_a_command_line_is_accepted(line, outputs, monkeypatch):
-    """The command exists and has the options; overrides compose and fit the schema."""
+    """The command and its options exist, and the overrides give a valid configuration."""
     monkeypatch.chdir(ROOT)
     words = shlex.split(line, comments=True)[1:]
     if words[0].startswith("-") or OF_A_PLUGIN.intersection(words):
@@ -112,7 +112,7 @@ def test_files_named_in_command_lines_exist():
 
 
 def test_the_page_of_commands_is_up_to_date():
-    """It is generated from the registry: python docs/generated.py."""
+    """The page is generated from the registry by `python docs/generated.py`."""
     page = TEXT[ROOT / "docs" / "commands.md"]
     assert page == SITE.commands()
     assert [name for name in commands() if f"`kanrun {name}`" not in page] == []
@@ -225,7 +225,7 @@ def test_python_on_the_pages_prints_what_it_says(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_files_and_tables_that_are_named_exist(name):
-    """Paths in backticks exist (except with a placeholder), and so does a table `X` in `file`."""
+    """Paths in backticks (without a placeholder) exist, and so does a table `X` in `file`."""
     text = TEXT[ROOT / name]
     for path in re.findall(r"`((?:kanrun|conf|experiments|tests|docs)/[^`\s<]*)`", text):
         assert (ROOT / path).exists(), path

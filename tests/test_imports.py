@@ -1,4 +1,4 @@
-"""What must stay light: names, help and errors load no packages of training."""
+"""Importing names, help and error messages load no large packages."""
 
 import pytest
 from processes import python

@@ -1,4 +1,4 @@
-"""The wheel holds all of kanrun under one name, and works without the checkout."""
+"""The wheel contains all of kanrun under one name, and works without the checkout."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ def python(*words, cwd, path=None):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the checkout: setuptools leaves files beside what it builds."""
+    """Return a copy of the checkout, because setuptools writes files next to its input."""
     place = tmp_path_factory.mktemp("holder") / "kanrun"
     for name in ("kanrun", "conf", "experiments"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -125,7 +125,7 @@ def test_a_checkout_is_imported_without_an_installation(checkout):
 
 
 def test_an_editable_installation_is_imported_from_any_folder(checkout, tmp_path):
-    """Also from the folder that holds the checkout, after `make clean`, and with new files."""
+    """Also from the parent folder of the checkout, after `make clean`, and with new files."""
     venv.create(tmp_path / "venv")
     own = str(tmp_path / "venv" / "bin" / "python")
     (site,) = tmp_path.glob("venv/lib/*/site-packages")
@@ -143,9 +143,9 @@ assert [name for name in ("conf", "experiments", "tests") if find_spec(name)] ==
 
 
 def test_no_dependency_excludes_a_python_that_is_declared():
-    """The newest Python is among them: those that are installed here say which they work with.
+    """The dependencies that are installed here state which versions of Python they support.
 
-    Releases for this Python may need it; older Pythons get older releases.
+    Only this and later versions are tested: for earlier ones, earlier releases are installed.
     """
     declared = {entry.rpartition(" ")[2] for entry in PROJECT["project"]["classifiers"]}
     versions = [version for version in declared if version.startswith("3.")]
@@ -159,9 +159,9 @@ def test_no_dependency_excludes_a_python_that_is_declared():
 
 
 def test_every_package_that_is_imported_is_declared():
-    """A new installation has the dependencies alone, and those of an extra on request.
+    """Every imported package is a dependency, or in an extra.
 
-    Libraries that the benchmark measures beside kanrun are left out: their users install them.
+    Libraries that the benchmark compares with kanrun are not declared; users install them.
     """
     declared = {
         re.split(r"[<>=!\[; ]", one)[0].lower().replace("-", "_")
@@ -191,7 +191,7 @@ def test_every_package_that_is_imported_is_declared():
 
 
 def _extras():
-    """What the extras for users bring: those for the project's own development do not count."""
+    """Return the packages of all extras except `dev`."""
     return [
         packages
         for name, packages in PROJECT["project"]["optional-dependencies"].items()

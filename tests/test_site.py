@@ -1,9 +1,8 @@
-"""The documentation as a site: complete generated pages, code that runs, an offline build.
+"""The documentation as a site: generated pages are complete, code runs, the build is offline.
 
-Every block of code of README and the site runs, page by page and in the order of the page; those of
-the shell are run by bash, as a reader's are. Commands that take more than a minute by their
-comment are stopped by `max_cpu_seconds=60`, which the lecture proposes. So are commands on a file
-of the reader's.
+All code blocks of README and the site are run, page by page, in their order. Shell commands are run
+by bash. Commands that take more than a minute, as their comment says, and commands on a file of the
+reader get the setting `max_cpu_seconds=60`.
 """
 
 import os
@@ -39,7 +38,7 @@ TEXTS = {name: text for name, text in TEXTS.items() if "```" in text}
 
 
 def blocks(text):
-    """The language and content of each block of code."""
+    """Return the language and the content of each code block."""
     return re.findall(r"^```(.*?)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -96,7 +95,7 @@ def test_every_page_is_in_the_navigation():
 
 @pytest.fixture
 def space(monkeypatch):
-    """Return the namespace of a page's Python; unregister its components afterwards."""
+    """Return the namespace for the Python of a page; unregister its components afterwards."""
     module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     monkeypatch.setattr(TARGETS, "_kinds", {name: TARGETS[name] for name in TARGETS})
@@ -111,9 +110,10 @@ def test_python_of_a_page_runs(name, space):
 
 
 def shortened(block):
-    """Return the block with `max_cpu_seconds=60` added to slow commands.
+    """Return a block in which slow commands have the setting `max_cpu_seconds=60`.
 
-    Slow by its comment, on a file of the reader's, or with a longer limit.
+    A command is slow if its comment says so, if it has a longer limit, or if it reads a file of the
+    reader.
     """
 
     def limited(found):
@@ -128,7 +128,7 @@ def shortened(block):
 
 @pytest.fixture(scope="module")
 def furnished(tmp_path_factory):
-    """Make a folder with docs/examples/, three runs, and stand-ins for the reader's files."""
+    """Return a folder with docs/examples/, three runs, and substitutes for the reader's files."""
     folder = tmp_path_factory.mktemp("furnished")
     shutil.copytree(DOCS / "examples", folder / "docs" / "examples")
     small = "model.hidden=[] model.intervals=[5] sampling.n_train=100"
@@ -177,7 +177,7 @@ def cluster():
 
 
 def run_shell(block, folder):
-    """Run the block by bash as a reader does who answers y; raises where a command fails."""
+    """Run a block by bash, answering y to questions; raise an error if a command fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     call = ["bash", "-euo", "pipefail", "-c", block]
     run(call, cwd=folder, env={**os.environ, "PATH": path}, input="y\n")

@@ -1,4 +1,4 @@
-"""Every column that runs of these tests write is explained in the documentation."""
+"""Check that every column written by runs of these tests is explained in the documentation."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ NAMED = re.compile(r"samples|points.*|solution_.*|functions|data")
 
 
 def explained():
-    """Return the columns that the pages explain, by heading, such as `kanrun fit`."""
+    """Return the explained columns for each heading of the pages, such as `kanrun fit`."""
     pages = [ROOT / "docs" / name for name in ("outputs.md", "outputs_lecture.md")]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     sections = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)[1:]
@@ -25,7 +25,7 @@ def explained():
 
 
 def header_of(file):
-    """Return the names of the columns of a CSV file; none if it is not there."""
+    """Return the names of the columns of a CSV file; an empty list if the file does not exist."""
     if not file.is_file():
         return []
     with open(file, newline="", encoding="utf-8", errors="replace") as stream:
@@ -33,7 +33,7 @@ def header_of(file):
 
 
 def unexplained(folder):
-    """Return `command table column` of each column in the runs below a folder that is not."""
+    """Return the columns without explanation in runs below `folder`, as `command table column`."""
     known = explained()
     found = set()
     for record in folder.rglob("run.json"):
@@ -72,7 +72,7 @@ def explained_columns():
 
 @pytest.fixture(scope="module")
 def unwritten_by_all():
-    """No run of a module writes its figures, those that several tests share among them."""
+    """Do not write figures of the runs in a module, including runs shared by several tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kanrun.study.execution.write_figure", lambda *_: None)
         yield
@@ -80,7 +80,7 @@ def unwritten_by_all():
 
 @pytest.fixture
 def figures_of():
-    """Return a function from an experiment and a run to the names of the figures of the run."""
+    """Return a function that returns the names of the figures of a run, given its experiment."""
     return lambda experiment, run: {
         name for name, _ in experiment.figures({name: run.table(name) for name in run.tables})
     }

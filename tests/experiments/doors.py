@@ -1,4 +1,4 @@
-"""Configurations through the doors of every command: composed from arguments, then `run_study`."""
+"""Compose, check and run configurations as the commands do, but in this process."""
 
 import shlex
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from kanrun.study.studies import RunOptions, Study
 
 
 def typed(command, *lines):
-    """Return the configuration of a call, whose later lines take precedence."""
+    """Return the configuration of a command line; later lines take precedence."""
     words = {word.partition("=")[0]: word for line in lines for word in shlex.split(line)}
     return compose(Source(command), list(words.values())).config(0)
 
@@ -28,7 +28,7 @@ def check_config(cfg, outputs=Path("outputs")):
 
 
 def run_config(cfg, outputs):
-    """Run a configuration in a new folder below `outputs`, quietly, to its end."""
+    """Run a configuration quietly in a new folder below `outputs`, and return the run."""
     run = Run(run_study(_study(cfg), RunOptions(outputs, quiet=True))[1])
     assert run.status == Status.COMPLETED, run.manifest
     return run

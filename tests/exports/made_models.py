@@ -1,4 +1,4 @@
-"""Trained models of every kind, for the tests of exports."""
+"""Trained models of every kind for the tests of exports."""
 
 from dataclasses import replace
 
@@ -83,7 +83,10 @@ def field(low=0.0):
 
 
 def radial():
-    """Splines plus radial functions about six centres; ranks of one input have fewer points."""
+    """Return a model of splines plus radial functions about six centres.
+
+    The ranks of one input have fewer points than those of the other.
+    """
     splines = kan((2, 3), base="zero").edge_layers[0]
     uniform = {
         "level": (3,),
@@ -113,7 +116,7 @@ def windows():
 
 
 def table():
-    """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
+    """Return a model as made by `model=auto`: categories, missing values, linear pieces."""
     code = TableCode(
         (
             ColumnCode("size", None, 11.0, True, missing=MISSING),

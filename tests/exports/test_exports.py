@@ -1,4 +1,4 @@
-"""Every export gives the model's own numbers, on points inside and outside the trained range."""
+"""Every export gives the same numbers as the model, inside and outside the training range."""
 
 import ctypes
 import io
@@ -45,7 +45,7 @@ SOME += ["base gelu", "base identity", "degree 0", "degree 8"]
 
 
 def rows_for(one):
-    """Points in a range twice as wide as the trained one, some where windows meet, one between."""
+    """Return points in twice the training range; some lie where time windows meet."""
     rows = np.random.default_rng(1).uniform(5, 17, (POINTS, one.domain.shape[0]))
     rows[10:13, -1] = 10.0, 11.0, 11.03
     return rows
@@ -140,7 +140,7 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is n
 
 
 def through_node(file, rows):
-    """Return predictions for rows of JSON values; {"date": text} stands for a Date."""
+    """Return the predictions that Node computes for rows; {"date": text} stands for a Date."""
     code = """
 const { predict } = require(process.argv[1]);
 const date = (key, value) => (value && value.date ? new Date(value.date) : value);
@@ -303,7 +303,7 @@ def test_the_name_of_a_file_becomes_an_identifier(stem, name):
 
 @pytest.mark.parametrize("name", SOME)
 def test_onnx_has_the_models_numbers(name):
-    """In float32: to 1e-6 of the largest value, or to the error of torch in float32."""
+    """The tolerance is 1e-6 of the largest value, or the error of torch in float32."""
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     one = MODELS[name]()

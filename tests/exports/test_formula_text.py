@@ -1,4 +1,4 @@
-"""The formula of a run folder is read by the whitelist again before it becomes a source."""
+"""Export of formulas; their text is parsed again, because run folders may be manipulated."""
 
 import runpy
 
@@ -27,7 +27,7 @@ def value(x0, x1):
 
 
 def run_c(folder, text, body):
-    """Compile a formula with a main function; return the numbers that it prints."""
+    """Compile a formula in C with a main function, and return the numbers that it prints."""
     text += f"#include <stdio.h>\nint main(void) {{ {body} return 0; }}\n"
     (folder / "f.c").write_text(text)
     command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]

@@ -1,4 +1,4 @@
-"""Small tables in the form that runs record them, and what tests ask of a figure."""
+"""Small tables like those of runs, and functions that inspect a figure."""
 
 import itertools
 import warnings
@@ -8,7 +8,7 @@ import pandas
 
 
 def predictions(inputs, truth=True, lattice=False, rows=60):
-    """Rows of train, test and grid; the prediction is 0.1 above the truth."""
+    """Return train, test and grid rows; each prediction is 0.1 above the true value."""
     generator = np.random.default_rng(0)
     parts = []
     for split in ("train", "test", "grid"):
@@ -29,7 +29,7 @@ def predictions(inputs, truth=True, lattice=False, rows=60):
 
 
 def edges(shape, points=21):
-    """One edge after the other; scores fall from 1 on."""
+    """Return a table of all edges of a network; their scores decrease from 1."""
     x = np.linspace(-1, 1, points)
     rows = []
     total = sum(a * b for a, b in itertools.pairwise(shape))
@@ -56,7 +56,7 @@ def edges(shape, points=21):
 
 
 def stored(figure):
-    """Lay the figure out without a warning of matplotlib, and return its panels."""
+    """Lay out a figure, check that matplotlib does not warn, and return the panels."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings(
@@ -67,6 +67,6 @@ def stored(figure):
 
 
 def legend(figure):
-    """Texts of all legends, those of the figure first."""
+    """Return the texts of all legends, those of the figure before those of panels."""
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
     return [text.get_text() for one in legends if one is not None for text in one.get_texts()]

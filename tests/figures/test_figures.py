@@ -1,4 +1,4 @@
-"""Figures by the data that they draw, not by pixels; every one can be laid out."""
+"""Figures, tested by the data that they draw; every one can be laid out without a warning."""
 
 import matplotlib as mpl
 import numpy as np
@@ -82,7 +82,7 @@ def test_few_large_errors_do_not_hide_the_others():
 
 
 def odd_predictions():
-    """Tables that are incomplete or unusual."""
+    """Return tables of predictions that are incomplete or unusual."""
     plane = sample.predictions(2)
     line = plane.assign(**{"input:x1": plane["input:x0"]})
     holes = plane["prediction:y"].where(np.arange(len(plane)) % 3 > 0)
@@ -175,7 +175,7 @@ def test_figures_leave_the_settings_of_the_caller_alone():
 
 
 def flowers(names=("setosa", "virginica")):
-    """Labels as runs record them: 10% of the test points are wrong."""
+    """Return predicted classes as a run records them; 10% of the test rows are wrong."""
     table = sample.predictions(3).drop(columns=["truth:y", "prediction:y"])
     kind = (table[["input:x0", "input:x1", "input:x2"]].sum(axis=1) > 0).astype(int)
     wrong = (table["split"] == "test") & (np.arange(len(table)) % 10 == 0)
@@ -212,7 +212,7 @@ def test_a_confusion_matrix_of_many_classes_says_what_is_left_out():
 
 
 def effect(name, x, level="", lower=0.5, upper=2.5, is_date=False):
-    """The effect of an input, from 1 to 2."""
+    """Return the rows of one input in a table of effects; values increase from 1 to 2."""
     columns = {"seed": 0, "input": name, "level": level, "output": "y", "is_date": is_date}
     value = np.linspace(1, 2, len(x))
     return pd.DataFrame({"x": x, "value": value, "lower": lower, "upper": upper} | columns)

@@ -1,4 +1,4 @@
-"""Shared panels: logarithmic ticks, medians over seeds, power laws, legends, small multiples."""
+"""Shared elements of panels: logarithmic ticks, medians over seeds, power laws, legends."""
 
 import numpy as np
 import pandas

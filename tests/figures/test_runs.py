@@ -1,4 +1,4 @@
-"""Learning curves and a result over settings, by the data drawn."""
+"""Learning curves, and results as a function of settings, tested by the data that they draw."""
 
 import numpy as np
 import pandas

@@ -1,4 +1,4 @@
-"""Equations as text: what they hold, their derivatives, and refusals."""
+"""Equations read from text: relations, derivatives and refusals."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The numpy form and sympy's own evaluation are one function."""
+"""NumPy functions made from expressions agree with sympy's own evaluation."""
 
 import importlib.util
 import pickle
@@ -42,7 +42,7 @@ def _expressions():
 
 
 def _exactly(expression, point):
-    """sympy's value in 30 digits, nan where it is not real and finite."""
+    """Return sympy's value with 30 digits; NaN if it is not real and finite."""
     values = {
         variable(name): sympy.Float(float(v), 30) for name, v in zip(VARIABLES, point, strict=True)
     }

@@ -1,4 +1,4 @@
-"""The whitelist: what a text means, and every refusal with its sentence."""
+"""The parser of formulas: expressions that it reads, and its refusals."""
 
 import math
 

@@ -1,8 +1,8 @@
-"""Attacks by a configuration, run, checkpoint, table or argument from someone else.
+"""Attacks by a configuration, run, checkpoint, table or argument of another person.
 
-Each attack is one call. Afterwards nothing ran (no canary), nothing secret was read (neither shown
-nor stored), nothing outside was written, no terminal was steered, and it took bounded time and
-memory.
+Each attack is one call. Afterwards the test checks that no code of the attacker was run, that no
+secret was shown or stored, that nothing outside the folder was written, that no control characters
+reached the terminal, and that time and memory were bounded.
 """
 
 import gzip
@@ -32,7 +32,7 @@ class Canary:
 
 
 def group(text):
-    """A choice of a group in a folder from someone else."""
+    """Return a preparation of an attack by a file of a configuration group."""
 
     def prepare(place):
         (place / "mine" / "extra").mkdir(parents=True)
@@ -51,7 +51,7 @@ def table(content, name="t.csv", more=""):
 
 
 def run(change, line=PREDICT):
-    """A run folder from someone else, here `run`."""
+    """Return a preparation of an attack by a changed run folder."""
 
     def prepare(place):
         change(place / "run")
@@ -65,7 +65,7 @@ def text(name, content):
 
 
 def row(table, **values):
-    """A line of the journal."""
+    """Return a line of the journal with one row of a table."""
     columns = {name: [value] for name, value in values.items()}
     line = {"kind": "rows", "seed": 0, "table": table, "columns": columns}
     return sealed(json.dumps(line)).decode()

@@ -1,4 +1,4 @@
-"""Damaged files (flipped, cut, exchanged): no silent wrong numbers, no Python exception."""
+"""Damaged files: wrong numbers are never returned silently, and no Python exception is raised."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def predict(folder):
 
 
 def damaged(content, count):
-    """Yield `count` damaged versions: 90% with one flipped bit, others cut, zeroed or swapped."""
+    """Yield `count` damaged versions: 90% with a flipped bit, others cut, zeroed or swapped."""
     rng = np.random.default_rng(1)
     for number in range(count):
         changed = bytearray(content)
@@ -90,7 +90,7 @@ def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(trained, tmp_p
 
 
 def forged(trained, folder, change):
-    """The run in `folder` with its first checkpoint changed and its checksums computed anew."""
+    """Change the first checkpoint of a run, and compute its checksums again."""
     shutil.copytree(trained, folder)
     loaded = load_run(folder)
     stored = loaded.run.checkpoint(loaded.models[0])

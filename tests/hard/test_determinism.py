@@ -1,4 +1,4 @@
-"""The same numbers for any hash seed, executor, clock and scale of the units."""
+"""Numbers of a run do not depend on hash seed, executor, clock or units."""
 
 import functools
 import os
@@ -37,7 +37,7 @@ WAYS = {
 
 
 def tables_of(line, outputs, environment, before=""):
-    """Every table of the run as text, to the last digit, without times and processes."""
+    """Return every table of a run as exact text, without times and process numbers."""
     code = f"{before}\nimport sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     words = [*line.split(), "-q", "--outputs", outputs]
     python("-c", code, *words, env={**os.environ, **environment})
@@ -77,7 +77,7 @@ MANY = [
 
 
 def relative_error(folder, model, precision, x_unit, y_unit):
-    """Return test RMSE in output units, and R2, for 300 rows of a smooth function."""
+    """Fit 300 rows of a smooth function; return the test RMSE divided by `y_unit`, and R2."""
     x = np.random.default_rng(0).uniform(0, 1, 300)
     pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(
         folder / "t.csv", index=False
@@ -98,7 +98,7 @@ ENDS = [
 
 @pytest.fixture(scope="module")
 def in_unit_1(tmp_path_factory):
-    """Return `relative_error` of a model and precision where both units are 1."""
+    """Return a function that returns `relative_error` for data with the units 1."""
     place = tmp_path_factory.mktemp("unit")
     return functools.cache(lambda *model: relative_error(place, *model, 1, 1))
 

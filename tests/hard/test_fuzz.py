@@ -1,7 +1,7 @@
-"""Random formulas, overrides, tables, YAML, run folders and checkpoints: never a traceback.
+"""Random formulas, overrides, tables, YAML, run folders and checkpoints never cause a traceback.
 
-Each runs a fixed number of cases, and for 60 CPU seconds with `make fuzz ARGS=--seconds=60`. Case n
-is made from the seed n.
+Every test has a fixed number of cases; with `make fuzz ARGS=--seconds=60` it runs for 60 CPU
+seconds instead. Case n is generated from the seed n.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def some(rng, parts, most):
 
 
 def damaged(rng, content):
-    """`content` with some bytes changed, taken out, doubled or put in."""
+    """Return `content` with some bytes changed, removed, repeated or inserted."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(data) + 1)
@@ -95,7 +95,7 @@ def damaged(rng, content):
 
 
 def replaced(rng, value):
-    """Plain values with one of them, somewhere, another one."""
+    """Return nested plain values with one value, at a random position, replaced or removed."""
     if isinstance(value, dict | list) and value and rng.random() < 0.9:
         key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
         changed = value.copy()
@@ -121,7 +121,7 @@ def replaced(rng, value):
 
 
 def called(*words):
-    """What a call of the command came to; an error of Python's fails the test."""
+    """Return whether a command was done or refused; a Python exception fails the test."""
     code = main(list(words))
     return "done" if code == 0 else "refused"
 
@@ -214,7 +214,7 @@ def test_run_folders(request, capfd, tmp_path, trained):
 
 
 def test_checkpoints(request, capfd, tmp_path, trained):
-    """Descriptions with one value changed and their checksum computed anew."""
+    """One value of the description of a network is changed, and its checksum computed again."""
     loaded = load_run(trained)
     stored = loaded.run.checkpoint(loaded.models[0])
     shutil.copytree(trained, folder := tmp_path / "run")

@@ -1,7 +1,7 @@
-"""Kills at any moment: no run is lost or half visible, and every visible run can be resumed.
+"""Processes killed at any moment: no run is lost, and every run can be resumed.
 
-The processes are forked from this one, where the program is imported already. So the kills fall
-into a run, not into the seconds of importing torch, when nothing is on the disk.
+The processes are forked from the test, which has imported the program. They are therefore killed
+during a run, and not while torch is imported, when nothing has been written.
 """
 
 import os
@@ -25,7 +25,7 @@ TORN = ("metrics", "summary")
 
 
 def forked(body, silent):
-    """Fork, run `body`, exit with its result, and write output to a file; return the process id."""
+    """Run `body` in a fork with output to a file; return the process id."""
     process = os.fork()
     if process:
         return process
@@ -44,12 +44,12 @@ def forked(body, silent):
 
 
 def ended(process):
-    """The exit code of the process, negative for the signal that ended it."""
+    """Wait for a process; return its exit code, or minus the number of the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def run_to_end(words, outputs, silent):
-    """Exit code and seconds of a run in a fork."""
+    """Run a command in a fork; return its exit code and seconds."""
     clock = time.monotonic()
     return ended(
         forked(lambda: main([*words, "--outputs", str(outputs)]), silent)
@@ -57,7 +57,7 @@ def run_to_end(words, outputs, silent):
 
 
 def numbers(run):
-    """All that the run measured, to the last digit, but for times."""
+    """Return all numbers of a run as exact text, except times."""
     return "".join(f"{name}\n{numbers_of(run.table(name))}" for name in TORN)
 
 
@@ -98,7 +98,7 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
 
 
 def begun(outputs, silent, before=lambda: None):
-    """A process that trains for minutes, and has begun to."""
+    """Start a training that takes minutes, wait until it has begun, and return its process id."""
     words = "fit target=product n_seeds=3 solver=adam solver.steps=100000 --outputs"
     process = forked(lambda: (before(), main([*words.split(), str(outputs)]))[1], silent)
     until = time.monotonic() + 60
@@ -135,7 +135,7 @@ def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, tim
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_second_interruption_does_not_wait_for_the_step(tmp_path, monkeypatch):
-    """The steps of this process never end: the first Ctrl-C has no effect on them."""
+    """In this process, the first Ctrl-C has no effect, as if a step never ended."""
     outputs = tmp_path / "outputs"
     silent = tmp_path / "said.txt"
     monkeypatch.setattr("kanrun.monitoring.interrupt", lambda error: None)

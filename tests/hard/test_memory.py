@@ -1,4 +1,4 @@
-"""Memory: runs that cannot fit are rejected early, and the estimate is a lower bound."""
+"""Memory: runs that cannot fit are refused early, and the estimate is a lower bound."""
 
 import contextlib
 import re
@@ -75,7 +75,7 @@ CELLS = [f"{{sampling: {{n_test: {1000 + number}}}}}" for number in range(300)]
     ids=["seeds", "points", "cells"],
 )
 def test_the_memory_of_a_long_study_is_flat(tmp_path, trainings):
-    """Of the program and of two workers it grows by at most 5% over 200 trainings."""
+    """Over 200 trainings, the memory of the program and of two workers grows by at most 5%."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     words = ["fit", "-q", "target=runge", "model.hidden=[]", "sampling.n_train=200", *trainings]
     command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
@@ -104,7 +104,7 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path, trainings):
 
 @pytest.mark.slow
 def test_predictions_hold_one_block_of_rows(tmp_path):
-    """A million rows take at most 64 MiB more than a thousand."""
+    """A million rows take at most 64 MiB more memory than a thousand."""
     finished("fit target=runge model=polynomial sampling.n_train=50 figures=none", tmp_path)
     code = (
         "import resource, sys; from kanrun.cli.app import main; assert main() == 0; "

@@ -1,8 +1,8 @@
-"""A power cut at any moment: unsynced writes are lost, and the remaining files can be read.
+"""Power cuts at any moment: unsynced writes are lost, and the remaining files can be read.
 
-The program's writes, renames and syncs are recorded. They are played back up to each of them into a
-model of a disk: a file keeps what was synced and part of what was not; a folder keeps its entries,
-or only those that were synced.
+The program's writes, renames and syncs are recorded. All operations up to some moment are applied
+to a model of a disk, on which a file keeps what was synced and a part of the rest, and a folder
+keeps all of its entries, or only those that were synced.
 """
 
 import os
@@ -36,7 +36,7 @@ class Folder:
 
 
 class Disk:
-    """What the operations make of a folder."""
+    """A model of the files in a folder, changed by recorded operations."""
 
     def __init__(self, top):
         self.top, self.root = top, Folder()
@@ -71,7 +71,7 @@ class Disk:
             place.now.pop(name, None)
 
     def write_to(self, place, entries, share):
-        """Write what a power cut leaves, with or without unsynced entries and bytes."""
+        """Write the files that a power cut leaves, with or without unsynced entries and bytes."""
 
         def write(folder, at):
             at.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ class Disk:
 
 
 def recorded(top, patch, body):
-    """The operations below `top` that `body` asks of the system."""
+    """Run `body`, and return its operations on files below `top`."""
     operations = []
     paths = {}
 
@@ -139,7 +139,7 @@ def recorded(top, patch, body):
 
 
 class Unbuffered:
-    """`open(path, "xb")` through the functions of `os` that are recorded."""
+    """A replacement of `open(path, "xb")` that calls the recorded functions of `os`."""
 
     def __init__(self, path):
         self.number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
@@ -160,7 +160,7 @@ class Unbuffered:
 
 
 def numbers(run):
-    """The rows of each table of the run and of its points, without times, and their errors."""
+    """Return the rows of all tables of a run and its points, without times, and their errors."""
     found = {}
     for part in dict.fromkeys((run, *run.points)):
         for name in part.tables:
@@ -170,7 +170,7 @@ def numbers(run):
 
 
 def check_left(outputs, whole):
-    """The status of what a power cut left, all of which must be readable."""
+    """Check that the runs left by a power cut can be read; return the status of the first one."""
     runs = find_runs(outputs) if outputs.exists() else []
     for run in runs:
         assert isinstance(run.config, dict)

@@ -1,4 +1,4 @@
-"""Closed, full or unread standard streams: the exit code is unchanged, without a traceback."""
+"""Standard streams that are closed, full or not read: the same exit code, no traceback."""
 
 import sys
 

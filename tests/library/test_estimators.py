@@ -1,4 +1,4 @@
-"""KANRegressor and KANClassifier against scikit-learn's own checks and tools."""
+"""KANRegressor and KANClassifier with the checks and tools of scikit-learn."""
 
 from functools import partial
 
@@ -56,7 +56,7 @@ EXPENSIVE = {"check_sample_weight_equivalence_on_dense_data", "check_n_features_
 )
 @pytest.mark.slow
 def test_estimators_pass_every_check_of_scikit_learn(estimator, check, monkeypatch):
-    """No failure is expected, even of the default ensemble: equal rows are merged first."""
+    """No check is excluded, even for the default ensemble, because equal rows are merged."""
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # without it scikit-learn skips a check
     check(estimator)
 

@@ -1,4 +1,4 @@
-"""`kanrun.fit` on data in memory: the command line's numbers, all kinds of data, messages."""
+"""`kanrun.fit` on data in memory: the same numbers as the command line, and messages."""
 
 import io
 import os
@@ -113,7 +113,7 @@ def test_classes_keep_their_labels():
     ),
 )
 def test_the_weight_of_a_row_is_its_share_of_the_loss(settings):
-    """Doubled weights give the same model, and so do repeated rows in the training data."""
+    """Doubling all weights changes nothing; doubling one weight is like repeating the row."""
     x = X[:, :1] if settings.get("model") == "polynomial" else X
     y = (np.median(Y) < Y).astype(int) if "task" in settings else Y
     weights = RNG.integers(1, 4, 80)

@@ -1,4 +1,4 @@
-"""KAN, MLP and KANLayer as ordinary torch modules in someone else's program."""
+"""KAN, MLP and KANLayer as torch modules in a user's program."""
 
 import math
 import re
@@ -168,7 +168,7 @@ for line in sys.stdin:
 
 
 def test_wrong_arguments_are_refused_in_one_sentence():
-    """In a process of its own, without the checks of annotations that tests add."""
+    """In a separate process, because tests add checks of annotations."""
     lines = "\n".join(REFUSALS)
     done = python("-c", PROGRAM, input=lines)
     for call, said in zip(REFUSALS, done.stdout.splitlines(), strict=True):

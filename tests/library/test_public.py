@@ -1,4 +1,4 @@
-"""The front door: names, types seen from outside, and what importing loads."""
+"""The public names: documentation, types for other programs, and light imports."""
 
 import doctest
 import os
@@ -55,7 +55,7 @@ def test_public_names_are_listed_and_documented():
 
 @pytest.mark.parametrize("name", kanrun.__all__)
 def test_the_examples_of_the_reference_hold(name, tmp_path, monkeypatch):
-    """In a folder with the run that the one of `load_run` reads."""
+    """The example of `load_run` needs a run, which is made first."""
     monkeypatch.chdir(tmp_path)
     if name == "load_run":
         finished("fit figures=none target=runge model=polynomial", tmp_path / "outputs")
@@ -69,7 +69,7 @@ def test_the_examples_of_the_reference_hold(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_types_pass_mypy_strict_in_a_program_outside(tmp_path):
-    """mypy --strict on a program that uses the package as a wheel lays it out."""
+    """The program imports kanrun as it is laid out in a wheel."""
     root = Path(__file__).parents[2]
     site = tmp_path / "site"
     shutil.copytree(root / "kanrun", site / "kanrun")

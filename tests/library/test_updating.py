@@ -1,4 +1,4 @@
-"""`Model.update`: new rows are learned, old ones are kept, and what cannot be is refused."""
+"""`Model.update`: new rows are learned, old ones are not forgotten, and refusals."""
 
 from types import SimpleNamespace
 

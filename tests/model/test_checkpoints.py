@@ -1,4 +1,4 @@
-"""A training resumes from its checkpoint to the same numbers; nothing sent is built at once."""
+"""Trainings resumed from a checkpoint give the same numbers; checkpoints are loaded safely."""
 
 from unittest.mock import Mock
 
@@ -56,7 +56,7 @@ DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 
 
 def stored(done, folder):
-    """`done` written to a file and read back."""
+    """Return `done` after writing it to a file and reading it back."""
     write_checkpoint(checkpoint_path(folder, "resume"), to_checkpoint("resume", done))
     return from_checkpoint(read_checkpoint(checkpoint_path(folder, "resume")), TrainingState)
 

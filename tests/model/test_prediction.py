@@ -1,4 +1,4 @@
-"""Predictions for files of any length, and errors relative to the size of the outputs."""
+"""Predictions for files of any size, explanations, and errors relative to outputs."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The package that `kanrun init` writes, and runs whose plug-ins are not installed."""
+"""The package written by `kanrun init`, and runs whose plug-ins are not installed."""
 
 import sys
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_tests_of_the_written_package_say_that_it_must_be_installed(package):
 
 @pytest.mark.slow
 def test_the_written_package_installs_and_passes_its_own_test(package, tmp_path):
-    """In an environment that has nothing but the dependencies of kanrun, by their path."""
+    """In a new environment that can import only the dependencies of kanrun."""
     place = tmp_path / "env"
     root = Path(__file__).parents[2]
     python("-m", "venv", "--without-pip", place)

@@ -1,7 +1,7 @@
-"""Components of another package, each one file or folder, work like built-in components.
+"""Components of another package work like built-in ones.
 
-The package is what `kanrun init` writes, installed without its dependencies into a folder of its
-own, which a child process has on its path.
+The package is the one that `kanrun init` writes. It is installed without dependencies into a
+folder, which child processes have on their path.
 """
 
 import json
@@ -41,7 +41,7 @@ def site(tmp_path_factory):
 
 
 def kanrun(site, place, *lines):
-    """Run the command lines in one process, which has the package on its path."""
+    """Run command lines in one process that has the package on its path."""
     (place / "words.json").write_text(json.dumps([line.split() for line in lines]))
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     python("-c", COMMANDS, cwd=place, env=environment)
@@ -91,7 +91,7 @@ FITS = [
 
 @pytest.fixture(scope="module")
 def place(site, tmp_path_factory):
-    """A folder with all runs, in the order of `FITS`."""
+    """Return a folder with the runs of all command lines in `FITS`, in this order."""
     place = tmp_path_factory.mktemp("runs")
     for code, _, err, _ in kanrun(site, place, *(f"{line} {QUICK}" for line in FITS)):
         assert code == 0, err

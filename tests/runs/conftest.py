@@ -10,7 +10,7 @@ def points_maker():
 
 
 def make_points(outputs, *errors):
-    """Make a run with one point for each error; a point without one failed."""
+    """Return a function that makes a run with one point per error; None means a failed point."""
     points = [Point(n, (f"a={n}",), {"a": n, "target": "sine"}) for n in range(len(errors))]
 
     base = {"a": 0, "target": {"kind": "named"}}

@@ -1,4 +1,4 @@
-"""What a run leaves: run.json through its states, tables, checkpoints, figures, and refusals."""
+"""Run folders: run.json in every state, tables, checkpoints, figures, and refusals."""
 
 import errno
 import os

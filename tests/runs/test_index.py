@@ -1,4 +1,4 @@
-"""SQL conditions and queries over runs."""
+"""SQL conditions and queries on runs."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The journal and its tables: exact values, void records, large arrays, damage; CSV beside it."""
+"""The journal: exact values, discarded records, large arrays, damage, and CSV files."""
 
 import errno
 import json
@@ -39,7 +39,10 @@ VALUES = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=2
 
 
 def same(value, stored):
-    """Equal in kind and to the last bit; text that is no Unicode has its letters replaced."""
+    """Return whether a stored value has the same type and bits.
+
+    In text, characters that are not valid Unicode are replaced.
+    """
     if isinstance(value, float):
         return isinstance(stored, float) and repr(value) == repr(stored)
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Run folders: numbers that never repeat, one process at a time, places that cannot be written."""
+"""Locations of runs: unique numbers, one process per run, and folders that cannot be written."""
 
 import errno
 import os
@@ -117,7 +117,7 @@ def test_only_one_process_can_resume_a_run(tmp_path):
 
 
 def test_run_cannot_be_resumed_between_its_lock_and_run_json(tmp_path, monkeypatch):
-    """The moment at which run.json still says that nobody has the run."""
+    """At this moment, run.json does not yet name a process."""
     path = ended(tmp_path).path
     tried = []
     save = RunFolder._save

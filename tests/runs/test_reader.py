@@ -1,6 +1,6 @@
-"""Reading runs: damaged ones, hostile ones, and finding them by name.
+"""Reading runs: damaged and manipulated ones, and finding runs by name.
 
-`tests/hard` has those that are killed, or lose their power.
+Runs that were killed or lost power are tested in `tests/hard`.
 """
 
 import os

@@ -15,9 +15,10 @@ from kanrun.runs import Run
 
 @pytest.fixture
 def run_toy(tmp_path):
-    """Run the toy experiment to its end; settings by name, `executor` as (kind, workers, address).
+    """Return a function that runs the toy experiment and returns the outcome and the run.
 
-    `points` are further settings of each point.
+    Settings are given by name, `executor` as (kind, workers, address), and `points` as the further
+    settings of each point.
     """
 
     def run(executor=("serial",), points=({},), **settings):
@@ -34,7 +35,7 @@ def run_toy(tmp_path):
 
 @pytest.fixture
 def same_tables():
-    """Check that two runs have the same tables to the bit, up to times and process numbers."""
+    """Return a check that two runs have equal tables, except for times and process numbers."""
 
     def check_tables(a, b):
         assert list(a.tables) == list(b.tables)

@@ -1,4 +1,4 @@
-"""Settings become a plan and fresh networks, for models of other packages as for kanrun's own."""
+"""Plans of trainings and new networks, made from settings; also for models of other packages."""
 
 from __future__ import annotations
 

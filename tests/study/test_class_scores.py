@@ -1,4 +1,4 @@
-"""Scores of classes against those of scikit-learn, and classes that are never predicted."""
+"""Scores of classifiers compared with scikit-learn, and classes that are never predicted."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A study from its settings to its run folder, in this process."""
+"""Studies from their settings to the run folder, in one process."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path, capsys)
 
 @dataclass
 class Preparing(Bare):
-    """An experiment that counts what it builds."""
+    """An experiment that records what it prepares."""
 
     built: list[tuple[int, int]] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""The same numbers from every executor, and no worker's death that stops the others."""
+"""Every executor gives the same numbers, and killed workers do not stop the others."""
 
 import contextlib
 import multiprocessing
@@ -125,7 +125,7 @@ def test_only_the_tasks_of_killed_workers_are_repeated(kind, run_toy, same_table
 
 
 def _keep_workers(cluster, ended):
-    """Replaces workers that Dask's own nannies gave up."""
+    """Replace dead workers that Dask does not restart any more."""
     while not ended.wait(1.0):
         cluster.scale(2)
 
@@ -204,7 +204,7 @@ def test_dask_waits_for_workers_and_says_so(tmp_path, capsys, monkeypatch):
 
 
 def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence():
-    """Any other answer would make the client wait for ever, or allocate as much as it names."""
+    """Otherwise, the client could wait forever or allocate any amount of memory."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 

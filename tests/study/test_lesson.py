@@ -1,4 +1,4 @@
-"""The lesson: every section has one part, which exists, and its arithmetic is right."""
+"""The interactive lesson: every section has its part, and its computations are correct."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def test_each_section_has_one_part():
 
 
 def computed(expression, tmp_path):
-    """Return what Node computes with the scripts of the page."""
+    """Return what Node computes with the scripts of the lesson."""
     node = shutil.which("node")
     assert node is not None, "this test runs the page's scripts in Node: install nodejs"
     for name in ("network.js", "lesson.js"):

@@ -1,4 +1,4 @@
-"""Cells are called by what tells them apart."""
+"""Names of cells, made of the settings in which they differ."""
 
 from kanrun.study import names_of
 

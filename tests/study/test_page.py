@@ -1,4 +1,4 @@
-"""The page of a run: whole, safe, small; and its script computes what the engine computes."""
+"""The HTML report of a run: complete, safe and small; its script agrees with the engine."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 
 
 class Elements(HTMLParser):
-    """The elements of a page with their attributes, and the content of its scripts."""
+    """Parser that collects the elements of a page, their attributes, and its scripts."""
 
     def __init__(self, text):
         super().__init__()
@@ -55,7 +55,7 @@ class Elements(HTMLParser):
 
 
 def trained(spec=SILU, shape=(2, 3, 1), products=()):
-    """A network with uneven knots, a pruned edge and weights of every kind."""
+    """Return a network with uneven knots, a pruned edge and all kinds of weights."""
     generator = torch.Generator().manual_seed(3)
     network = kan(shape, products=products, **vars(spec))
     points = torch.rand(200, shape[0], dtype=torch.float64, generator=generator) ** 2 * 2.4 - 0.9
@@ -176,7 +176,7 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path):
 
 
 def run_of(outputs, network):
-    """A run of `solve` whose model is `network`, of x and t."""
+    """Return a run of `kanrun solve` whose model is `network`, a function of x and t."""
     folder = RunFolder.create(outputs, Manifest("solve"))
     names = ("x", "t")[: network.shape[0]]
     domain = np.array([[-1.0, 1.0], [0.0, 2.0]])[: len(names)]

@@ -1,4 +1,4 @@
-"""The page of real runs in headless Chromium: drawing, dragging, sorting, no requests."""
+"""The HTML report of runs in headless Chromium: drawing, dragging, sorting, no requests."""
 
 import json
 import os
@@ -18,7 +18,7 @@ ERROR = "document.querySelector('.living .bar span.number').textContent"
 
 
 class Browser:
-    """Chromium over the pipe of its developer tools, with a temporary profile."""
+    """Chromium with a temporary profile, controlled by the pipe of its developer tools."""
 
     def __init__(self, profile):
         program = (
@@ -102,11 +102,11 @@ class Browser:
             time.sleep(0.1)
 
     def seen(self, method):
-        """Return the parameters of the events of one method so far."""
+        """Return the parameters of all events of a method so far."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
     def asked(self):
-        """Return the addresses that were asked for."""
+        """Return the addresses that the page has requested."""
         return [e["request"]["url"] for e in self.seen("Network.requestWillBeSent")]
 
     def mouse(self, kind, x, y):
@@ -115,7 +115,7 @@ class Browser:
         )
 
     def slide(self, part=0):
-        """Move the slider of a living part to its begin."""
+        """Move the slider of an interactive part to its start."""
         living = f"document.querySelectorAll('.living')[{part}]"
         self.value(f"""(() => {{
             const slider = {living}.querySelector('input[type=range]');
@@ -148,7 +148,7 @@ def runs(tmp_path_factory):
 
 
 def report(folder, *names, page="report.html"):
-    """Write a page of runs, and return its file."""
+    """Write the report of runs, and return its path."""
     page = folder / page
     place = ["--force", "-o", str(page), "--outputs", str(folder / "outputs")]
     assert main(["runs", "report", *names, *place]) == 0

@@ -1,4 +1,4 @@
-"""Several points in one run, and a study that stopped: the tables of those that never did."""
+"""Runs with several points, and studies that are stopped and resumed to the same tables."""
 
 import itertools
 from unittest.mock import Mock
@@ -95,7 +95,7 @@ def test_points_may_differ_in_tables_and_columns(tmp_path):
 
 
 class Growing(Bare):
-    """An experiment that notes the memory of the process after each point."""
+    """An experiment that records the memory of the process after each point."""
 
     def __init__(self):
         self.held = []
@@ -153,7 +153,7 @@ def test_a_single_training_goes_on_from_its_checkpoint(run_toy, same_tables, mon
 
 
 def cut_journal(run, keep):
-    """Keep this fraction of the journal, to the byte."""
+    """Keep only this fraction of the bytes of the journal."""
     path = run.path / "records.jsonl"
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])

@@ -1,4 +1,4 @@
-"""What is shown: on wide and narrow terminals, in files, and when quiet."""
+"""Progress and results in wide and narrow terminals, in files, and with `-q`."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""A value that is no number keeps every claim from holding, however good the others are."""
+"""Statistics over seeds; a value that is NaN or infinite prevents every claim from holding."""
 
 import math
 
@@ -41,7 +41,7 @@ def superposed(values):
 
 
 def six_seeds(rows):
-    """The same of three more seeds: a verdict takes as many."""
+    """Return the rows twice, for three and three seeds, because verdicts need six."""
     return pd.concat([rows, rows.assign(seed=rows["seed"] + 3)])
 
 

@@ -1,4 +1,4 @@
-"""Trackers hear of a run, and none of their errors is the run's."""
+"""Trackers receive the records of a run, and their errors do not end it."""
 
 import importlib.util
 import os

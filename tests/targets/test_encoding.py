@@ -1,4 +1,4 @@
-"""Encoding of tables: categories, missing values, all columns but the outputs, plain JSON."""
+"""Encoding of tables: categories, dates, missing values, and storage as JSON."""
 
 import json
 

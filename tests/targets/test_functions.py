@@ -1,4 +1,4 @@
-"""Functions evaluated independently; the user's formula, its domain, where it is not finite."""
+"""Named functions compared with independent formulas; formulas and domains of the user."""
 
 import math
 

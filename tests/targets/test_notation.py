@@ -1,4 +1,4 @@
-"""How values of columns are read: numbers and dates as people write them, and missing ones."""
+"""Numbers, dates and missing values in the notations that people use."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Points of functions: independent streams, noise, validation, and the refusals."""
+"""Points of functions: independent random streams, noise, validation, and refusals."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def dataset(seed=0, target=TARGET, **sampling):
 
 
 def all_training(data):
-    """Training and validation inputs, sorted."""
+    """Return the inputs of training and validation together, sorted."""
     parts = [data.train.x] + ([data.validation.x] if data.validation else [])
     joined = np.concatenate(parts)
     return joined[np.lexsort(joined.T)]
@@ -43,7 +43,7 @@ def test_data_sets_have_the_sizes_and_values_asked_for():
 
 
 def test_sampled_points_do_not_change_between_versions():
-    """A run can be repeated years later: the streams do not change under a seed."""
+    """A run must be repeatable years later, so the points of a seed must not change."""
     first = {
         "train": [0.9429375528828794, 0.3163371523854981],
         "test": [0.6771968569751019, 0.2429867485428212],

@@ -1,4 +1,4 @@
-"""Places at which functions are not smooth, found from points close to them."""
+"""Kinks, jumps and other places where functions are not smooth, found from nearby points."""
 
 import numpy as np
 import pytest

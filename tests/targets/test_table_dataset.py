@@ -1,4 +1,4 @@
-"""A table's split, standardisation and classes."""
+"""Data sets made from tables: split, standardisation and classes."""
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ def dataset(target, seed=0, **sampling):
 
 
 def rows_of(data):
-    """Return the `row` column, the first input, of train, validation and test."""
+    """Return the first input, the number of the row, of training, validation and test."""
     parts = (data.train, data.validation, data.test)
     return tuple({float(v) for v in part.x[:, 0]} if part else set() for part in parts)
 

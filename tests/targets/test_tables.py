@@ -1,4 +1,4 @@
-"""Reading tables: kinds of files, and every refusal with its count and row."""
+"""Reading tables: kinds of files, and refusals that state the count and row of bad values."""
 
 import bz2
 import datetime as dt

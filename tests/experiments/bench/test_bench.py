@@ -1,4 +1,4 @@
-"""`kanrun bench` at smoke size: tables, claims, figures, and peers that are missing or fail."""
+"""`kanrun bench` at a small size: tables, claims, figures, and libraries that fail."""
 
 import jaxtyping
 import numpy as np

@@ -1,4 +1,4 @@
-"""The suite of tables at a small size: every model gets a row, ranks are over tables and splits."""
+"""The benchmark on tables at a small size: every model has a row; ranks over tables and splits."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Claims of compare-mlp: verdicts over seeds, opponents by validation errors, laws of growth."""
+"""Claims of compare-mlp: verdicts over seeds, choice of the opponent, and growth laws."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from scipy import stats
 
 
 def tricks_table(**errors):
-    """Six seeds of each variant with these errors."""
+    """Return a summary with six seeds of each variant, which have these errors."""
     rows = [
         {"variant": name.replace("_", " "), "seed": seed, "error": error}
         for name, error in errors.items()

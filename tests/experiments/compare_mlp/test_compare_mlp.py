@@ -51,7 +51,7 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run, figures_of):
 
 
 def product(*lines):
-    """Return the case of the product, with changes of the settings."""
+    """Return the case of the target `product`, with changed settings."""
     return compared.case_of(settings(*lines), PRODUCT, 0)
 
 

@@ -1,4 +1,4 @@
-"""Figures of compare-mlp: the error of each target, exponents only for several sizes."""
+"""Figures of compare-mlp: errors of each target; exponents only for at least three sizes."""
 
 import pandas as pd
 from kanrun.experiments.compare_mlp.plots import scaling

@@ -1,4 +1,4 @@
-"""`kanrun continual` at small sizes: who forgets, tables, figures, studies and refusals."""
+"""`kanrun continual` at small sizes: forgetting, tables, figures, studies and refusals."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def finished(folder, *lines):
 
 
 def recorded(cfg, cell, table):
-    """Return the rows of a table that one training records."""
+    """Return the rows of one table that a training records."""
     records = continual.run(cfg, cell, 0)
     return [record.values for record in records if getattr(record, "table", "") == table]
 

@@ -1,4 +1,4 @@
-"""The measures of forgetting by their definitions, and what memories keep."""
+"""Measures of forgetting compared with their definitions, and what memories preserve."""
 
 import made_kan
 import numpy as np

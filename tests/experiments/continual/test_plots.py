@@ -1,4 +1,4 @@
-"""What the figures of continual learning say: where phases lie, and every cell's number."""
+"""Figures of continual learning: where phases lie, colours, and numbers in cells."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def functions(phases, learners=("KAN", "MLP")):
 
 
 def data():
-    """Two phases side by side, some points of each with two opposite corners among them."""
+    """Return the points of two adjacent phases."""
     parts = [
         DataFrame(
             {

@@ -1,4 +1,4 @@
-"""`kanrun curves` at its defaults and smaller: tables, claims, figures, custom points, errors."""
+"""`kanrun curves` with its defaults and at small sizes: tables, claims, figures, messages."""
 
 import numpy as np
 import pandas
@@ -21,7 +21,7 @@ def settings(*lines):
 
 @pytest.fixture
 def run(tmp_path, unwritten):
-    """Run it to its end; figures are drawn, but take longer than all else to write."""
+    """Run the command; figures are drawn but not written, because writing takes longest."""
     return lambda *lines: run_config(settings(*lines), tmp_path / "outputs")
 
 
@@ -33,7 +33,7 @@ def points_file(folder, text):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, unwritten_by_all):
-    """A run with the defaults."""
+    """Return a run with the default settings."""
     return run_config(settings(), tmp_path_factory.mktemp("outputs"))
 
 

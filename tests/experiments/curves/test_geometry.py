@@ -1,4 +1,4 @@
-"""Curves of `kanrun curves` against slow references: exact fractions, the recursion, scipy."""
+"""Curves compared with exact fractions, with slow recursions and with scipy."""
 
 import numpy as np
 import pytest

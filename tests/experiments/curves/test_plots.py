@@ -1,4 +1,4 @@
-"""The figures of `kanrun curves` by the data that they draw."""
+"""Figures of `kanrun curves`, tested by the data that they draw."""
 
 import numpy as np
 from kanrun.experiments.curves import plots as curves
@@ -8,7 +8,7 @@ from sample_tables import stored
 
 
 def drawn(axes, label):
-    """The points of the line of that label."""
+    """Return the points of the line with this label."""
     (line,) = [line for line in axes.get_lines() if line.get_label() == label]
     return np.asarray(line.get_xydata())
 

@@ -101,7 +101,7 @@ def test_claims_come_with_bounds_and_spread(finished):
 
 
 def records_of(line, table=None):
-    """Return the records of the first schedule, or the rows of one of its tables."""
+    """Return the rows of one table of the first schedule, or all records without such rows."""
     cfg = settings("parts=[schedules]", line)
     records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
     return [one.values for one in records if getattr(one, "table", "") == table] or records

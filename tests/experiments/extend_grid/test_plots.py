@@ -1,4 +1,4 @@
-"""Marks in the figures of grid extension: parameters = training points, and E G = N."""
+"""Marks in figures of grid extension where the number of parameters reaches that of points."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,10 @@ MARKS = ["parameters = training points", "the paper's E·G = training points"]
 
 
 def stages(**more):
-    """One schedule, E = 3: E (G + 5) parameters reach 90 points at G = 25, E G at G = 30."""
+    """Return the stages of one schedule for a KAN with E = 3 edges.
+
+    E (G + 5) parameters reach the 90 training points at G = 25, and E G reaches them at G = 30.
+    """
     columns = {
         "seed": 0,
         "shape": "2-1-1",
@@ -43,7 +46,7 @@ def steps():
 
 
 def marks(figure, panel=0):
-    """Where the two kinds of marks stand, which are the only lines behind everything else."""
+    """Return the positions of the two marks, the only lines that are drawn behind all others."""
     lines = [line for line in figure.axes[panel].lines if line.get_zorder() == 0]
     return [float(np.asarray(line.get_xdata())[0]) for line in lines]
 

@@ -1,4 +1,4 @@
-"""Which grids a schedule names, and that a training follows them."""
+"""Grids of each kind of schedule, and trainings that follow them."""
 
 from functools import partial
 

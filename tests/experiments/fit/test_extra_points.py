@@ -1,4 +1,4 @@
-"""Points that join where a trained network errs most, and settings that cannot have any."""
+"""Training points added where a network has its largest errors, and settings without them."""
 
 import re
 from dataclasses import replace
@@ -65,7 +65,7 @@ def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
     chosen = 1
 
     class Off(torch.nn.Module):
-        """The target, with an error near one end, where no training point lies."""
+        """The target plus an error near one end of the range, where no training point lies."""
 
         def __init__(self, error):
             super().__init__()

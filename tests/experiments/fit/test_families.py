@@ -1,4 +1,4 @@
-"""Counts through the real command: exposures, intervals, exports, and what is refused."""
+"""Fits of counts by the real command: exposures, intervals, exports, and refusals."""
 
 import runpy
 

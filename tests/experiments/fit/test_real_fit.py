@@ -1,4 +1,4 @@
-"""The real `kanrun fit`: bad input is rejected, good input ends in predictions."""
+"""The real `kanrun fit` with good and bad input."""
 
 import resource
 import shlex
@@ -55,7 +55,7 @@ def test_impossible_settings_and_tables_are_refused(words, said, refused, says):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Return outputs with one run, of the good table."""
+    """Return an outputs folder with one run on the table `good (1).csv`."""
     outputs = tmp_path_factory.mktemp("trained")
     (outputs / "good.csv").write_text("area (m2),b,price\n" + ROWS)
     words = shlex.split(f"fit {QUICK} {TABLE} target.path={outputs}/good.csv --outputs {outputs}")

@@ -1,4 +1,4 @@
-"""`model=auto` through the real command: what a run of a table records, says and refuses."""
+"""`model=auto` by the real command: records, warnings and refusals."""
 
 import numpy as np
 import pandas as pd
@@ -264,7 +264,7 @@ def test_many_levels_are_random_effects_also_for_levels_that_no_row_has():
 
 
 def noisy(rows, slope):
-    """Return the model of noise and a straight line."""
+    """Return a model fitted to noise plus a straight line of this slope."""
     rng = np.random.default_rng(3)
     x = rng.normal(size=(rows, 3))
     return fit(x, slope * x[:, 0] + rng.normal(size=rows), baselines=False, folds=3, pairs=False)

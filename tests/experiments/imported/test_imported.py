@@ -1,4 +1,4 @@
-"""`kanrun import` writes a run on which the commands for trained networks work."""
+"""`kanrun import` writes a run that the other commands can use."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """Return outputs with the import of a checkpoint with products."""
+    """Return an outputs folder with an imported network that has multiplication nodes."""
     place = tmp_path_factory.mktemp("outputs")
     finished(f"import {STATES}/products inputs=[length,mass] outputs=[period]", place)
     return place
@@ -53,7 +53,7 @@ def test_samples_are_the_inputs_of_the_checkpoint_or_uniform_on_its_first_grid()
 
 
 def recorded(name):
-    """Return the inputs of the recorded predictions."""
+    """Return the inputs of the predictions in the run."""
     records = prepare(ImportConfig(file=str(STATES / name)), {}, 0)
     (table,) = (record for record in records if getattr(record, "name", "") == "predictions")
     kept = np.asarray(table.columns["split"]) != "grid"

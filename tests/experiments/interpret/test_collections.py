@@ -1,4 +1,4 @@
-"""Formulas of the Feynman collection and certified data sets, from files."""
+"""Formulas of the Feynman collection and certified data sets, read from files."""
 
 import numpy as np
 import pytest

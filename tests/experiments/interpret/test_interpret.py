@@ -62,13 +62,13 @@ def run(tmp_path_factory, *lines):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run on points alone."""
+    """Return a run of `kanrun interpret` on points, without a network."""
     return run(tmp_path_factory, SUM)
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A run of `kanrun fit`."""
+    """Return a run of `kanrun fit`."""
     network = "model.hidden=[] model.intervals=[10] sampling.n_train=400 sampling.n_test=100"
     cfg = typed("fit", f"target.formula=x0^2+sin(2*x1) {BOX} solver=lm {network}")
     return run_config(cfg, tmp_path_factory.mktemp("outputs"))
@@ -76,7 +76,7 @@ def fitted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def snapped(tmp_path_factory, fitted):
-    """The interpretation of that run."""
+    """Return the interpretation of the run `fitted`."""
     return run_config(source(fitted), tmp_path_factory.mktemp("outputs"))
 
 
@@ -268,7 +268,7 @@ def test_the_score_card_counts_seeds():
 
 @pytest.fixture
 def short_range(tmp_path):
-    """A table of the Bessel function J1 on [0, 0.05]."""
+    """Return the arguments for a table of the Bessel function J1 on [0, 0.05]."""
     x = np.random.default_rng(0).uniform(0, 0.05, 300)
     path = tmp_path / "short.csv"
     pd.DataFrame({"x": x, "y": j1(x)}).to_csv(path, index=False)
@@ -292,7 +292,7 @@ def test_formula_that_imitates_the_network_of_a_run_is_not_exact(short_range, tm
 
 @pytest.mark.parametrize("formula, outcome", [("j1(x0)", "agrees"), ("x0/2 - x0^3/16", "exact")])
 def test_known_target_decides_identity_beyond_the_points(formula, outcome, tmp_path_factory):
-    """On this range both have the same values."""
+    """On this range, both functions have the same values."""
     found = run(tmp_path_factory, f"'target.formula={formula}' target.domain=[[0,0.003]]")
     assert found.table("summary").iloc[0]["outcome"] == outcome
 

@@ -1,4 +1,4 @@
-"""Laws of physics from tables with their noise, and the tables of an interpretation."""
+"""Laws of physics found in noisy tables, and the tables that an interpretation writes."""
 
 from functools import partial
 from types import SimpleNamespace

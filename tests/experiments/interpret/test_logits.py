@@ -1,4 +1,4 @@
-"""The accuracy of formulas that stand for the logits of a classifier."""
+"""Accuracy of a classifier whose logits are replaced by formulas."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Formulas, tables, figures, exports and messages have the user's names, whatever these are."""
+"""Formulas, tables, figures, exports and messages use the user's names, even unusual ones."""
 
 import runpy
 

@@ -1,9 +1,9 @@
-"""References of `study=evolution` and `study=pinnacle` by methods that the program does not use.
+"""Reference solutions of `study=evolution` and `study=pinnacle` by independent methods.
 
 Run as a script, it writes experiments/solve/references/*.csv: a table per equation with points and
 values of the unknowns. Periodic equations are integrated by ETDRK4 in Fourier space (Cox and
-Matthews 2002; coefficients by contour integrals, Kassam and Trefethen 2005), Burgers' equation is
-solved by the transformation of Cole and Hopf, the cavity by Chebyshev collocation.
+Matthews 2002; coefficients by contour integrals, Kassam and Trefethen 2005). Burgers' equation is
+solved by the transformation of Cole and Hopf, and the cavity by Chebyshev collocation.
 """
 
 import sys
@@ -19,7 +19,7 @@ POINTS, CONTOUR = 64, 64
 
 
 def etdrk4(linear, nonlinear, start, end, steps):
-    """Integrate v_t = linear v + nonlinear(v) from 0 to `end`, component by component."""
+    """Integrate v_t = linear v + nonlinear(v) from 0 to `end`, separately for each component."""
     h = end / steps
     circle = np.exp(2j * np.pi * (np.arange(CONTOUR) + 0.5) / CONTOUR)
     z = h * linear[..., None] + circle
@@ -42,13 +42,16 @@ def etdrk4(linear, nonlinear, start, end, steps):
 
 
 def _waves(low, high, count):
-    """Return the points of a period and the wave numbers of their discrete Fourier transform."""
+    """Return equally spaced points of a period, and the wave numbers of a discrete transform."""
     x = low + (high - low) * np.arange(count) / count
     return x, 2 * np.pi / (high - low) * np.fft.fftfreq(count, 1 / count)
 
 
 def _flux(k):
-    """Return v to the transform of -u u_x, without the upper third of the frequencies."""
+    """Return a function that computes the Fourier transform of -u u_x from that of u.
+
+    The upper third of the frequencies is set to zero to avoid aliasing.
+    """
     kept = np.abs(k) < 2 / 3 * np.abs(k).max()
     return lambda v: -0.5j * k * kept * np.fft.fft(np.fft.ifft(v).real ** 2)
 
@@ -106,7 +109,10 @@ def gray_scott(count=1024, steps=16_000):
 
 
 def sine_gordon(count=512, steps=4000):
-    """Integrate u_t +- i w u with w^2 = k^2 + 1, which turn by themselves but for u - sin(u)."""
+    """Integrate the sine-Gordon equation in the variables w = u_t + i k' u and u_t - i k' u.
+
+    With k'^2 = k^2 + 1, each of them only rotates, except for the force u - sin(u).
+    """
     x, k = _waves(-20, 20, count)
     turning = 1j * np.sqrt(k**2 + 1)
 
@@ -129,9 +135,10 @@ def burgers(count=64, nodes=200):
 
 
 def cavity(size=40, viscosity=0.01):
-    """Solve for the stream function at Chebyshev points of [0, 1]; its values where they are even.
+    """Solve for the stream function at Chebyshev points; return values at equally spaced points.
 
-    The second lines of points carry the slopes (Trefethen, Spectral Methods in MATLAB, 2000).
+    The rows of the second points from the walls are replaced by conditions on the slopes
+    (Trefethen, Spectral Methods in MATLAB, 2000).
     """
     chebyshev = np.polynomial.chebyshev
     points = chebyshev.chebpts2(size + 1)

@@ -1,4 +1,4 @@
-"""Conditions that contradict the equation, and hard problems whose conditions do not."""
+"""Conditions that contradict the equation are found; conditions of hard problems are accepted."""
 
 import pytest
 

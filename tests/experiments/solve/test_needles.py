@@ -1,4 +1,4 @@
-"""The generated problems of `study=needles`: their solutions, verified by other means; claims."""
+"""Generated problems of `study=needles`: independent checks of their solutions, and claims."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ def parser_of(cell):
 
 
 def evaluated(expression, names, points):
-    """Evaluate by sympy's own translation to NumPy."""
+    """Evaluate an expression by sympy's own conversion to NumPy."""
     expression = expression.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
     function = sympy.lambdify([variable(name) for name in names], expression, ["scipy", "numpy"])
     with np.errstate(all="ignore"):
@@ -49,7 +49,7 @@ def evaluated(expression, names, points):
 
 
 def check_identity(relation, exact, names, points, sizes_at):
-    """Assert that the relation holds at points for the exact solutions."""
+    """Assert that a relation holds at points if the unknowns are the exact solutions."""
     values = {}
     for each in relation.derivatives:
         value = exact[each.unknown]
@@ -84,7 +84,7 @@ def test_solutions_satisfy_equations_inside_the_pulses_and_conditions(cell):
 
 @pytest.mark.parametrize("cell", TABULATED)
 def test_tabulated_solutions_agree_with_integrals_over_the_speed(cell):
-    """The time to a value is the integral of one over the speed."""
+    """The time at which u reaches a value is the integral of 1 / speed up to this value."""
     parser = parser_of(cell)
     (relation,) = parser.system().equations
     speed = variable("u_t") - relation.expression

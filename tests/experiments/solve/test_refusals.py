@@ -1,4 +1,4 @@
-"""Equations that are refused or remarked on, and references that other resolutions give."""
+"""Equations that are refused or cause a remark, and reference solutions of other resolutions."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`kanrun solve` at smoke size: every equation, the run folder, predictions, and errors."""
+"""`kanrun solve` at small sizes: every equation, run folders, predictions, and messages."""
 
 from pathlib import Path
 
@@ -269,7 +269,7 @@ def test_solution_determined_up_to_a_constant_is_doubtful():
 
 @pytest.mark.slow
 def test_finer_grids_correct_a_smooth_error_in_fourth_order():
-    """The bending of a beam follows from two integrations: (2 + x) w_xxx = integral of the load."""
+    """For this beam, integration gives (2 + x) w_xxx in closed form."""
     ends = ["w = 0 at x=0", "w_x = 0 at x=0", "w_xx = 0 at x=2", "w_xxx = 0 at x=2"]
     beam = kanrun.solve("(2 + x)*w_xxxx + w_xxx = 10*sin(3*x)", {"x": [0, 2]}, ends, unknowns=["w"])
     x = np.array([0.5, 1.0, 1.5])

@@ -1,4 +1,4 @@
-"""The verdict on a solution at both sides of each of its bounds, and the claims about verdicts."""
+"""Verdicts on solutions on both sides of each bound, and claims about them."""
 
 from math import inf, nan
 from types import SimpleNamespace

@@ -1,6 +1,6 @@
-"""A toy experiment: it fails, dies or waits as its configuration says.
+"""A toy experiment that fails, dies or waits as its configuration says.
 
-It lies in a folder of its own, which the tests put on the path, because workers import it by name.
+It has a folder of its own, which the tests add to the path, because workers import it by name.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class ToyConfig(ExperimentConfig):
 
 
 class ToyStudy(Study):
-    """Points of the toy experiment, which differ in their sizes."""
+    """A study of the toy experiment with several points."""
 
     def __init__(self, configs, experiment=None):
         several = len(configs) > 1
@@ -50,7 +50,7 @@ class ToyStudy(Study):
 
 
 def play(place, *configs, experiment=None, resume=False, quiet=True):
-    """Run the toy in a new folder below `place`, or resume it in the folder `place`."""
+    """Run the toy experiment in a new folder below `place`, or resume the run in `place`."""
     study = ToyStudy(configs, experiment)
     checked = studies.check(study)
     if resume:
@@ -121,7 +121,7 @@ def claims(tables):
 
 
 class Bare:
-    """One cell, without figures and claims."""
+    """An experiment with one cell, without figures and claims."""
 
     def cells(self, cfg):
         return [{}]
