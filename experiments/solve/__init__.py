@@ -90,14 +90,13 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
 def figures(tables: Tables) -> Figures:
     """Yield the figures by name.
 
-    There is a figure of the convergence or of the windows per equation, and figures of the solution
-    (with errors and residuals) and of its sections per network.
+    There is a figure of the convergence or of the windows per equation, and a figure of the
+    solution with its errors and residuals per network.
     """
     from kanrun.experiments.solve.plots import (
         convergence,
         curves_figure,
         maps_figure,
-        sections_figure,
         solution_tables,
         windows_figure,
     )
@@ -116,14 +115,17 @@ def figures(tables: Tables) -> Figures:
     for number, each in solution_tables(tables).items():
         one = len(each.variables) == 1
         yield f"solution_{number}", partial(curves_figure if one else maps_figure, each)
-        if not one:
-            yield f"sections_{number}", partial(sections_figure, each)
 
 
 def claims(tables: Tables) -> list[Claim]:
-    """Return the claims about verdicts, errors and estimated parameters."""
+    """Return the claims about verdicts, errors and estimated parameters.
+
+    There are none for a single solution: its verdict says how reliable it is.
+    """
     from kanrun.experiments.solve.needles import needle_claims
     from kanrun.experiments.solve.verdict import claims_of
 
     summary = tables["summary"]
+    if len(summary) == 1:
+        return []
     return list(needle_claims(summary) if "width" in summary else claims_of(summary))

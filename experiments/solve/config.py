@@ -27,19 +27,6 @@ AsTyped = Annotated[Any, FREE_TEXT]
 
 
 @dataclass
-class AnsatzConfig:
-    """How the outputs of a network are combined into the unknown functions."""
-
-    terms: Annotated[
-        Count | None, "number of products that are summed; null is 8, 1 for one variable"
-    ] = None
-    factors: Annotated[
-        Count | None,
-        "factors of each product, sums of functions of all variables; null is one per variable",
-    ] = None
-
-
-@dataclass
 class EquationConfig:
     """One or more differential equations, with conditions, on a box."""
 
@@ -75,7 +62,6 @@ class EquationConfig:
         "measurements: a table with the variables and unknowns as columns, or {points: 200, "
         "noise: 0.01, constants: {...}} to draw them from a reference solution",
     ] = None
-    ansatz: Annotated[AnsatzConfig, "form of the unknowns"] = copied(AnsatzConfig())
     intervals: Annotated[
         Annotated[list[Count], Meta(min_length=1)] | None,
         "grids in turn; null is as fine as helps, in general 5, 10, 20, 40 and finer ones",
@@ -112,16 +98,17 @@ class EquationConfig:
         "kanrun solve study=paper",
     ),
     implied=dict.fromkeys(("equation.variables", "equation.formula"), "equation=own"),
-    figures=("convergence*", "windows*", "solution_*", "sections_*"),
+    figures=("convergence*", "windows*", "solution_*"),
 )
 @dataclass
 class SolveConfig(ExperimentConfig):
     """`kanrun solve`.
 
-    Entries of `networks` are, for example, {kind: kan, hidden: [], degree: 5}, which takes terms
-    and factors from `equation.ansatz`; {kind: kan, hidden: [2], terms: 1, factors: 1}; and
-    {kind: mlp, hidden: [20, 20], activation: tanh}. The default degree is 5, or 2 more than the
-    order of the equation if that is larger.
+    Entries of `networks` are, for example, {kind: kan, degree: 5, terms: 4}; {kind: kan, hidden:
+    [2], terms: 1, factors: 1}; and {kind: mlp, hidden: [20, 20], activation: tanh}. `terms` is the
+    number of products that are summed for each unknown (default: 8, or 1 for one variable),
+    `factors` the number of factors of each product (default: one per variable). The default degree
+    is 5, or 2 more than the order of the equation if that is larger.
     """
 
     equation: Annotated[EquationConfig, "equation to solve"] = copied(EquationConfig())
@@ -135,10 +122,6 @@ class SolveConfig(ExperimentConfig):
         "products of splines ends",
     ] = 1e-06
     budget: Annotated[Positive, "total work, in approximate seconds of one core"] = 60.0
-    collocation_points: Annotated[
-        int, Meta(ge=10, le=1000000), "collocation points inside the box"
-    ] = 2000
-    boundary_points: Annotated[int, Meta(ge=2, le=100000), "points of each face of the box"] = 60
     suite: Annotated[
         list[Any],
         "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}",
@@ -148,4 +131,3 @@ class SolveConfig(ExperimentConfig):
         "seed of 60 generated problems with narrow features, which are solved instead; their "
         "known solutions do not enter the verdict",
     ] = None
-    steps: Annotated[Count, "steps of Levenberg-Marquardt per grid"] = 30

@@ -1,4 +1,4 @@
-"""Figures of `kanrun solve`: errors by unknowns, solutions, residuals, points, knots, sections."""
+"""Figures of `kanrun solve`: errors by unknowns, solutions, residuals, points, knots."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from kanrun.figures.panels import (
 from kanrun.figures.style import BLACK, CYCLE, GREY, styled
 from kanrun.study import Tables
 
-#: Number of values of the second variable at which sections are drawn.
-SECTIONS = 5
 STYLES = ("--", ":", "-.")
 #: Published relative L2 errors with their sources, by the name of the equation. The KAN paper
 #: reports the mean squared error instead, from which the relative error was computed by dividing by
@@ -108,23 +106,6 @@ def windows_figure(rows: DataFrame) -> Figure:
         series(axes, last, ("until", column), "network")
         axes.set(title=title, xlabel="time", yscale="log")
     return finish(figure, panels[:1])
-
-
-@styled
-def sections_figure(tables: SolutionTables) -> Figure:
-    """Draw the unknowns along the first variable at several values of the second; dotted: truth."""
-    (across, up), table = tables.variables, tables.solution
-    figure, (panels,) = grid_of_panels(1, len(tables.unknowns))
-    values = np.unique(table[up])
-    chosen = values[np.linspace(0, len(values) - 1, SECTIONS).round().astype(int)]
-    for axes, unknown in zip(panels, tables.unknowns, strict=True):
-        for value in chosen:
-            rows = table[table[up] == value]
-            axes.plot(rows[across], rows[unknown], label=f"{up} = {value:.3g}")
-            if f"{unknown}_true" in rows:
-                axes.plot(rows[across], rows[f"{unknown}_true"], ":", color=BLACK, lw=1)
-        axes.set(title=f"{unknown}, {tables.label}", xlabel=across, ylabel=unknown)
-    return finish(figure, panels[:1], ncols=SECTIONS)
 
 
 @styled

@@ -335,9 +335,7 @@ class NetworkChoice(NamedTuple):
 
 def policy_of(cfg: SolveConfig) -> EquationPolicy:
     """Return the solver's numbers of points and steps, and its budget, from the settings `cfg`."""
-    return EquationPolicy(
-        cfg.collocation_points, cfg.boundary_points, steps=cfg.steps, budget=cfg.budget
-    )
+    return EquationPolicy(budget=cfg.budget)
 
 
 def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
@@ -383,9 +381,7 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
             f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
             f"{keys}."
         )
-    given = equation.ansatz
-    default = entry == {"kind": "kan"} and not (given.terms or given.factors)
-    if default and (direct := _direct(cfg, system)) is not None:
+    if entry == {"kind": "kan"} and (direct := _direct(cfg, system)) is not None:
         return direct
     hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
     if any(width < 1 for width in hidden):
@@ -393,9 +389,9 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
     plain = inputs == 1 or kind == "mlp"
     form = OutputForm(
         len(equation.unknowns),
-        int(entry.get("terms", 1 if plain else given.terms or _TERMS)),
-        int(entry.get("factors", 1 if plain else given.factors or inputs)),
-        separated=not plain and not hidden and "factors" not in entry and given.factors is None,
+        int(entry.get("terms", 1 if plain else _TERMS)),
+        int(entry.get("factors", 1 if plain else inputs)),
+        separated=not plain and not hidden and "factors" not in entry,
     )
     choice, unknowns = _network(cfg, entry, form, [inputs, *hidden, form.outputs], system.order)
     check_memory(system, policy_of(cfg), unknowns)
@@ -435,10 +431,9 @@ def _network(
         )
     label = f"KAN {widths}" + f" ({form.terms} products)" * (form.factors > 1)
     label += f", k = {degree}" * (degree != _DEGREE)
-    free_terms = given.ansatz.terms is None and "terms" not in entry
     spec = EdgeSpec(degree=degree, base="zero")
     domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
     kan = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")
-    ansatz = Ansatz(kan, form, intervals, given.intervals is None, free_terms)
+    ansatz = Ansatz(kan, form, intervals, given.intervals is None, "terms" not in entry)
     edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
     return NetworkChoice(label, ansatz), edges * (intervals[-1] + degree)

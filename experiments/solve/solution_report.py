@@ -43,7 +43,7 @@ from kanrun.points import Scaling
 from kanrun.runs.records import Checkpoint, Table
 from kanrun.study.resources import generator
 
-from .config import AnsatzConfig, EquationConfig, SolveConfig
+from .config import EquationConfig, SolveConfig
 
 #: Number of points along each variable in the table of a solution, by the number of variables. In
 #: three variables, the table contains only a plane through the middle of the box.
@@ -300,7 +300,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     unknown_parameters: Mapping[str, float] | None = None,
     data: str | Mapping[str, Sequence[float]] | None = None,
     network: Mapping[str, Any] | None = None,
-    terms: int | None = None,
     intervals: Sequence[int] | None = None,
     tolerance: float = 1e-6,
     budget: float = 60.0,
@@ -321,7 +320,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         data: Observations: the name of a file, or columns by name.
         network: Network, such as {"kind": "mlp", "hidden": [20, 20]}, in the form of an entry of
             the setting `networks` of `kanrun solve`. By default, a suitable KAN is chosen.
-        terms: Number of products that are summed in the solution; chosen automatically by default.
         intervals: Number of intervals per variable of each grid, coarsest first; by default, grids
             are refined as long as that helps.
         tolerance: Wanted relative L2 error, for solvers that estimate their error. These are used
@@ -354,7 +352,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         exact=exact,
         unknown_parameters=unknown_parameters,
         data=data,
-        ansatz=AnsatzConfig(terms=terms),
         intervals=None if intervals is None else list(intervals),
     )
     networks = [dict(network or {"kind": "kan"})]

@@ -95,7 +95,7 @@ FLAGS = cases("""
 OTHER_COMMANDS = cases("""
     extend-grid shapes=[5] | shapes=[5] must be a non-empty list of lists of whole
     interpret custom_candidates=5 | custom_candidates=5 must be a mapping {name: value}
-    solve equation.ansatz.terms=x | equation.ansatz.terms=x must be a whole number
+    solve needles=x | needles=x must be a whole number
     interpret error_tolerance=nan | error_tolerance has a number that is not finite
     solve target=runge | target is not a group of solve; its groups: equation
     curves points.csv | write target.path=points.csv.

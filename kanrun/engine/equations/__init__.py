@@ -11,9 +11,13 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Generator
 
 from kanrun.engine.equations.collocation import EquationPolicy
+from kanrun.engine.equations.evolution import EvolutionSystem, evolution_system
 from kanrun.engine.equations.fields import Field, OutputForm, Windows, breakpoints_of
 from kanrun.engine.equations.network_solution import NetworkSolver
-from kanrun.engine.equations.residuals import (
+from kanrun.engine.equations.residuals import arguments_at
+from kanrun.engine.equations.scan import SEEN_WIDTH, SEEN_WIDTH_IN_TWO
+from kanrun.engine.equations.slab_solution import solve_evolution
+from kanrun.engine.equations.solution import (
     Ansatz,
     Contradiction,
     EquationStage,
@@ -21,22 +25,18 @@ from kanrun.engine.equations.residuals import (
     Method,
     Missed,
     Solution,
-    arguments_at,
 )
-from kanrun.engine.equations.scan import SEEN_WIDTH, SEEN_WIDTH_IN_TWO
-from kanrun.engine.equations.slab_solution import solve_evolution
 from kanrun.engine.equations.system import (
     Array,
     Condition,
-    EvolutionSystem,
     Face,
     IncompatibleCorner,
     Observations,
     System,
-    evolution_system,
 )
 from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.equations.tensor_splines import is_direct
+from kanrun.errors import UsageError
 
 
 def solve(
@@ -58,14 +58,17 @@ def solve(
         generator: Source of random initial guesses and points.
         tolerance: Estimated relative L2 error at which solvers that estimate their error stop;
             networks do not.
-        first: Initial guess; not used in slabs of time.
+        first: Initial guess; not possible in slabs of time.
 
     Raises:
+        UsageError: If there is an initial guess for a solution in slabs of time.
         TrainingFailed: If the residual is not finite at any initial guess.
     """
     # With several threads, a banded factorisation takes longer than with a single one.
     with threadpool_limits(1 if isinstance(method, EvolutionSystem | Grids) else None):
         if isinstance(method, EvolutionSystem):
+            if first is not None:
+                raise UsageError("Slabs of time start from initial values, not from a guess.")
             return (yield from solve_evolution(method, tolerance, policy.budget))
         if isinstance(method, Grids):
             return (yield from solve_directly(system, method, policy, generator, tolerance, first))

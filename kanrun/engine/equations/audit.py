@@ -17,6 +17,7 @@ from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.scan import (
     PLACES,
@@ -26,7 +27,7 @@ from kanrun.engine.equations.scan import (
     strata,
 )
 from kanrun.engine.equations.slab import Slab, total
-from kanrun.engine.equations.system import Array, EvolutionSystem, System
+from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import TensorSpace
 from kanrun.engine.equations.time_polynomials import legendre_values
 from kanrun.engine.equations.unseen import Axis, Unseen, unseen

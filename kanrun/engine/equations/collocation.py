@@ -15,10 +15,10 @@ from kanrun.engine.equations.residuals import (
     ONE,
     Block,
     ResidualProblem,
-    Residuals,
     arguments_at,
     arguments_of,
 )
+from kanrun.engine.equations.solution import Residuals
 from kanrun.engine.equations.space import Space
 from kanrun.engine.equations.system import System, low_discrepancy, on_face
 

@@ -17,7 +17,7 @@ from scipy.linalg import lstsq
 
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field
-from kanrun.engine.equations.residuals import Contradiction, Correction, EquationStage, Missed
+from kanrun.engine.equations.solution import Contradiction, Correction, EquationStage, Missed
 from kanrun.engine.equations.space import Space
 from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.tensor_splines import (

@@ -26,13 +26,23 @@ import numpy as np
 from torch import Tensor
 
 from kanrun.engine.equations.audit import SlabAudit
-from kanrun.engine.equations.first_values import HALVED, MAX_INTERVALS, FirstValues, jump_margin
-from kanrun.engine.equations.march import SMALLEST_SIZE, TINY, Accepted, March
+from kanrun.engine.equations.evolution import EvolutionSystem
+from kanrun.engine.equations.first_values import HALVED, FirstValues, jump_margin
+from kanrun.engine.equations.march import (
+    MAX_INTERVALS,
+    SAFETY,
+    SLAB_GROWTH,
+    SMALLEST_SIZE,
+    Accepted,
+    March,
+    next_intervals,
+    next_length,
+)
 from kanrun.engine.equations.scan import NARROWEST, narrow_ends
 from kanrun.engine.equations.slab import EvolvingState, Slab
 from kanrun.engine.equations.slab_problem import SlabProblem
 from kanrun.engine.equations.space import DEGREE, Space, with_breakpoints
-from kanrun.engine.equations.system import Array, EvolutionSystem
+from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.unseen import Unseen
 from kanrun.engine.least_squares import gauss_newton
 from kanrun.monitoring import report_progress, time_limit_reached
@@ -48,12 +58,6 @@ SIZE_MEMORY = 0.1
 #: Largest norm, in local tolerances, that the term of the highest degree in time may have in an
 #: accepted slab.
 LAST_COEFFICIENT = 2.0
-#: Breakpoints are added if the estimated error of the splines at the end of a slab, in local
-#: tolerances, exceeds this.
-SPLINE_ERROR = 0.02
-#: Breakpoints are removed if the estimated error of the splines is below this fraction of
-#: `SPLINE_ERROR`.
-SUPERFLUOUS = 1e-3
 #: Number of intervals of the first slab at the local tolerance `AT_TOLERANCE`. At other tolerances
 #: it is multiplied by (tolerance / AT_TOLERANCE)^(-1 / (DEGREE + 1)).
 FIRST_INTERVALS = 20
@@ -63,8 +67,6 @@ MIN_INTERVALS = 14
 FEWEST_INTERVALS = 8
 #: Local tolerance to which `FIRST_INTERVALS` and `MIN_INTERVALS` refer.
 AT_TOLERANCE = 1e-6
-#: Bounds of the ratio of the numbers of intervals of two successive slabs.
-INTERVAL_GROWTH = (0.8, 1.5)
 #: The first slab has the length of the range of time divided by this number (at `AT_TOLERANCE`).
 FIRST_SLABS = 64.0
 #: The shortest allowed slab is the range of time divided by this number.
@@ -72,10 +74,6 @@ MAX_SLABS = 1e20
 #: Length of the shortest allowed slab, in spacings of float64 numbers at its start. In a shorter
 #: slab, the points of the fit and of the audit would coincide.
 FEWEST_SPACINGS = 100.0
-#: Bounds of the ratio of the lengths of two successive slabs.
-SLAB_GROWTH = (0.2, 2.0)
-#: The next slab has this fraction of its predicted length.
-SAFETY = 0.9
 #: Factor by which a slab is shortened if its Gauss-Newton steps do not converge.
 SHORTENED = 0.3
 #: Number of time derivatives, beyond those that the equation determines, from which the initial
@@ -397,31 +395,6 @@ class Controller:
         count = max(intervals - len(self.kept), FEWEST_INTERVALS)
         found = self._kept_in(space.adapted(values, list(self.sizes), count))
         return space if intervals < space.intervals <= found.intervals else found
-
-
-def next_length(length: float, last: float) -> float:
-    """Return the length of the next slab.
-
-    Args:
-        length: Length of this slab.
-        last: Norm of its term of the highest degree in time, in local tolerances.
-    """
-    return length * float(np.clip(SAFETY * max(last, TINY) ** (-1 / DEGREE), *SLAB_GROWTH))
-
-
-def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
-    """Return the number of intervals of the next slab, or None to keep the breakpoints.
-
-    Args:
-        intervals: Number of intervals of this slab.
-        fewest: Smallest allowed number of intervals.
-        error: Estimated error of the splines, in local tolerances.
-    """
-    relative = error / SPLINE_ERROR
-    if relative <= 1 and not (relative < SUPERFLUOUS and intervals > fewest):
-        return None
-    factor = float(np.clip((4 * relative) ** (1 / (DEGREE + 1)), *INTERVAL_GROWTH))
-    return int(np.clip(int(factor * intervals) + 1, fewest, MAX_INTERVALS))
 
 
 def march_to_end(

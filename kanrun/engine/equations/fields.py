@@ -9,7 +9,7 @@ u = sum_r prod_i f_ri(x_i).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
+from kanrun.engine.equations.space import split_intervals
 from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.taylor import Monomials, network_jets
 from kanrun.engine.layers import EdgeSpec, SplineLayer
@@ -308,3 +309,43 @@ def breakpoints_of(solution: Field) -> Coordinates | None:
     found = solution.outer(edges.T)
     found[0], found[-1] = solution.box.T  # The ends are exact, without rounding.
     return found
+
+
+def insert_knots(
+    solution: Field, intervals: int, points: Tensor, squares: Float[Tensor, " points"]
+) -> Field:
+    """Return the same function on `intervals` intervals, most of them where residuals are large.
+
+    Args:
+        solution: Function to refine.
+        intervals: New number of intervals per variable.
+        points: Points at which residuals are known, shape (points, variables).
+        squares: Squared residuals at the points. In each variable, the interval with the largest
+            sum is halved repeatedly. Hidden layers keep uniform knots.
+    """
+    first, *hidden = solution.network.edge_layers
+    pairs = zip(first.grid.breakpoints, solution.inner(points).T, strict=True)
+    breakpoints = torch.stack([split_intervals(*each, squares, intervals) for each in pairs])
+    moved, _ = first.moved(breakpoints, uniform=equally_spaced(breakpoints))
+    finer = (layer.refined(intervals)[0] for layer in hidden)
+    return solution.with_network(KAN.of_layers([moved, *finer]))
+
+
+def with_free_term(field: Field) -> Field:
+    """Return the same function in a separated form with an additional term of value zero.
+
+    The first factor of the term is zero and the others are one, so that small changes of its
+    coefficients can add any function of the first variable.
+    """
+    form, (layer,) = replace(field.form, terms=field.form.terms + 1), field.network.edge_layers
+    wider = SplineLayer.on_grid(
+        layer.grid.breakpoints, form.outputs, layer.spec, uniform=layer.uniform
+    )
+    wider.mask.copy_(form.mask(len(field.box)))
+    after, before = (
+        each.coefficients.detach().unflatten(0, (form.unknowns, -1, form.factors))
+        for each in (wider, layer)
+    )
+    after[:, 0, 1:] = 1.0
+    after[:, 1:] = before
+    return Field(KAN.of_layers([wider]), form, field.box, field.sizes)

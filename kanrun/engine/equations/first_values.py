@@ -10,11 +10,12 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from kanrun.engine.equations.march import SMALLEST_SIZE
+from kanrun.engine.equations.evolution import EvolutionSystem
+from kanrun.engine.equations.march import MAX_INTERVALS, SMALLEST_SIZE
 from kanrun.engine.equations.scan import narrow_ends
 from kanrun.engine.equations.slab import EvolvingState, Slab
 from kanrun.engine.equations.space import Space, kinks_of, with_breakpoints, with_kinks
-from kanrun.engine.equations.system import Array, EvolutionSystem
+from kanrun.engine.equations.system import Array
 
 #: Time by which slabs end before a jump in time and start after it, in units in the last place of
 #: the largest time.
@@ -30,8 +31,6 @@ ERROR_RULE = np.polynomial.legendre.leggauss(20)
 SIZE_POINTS = 201
 #: Largest relative L2 error of the splines at the initial values, in local tolerances.
 INITIAL_ERROR = 0.01
-#: Number of intervals above which none is halved.
-MAX_INTERVALS = 4000
 #: An interval is halved if its squared error is above this fraction of the largest one.
 HALVED = 0.02
 #: Length below which intervals are not halved, divided by the local tolerance and the range.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kanrun.engine.equations.slab import Slab
+from kanrun.engine.equations.space import DEGREE
 from kanrun.engine.equations.system import Array
 
 #: When errors are divided by the size of an unknown, it counts as at least this fraction of the
@@ -18,6 +19,20 @@ from kanrun.engine.equations.system import Array
 SMALLEST_SIZE = 1e-12
 #: Smallest divisor; protects against division by zero.
 TINY = 1e-300
+#: Number of intervals above which none is halved.
+MAX_INTERVALS = 4000
+#: Breakpoints are added if the estimated error of the splines at the end of a slab, in local
+#: tolerances, exceeds this.
+SPLINE_ERROR = 0.02
+#: Breakpoints are removed if the estimated error of the splines is below this fraction of
+#: `SPLINE_ERROR`.
+SUPERFLUOUS = 1e-3
+#: Bounds of the ratio of the numbers of intervals of two successive slabs.
+INTERVAL_GROWTH = (0.8, 1.5)
+#: Bounds of the ratio of the lengths of two successive slabs.
+SLAB_GROWTH = (0.2, 2.0)
+#: The next slab has this fraction of its predicted length.
+SAFETY = 0.9
 
 
 @dataclass(frozen=True)
@@ -95,3 +110,28 @@ class March:
         squares = self._mean([each.errors for each in self.accepted])
         last = self.accepted[-1].last_errors
         return float((np.sqrt(np.maximum(squares, last)) / self.sizes()).max())
+
+
+def next_length(length: float, last: float) -> float:
+    """Return the length of the next slab.
+
+    Args:
+        length: Length of this slab.
+        last: Norm of its term of the highest degree in time, in local tolerances.
+    """
+    return length * float(np.clip(SAFETY * max(last, TINY) ** (-1 / DEGREE), *SLAB_GROWTH))
+
+
+def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
+    """Return the number of intervals of the next slab, or None to keep the breakpoints.
+
+    Args:
+        intervals: Number of intervals of this slab.
+        fewest: Smallest allowed number of intervals.
+        error: Estimated error of the splines, in local tolerances.
+    """
+    relative = error / SPLINE_ERROR
+    if relative <= 1 and not (relative < SUPERFLUOUS and intervals > fewest):
+        return None
+    factor = float(np.clip((4 * relative) ** (1 / (DEGREE + 1)), *INTERVAL_GROWTH))
+    return int(np.clip(int(factor * intervals) + 1, fewest, MAX_INTERVALS))

@@ -20,7 +20,6 @@ from time import process_time
 import numpy as np
 import sympy
 import torch
-from jaxtyping import Float
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import (
@@ -33,22 +32,16 @@ from kanrun.engine.equations.collocation import (
 from kanrun.engine.equations.fields import (
     Factor,
     Field,
+    insert_knots,
     interpolation_points,
     spline_field,
+    with_free_term,
 )
-from kanrun.engine.equations.residuals import (
-    Ansatz,
-    EquationStage,
-    ResidualProblem,
-    sensitivity,
-    standard_errors,
-)
-from kanrun.engine.equations.space import products, split_intervals
+from kanrun.engine.equations.residuals import ResidualProblem, sensitivity, standard_errors
+from kanrun.engine.equations.solution import Ansatz, EquationStage
+from kanrun.engine.equations.space import products
 from kanrun.engine.equations.system import Array, System
-from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
-from kanrun.engine.networks import KAN
-from kanrun.engine.splines import equally_spaced
 from kanrun.errors import TrainingFailed
 from kanrun.formulas import to_numpy
 from kanrun.formulas.equations import RowFunction
@@ -110,46 +103,6 @@ SECONDS_OF_ENTRY = 1e-8
 SECONDS_OF_PRODUCT = 5e-11
 #: Number of points at which the sensitivity is measured.
 SENSITIVITY_POINTS = 1000
-
-
-def insert_knots(
-    solution: Field, intervals: int, points: Tensor, squares: Float[Tensor, " points"]
-) -> Field:
-    """Return the same function on `intervals` intervals, most of them where residuals are large.
-
-    Args:
-        solution: Function to refine.
-        intervals: New number of intervals per variable.
-        points: Points at which residuals are known, shape (points, variables).
-        squares: Squared residuals at the points. In each variable, the interval with the largest
-            sum is halved repeatedly. Hidden layers keep uniform knots.
-    """
-    first, *hidden = solution.network.edge_layers
-    pairs = zip(first.grid.breakpoints, solution.inner(points).T, strict=True)
-    breakpoints = torch.stack([split_intervals(*each, squares, intervals) for each in pairs])
-    moved, _ = first.moved(breakpoints, uniform=equally_spaced(breakpoints))
-    finer = (layer.refined(intervals)[0] for layer in hidden)
-    return solution.with_network(KAN.of_layers([moved, *finer]))
-
-
-def with_free_term(field: Field) -> Field:
-    """Return the same function in a separated form with an additional term of value zero.
-
-    The first factor of the term is zero and the others are one, so that small changes of its
-    coefficients can add any function of the first variable.
-    """
-    form, (layer,) = replace(field.form, terms=field.form.terms + 1), field.network.edge_layers
-    wider = SplineLayer.on_grid(
-        layer.grid.breakpoints, form.outputs, layer.spec, uniform=layer.uniform
-    )
-    wider.mask.copy_(form.mask(len(field.box)))
-    after, before = (
-        each.coefficients.detach().unflatten(0, (form.unknowns, -1, form.factors))
-        for each in (wider, layer)
-    )
-    after[:, 0, 1:] = 1.0
-    after[:, 1:] = before
-    return Field(KAN.of_layers([wider]), form, field.box, field.sizes)
 
 
 class NetworkSolver:

@@ -8,7 +8,7 @@ weight * mean squared residual over all blocks. The Jacobian is exact, see `netw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.equations.fields import Field, OutputForm, Windows
-from kanrun.engine.equations.system import Array, EvolutionSystem, Face
+from kanrun.engine.equations.fields import Field, Windows
+from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.taylor import Monomials, point_jacobian
 from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem, Rows
-from kanrun.engine.networks import Network
 from kanrun.formulas.equations import Relation
 
 #: Smallest divisor in scalings; protects against division by zero.
@@ -40,37 +39,10 @@ QUIET = 1e-3
 #: Smallest singular value used for standard errors, relative to the largest; smaller ones are
 #: raised to it.
 SINGULAR = 1e-12
-#: Empty vector: the unknown parameters of a system that has none.
-NO_CONSTANTS = torch.zeros(0, dtype=torch.float64)
 #: Default target of a block: the residual itself is to vanish at all points.
 ZERO = torch.zeros(1, dtype=torch.float64)
 #: Default quadrature weight of a block: all points count equally.
 ONE = torch.ones(1, dtype=torch.float64)
-
-
-@dataclass(frozen=True)
-class Residuals:
-    """Residuals at points that were not used for fitting, in units of the largest term.
-
-    Attributes:
-        rms: Root mean square residual.
-        largest: Largest absolute residual.
-        place: Point of the largest residual, one value per variable.
-    """
-
-    rms: float
-    largest: float
-    place: tuple[float, ...]
-
-    @classmethod
-    def of(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> Residuals:
-        """Summarise pairs of points (rows, variables) and residuals (rows,)."""
-        if not parts:
-            return cls(0.0, 0.0, ())
-        points, residual = (torch.cat(each) for each in zip(*parts, strict=True))
-        at = int(residual.abs().argmax())
-        rms = float(residual.square().mean().sqrt())
-        return cls(rms, float(residual[at].abs()), tuple(points[at].tolist()))
 
 
 @dataclass(frozen=True)
@@ -289,169 +261,3 @@ def largest_response(linear: Linearisation, relative: Rows) -> float:
         largest = float(drawn.norm())
         drawn = drawn / largest
     return inf if equations.truncated else sqrt(largest)
-
-
-@dataclass(frozen=True)
-class Correction:
-    """Newton step from a solution, in a space in which one variable has half as long intervals.
-
-    Attributes:
-        at: Values of the variable at the points of the residual, shape (points,).
-        squares: Squared residuals before the step, times quadrature weights, shape (points,).
-        size: Relative root mean square of the unknown that changes most.
-        equation: Residuals of the equations before the step, at points not used for fitting.
-        conditions: The same for the conditions.
-        remaining: Root mean square residual of the equations after the step, divided by that
-            before the step.
-    """
-
-    at: Array
-    squares: Array
-    size: float
-    equation: Residuals
-    conditions: Residuals
-    remaining: float
-
-
-@dataclass(frozen=True)
-class EquationStage:
-    """Record of a solution on one grid, or of one window of time.
-
-    Attributes:
-        intervals: Number of intervals per variable; None for networks without grids.
-        solution: Solution on this grid.
-        unknowns: Number of unknowns of the least squares problem.
-        steps: Number of steps.
-        objective: Sum of squared rows at the solution; in a window of time, `equation.rms` squared.
-        equation: Residuals of the equations at points not used for fitting.
-        conditions: Residuals of the conditions at points not used for fitting.
-        change: Estimated relative error if the solver estimates it; for networks, the relative root
-            mean square change of the solution from the previous grid, None on the first grid.
-        seconds: CPU time in seconds.
-        points: Collocation points inside the box, shape (points, variables).
-        window: Number of the window of time.
-        constants: Unknown parameters, shape (constants,).
-        standard_errors: Standard errors of the unknown parameters; NaN without observations.
-        sensitivity: Largest relative change of the solution if all residuals change by 1 in the
-            root mean square; None if it was not computed.
-        data: Root mean square difference from the observations, relative to the sizes of the
-            unknowns.
-        least_data: Smallest value of `data` on any grid so far.
-        inflation: Largest factor by which a standard error grows because the other parameters are
-            unknown too, see `standard_errors`.
-    """
-
-    intervals: int | None
-    solution: Field
-    unknowns: int
-    steps: int
-    objective: float
-    equation: Residuals
-    conditions: Residuals
-    change: float | None
-    seconds: float
-    points: Tensor
-    window: int = 0
-    constants: Tensor = NO_CONSTANTS
-    standard_errors: Tensor = NO_CONSTANTS
-    sensitivity: float | None = None
-    data: float = 0.0
-    least_data: float = 0.0
-    inflation: float = 1.0
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Solution of a system, with what is known about its accuracy.
-
-    Attributes:
-        network: The solution as a function: one field, or one field per window of time.
-        last: Record of the last grid, or of each window.
-        solved_until: Value of the last variable up to which the system was solved.
-        estimate: Estimated relative L2 error of the whole solution; None if the solver does not
-            estimate errors.
-        tolerance: Error below which the estimate should be; None if there is no estimate.
-        stopped: Why the solver stopped before the end of the range, or above the tolerance; empty
-            if it did neither.
-        doubt: Why the estimate may be wrong, for example because the equation is ill-posed; or
-            None.
-        contradiction: Contradiction between the equation and its conditions, or None.
-        unseen: Largest part of the residual, at points not used for fitting, that varies on a scale
-            finer than the grid; None if the solver did not look for it.
-    """
-
-    network: Field | Windows
-    last: tuple[EquationStage, ...]
-    solved_until: float
-    estimate: float | None = None
-    tolerance: float | None = None
-    stopped: str = ""
-    doubt: str | None = None
-    contradiction: Contradiction | None = None
-    unseen: float | None = None
-
-
-@dataclass(frozen=True)
-class Missed:
-    """A condition that is violated by functions which satisfy the equation.
-
-    `text` is the condition, and `difference` is the largest absolute value of left - right.
-    """
-
-    text: str
-    face: Face
-    difference: float
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """Contradiction between an equation and its conditions.
-
-    Attributes:
-        residual: Smallest possible root mean square residual of a function that satisfies the
-            conditions, relative to the terms of the equation.
-        missed: Conditions that functions violate if they satisfy the equation; empty if no function
-            satisfies it.
-    """
-
-    residual: float
-    missed: tuple[Missed, ...]
-
-
-@dataclass(frozen=True)
-class Grids:
-    """Grids of the solver on tensor products of splines.
-
-    Attributes:
-        intervals: Number of intervals per variable of each planned grid.
-        grows: Whether finer grids follow as long as they help.
-    """
-
-    intervals: tuple[int, ...]
-    grows: bool
-
-
-@dataclass(frozen=True)
-class Ansatz:
-    """Settings of the network solver: the network, the form of the unknowns, and the grids.
-
-    Attributes:
-        create: Function of the keyword `generator` that creates a network whose inputs are the
-            variables, scaled to [-1, 1].
-        form: How the outputs of the network are combined into the unknowns.
-        intervals: Number of intervals of each planned grid. A network without grids has None for
-            each repetition of the training with new weights of the conditions.
-        grows: Whether finer grids follow as long as they help.
-        free_terms: Whether the number of terms is chosen from the initial values.
-    """
-
-    create: Callable[..., Network]
-    form: OutputForm
-    intervals: tuple[int | None, ...]
-    grows: bool = False
-    free_terms: bool = False
-
-
-#: Settings of a solver: for networks, for tensor products of splines, or for slabs of time with
-#: solutions that are splines of space times polynomials of time.
-Method = Ansatz | Grids | EvolutionSystem

@@ -21,9 +21,10 @@ from jaxtyping import Float
 from numpy.polynomial.legendre import leggauss, legvander
 from torch import Tensor
 
+from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Factor, Field, spline_field
 from kanrun.engine.equations.space import DEGREE, Space
-from kanrun.engine.equations.system import Array, EvolutionSystem
+from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.time_polynomials import held_polynomials, legendre_values
 
 #: Breakpoints on [-1, 1] that differ by less than this count as equal.

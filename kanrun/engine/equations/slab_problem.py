@@ -19,9 +19,10 @@ from jaxtyping import Float
 from numpy.polynomial.legendre import legint, legvander
 from torch import Tensor
 
+from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.slab import EvolvingState, Part, Slab, total
 from kanrun.engine.equations.space import DEGREE, Places, Space
-from kanrun.engine.equations.system import Array, EvolutionSystem
+from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.tensor_splines import (
     Patch,
     TensorProblem,

@@ -18,13 +18,14 @@ from torch import Generator, Tensor
 from kanrun.engine.equations.audit import not_seen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.controller import march_to_end
+from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
 from kanrun.engine.equations.march import TINY, March
-from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution
 from kanrun.engine.equations.scan import narrow_rounding
 from kanrun.engine.equations.slab import slab_field
+from kanrun.engine.equations.solution import EquationStage, Residuals, Solution
 from kanrun.engine.equations.space import DEGREE
-from kanrun.engine.equations.system import EvolutionSystem, System
+from kanrun.engine.equations.system import System
 from kanrun.engine.equations.well_posed import growing_place
 from kanrun.errors import TrainingFailed
 

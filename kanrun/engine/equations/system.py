@@ -1,7 +1,6 @@
 """Systems of differential equations on a box, with their conditions and observations.
 
-`EvolutionSystem` is the form that the solver in slabs of time needs. Points in the box and on its
-faces are drawn here too.
+Points in the box and on its faces are drawn here too.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from itertools import chain, combinations
+from itertools import combinations
 
 import numpy as np
 import sympy
 import torch
 from jaxtyping import Float
-from numpy.polynomial.polynomial import polyder, polyval
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import qmc
@@ -25,7 +23,6 @@ from torch import Tensor
 from kanrun.engine.equations.scan import Scan
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import (
-    MAX_ORDER,
     Derivative,
     Relation,
     RowFunction,
@@ -45,9 +42,6 @@ Array = NDArray[np.float64]
 #: Homogeneous linear conditions on an unknown at the lower and the upper end of space; None for an
 #: end without conditions. Entry (i, r) is the factor of the derivative of order r in condition i.
 Walls = tuple[Array | None, Array | None]
-#: A condition at an end of space: the factor of the space derivative of each order, and the
-#: prescribed value of their sum.
-_WallRow = tuple[Array, Expr]
 #: A face, edge or corner of the box: (number, value) of each variable that is fixed there.
 Face = tuple[tuple[int, float], ...]
 
@@ -295,149 +289,3 @@ def on_face(
         points[:, free] = low_discrepancy(box[free], count, count, following)
     points[:, list(fixed)] = points.new_tensor(list(fixed.values()))
     return points
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvolutionSystem(System):
-    """System in time and at most one space variable, with its conditions sorted by kind.
-
-    Solvers work with u - lift, which satisfies homogeneous conditions at the ends of space (walls).
-
-    Attributes:
-        orders: Highest order of the time derivatives of each unknown.
-        initial: Initial values, with the key (number of the unknown, order of the time derivative).
-        walls: Homogeneous form of the conditions on each unknown at both ends of space.
-        lifts: For each unknown, a function that satisfies its conditions at the ends of space; 0 if
-            all of them are homogeneous.
-        periodic: Whether the unknowns are periodic in space.
-    """
-
-    orders: tuple[int, ...]
-    initial: Mapping[tuple[int, int], Expr]
-    walls: tuple[Walls, ...]
-    lifts: tuple[Expr, ...]
-    periodic: bool
-
-    @property
-    def variables(self) -> int:
-        return len(self.box)
-
-    @cached_property
-    def scan(self) -> Scan:
-        """Scan of the explicit terms of equations and lifts for narrow features."""
-        return self._scan(self.lifts)
-
-    @cached_property
-    def initial_scan(self) -> Scan:
-        """Scan of the explicit terms of equations, lifts and initial values."""
-        return self._scan([*self.lifts, *self.initial.values()])
-
-    def split(self, derivative: Derivative) -> tuple[int, int]:
-        """Return the order in space and the order in time of a derivative."""
-        *space, time = derivative.index
-        return sum(space), time
-
-    def lift(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
-        """Return the derivative `index` of the lift of an unknown at `points`, shape (points,)."""
-        function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
-        return function(points)
-
-    def lift_degree(self, unknown: int) -> int:
-        """Return an upper bound of the polynomial degree in space of the lift of an unknown."""
-        return sum(len(rows) for rows in self.walls[unknown] if rows is not None)
-
-    def initial_value(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
-        """Return the prescribed initial value of a time derivative of an unknown at `points`.
-
-        Only the order in time, `index[-1]`, is used. The values have the shape (points,).
-        """
-        value = self.initial[unknown, index[-1]]
-        names = self.vocabulary.variables
-        return derivative_function(value, names, (0,) * self.variables)(points)
-
-
-def evolution_system(system: System) -> EvolutionSystem | None:
-    """Return the system in the form that the solver in slabs of time needs, or None.
-
-    A system has this form if it has time and at most one space variable, initial values of every
-    unknown, and conditions at the ends of space that are either periodic or linear in the
-    derivatives of one unknown with constant factors. It must have no unknown parameters and no
-    observations, because these must be fitted over the whole range of time.
-    """
-    if len(system.box) > 2 or not system.is_evolution or system.constants or system.observations:
-        return None
-    time = len(system.box) - 1
-    count = len(system.vocabulary.unknowns)
-    periodic = {condition.periodic for condition in system.conditions} == {None, 0}
-    initial: dict[tuple[int, int], Expr] = {}
-    walls: list[tuple[list[_WallRow], list[_WallRow]]] = [([], []) for _ in range(count)]
-    for condition, face in ((each, face) for each in system.conditions for face in each.faces):
-        (number, place), *more = face
-        if more or place not in system.box[number].tolist():
-            return None
-        if number == time:
-            given = condition.given()
-            if given is None or any(given[0].index[:-1]):
-                return None
-            initial[given[0].unknown, given[0].index[-1]] = given[1]
-        elif periodic or (row := _wall_row(system, condition, place)) is None:
-            return None
-        else:
-            walls[row[0]][place == float(system.box[0, 1])].append(row[1:])
-    orders = tuple(highest_orders(system.equations, time))
-    needed = {(unknown, order) for unknown in range(count) for order in range(orders[unknown])}
-    # A well-posed problem has as many conditions at the ends of space as its order in space.
-    across = sum(highest_orders(system.equations, 0)) if time and not periodic else 0
-    if 0 in orders or initial.keys() != needed or sum(map(len, chain(*walls))) != across:
-        return None
-    matrices = [[np.array([r for r, _ in e]) if e else None for e in ends] for ends in walls]
-    lifts = tuple(_lift(system, *each) for each in walls)
-    return EvolutionSystem(
-        system.vocabulary,
-        system.box,
-        system.equations,
-        system.conditions,
-        orders=orders,
-        initial=initial,
-        walls=tuple((low, high) for low, high in matrices),
-        lifts=lifts,
-        periodic=periodic,
-    )
-
-
-def _wall_row(system: System, condition: Condition, place: float) -> tuple[int, Array, Expr] | None:
-    """Return the unknown of a condition at an end of space, its factors and prescribed value.
-
-    Return None if the condition is not linear, contains several unknowns or time derivatives.
-    """
-    factors, rest = condition.linear() or ({}, sympy.S.Zero)
-    unknowns = {each.unknown for each in factors}
-    if len(unknowns) != 1 or any(each.index[-1] for each in factors):
-        return None
-    row = np.zeros(MAX_ORDER + 1)
-    for each, factor in factors.items():
-        row[each.index[0]] = float(factor)
-    x = variable(system.vocabulary.variables[0])
-    return unknowns.pop(), row, -rest.subs(x, exact_number(place))
-
-
-def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> Expr:
-    """Return a function of space and time that satisfies the conditions of an unknown at both ends.
-
-    It is the sum, over the conditions, of the prescribed value (a function of time) times a
-    polynomial of space.
-    """
-    given = [(row, value, end) for end, rows in ((-1, low), (1, high)) for row, value in rows]
-    if all(value == 0 for _, value, _ in given):
-        return sympy.Integer(0)
-    ends = list(map(exact_number, system.box[0].tolist()))
-    half = (ends[1] - ends[0]) / 2
-    inner = (variable(system.vocabulary.variables[0]) - ends[0]) / half - 1
-    powers = np.eye(len(given) + 1)
-    orders = range(MAX_ORDER + 1)
-    derivatives = [polyder(powers, order) / float(half) ** order for order in orders]
-    rows = [row @ [polyval(end, each) for each in derivatives] for row, _, end in given]
-    total = sympy.Integer(0)
-    for (_, value, _), factors in zip(given, np.linalg.pinv(np.stack(rows)).T, strict=True):
-        total += value * sum(sympy.Float(c, 17) * inner**power for power, c in enumerate(factors))
-    return total

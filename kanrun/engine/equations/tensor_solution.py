@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator as Events
 from collections.abc import Sequence
-from dataclasses import replace
-from math import inf, isfinite, sqrt
+from math import inf, isfinite
 from time import process_time
 
 import numpy as np
@@ -23,20 +22,13 @@ from torch import Generator
 from kanrun.engine.equations.audit import not_seen, tensor_unseen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.contradiction import find_contradiction
+from kanrun.engine.equations.correction import correction, relative_size
 from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
-from kanrun.engine.equations.residuals import (
-    Correction,
-    EquationStage,
-    Grids,
-    Residuals,
-    Solution,
-    largest_response,
-)
+from kanrun.engine.equations.first_guess import first_guess
 from kanrun.engine.equations.scan import narrow_ends, narrow_rounding
+from kanrun.engine.equations.solution import Correction, EquationStage, Grids, Solution
 from kanrun.engine.equations.space import (
     DEGREE,
-    GAUSS,
-    RICHER_GAUSS,
     Space,
     kinks_of,
     products,
@@ -46,24 +38,19 @@ from kanrun.engine.equations.space import (
 )
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import (
-    CONDITION_WEIGHT,
     DAMPING,
     FINER,
     FIRST,
     LM,
     NONLINEAR_DAMPING,
-    Patch,
     TensorProblem,
     TensorSpace,
-    block_at,
-    first_guess,
-    patch_at,
     patches,
+    tensor_sensitivity,
 )
 from kanrun.engine.equations.unseen import Unseen
-from kanrun.engine.least_squares import ElementRows, NormalEquations, StackedRows, minimise
+from kanrun.engine.least_squares import minimise
 from kanrun.errors import TrainingFailed
-from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Products are left out if their size, relative to the largest product, is below this fraction of
@@ -74,8 +61,6 @@ NEGLIGIBLE_PRODUCT = 1e-3
 ROUNDING = 1e-15
 #: Smallest divisor; protects against division by zero.
 TINY = 1e-300
-#: Relative errors of an unknown are relative to at least this fraction of its estimated size.
-QUIET = 1e-6
 #: Largest number of multiplications of one factorisation. A larger number allows finer grids,
 #: which take more time and memory.
 MAX_WORK = 6e9
@@ -153,13 +138,13 @@ class TensorSolver:
         In one variable, the Newton step must remove most of the residual, unless what the residual
         can change is below the tolerance. In two variables, each step removes only a part of it.
         """
-        (correction, *others) = self.corrections
-        is_small = correction.equation.rms * (self.sensitivity or 1.0) <= tolerance
-        return bool(others) or is_small or correction.remaining <= LEFT
+        (step, *others) = self.corrections
+        is_small = step.equation.rms * (self.sensitivity or 1.0) <= tolerance
+        return bool(others) or is_small or step.remaining <= LEFT
 
     def is_settled(self, tolerance: float) -> bool:
         """Return whether the estimated error is below the tolerance and can be trusted."""
-        residual = max(correction.equation.rms for correction in self.corrections)
+        residual = max(step.equation.rms for step in self.corrections)
         is_small = self.estimate <= tolerance and residual <= SETTLED
         return is_small and self.has_seen(tolerance) and self.is_trusted(tolerance)
 
@@ -197,15 +182,15 @@ class TensorSolver:
         """
         assert self.problem is not None
         axes = self._axes(self.problem)
-        places = [(correction.at, correction.squares) for correction in self.corrections]
+        places = [(step.at, step.squares) for step in self.corrections]
         if self.unseen is not None and not self.has_seen(tolerance):
             points, unseen = self.unseen.weighted
             places = [(column, unseen) for column in points.T]
         least = NEGLIGIBLE_CORRECTION * max(each.size for each in self.corrections)
         for growth in GROWTHS if intervals is None else (1.0,):
             breakpoints = []
-            for axis, correction, place in zip(axes, self.corrections, places, strict=True):
-                grown = growth if correction.size >= least else 1.0
+            for axis, step, place in zip(axes, self.corrections, places, strict=True):
+                grown = growth if step.size >= least else 1.0
                 number = intervals or min(int(grown * axis.intervals), MAX_INTERVALS)
                 ends, at, squares = map(torch.as_tensor, (axis.breakpoints, *place))
                 breakpoints.append(split_intervals(ends, at, squares, number).numpy())
@@ -255,17 +240,21 @@ class TensorSolver:
         problem.unknowns = state.unknowns
         self.problem = problem
         field = self._field(problem)
-        self.corrections = [self._correction(number, field) for number in range(len(self.box))]
+        self.corrections = [
+            correction(self.rows, problem, number, field) for number in range(len(self.box))
+        ]
         # If the solution changed by more than the last estimate, this estimate is as wrong.
-        change = 0.0 if before is None else self._size(space, problem.coefficients(move))
+        change = 0.0
+        if before is not None:
+            change = relative_size(self.rows, problem, space, problem.coefficients(move))
         excess = max(1.0, change / max(self.correction, TINY))
-        self.correction = sum(correction.size for correction in self.corrections)
+        self.correction = sum(step.size for step in self.corrections)
         self.estimate = excess * self.correction
         if self.sensitivity is None:
-            self.sensitivity = self._sensitivity(problem, field)
+            self.sensitivity = tensor_sensitivity(self.rows, problem, field)
         field = self._field(problem)
         self.unseen = tensor_unseen(self.rows, space, problem.coefficients(problem.unknowns), field)
-        worst = max(self.corrections, key=lambda correction: correction.equation.rms)
+        worst = max(self.corrections, key=lambda step: step.equation.rms)
         ends = [torch.as_tensor(axis.breakpoints) for axis in self._axes(problem)]
         return EquationStage(
             intervals=intervals,
@@ -283,73 +272,6 @@ class TensorSolver:
 
     def _axes(self, problem: TensorProblem) -> tuple[Space, ...]:
         return problem.space.axes[: len(self.box)]
-
-    def _correction(self, number: int, field: Field) -> Correction:
-        """Take one Newton step from the last solution, with half as long intervals of a variable.
-
-        Args:
-            number: Number of the variable.
-            field: The last solution, from which the units of the residuals are computed.
-        """
-        assert self.problem is not None
-        coarse = self.problem.space
-        x, y = (a.halved if i == number else a for i, a in enumerate(coarse.axes))
-        space = TensorSpace((x, y), self.count)
-        coefficients = self.problem.coefficients(self.problem.unknowns)
-        start = coarse.moved(coefficients, space.axes)
-        rules = [RICHER_GAUSS if i == number else GAUSS for i in range(2)]
-        parts = patches(self.rows, space, rules, field)
-        problem = TensorProblem(space, parts, start)
-        equations = NormalEquations(problem.linearise(problem.unknowns))
-        move = -equations.solver(DAMPING)(equations.gradient)
-        count = len(self.system.equations)
-        vectors = problem.unknowns.numpy(), (problem.unknowns + move).numpy()
-        rms = [_residuals(parts[:count], vector).rms for vector in vectors]
-        conditions = _residuals(parts[count:], vectors[0], CONDITION_WEIGHT**-0.5)
-        points = np.concatenate([part.points[:, number] for part in parts[:count]])
-        squares = np.concatenate([part.residual(vectors[0]) ** 2 for part in parts[:count]])
-        return Correction(
-            points,
-            squares,
-            self._size(space, problem.coefficients(move)),
-            _residuals(parts[:count], vectors[0]),
-            conditions,
-            rms[1] / (rms[0] or 1.0),
-        )
-
-    def _size(self, space: TensorSpace, change: Array) -> float:
-        """Return the root mean square of a change of the solution, of the worst unknown.
-
-        It is relative to the last solution. `change` are coefficients in `space`.
-        """
-        assert self.problem is not None
-        solution = self.problem.coefficients(self.problem.unknowns)
-        gauss = [axis.gauss for axis in space.axes]
-        x_at, y_at = (places.at.ravel() for places in gauss)
-        x, y = (places.shares.ravel() for places in gauss)
-        found = 0.0
-        for unknown, quiet in enumerate(QUIET * self.rows.sizes.numpy()):
-            values = self.problem.space.evaluate(solution[unknown], x_at, y_at)
-            moved = space.evaluate(change[unknown], x_at, y_at)
-            size = max(sqrt(x @ np.square(values) @ y), float(quiet))
-            found = max(found, sqrt(x @ np.square(moved) @ y) / size)
-        return found
-
-    def _sensitivity(self, solved: TensorProblem, field: Field) -> float:
-        """Compute `EquationStage.sensitivity` by the power method, relative to the solution."""
-        space = solved.space
-        names = self.system.vocabulary
-        values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
-        problem = TensorProblem(space, patches(self.rows, space, solution=field))
-        blocks = list[ElementRows]()
-        inside = space.places()
-        vector = solved.unknowns.numpy()
-        for relation, quiet in zip(values, QUIET * self.rows.sizes, strict=True):
-            patch = patch_at(block_at("equation", relation, inside), inside, space.pattern(inside))
-            size = max(float(np.linalg.norm(patch.residual(vector))), float(quiet))
-            blocks.append(replace(patch, scale=patch.scale / size).rows(vector))
-        relative = StackedRows(lambda: blocks, space.size)
-        return largest_response(problem.linearise(solved.unknowns), relative)
 
     def _field(self, problem: TensorProblem) -> Field:
         """Return the solution as a sum of products, by singular value decomposition.
@@ -374,13 +296,6 @@ def _padded(edges: Array, intervals: int) -> Array:
     """Halve intervals, at first the leftmost ones, until there are `intervals`."""
     none = torch.zeros(0, dtype=torch.float64)
     return split_intervals(torch.as_tensor(edges), none, none, intervals).numpy()
-
-
-def _residuals(parts: Sequence[Patch], vector: Array, factor: float = 1.0) -> Residuals:
-    """Summarise the residuals of patches, times `factor`, with the same weight for each patch."""
-    scale = factor * sqrt(sum(len(part.points) for part in parts) / max(len(parts), 1))
-    every = [(part.points, part.residual(vector) * scale) for part in parts]
-    return Residuals.of([(torch.as_tensor(at), torch.as_tensor(left)) for at, left in every])
 
 
 def solve_directly(

@@ -5,18 +5,14 @@ well, or polynomials of time in a slab (`slab_problem.py`), or a single constant
 Residuals are evaluated at Gauss points of every cell, and conditions at Gauss points of every
 interval of a face. Rows of one cell depend only on the coefficients of that cell, so that the
 normal equations are banded.
-
-If conditions have a large weight far from the solution, Levenberg-Marquardt tends to end in a bad
-minimum. Nonlinear equations are therefore solved from several initial guesses, each with a small
-weight of the conditions first, and the best result is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import inf
+from math import sqrt
 
 import numpy as np
 import torch
@@ -25,7 +21,8 @@ from torch import Tensor
 
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field
-from kanrun.engine.equations.residuals import Block
+from kanrun.engine.equations.residuals import Block, largest_response
+from kanrun.engine.equations.solution import Residuals
 from kanrun.engine.equations.space import DEGREE, GAUSS, Index, Places, Rule, Space
 from kanrun.engine.equations.system import Array, Face, System
 from kanrun.engine.least_squares import (
@@ -36,11 +33,9 @@ from kanrun.engine.least_squares import (
     Problem,
     StackedRows,
     StoppingCriteria,
-    minimise,
 )
 from kanrun.engine.splines import spline_values
-from kanrun.formulas.equations import Relation
-from kanrun.monitoring import time_limit_reached
+from kanrun.formulas.equations import Relation, parse_relation
 
 #: Quadrature rules of both variables for the residuals of equations.
 RULES = (GAUSS, GAUSS)
@@ -53,23 +48,14 @@ NONLINEAR_DAMPING = 1e-6
 #: Damping of all other first steps, and the smallest damping. A larger value suppresses smooth
 #: changes; with a smaller one the factorisation may fail because of rounding.
 DAMPING = 1e-18
+#: Relative errors of an unknown are relative to at least this fraction of its estimated size.
+QUIET = 1e-6
 #: Levenberg-Marquardt steps on all grids.
 LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
 #: Stopping criteria for steps from an initial guess.
 FIRST = StoppingCriteria(max_steps=60, rtol=1e-3, patience=3)
 #: Stopping criteria for steps near a solution, such as that of a coarser grid.
 FINER = StoppingCriteria(max_steps=8, rtol=1e-2, patience=1)
-#: Weight of conditions, relative to the equation, during the first steps from an initial guess.
-LIGHT = 1.0
-#: Objective below which no further initial guess is tried, for one variable and for two. A larger
-#: value accepts bad minima; a smaller one tries more guesses than necessary.
-SMALL_LOSS = 1e-6, 1e-2
-#: Largest number of random initial guesses of nonlinear equations in one variable. With more of
-#: them a solution is found more often, in more time.
-RANDOM = 8
-#: Bounds of the standard deviation of random initial guesses, in units of the solution; drawn on a
-#: log scale. Larger bounds reach solutions that are further from the smooth initial guess.
-SIZES = (0.03, 3.0)
 
 
 @dataclass(frozen=True)
@@ -344,57 +330,6 @@ def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
     return Block(kind, relation, points, shares=torch.as_tensor(shares * len(shares)))
 
 
-def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
-    """Return initial coefficients for the first grid, and the number of steps taken to find them.
-
-    The coefficients are zero for linear equations.
-    """
-    best = np.zeros(space.shape)
-    least = inf
-    taken = 0
-    if rows.system.is_linear:
-        return best, taken
-    weights = [
-        patches(rows, space, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
-    ]
-    for start in _starts(rows, space):
-        found = start
-        loss = inf
-        for parts in weights:
-            problem = TensorProblem(space, parts, found)
-            state, steps = minimise(problem, LM, FIRST, NONLINEAR_DAMPING, ended=time_limit_reached)
-            taken += steps
-            found = problem.coefficients(state.unknowns)
-            loss = state.loss
-        if loss < least:
-            best = found
-            least = loss
-        if least <= SMALL_LOSS[len(rows.system.box) - 1] or time_limit_reached():
-            break
-    return best, taken
-
-
-def _starts(rows: Collocation, space: TensorSpace) -> Iterator[Array]:
-    """Yield initial coefficients of nonlinear equations.
-
-    First come smooth functions that satisfy the conditions, then zeros, then, in one variable, the
-    smooth function plus random coefficients.
-    """
-    smooth = zeros = np.zeros(space.shape)
-    for order in sorted({1, rows.system.order}, reverse=True):
-        bends = rows.system.bends(order)
-        problem = TensorProblem(space, patches(rows, space, equations=bends))
-        state, _ = minimise(problem, LM, FINER, DAMPING)
-        smooth = problem.coefficients(state.unknowns)
-        yield smooth
-    yield zeros
-    drawn = np.random.default_rng(rows.inside)
-    sizes = rows.sizes.numpy()[:, None, None]
-    for _ in range(RANDOM if len(rows.system.box) == 1 else 0):
-        size = np.exp(drawn.uniform(*np.log(SIZES)))
-        yield smooth + size * sizes * drawn.standard_normal(space.shape)
-
-
 def is_direct(system: System) -> bool:
     """Return whether a system can be solved on tensor products of splines.
 
@@ -414,3 +349,33 @@ def is_direct(system: System) -> bool:
         if not needed <= given:
             return False
     return True
+
+
+def tensor_residuals(parts: Sequence[Patch], vector: Array, factor: float = 1.0) -> Residuals:
+    """Summarise the residuals of patches, times `factor`, with the same weight for each patch."""
+    scale = factor * sqrt(sum(len(part.points) for part in parts) / max(len(parts), 1))
+    every = [(part.points, part.residual(vector) * scale) for part in parts]
+    return Residuals.of([(torch.as_tensor(at), torch.as_tensor(left)) for at, left in every])
+
+
+def tensor_sensitivity(rows: Collocation, solved: TensorProblem, field: Field) -> float:
+    """Compute `EquationStage.sensitivity` by the power method, relative to the solution.
+
+    Args:
+        rows: Collocation of the system.
+        solved: Least squares problem, whose `unknowns` are the solution.
+        field: The same solution as a network, from which units are computed.
+    """
+    space = solved.space
+    names = rows.system.vocabulary
+    values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
+    problem = TensorProblem(space, patches(rows, space, solution=field))
+    blocks = list[ElementRows]()
+    inside = space.places()
+    vector = solved.unknowns.numpy()
+    for relation, quiet in zip(values, QUIET * rows.sizes, strict=True):
+        patch = patch_at(block_at("equation", relation, inside), inside, space.pattern(inside))
+        size = max(float(np.linalg.norm(patch.residual(vector))), float(quiet))
+        blocks.append(replace(patch, scale=patch.scale / size).rows(vector))
+    relative = StackedRows(lambda: blocks, space.size)
+    return largest_response(problem.linearise(solved.unknowns), relative)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import eigvals
 
+from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.residuals import arguments_at
-from kanrun.engine.equations.system import Array, EvolutionSystem, low_discrepancy
+from kanrun.engine.equations.system import Array, low_discrepancy
 
 #: Number of points of a slab at which the growth of waves is measured.
 GROWTH_POINTS = 64

@@ -10,9 +10,9 @@ from scipy.integrate import solve_ivp
 
 from kanrun.engine.equations import Windows, controller, slab_solution
 from kanrun.engine.equations.controller import Controller, march_to_end
+from kanrun.engine.equations.evolution import evolution_system
 from kanrun.engine.equations.slab import slab_field
 from kanrun.engine.equations.slab_solution import slab_residuals, solve_evolution
-from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.equations.well_posed import growing_place
 from kanrun.engine.networks import from_description
 from kanrun.errors import UsageError

@@ -19,8 +19,8 @@ from kanrun.engine.equations import (
     solve,
 )
 from kanrun.engine.equations.collocation import Collocation
-from kanrun.engine.equations.fields import edges_of
-from kanrun.engine.equations.network_solution import NetworkSolver, insert_knots
+from kanrun.engine.equations.fields import edges_of, insert_knots
+from kanrun.engine.equations.network_solution import NetworkSolver
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN

@@ -132,7 +132,7 @@ def test_conditions_and_solutions_may_differ_by_rounding(conditions, exact, larg
 
 
 def test_more_than_memory_holds_is_refused(refused):
-    said = refused("solve collocation_points=1000000 equation.intervals=[5,2000]")
+    said = refused("solve networks=[{kind:kan,degree:6}] equation.intervals=[5,200000]")
     assert "Use fewer points, intervals or terms" in said
 
 

@@ -19,7 +19,7 @@ from kanrun.experiments.solve.verdict import (
     verdict,
 )
 
-from kanrun.engine.equations.residuals import Residuals
+from kanrun.engine.equations.solution import Residuals
 
 STAGE = {
     "equation": 1e-3,
