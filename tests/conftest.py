@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-#: Checked calls of each function, from the start of each test: checks are as slow as training.
+#: Number of calls of each function that are checked in each test. Checks are as slow as training.
 CHECKED = 5
 _left = []
 
@@ -41,7 +41,7 @@ def _checked_at_first(jaxtyped, **options):
             return _limited(function, lambda: jaxtyped(**options)(function))
         unchecked = function.__init__
         decorated = jaxtyped(**options)(function)
-        if (checked := decorated.__init__) is not unchecked:  # of a dataclass
+        if (checked := decorated.__init__) is not unchecked:  # a dataclass
             decorated.__init__ = _limited(unchecked, lambda: checked)
         return decorated
 
@@ -128,7 +128,7 @@ def says():
 
 jaxtyping.jaxtyped = functools.partial(_checked_at_first, jaxtyping.jaxtyped)
 jaxtyping.install_import_hook("kanrun.engine", "beartype.beartype")
-# No test asserts a time, since machines are shared.
+# No time limits, because machines are shared.
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("same", derandomize=True, **UNTIMED)
 settings.load_profile("same")

@@ -30,7 +30,7 @@ from coverage import CoverageData
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kanrun/engine", "kanrun/study", "kanrun/targets", "experiments")
 RECORD = ROOT / "build" / "mutants"
-#: Tests that run commands in processes of their own, whose lines are no test's.
+#: Tests that run commands in child processes, whose executed lines are not recorded.
 LEFT_OUT = ("hard", "plugins", "test_site.py", "test_docs.py", "test_packaging.py")
 PAIRS = [
     (ast.Add, ast.Sub),
@@ -40,12 +40,12 @@ PAIRS = [
     (ast.Eq, ast.NotEq),
     (ast.And, ast.Or),
 ]
-#: Arguments that state what holds anyway, as assertions do: their mutants are not drawn.
+#: Arguments that act as assertions; they are not changed.
 STATED = ("strict", "frozen", "eq")
-#: Positive constants below this are tolerances, of which twice as much changes nothing.
+#: Positive constants below this are tolerances; twice a tolerance would rarely fail a test.
 SMALL = 1e-4
 NO_CODE = ("annotation", "returns", "decorator_list")
-#: A comparison of integers or lengths.
+#: Pattern of a comparison of integers or lengths.
 WHOLE = re.compile(r"\blen\(|\.(size|shape|ndim|numel)\b|(?<![\w.])\d+(?![\w.])")
 OTHER = dict(PAIRS) | {second: first for first, second in PAIRS}
 
@@ -57,7 +57,7 @@ class Mutant:
     path: str
     node: ast.expr
     text: str
-    #: Name that the expression defines outside functions, empty inside of them.
+    #: Name that the expression defines; empty inside functions.
     name: str
 
     def __str__(self):
@@ -222,7 +222,7 @@ def main():
     import torch  # noqa: F401
 
     files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
-    files = [path for path in files if path.name != "plots.py"]  # sizes and places
+    files = [path for path in files if path.name != "plots.py"]  # only sizes and positions
     drawn = [each for path in files for each in mutants_of(path.relative_to(ROOT).as_posix())]
     random.Random(options.seed).shuffle(drawn)
     found = recorded()

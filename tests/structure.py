@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = (ROOT / "kanrun", ROOT / "experiments")
 #: Training has begun when a function of this file is called.
 TRAINING = "kanrun/engine/training/__init__.py"
-#: The code object of a function has this flag; that of a module or class body has not.
+#: Flag that only code objects of functions have, not those of modules and classes.
 CO_OPTIMIZED = 0x1
 
 _TRACED = """

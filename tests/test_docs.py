@@ -24,9 +24,9 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES = sorted((ROOT / "docs" / "figures").iterdir())
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 SITE = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "generated.py")))
-#: What the package of `kanrun init` adds once it is installed.
+#: Names that the package written by `kanrun init` adds when it is installed.
 OF_A_PLUGIN = {"noise-levels", "target=rings", "model=chebyshev"}
-#: Where links out of the documentation may lead.
+#: External sites to which the documentation may link.
 SITES = {"jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
 
 
@@ -80,7 +80,7 @@ def outputs(tmp_path_factory):
     """Return an outputs folder with a run of `kanrun fit`, which commands with from_run need."""
     place = tmp_path_factory.mktemp("outputs")
     finished("fit model=polynomial target=runge sampling.n_train=20 figures=none", place)
-    shutil.copytree(place / "fit", place / "import")  # a run to name is all that is needed
+    shutil.copytree(place / "fit", place / "import")  # the commands only need some run
     return place
 
 

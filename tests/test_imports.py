@@ -4,7 +4,7 @@ import pytest
 from processes import python
 
 HEAVY = ["torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"]
-LIGHT = [  # in this order: who loads more comes later
+LIGHT = [  # in this order; each loads more than the one before
     {"kanrun": [*HEAVY, "numpy", "omegaconf", "rich"]},
     {
         "kanrun.runs": ["torch", "pandas", "matplotlib"],

@@ -106,7 +106,7 @@ for name in ("conf", "experiments"):
     python("-c", code, cwd=tmp_path)
 
 
-#: Where other packages are.
+#: Folders of installed packages.
 SHARED = [path for path in sys.path if path.endswith("-packages")]
 IMPORTS = """
 import sys
@@ -121,7 +121,7 @@ assert Path(find_spec("kanrun.experiments.fit").origin) == place
 
 def test_a_checkout_is_imported_without_an_installation(checkout):
     code = f"import sys; sys.path += {SHARED}\n{IMPORTS}"
-    python("-S", "-c", code, checkout, cwd=checkout)  # -S leaves out all installations
+    python("-S", "-c", code, checkout, cwd=checkout)  # -S ignores installed packages
 
 
 def test_an_editable_installation_is_imported_from_any_folder(checkout, tmp_path):

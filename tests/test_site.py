@@ -30,7 +30,7 @@ MINUTE = 60
 
 SITE = SimpleNamespace(**runpy.run_path(str(DOCS / "generated.py")))
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - {DOCS / "lecture.md"})]
-#: Text of each page with code by its name, or what makes it.
+#: Text of each page with code, by name, or a function that makes it.
 TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES} | {
     name.removesuffix(".md"): text for name, text in SITE.lecture().items()
 }
@@ -193,10 +193,10 @@ def test_every_block_of_a_page_runs(name, furnished, tmp_path, monkeypatch, requ
         if language == "python":
             exec(compile(code, name, "exec"), space)
         elif language != "text" and not code.startswith("make "):
-            # They install the project and run this suite; text is what a command prints.
+            # Blocks that begin with make install the project or run the tests; text is output.
             assert language == "sh"
             block = shortened(code)
-            if (address := "tcp://10.0.0.1:8786") in block:  # of the reader's cluster
+            if (address := "tcp://10.0.0.1:8786") in block:  # the address of the reader's cluster
                 block = block.replace(address, request.getfixturevalue("cluster"))
             run_shell(block, tmp_path)
 

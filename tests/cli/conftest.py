@@ -23,7 +23,7 @@ class FakeFit:
 
     configs: list[Any] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
-    stop_at: int | None = None  # the seed at which it is interrupted
+    stop_at: int | None = None  # seed at which a run is interrupted
 
 
 @pytest.fixture

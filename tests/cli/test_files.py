@@ -59,7 +59,9 @@ def test_inputs_are_read_and_never_written(command, fitted, tmp_path):
     ],
 )
 def test_outputs_are_replaced_only_with_force(command, fitted, tmp_path, monkeypatch, line):
-    monkeypatch.setattr("kanrun.study.page.STUDIES", {})  # which takes a minute
+    monkeypatch.setattr(
+        "kanrun.study.page.STUDIES", {}
+    )  # because the studies of the lecture take a minute
     monkeypatch.setattr("kanrun.study.page.write_lesson", lambda _, file: file.write_text("new"))
     shutil.copy(fitted.parent / "t.csv", "t.csv")
     output = tmp_path / line.split()[-1]

@@ -30,7 +30,7 @@ def test_a_run_leaves_a_folder_and_names_it(kanrun, fit):
 
 
 def test_garbage_collection_begins_with_the_run(kanrun):
-    gc.disable()  # as `kanrun.__main__` does
+    gc.disable()  # `kanrun.__main__` does the same
     try:
         kanrun("runs list")
         assert not gc.isenabled()
@@ -70,7 +70,7 @@ def test_status_and_exit_code_follow_the_end_of_a_run(kanrun, words, code, statu
     record = record_of(result.folder)
     assert record["status"] == status
     assert said in result.err.splitlines()[-1]
-    assert "Traceback" not in result.err  # but recorded
+    assert "Traceback" not in result.err  # the traceback is recorded, not printed
     assert ("Traceback" in (record["trace"] or "")) == (status == "FAILED")
 
 
@@ -105,7 +105,7 @@ def test_resume_of_several_points_runs_what_ended_early_and_what_never_began(kan
     fit.seeds[:] = []
     result = kanrun(
         "runs resume outputs/fit/v0001 -q", code=1
-    )  # degree 7 fails, and stops no other
+    )  # degree 7 fails; the other points run
     assert result.folder.resolve() == (tmp_path / stopped.folder).resolve()
     assert fit.seeds == [2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
     assert fit.configs[-1].target.formula == "sqrt(x0)"

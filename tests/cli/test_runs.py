@@ -80,7 +80,7 @@ def test_rerun_repeats_a_run_and_compares_its_numbers(kanrun, two, fit, monkeypa
     differs = kanrun("runs rerun fit/1 -q", code=1)
     assert "test_rmse differs from fit/v0001: 0.25 then, 0.5 now" in differs.err
     monkeypatch.setattr("kanrun.study.running.run_study", lambda *_: (1, two / "fit/v0004"))
-    assert not kanrun("runs rerun fit/1 -q", code=1).err  # nothing is compared with what failed
+    assert not kanrun("runs rerun fit/1 -q", code=1).err  # a failed run is not compared
 
 
 def test_a_run_of_points_is_repeated_as_a_whole_or_point_by_point(kanrun, two, fit):
@@ -114,7 +114,7 @@ def test_removing_asks_and_stays_inside_outputs(kanrun, two, monkeypatch):
     assert kanrun("runs remove fit/1 fit/v0001 --yes").out == "deleted outputs/fit/v0001\n"
     gone = before - {path for path in Path.cwd().rglob("*") if path.name != ".index.sqlite"}
     assert gone == {one for one in before if "outputs/fit/v0001" in str(one)}
-    assert kanrun("fit -q").folder.name == "v0003"  # no number is used again
+    assert kanrun("fit -q").folder.name == "v0003"  # numbers are not reused
 
 
 def test_a_point_is_not_removed_alone(kanrun, two):

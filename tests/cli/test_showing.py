@@ -113,7 +113,7 @@ def test_runs_list_and_show(kanrun):
     kanrun("fit -q model.degree=7", code=1)
     kanrun("fit -q -m seed=0,1")
     names = [entry["name"] for entry in kanrun("runs list --json").json]
-    assert names == ["fit/v0003", "fit/v0002", "fit/v0001"]  # points are one run
+    assert names == ["fit/v0003", "fit/v0002", "fit/v0001"]  # the points of a sweep are one run
     assert kanrun("runs list").out.splitlines()[2].split()[0:6:5] == ["fit/v0002", "FAILED"]
     shown = kanrun("runs show fit/v0001")
     assert not shown.err

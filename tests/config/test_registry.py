@@ -75,7 +75,7 @@ TRAINED |= {"importance": DataFrame({"input": ["x"]})}
 TRAINED |= {"metrics": DataFrame({"seed": [0, 0], "train_rmse": [1.0, 0.5]})}
 TRAINED |= {"edges": EDGES, "summary": DataFrame({"target": ["t"], "test_accuracy": [1.0]})}
 STAGES = {"structure": ["s"], "stage": ["train"], "active_edges": [1], "parameters": [1]}
-#: The summary of a training without classes.
+#: A summary of a training that is no classification.
 NUMBERS = {"summary": DataFrame({"target": ["t"]})}
 #: Tables for which a command draws each of its figures.
 TABLES = {

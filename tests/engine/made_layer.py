@@ -6,7 +6,7 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 
-#: Intervals for the dense and, for any data and precision, the sparse product.
+#: Numbers of grid intervals for which layers use the dense and the sparse product.
 NARROW, WIDE = 4, 160
 
 

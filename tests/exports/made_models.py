@@ -22,7 +22,7 @@ HOSTILE = (
     "ä\\",
 )
 
-#: Canonical texts for missing values, as `target.missing_values` gives them.
+#: Marks of missing values, as `target.missing_values` converts them to text.
 MISSING = ("-999", "-0.10000000000000001", "inf", "unknown")
 
 

@@ -38,7 +38,7 @@ from kanrun.targets.table_text import read_days
 POINTS = 300
 
 
-#: Of models with a file of their own each; every base and degree is in the test of the document.
+#: Models that are left out because they are like others; the test of the document has all.
 ALIKE = ("mlp gelu", "constant", "only products", "single scale", "one window")
 SOME = [n for n in MODELS if not n.startswith(("base", "degree")) and n not in ALIKE]
 SOME += ["base gelu", "base identity", "degree 0", "degree 8"]
@@ -194,7 +194,7 @@ def test_names_of_columns_stay_texts_in_javascript():
     assert "<" not in source.partition("const MODEL = ")[2].partition("\n")[0]
 
 
-#: A table whose last three rows have marks of missing values, and 1967-04-08, which is day -999.
+#: The last three rows have marks of missing values, and 1967-04-08, which is day number -999.
 RAW = {
     "age": [9.0, None, 12.0, float("nan"), 8.0, 9.0, 10.0],
     "colour": ["blue", " red \u00e4 ", None, "never seen", "blue", "blue", "blue"],

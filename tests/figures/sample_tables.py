@@ -61,7 +61,7 @@ def stored(figure):
         warnings.simplefilter("error")
         warnings.filterwarnings(
             "ignore", "'.*deprecated", DeprecationWarning
-        )  # of pyparsing, by older matplotlibs
+        )  # from pyparsing in older matplotlib
         figure.draw_without_rendering()
     return figure.axes
 

@@ -24,7 +24,7 @@ def test_one_input_gives_curves_and_training_points():
     assert (truth.get_label(), prediction.get_label()) == ("truth", "prediction")
     assert_allclose(prediction.get_ydata() - truth.get_ydata(), 0.1)
     (points,) = axes.collections
-    assert len(points.get_offsets()) == 60  # of the first seed
+    assert len(points.get_offsets()) == 60  # the points of the first seed
 
 
 @pytest.mark.parametrize("lattice, kind", [(True, QuadMesh), (False, TriMesh)])
@@ -137,7 +137,7 @@ def test_diagram_joins_each_edge_to_its_nodes():
     (axes,) = stored(figures.network_diagram(sample.edges([2, 3, 1])))
     below, above, curves = (axes.lines[part:27:3] for part in range(3))
     assert len(axes.patches) == len(below) == len(above) == len(curves) == 9
-    assert np.all(np.diff([line.get_linewidth() for line in below[:3]]) < 0)  # scores fall
+    assert np.all(np.diff([line.get_linewidth() for line in below[:3]]) < 0)  # scores decrease
     nodes = axes.lines[27].get_xydata()
     assert len(nodes) == 6
     starts = np.unique([line.get_xydata()[0] for line in below[:6]], axis=0)
@@ -298,7 +298,7 @@ def test_curves_of_two_classes_are_those_of_the_second():
     truth = np.array([False, False, True, False, True, True, True, True])
     roc, recall, calibration = curves(np.linspace(0.1, 0.8, 8), truth)
     label = roc.get_legend_handles_labels()[1]
-    assert label == ["b, area 0.933"]  # 14 of 15 pairs are in order
+    assert label == ["b, area 0.933"]  # 14 of 15 pairs are ordered correctly
     assert recall.get_legend_handles_labels()[1][0].startswith("mean 0.9")
     middle, observed = calibration.lines[0].get_data()
     assert_allclose(observed, truth)

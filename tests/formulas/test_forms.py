@@ -58,11 +58,11 @@ def test_numpy_and_sympy_agree_and_text_reads_back(text):
     except UsageError:
         return
     by_numpy = to_numpy(expression, VARIABLES)(POINTS)
-    # Values are compared where a tiny change of the input does not move them: not at jumps, poles
-    # and cancellations.
+    # Values are compared only where a tiny change of the input has no effect, which excludes jumps,
+    # poles and cancellations.
     moved = to_numpy(expression, VARIABLES)(POINTS * (1 + 1e-13))
     calm = np.isfinite(by_numpy) & (np.abs(moved - by_numpy) <= 1e-9 * (1 + np.abs(by_numpy)))
-    # Only values are equal: sympy may distribute a sign or simplify a Max on the second build.
+    # The expressions may differ: sympy may distribute a sign or simplify a Max when it reads them.
     again = to_numpy(parse(str(expression)), VARIABLES)(POINTS)
     assert_allclose(again[calm], by_numpy[calm], rtol=1e-7, atol=1e-9)
     for i in np.flatnonzero(calm)[:2]:
@@ -122,7 +122,7 @@ def test_symbols_are_matched_by_name_whatever_their_assumptions():
 def test_a_constant_expression_is_broadcast(expression):
     by_numpy = to_numpy(expression, ["x0", "x1"])(np.zeros((4, 2)))
     assert_array_equal(by_numpy, np.full(4, float(expression)))
-    by_numpy[0] = 1.0  # an array of its own, not a read-only view
+    by_numpy[0] = 1.0  # the result is writable, not a read-only view
 
 
 def test_not_real_values_are_nan_without_a_warning():

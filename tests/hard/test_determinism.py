@@ -20,14 +20,14 @@ CALLS = {
     "equation": "solve equation=pendulum n_seeds=2",
 }
 LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-#: Clocks that advance 100 times as fast as time.
+#: Program text that makes all clocks run 100 times as fast.
 FAST = """
 import time
 for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
     real = getattr(time, name)
     setattr(time, name, lambda real=real, start=real(): start + 100 * (real() - start))
 """
-#: Environment, words and first lines of the program.
+#: Environment, further arguments, and first lines of the program.
 WAYS = {
     "another hash seed": ({"PYTHONHASHSEED": "7"}, "", ""),
     "two threads of the libraries": (dict.fromkeys(LIBRARIES, "2"), "", ""),
@@ -42,7 +42,7 @@ def tables_of(line, outputs, environment, before=""):
     words = [*line.split(), "-q", "--outputs", outputs]
     python("-c", code, *words, env={**os.environ, **environment})
     (run,) = find_runs(outputs)
-    others = {"baselines"}  # other libraries' models
+    others = {"baselines"}  # models of other libraries
     return {name: numbers_of(run.table(name)) for name in set(run.tables) - others}
 
 
@@ -52,7 +52,7 @@ def test_nothing_around_a_run_changes_its_numbers(call, tmp_path):
     one = {"PYTHONHASHSEED": "0", **dict.fromkeys(LIBRARIES, "1")}
     expected = tables_of(CALLS[call], tmp_path / "first", one)
     for number, (way, (environment, words, before)) in enumerate(WAYS.items()):
-        if before and call == "formula":  # the search has a test of its own
+        if before and call == "formula":  # the search under a fast clock has its own test
             continue
         place = tmp_path / str(number)
         found = tables_of(CALLS[call] + words, place, {**one, **environment}, before)
@@ -88,8 +88,8 @@ def relative_error(folder, model, precision, x_unit, y_unit):
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
 
-#: Units near the ends of float64. A power of two leaves the digits as they are: other units change
-#: the last one, and the search for the kernel of exact points then ends elsewhere.
+#: Units near the limits of float64. For `auto` the unit is a power of two, because others change
+#: the last digits of exact points, and the search for the kernel then ends elsewhere.
 ENDS = [
     (model, "float64", 1 / unit, unit)
     for model, unit in (("kan", 1e-300), ("kan", 1e300), ("auto", 2.0**-996))

@@ -37,7 +37,7 @@ def forked(body, silent):
         os.dup2(where, 1)
         os.dup2(where, 2)
         code = body()
-    except KeyboardInterrupt:  # after the run has ended; `kanrun.__main__` does the same
+    except KeyboardInterrupt:  # `kanrun.__main__` does the same
         code = 130
     finally:
         os._exit(code)
@@ -76,7 +76,7 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
     random_times = random.Random(0)
     code, life = run_to_end(words, folder / "whole", silent)
     assert code == 0, silent.read_text()
-    code, life = run_to_end(words, folder / "whole", silent)  # the first also made caches
+    code, life = run_to_end(words, folder / "whole", silent)  # the first run also filled caches
     expected = numbers(find_runs(folder / "whole")[0])
     for number in range(count):
         outputs = folder / str(number)

@@ -82,7 +82,7 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path, trainings):
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     parent = psutil.Process(process.pid)
     summary = tmp_path / "outputs" / "fit" / "v0001" / "summary.csv"
-    samples = []  # finished cells, and the bytes of each process
+    samples = []  # number of finished cells, and bytes of each process
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess, OSError):
             held = {each.pid: each.memory_info().rss for each in (parent, *parent.children())}

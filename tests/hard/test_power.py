@@ -206,7 +206,7 @@ def test_what_a_power_cut_leaves_can_be_read_and_resumed(
     top.mkdir()
     command = [*words, "--outputs", str(top / "outputs")]
     operations = recorded(top, monkeypatch, lambda: main(command))
-    monkeypatch.setattr(reader, "is_alive", lambda *_: False)  # no process outlives a power cut
+    monkeypatch.setattr(reader, "is_alive", lambda *_: False)  # no process survives a power cut
     whole = numbers(find_runs(top / "outputs")[0])
     rng = random.Random(0)
     count = 0

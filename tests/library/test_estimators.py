@@ -26,7 +26,7 @@ X = RNG.uniform(-1, 1, (60, 2))
 Y = np.exp(X[:, 0]) + X[:, 1] ** 2
 KAN_SETTINGS = {"model": "kan", "hidden": (2,), "intervals": 3, "steps": 8, "n_starts": 1}
 
-#: The checks of the default suite, of one estimator; all of them run in the slow one.
+#: Checks that always run, for one estimator; all checks are slow tests.
 QUICK = {
     "check_sample_weight_equivalence_on_dense_data",
     "check_no_attributes_set_in_init",
@@ -40,7 +40,7 @@ QUICK = {
 }
 
 
-#: Checks that train several models, in the default suite of the regressor alone.
+#: Checks that train several models; they always run only for the regressor.
 EXPENSIVE = {"check_sample_weight_equivalence_on_dense_data", "check_n_features_in_after_fitting"}
 
 

@@ -184,9 +184,9 @@ def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted
     monkeypatch.setattr(effects, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
     table = partial_dependence(fitted, "a")
     assert_allclose(table["value"], 0, atol=1e-12)
-    # Other rows' slopes differ: 80% of b lie between -0.8 and 0.8.
+    # If all rows are used, slopes differ: 80% of b lie between -0.8 and 0.8.
     assert_allclose(table["upper"], 0.8 * table["x"].abs(), atol=1e-12)
-    # The local slope at a is b = a: effects are a^2 / 2 without their mean.
+    # At a, the local slope is b = a, so effects are a^2 / 2 minus their mean.
     mean = (a**2).mean()
     assert_allclose(table["ale"] - mean, table["x"] ** 2 / 2 - mean / 2, atol=6e-3)
 

@@ -76,7 +76,7 @@ def test_help_and_refusals_load_no_torch(site, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
-#: Without the searches, which take most of the time.
+#: Settings without searches, which are slow.
 SEARCHLESS = "solver.n_starts=1 solver.smoothness_weight=1e-12"
 MOMENTUM = "fit figures=none solver=momentum target=product"
 FITS = [
@@ -125,7 +125,7 @@ def test_a_solver_trains_the_models_of_kanrun(place, version):
     run = place / "outputs" / "fit" / version
     assert summary(run)["solver"] == "momentum"
     losses = pd.read_csv(run / "metrics.csv")["train_rmse"]
-    assert len(losses) >= 50  # the number of steps that the solver declares, on each grid
+    assert len(losses) >= 50  # the solver's default number of steps, on each grid
     assert losses.iloc[-1] < 0.5 * losses.iloc[0]
 
 

@@ -93,7 +93,7 @@ def test_figures_have_the_same_bytes_each_time(folder):
     with mpl.rc_context(
         {"xtick.labelsize": 20, "savefig.facecolor": "red", "savefig.bbox": "tight"}
     ):
-        # Whatever the user's matplotlibrc says of saving.
+        # The user's matplotlibrc must have no effect.
         write_figure(stem, figure, ["png", "svg"])
         assert mpl.rcParams["xtick.labelsize"] == 20
     assert {path.name: path.read_bytes() for path in Run(folder.path).figures} == first

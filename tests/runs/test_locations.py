@@ -69,7 +69,7 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="cannot make a run folder"):
         made(tmp_path / "outputs")
     denied = PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=denied))  # root may write anywhere
+    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=denied))  # root can write anywhere
     with pytest.raises(UsageError, match="Permission denied; choose another place with --outputs"):
         made(tmp_path / "other")
 

@@ -124,7 +124,7 @@ def test_damping_and_tolerances_reach_levenberg_marquardt():
         # 48 and 51 edges.
         (KANConfig(hidden=[16]), LMSolver(), 8, ((2, 16, 1), True)),
         (KANConfig(hidden=[17]), LMSolver(), 3, ((2, 17, 1), True)),
-        # One node has no smaller shape, and a choice needs several starts.
+        # One node has no smaller shape, and comparing shapes needs several starts.
         (KANConfig(hidden=[1]), LMSolver(), 8, None),
         (KANConfig(hidden=[2]), LMSolver(n_starts=1), 1, None),
         (KANConfig(hidden=[2]), LMSolver(select_width=False), 8, None),

@@ -97,7 +97,7 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path, capsys)
     with pytest.raises(Exception, match="`seed` is the recorder's column"):
         play(tmp_path, ToyConfig(), experiment=Wrong())
     assert Run(tmp_path / "toy" / "v0001").manifest.status == "FAILED"
-    assert capsys.readouterr() == ("", "")  # quiet
+    assert capsys.readouterr() == ("", "")  # nothing is printed with `quiet`
 
 
 @dataclass
@@ -125,7 +125,9 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path, monkeypat
     experiment.built.clear()
     play(tmp_path, ToyConfig(n_seeds=2), experiment=experiment)
     assert experiment.built[2:] == [(1, 1), (2, 1)]
-    monkeypatch.setattr(studies, "MOST_PREPARED", -1)  # bytes for others than the first
+    monkeypatch.setattr(
+        studies, "MOST_PREPARED", -1
+    )  # no memory for prepared cells except the first
     assert list(check(ToyStudy((ToyConfig(n_seeds=2),), experiment)).prepared) == [(0, 0, 0)]
     monkeypatch.undo()
     local = ToyConfig(n_seeds=2, executor=ExecutorConfig("local"))

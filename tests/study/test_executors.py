@@ -43,7 +43,7 @@ def cluster():
 def executor(request, monkeypatch):
     if request.param == "local":
         return "local", 2
-    monkeypatch.setattr(executors, "_CONNECT", 60.0)  # for a machine that is busy
+    monkeypatch.setattr(executors, "_CONNECT", 60.0)  # the machine may be busy
     return "dask", None, request.getfixturevalue("cluster").scheduler_address
 
 
@@ -79,7 +79,7 @@ def test_a_cell_that_ends_early_is_recorded(run_toy, executor, capsys, fate):
     assert reason[fate] in failure["reason"]
     assert run.table("summary")["size"].tolist() == [2]
     steps = run.table("metrics").query("cell == 1")["step"].tolist()
-    assert steps == [0, 1, 2]  # of the last attempt only
+    assert steps == [0, 1, 2]  # only of the last attempt
     assert capsys.readouterr().err.count("failed and restarts") == (fate == "dies")
 
 
@@ -121,7 +121,7 @@ def test_only_the_tasks_of_killed_workers_are_repeated(kind, run_toy, same_table
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
     again = capsys.readouterr().err.count("failed and restarts")
-    assert kind == "dask" or again == len(dying)  # Dask's scheduler runs most of them again itself
+    assert kind == "dask" or again == len(dying)  # Dask restarts most tasks itself
 
 
 def _keep_workers(cluster, ended):

@@ -167,7 +167,7 @@ def test_one_nan_keeps_a_claim_from_holding(claims):
         (superposed, 1.0),
         (learners, 1e-6),
         (on_grids, 1e-6),
-        (on_grids, 4e-4 * (2**0.3 - 1)),  # orders of -3.7 or less
+        (on_grids, 4e-4 * (2**0.3 - 1)),  # the orders are at most -3.7
         (ordered, 4e-4 * (2**0.3 - 1)),
         (overfitted, 4e-4 * (16 * 1.1 - 1)),
         (refined, 1e-12),

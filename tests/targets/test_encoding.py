@@ -116,7 +116,7 @@ def test_weights_groups_and_times_are_read_from_columns(built):
     target = built(DATED, weight_column="weight", split="group:plant")
     assert "plant" not in target.inputs[0]
     assert "weight" not in target.inputs
-    assert len(target.points) == 45  # rows without weight are no rows
+    assert len(target.points) == 45  # rows with weight 0 are left out
     assert target.points.weights.mean() == pytest.approx(1)
     data = make_dataset(target, SamplingConfig(n_train=None, n_test=10, validation_fraction=0.0), 0)
     assert not set(data.train.groups) & set(data.test.groups)

@@ -31,8 +31,8 @@ def points_of(target, count=2000):
     return np.random.default_rng(5).uniform(lower, upper, (count, len(target.domain)))
 
 
-#: Target, ends of the domain, and the same function of its coordinates (inputs, points) in NumPy;
-#: spherical harmonics with the Condon-Shortley phase, x0 being the azimuth and x1 the polar angle.
+#: Target, ends of the domain, and the function in NumPy of coordinates (inputs, points). Spherical
+#: harmonics have the Condon-Shortley phase; x0 is the azimuth, and x1 the polar angle.
 CUBE = (-1, 1)
 SPHERE = ([-pi, 0], pi)
 PEAKS = "kind: gaussian_peaks, centres: [-0.5, 0.25], sharpness: 40, dimension"

@@ -94,7 +94,7 @@ def test_words_for_missing_values(of_column):
     np.testing.assert_array_equal(again.encode({"a": [-999.0, "?"]}), [[6, 1], [6, 1]])
     dropped = of_column(column, missing_values=["-999"], missing="drop")
     assert first_column(dropped) == [1, 5, 7, 8]
-    # A column without gaps knows the words too, but has nothing to put in their place.
+    # A column without missing values recognises the marks too, but has no value to put in.
     complete = of_column(["1", "2", "3"], missing_values=["-999"])
     assert complete.inputs == ("a",)
     with pytest.raises(

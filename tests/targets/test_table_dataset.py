@@ -243,7 +243,7 @@ def test_bundled_table_equals_its_csv_file(name, tmp_path):
     for part in ("train", "validation", "test"):
         ours = getattr(data, part)
         theirs = getattr(other, part)
-        if ours is None or theirs is None:  # of linnerud, whose rows are too few for validation
+        if ours is None or theirs is None:  # linnerud has too few rows for validation
             assert ours is theirs
             continue
         assert_array_equal(ours.x, theirs.x)

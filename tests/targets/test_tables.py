@@ -156,7 +156,7 @@ def test_paths_that_are_no_file_are_refused(tmp_path):
 def test_a_file_without_permission(write, monkeypatch):
     path = write(TEXT)
     denied = PermissionError(errno.EACCES, "Permission denied")
-    monkeypatch.setattr("builtins.open", Mock(side_effect=denied))  # root may read everything
+    monkeypatch.setattr("builtins.open", Mock(side_effect=denied))  # root can read everything
     _refused(path, ["a"], "data.csv cannot be read: Permission denied")
 
 
@@ -203,7 +203,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(ending, content
     _refused(path, ["a"], "holds more than 65536 characters; larger tables are not read", limits)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 2**24  # half of it is the dictionary of xz
+    assert most < 2**24  # half of this is the dictionary of xz
 
 
 def test_tables_with_more_cells_than_the_limit_are_refused(write, tmp_path):

@@ -100,7 +100,7 @@ def test_scan_covers_the_range_of_an_unknown():
     found = values(0, np.array([0.0, 1.0]))
     assert np.abs(found - 0.5).min() < 1e-5
     assert not len(ValueScan(make("u_t = u^2"))(0, np.array([0.0, 1.0])))
-    # A term of time and an unknown may be narrow at any value.
+    # A term in time and an unknown may be narrow at any value of the unknown.
     crossed = ValueScan(make("u_t = 1/(1 + ((u - t)/1e-4)^2)"))(0, np.array([0.0, 1.0]))
     assert np.diff(crossed).max() < 2 * 3 / PLACES * 2
 

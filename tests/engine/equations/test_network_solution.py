@@ -144,7 +144,9 @@ def test_inserted_knots_keep_the_function_and_lie_where_the_residual_is_large():
     assert edges.shape == (2, 13)
     assert int((edges[0] < -0.5).sum()) >= 6  # x from 0 to 0.5 is the first quarter of its range
     spacing = edges[1].diff()
-    assert float(spacing.max() / spacing.min()) == pytest.approx(2.0)  # 12 of 8 or 16 equal ones
+    assert float(spacing.max() / spacing.min()) == pytest.approx(
+        2.0
+    )  # 12 intervals, each 1/8 or 1/16 of the range
 
 
 def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resolves_them():

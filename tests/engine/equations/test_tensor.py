@@ -84,7 +84,7 @@ def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
     assert error < 1e-6
     assert error / 3 < found.estimate < 10 * error
     field = found.last[0].solution
-    assert field.form.terms < 10  # one product would do
+    assert field.form.terms < 10  # the solution is one product
     axis = Space(np.linspace(-1, 1, 41), ())
     (again,) = TensorSpace((axis, axis), 1).project(field)
     rows = axis.evaluate(np.eye(axis.functions), np.linspace(-1, 1, 23))

@@ -122,7 +122,8 @@ STATE = State(torch.zeros(1), 1.0, 1e-3, True)
 @pytest.mark.parametrize(
     "objectives, tried, damping",
     [
-        # The gain ratio is the decrease itself: above 0.75 it divides by 10, above 0.25 by 4.
+        # Here the gain ratio equals the decrease. Above 0.75, the damping is divided by 10, above
+        # 0.25 by 4.
         ([0.24], [1e-3], 1e-4),
         ([0.26], [1e-3], 2.5e-4),
         ([0.74], [1e-3], 2.5e-4),
@@ -187,12 +188,13 @@ def test_no_step_is_taken_if_the_factorisation_fails(monkeypatch):
 @pytest.mark.parametrize(
     "losses, powers, damping",
     [
-        # Smaller dampings while they gain 10 % of the rest or of what the step gains, at most 3.
+        # Up to 3 smaller dampings are tried while each gains 10% of the rest or of the step's gain.
         ([0.5, 0.44, 0.43], [-3, -4, -5], -5),
         ([0.5, 0.46], [-3, -4], -4),
         ([0.5, 0.51], [-3, -4], -3),
         ([0.9, 0.88, 0.86, 0.84], [-3, -4, -5, -6], -6),
-        # Larger ones until a step lowers the objective, at most 6: three by 10, three by 100.
+        # Larger ones are tried until a step lowers the objective: three times by 10, three times by
+        # 100.
         ([1.0, 0.9], [-3, -2], -2),
         ([1.0] * 7, [-3, -2, -1, 0, 2, 4, 6], -3),
     ],

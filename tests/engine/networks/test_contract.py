@@ -125,7 +125,7 @@ def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype)
     x = data(network, 200, dtype=dtype)
     moved = network.regrid(x, grid_eps=1 - adapt, margin=0.05, inputs="within").network
     fresh = kan([2, 3, 2], 6, dtype=dtype)
-    fresh(x)  # what it knows of its grids by now must go
+    fresh(x)  # cached values of the old grids must be discarded
     fresh.load_state_dict(moved.state_dict())
     assert torch.equal(fresh(x), moved(x))
     assert (

@@ -56,8 +56,8 @@ def test_every_convention_on_a_network_counted_by_hand():
 
 
 def test_flops_of_kanbefair_by_hand():
-    # Two layers of 6 edges: 9 k (G + 1.5 k) + 2 G - 2.5 k + 1 = 34 each; the base function of 2 and
-    # of 3 inputs, and 2 operations an edge that weigh it.
+    # Two layers of 6 edges with 9 k (G + 1.5 k) + 2 G - 2.5 k + 1 = 34 operations per edge, the
+    # base function of 2 and of 3 inputs, and 2 operations per edge for its weight.
     size = c.KANSize((2, 3, 2), 2, 1)
     assert c.kanbefair_flops(size, "zero") == 12 * 34
     assert c.kanbefair_flops(size, "relu") == 12 * 34 + 5 + 12 * 2
@@ -90,9 +90,7 @@ def test_matching_finds_the_nearest(inputs, outputs, depth, wanted):
     assert match.value == c.mlp_parameters((inputs, *match.hidden, outputs))
     assert match.close == (abs(match.value - wanted) <= 0.02 * wanted)
     step = inputs + outputs + 1 if depth == 1 else match.hidden[0] + outputs + 1
-    if (
-        min(match.hidden) > 1
-    ):  # no width of the last layer comes nearer than half of what one node adds
+    if min(match.hidden) > 1:  # at most half of what one node adds
         assert match.close or abs(match.value - wanted) <= step / 2
 
 

@@ -34,7 +34,7 @@ def difference(network, name, folder=STATES):
         ("pruned", (2, 3, 2, 1)),
         ("affine", (2, 3, 1)),
         ("products", (2, 4, 1)),
-        ("arities", (2, 4, 3, 3, 1, 1)),  # products of three take layers of identities
+        ("arities", (2, 4, 3, 3, 1, 1)),  # products of three factors need identity layers
     ],
 )
 def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(name, shape):

@@ -39,7 +39,7 @@ def data(network, samples=200, spread=1.0, seed=1):
 def test_refining_to_a_multiple_is_exact_through_all_layers(
     widths, degree, intervals, factor, outside, seed
 ):
-    # Hidden values leave their grids, so what lies outside is part of it.
+    # Hidden values leave their grids, so the extrapolation is tested too.
     network = rough(widths, intervals, seed, degree=degree, extrapolation=outside)
     x = data(network, 100, 1.6, seed)
     new = network.refined(intervals * factor, x)
@@ -73,9 +73,7 @@ def test_other_grids_are_fitted_and_the_change_is_said():
         y.abs().flatten().sort().values[296].item()
         for y in (new.network(x) - network(x), network(x))
     )
-    assert new.change == pytest.approx(
-        moved / size
-    )  # without the 3 samples of 300 where it is largest
+    assert new.change == pytest.approx(moved / size)  # without the 3 largest of 300
     assert 0 < new.change < 0.05
     assert network.refined(300, x).how == "insertion"
 

@@ -81,14 +81,14 @@ def test_timed_budget_stops_by_the_clock_whatever_work_was_counted(monkeypatch):
     timed = Budget(2.0, timed=True)
     untimed = Budget(2.0)
     with timed.enforced():
-        clock[0] = 5.9  # below 1.5 * 2 + 3
+        clock[0] = 5.9  # the limit is 1.5 * 2 + 3
         count_work(0.0)
         clock[0] = 6.1
         with pytest.raises(WorkSpent):
             count_work(0.0)
     assert timed.stopped
     with untimed.enforced():
-        count_work(0.0)  # no limit is left behind
+        count_work(0.0)  # the limit has been removed
     assert not untimed.stopped
 
 

@@ -317,9 +317,13 @@ def test_a_sign_that_the_points_show_stays_before_its_root():
 @pytest.mark.parametrize(
     "text, accepted, found",
     [
-        ("x0/(4*pi*0.5)", ["0.159155*x0"], True),  # the numbers of a product are one number
+        ("x0/(4*pi*0.5)", ["0.159155*x0"], True),  # numeric factors are combined
         ("x0/sqrt(1 - x1**2/4)", ["x0/sqrt(1 - 0.25*x1**2.0)"], True),
-        ("2*x0/sqrt(4 - x1**2)", ["x0/sqrt(1 - 0.25*x1**2)"], True),  # as short
+        (
+            "2*x0/sqrt(4 - x1**2)",
+            ["x0/sqrt(1 - 0.25*x1**2)"],
+            True,
+        ),  # another form of the same length
         ("x0*sqrt(1/((2 - x1)*(2 + x1)))", ["x0/sqrt(1 - 0.25*x1**2)"], False),
         ("x0*x1 + x0*x2", ["x0*(x1 + x2)", "x2*x0 + x1*x0"], True),
     ],

@@ -44,9 +44,7 @@ def test_network_in_single_precision_is_converted_to_its_own_rounding():
 def test_graph_covers_hidden_values_beyond_their_grid():
     kan = network(5, base="zero")
     with torch.no_grad():
-        kan.edge_layers[0].coefficients.mul_(
-            20
-        )  # hidden values leave [-1, 1], where edges go on in straight lines
+        kan.edge_layers[0].coefficients.mul_(20)  # hidden values leave [-1, 1]
     graph = graph_of(kan, X, 0)
     assert np.abs(graph(X) - values_of(kan, 0)(X)).max() < 0.1 * np.std(graph(X))
 

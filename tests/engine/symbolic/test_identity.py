@@ -10,7 +10,7 @@ import kanrun
 from kanrun.engine.symbolic import SearchData, evidence
 from kanrun.formulas import parse, to_numpy
 
-#: Smooth functions outside the dictionary, none of them elementary, and where their ranges begin.
+#: Smooth functions that are not elementary, and the starts of their ranges.
 SPECIAL = {
     "j1": (special.j1, 0.0),
     "j2": (functools.partial(special.jv, 2), 0.1),
@@ -128,7 +128,7 @@ def test_true_functions_are_shown_even_on_short_ranges(formula, width):
 @pytest.mark.parametrize(
     "formula, low",
     [
-        ("sqrt(x0) + x1", 0.0),  # slopes by the exponent have no value at 0
+        ("sqrt(x0) + x1", 0.0),  # the derivative by the exponent is not defined at 0
         ("sqrt(x0^2 - 2*x0*x1*cos(x1) + x1^2)", 0.1),
         ("(x0 + 1)*(x0^2 + 1)*(x1 - 2)*sqrt(2 + x1)", 0.1),
         ("exp(x0 - 1)*log(2*x0*x1 + 3)", 0.1),

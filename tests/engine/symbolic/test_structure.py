@@ -125,10 +125,10 @@ def test_a_quotient_that_is_nearly_a_root_is_the_root(square, high):
 
 def test_a_variable_that_is_zero_somewhere_is_no_divisor():
     data = points("x0^2*(1 + x1)", -1, 1, 2)
-    data.x[4, 0], data.y[4] = 1e-6, 1e-12 * (1 + data.x[4, 1])  # near zero is far enough
+    data.x[4, 0], data.y[4] = 1e-6, 1e-12 * (1 + data.x[4, 1])  # almost zero
     assert reduce_variables(data).factor == parse("x0^2")
     data.x[3, 0] = data.y[3] = 0.0
-    data = replace(data)  # without what is cached
+    data = replace(data)  # without cached values
     reduction = reduce_variables(data)
     assert np.isfinite(reduction.data(data).y).all()
     assert reduction.factor == 1

@@ -59,10 +59,10 @@ def test_dictionary_entries_are_finite_at_every_argument():
     t = np.linspace(-2.0, 3.0, 50)
     entries = expand_dictionary(t[:, None], choose(None))
     assert np.isfinite(entries.values).all()
-    assert "log" in entries.families  # log(3 + t), log(5 + t)
+    assert "log" in entries.families  # such as log(3 + t)
     inverses = entries.values[[family == "1/x" for family in entries.families]]
     assert len(inverses) > 0
-    assert (np.sign(inverses) == np.sign(inverses[:, :1])).all()  # no pole between the arguments
+    assert (np.sign(inverses) == np.sign(inverses[:, :1])).all()  # no pole within the range
     for i in range(0, len(entries.families), 797):
         values = to_numpy(entries.builds[i](), ["x0"])(t[:, None])
         assert_allclose(values, entries.values[i], rtol=1e-12, atol=1e-13)
@@ -77,7 +77,7 @@ def test_work_is_cut_off_at_its_limit():
     assert list(limited(steps(), Budget(5.5))) == [0, 1, 2, 3, 4]
     with pytest.raises(WorkSpent), Budget(1.0).enforced():
         count_work(2.0)
-    count_work(2.0)  # no limit is left behind
+    count_work(2.0)  # the limit has been removed
 
 
 def test_what_an_entry_explains_and_its_slope_are_those_of_least_squares():

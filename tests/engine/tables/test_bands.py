@@ -77,7 +77,7 @@ def test_each_output_has_its_own_band():
     low, centre, high = (
         model.outputs.apply(each.to_numpy()) for each in (ends[0], middle, ends[1])
     )
-    assert_allclose(high - centre, centre - low, rtol=1e-6)  # before the power of the output
+    assert_allclose(high - centre, centre - low, rtol=1e-6)  # symmetric on the transformed scale
     for output, truth, noise in (("u", wave, 0.1), ("v", lambda t: 100 * t, 50.0)):
         _, lower, upper, expected = centred(table, "a", output, truth, x[:, 0])
         assert np.mean((lower <= expected) & (expected <= upper)) > 0.85

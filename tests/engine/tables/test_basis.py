@@ -38,7 +38,7 @@ def test_the_line_comes_first_and_rises():
     lines = basis.values(u)[:, basis.order == 0]
     for j in range(3):
         assert np.corrcoef(lines[:, j], u[:, j])[0, 1] == pytest.approx(1, abs=1e-9)
-    assert (basis.column == 2).sum() == 1  # two values: a line and nothing else
+    assert (basis.column == 2).sum() == 1  # an input with two values has only a line
 
 
 def test_roughness_is_the_integral_of_the_squared_second_derivative():
@@ -57,7 +57,7 @@ def test_roughness_is_the_integral_of_the_squared_second_derivative():
 
     found = [integral(c) for c in basis.coefficients[:6]]
     assert found[0] == pytest.approx(0, abs=1e-6 * found[1])
-    assert_allclose(found[1:], found[1], rtol=1e-3)  # the variance is the inverse of the roughness
+    assert_allclose(found[1:], found[1], rtol=1e-3)  # each prior variance is 1 / roughness
 
 
 def test_between_rows_that_are_far_apart_functions_stay_smooth():

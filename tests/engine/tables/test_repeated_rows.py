@@ -71,13 +71,13 @@ WIDE = RNG.normal(size=(300, 2))
 @pytest.mark.parametrize(
     "x, y",
     [
-        # Few categories, with outputs of few values or determined by the inputs.
+        # Few categories; outputs with few values, or determined by the inputs.
         (LEVELS, RNG.integers(0, 2, 300)),
         (LEVELS, RNG.poisson(3, 300)),
         (LEVELS, LEVELS @ [1.0, 2.1, 4.3]),
         (np.tile([[0.0, 0.0], [0, 1], [1, 0], [1, 1]], (50, 1)), np.tile([0, 1, 1, 0], 50)),
         (RNG.integers(0, 12, 300)[:, None], np.zeros(300)),
-        # Equal inputs with other outputs are measurements, also where some outputs agree.
+        # Equal inputs with different outputs are repeated measurements, even if some outputs agree.
         (np.repeat(WIDE[:75], 4, 0), RNG.normal(size=300)),
         (LEVELS, RNG.normal(size=300)),
         (LEVELS, RNG.normal(size=300).round(1)),

@@ -26,8 +26,8 @@ from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
 from kanrun.monitoring import monitored
 from kanrun.points import Family, Points
 
-ROUNDING = 1e-12  # of evaluating a network
-UNFOLDED = TablePolicy(folds=0)  # without cross-validation, which takes most of the time
+ROUNDING = 1e-12  # relative rounding error of a network
+UNFOLDED = TablePolicy(folds=0)  # no cross-validation, which is slow
 
 
 def nasty(seed):
@@ -240,7 +240,7 @@ def test_importance_is_measured_on_rows_that_models_of_folds_were_not_fitted_to(
     rng = np.random.default_rng(5)
     x = rng.normal(size=(60, 2))
     exponents = np.array([40, -30])
-    y = 2.0**70 * (x[:, :1] + 0.1 * rng.normal(size=(60, 1)))  # in units that are scaled
+    y = 2.0**70 * (x[:, :1] + 0.1 * rng.normal(size=(60, 1)))  # in a very large unit
     points = Points(np.ldexp(x, exponents), y)
     model = fit_table(points, None, TablePolicy(folds=3))
     for k, predict in enumerate(model.folds.predict):
@@ -351,7 +351,7 @@ def test_a_category_has_a_point_for_each_level_with_a_wider_band_where_rows_are_
     assert effects["level"][mine].tolist() == levels["city"]
     np.testing.assert_allclose(np.diff(effects["value"][mine]), [5, 4], atol=1.0)
     widths = (effects["upper"] - effects["lower"])[mine]
-    assert widths.is_monotonic_increasing  # rarer levels are less certain
+    assert widths.is_monotonic_increasing  # rare levels have wider bands
     assert set(effects["input"]) == {"city", "s"}
     pairs = DataFrame({"input_1": ["city"], "input_2": ["s"]})
     maps = pair_maps(model, points, pairs, inputs, ["y"], levels)

@@ -45,7 +45,7 @@ def test_one_edge_has_the_inverse_of_its_hessian(scale, size, weight):
     )
     for direction in torch.linalg.eigh(hessian).eigenvectors.T[
         2:
-    ]:  # damping decides in the faintest directions
+    ]:  # the two smallest eigenvalues depend on the damping
         solved = metric.solve(coefficients, (hessian @ direction).view(1, 1, 9)).view(9)
         torch.testing.assert_close(solved, direction, rtol=0, atol=0.02)
 
@@ -79,9 +79,7 @@ def test_line_search_meets_the_strong_wolfe_conditions(line, first):
 
 def test_line_search_returns_the_start_if_values_only_rise():
     look = _at(lambda t: (1 + t, 1.0))
-    start = LinePoint(
-        0.0, 1.0, torch.tensor([-1.0]), -1.0
-    )  # a slope that the values belie, as rounding makes them
+    start = LinePoint(0.0, 1.0, torch.tensor([-1.0]), -1.0)  # rounding can make a slope wrong
     assert search(look, start, 1.0) is start
 
 

@@ -130,13 +130,13 @@ def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole):
         steps, stages, trained = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
     assert [stage.intervals for stage in stages] == [4]
     assert not steps
-    assert trained.errors.train < 1  # of outputs whose deviation is above 1: the best start
+    assert trained.errors.train < 1  # the best start
     assert {advance.part for advance in heard} == {"starts"}
     assert not time_limit_reached()
     told = [advance for advance in whole.heard if advance.part == "grid of 16"]
     assert [advance.done for advance in told][:2] == [1, 2]
     begun = max(i for i, advance in enumerate(told) if advance.done == 1)
-    last = told[begun:]  # weights of the penalty are tried in turn
+    last = told[begun:]  # the penalty's weight is searched last
     assert last[-1].error == pytest.approx(min(float(advance.error or 9) for advance in last))
 
 
@@ -149,7 +149,7 @@ FUNCTIONS = {
     "quadratic": lambda x: x.square().sum(1, keepdim=True),
     TWO_SIZES: lambda x: torch.stack(
         [1e2 * x[:, 0] ** 2, 1e-2 * x[:, 1]], 1
-    ),  # all that is not standardised
+    ),  # outputs of different sizes
 }
 
 

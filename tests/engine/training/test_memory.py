@@ -45,7 +45,7 @@ def test_phases_add_up_to_their_quadratic_functions(diagonal):
         memory = memory.learned(network, samples(seed).x, weight)
         network.set_unknowns(network.get_unknowns() + 0.01)
     both = memory.joined(anchor)
-    # A constant is not kept: what the sum of several quadratic functions is at its minimum.
+    # The constant, the minimum of the sum of quadratic functions, is not stored.
     places = first + 0.1, first - 0.2
     found = [float(both.value(u)) for u in places]
     mask = torch.eye if diagonal else lambda n: torch.ones(n, n)
@@ -83,7 +83,7 @@ def test_hidden_layers_are_remembered_in_their_share(network):
     empty = QuadraticMemory.anchor(network, 0.0, diagonal=False)
     for share in (0.0, 0.5):
         memory = empty.learned(network, x, 7.0, share)
-        # Of the first layer alone: its sums are linear in its unknowns.
+        # Only the first layer changes, whose sums are linear in its unknowns.
         moved = torch.where(torch.arange(len(u)) < network.lower()[0].get_unknowns().numel(), 1, 0)
         found.append(float(memory.value(u + 0.1 * moved)))
     before = [lower(x).detach() for lower in network.lower()]

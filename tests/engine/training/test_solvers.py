@@ -24,7 +24,7 @@ from kanrun.engine.training.data import measure
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.model.settings import AdamSolver, LBFGSSolver
 
-NAMES = [name for name in SOLVERS if name != "auto"]  # auto picks one of the others
+NAMES = [name for name in SOLVERS if name != "auto"]  # auto chooses one of the others
 
 
 def generator(seed=0):
@@ -127,7 +127,9 @@ def test_freeze_unseen_keeps_the_function_where_no_data_lie(name):
     model = kan((1, 1), 20, base="zero", trained_scales="none")
     x = made_kan.points(100, 1, high=0.0)
     data = TrainingData(Samples(x, torch.sin(5 * x)))
-    right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
+    right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[
+        :, None
+    ]  # more than 3 intervals of 0.1 beyond the data
     before = model(right).detach()
     unseen = ~model.support(x)[0]
     plan = Plan(

@@ -101,7 +101,7 @@ def test_failure_of_our_own_layer_ends_the_benchmark(ours, tmp_path, monkeypatch
 def test_our_layers_are_measured_compiled_too(tmp_path, monkeypatch):
     monkeypatch.setattr(
         jaxtyping.config, "jaxtyping_disable", True
-    )  # no compiler looks through what enforces them
+    )  # annotation checks cannot be compiled
     table = run(tmp_path, LAYER, "libraries=[] compiled=true").table("layers")
     assert list(table["competitor"]) == ["kanrun", "kanrun compiled", "MLP", "MLP compiled"]
     assert table["ratio"].iloc[:2].min() == 1

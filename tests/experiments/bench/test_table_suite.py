@@ -39,7 +39,7 @@ def rows_of(name):
 
 
 def test_every_model_is_measured_on_a_table(monkeypatch):
-    # Those that may be missing take longer, as do many trees, rows and columns.
+    # Optional libraries are left out, and trees, rows and columns are few, to save time.
     frame, labels = table_suite.load(next(select_sources(["wine"]).itertuples()))
     few = [
         each.reset_index(drop=True) for each in (frame.iloc[::2, [0, 6, 9, 12]], labels.iloc[::2])

@@ -27,7 +27,7 @@ def tricks_table(**errors):
 def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims():
     (claim,) = trick_claims({"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)})
     assert claim.sentence.startswith("no tricks")
-    assert claim.measured == pytest.approx(2)  # of `error`, cross-entropy for classes
+    assert claim.measured == pytest.approx(2)  # ratio of `error`, which is the cross-entropy
     assert list(trick_claims({"summary": tricks_table(no_tricks=0.2)})) == []
     apart = tricks_table(all_tricks=0.1, no_tricks=0.2)
     apart.loc[apart["variant"] == "no tricks", "seed"] += 6
@@ -56,7 +56,7 @@ def test_validation_and_not_test_errors_choose_the_opponent():
     rows = pd.concat([one.assign(seed=seed) for seed in range(6)])
     assert_allclose(matched_logs(rows), [[2.0]] * 6)
     (alone,) = verdict_claims(one, "parameters")
-    assert not alone.holds  # one seed has no spread to judge by
+    assert not alone.holds  # one seed has no spread
     assert "undecided" in str(alone.spread)
     (claim,) = verdict_claims(rows, "parameters")
     assert claim.holds
@@ -73,9 +73,7 @@ def test_without_validation_points_training_errors_choose_the_opponent():
     )
     rows = one.assign(seed=0, kan="a", validation_rmse=np.nan)
     assert_allclose(matched_logs(rows), [[2.0]])
-    diverged = rows.assign(
-        validation_rmse=[1.0, 5.0, np.nan]
-    )  # held out: what is no number does not win
+    diverged = rows.assign(validation_rmse=[1.0, 5.0, np.nan])  # NaN does not win
     assert_allclose(matched_logs(diverged), [[-1.0]])
 
 

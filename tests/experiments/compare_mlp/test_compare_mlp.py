@@ -14,7 +14,7 @@ from kanrun.monitoring import finished
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
 RUNGE = "{target:{kind:named,name:runge},shapes:[[]]}"
-#: Without a search for the weight, which takes most of the time.
+#: Without the search for the penalty's weight, which is slow.
 SMALL = (
     "executor=serial n_seeds=1 solver.n_starts=1 solver.steps=3 solver.smoothness_weight=1e-20 "
     "sampling.n_train=60 sampling.n_test=40 grids=[[3],[3,6]] depths=[2] activations=[tanh] "
@@ -38,7 +38,7 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run, figures_of):
     assert (summary.loc[summary["model"] == "mlp", "off"].abs() <= 0.03).all()
     for kan, rows in summary.groupby("kan"):
         sizes = rows.groupby("model")["parameters"].max()
-        assert sizes["kan"] <= 1.03 * sizes["mlp"], kan  # validation may choose a coarser grid
+        assert sizes["kan"] <= 1.03 * sizes["mlp"], kan  # validation can choose a coarser grid
     assert (summary[["seconds", "flops", "kanbefair_flops"]] > 0).all(axis=None)
     counts = finished.table("counts")
     same = counts[counts["convention"] == "spline"]
@@ -69,7 +69,7 @@ def test_both_sides_take_the_same_number_of_steps():
     case = product("solver.smoothness_weight=auto")
     model = compared.kan_settings(case.cfg, [2], [3, 6, 9])
     steps = compared.steps_of(case, model)
-    # Grids x steps x what the search for the penalty's weight may add.
+    # Grids times steps times the factor for the search of the penalty's weight.
     assert steps == 3 * 3 * compared.SEARCH
     assert compared.training_of(case, model).plan.starts == 1
     trained = finished(compared.train(case, MLPConfig([3], "tanh"), 0, steps))
@@ -78,8 +78,8 @@ def test_both_sides_take_the_same_number_of_steps():
 
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
     case = product("solver.steps=null grids=[[3],[40]]")
-    assert steps_without_kan(case, [[1], [2]]) == 20  # of the small grid
-    assert steps_without_kan(case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
+    assert steps_without_kan(case, [[1], [2]]) == 20  # steps on the small grid
+    assert steps_without_kan(case, [[30]]) == 10  # 90 edges with 6 unknowns are more than 300
 
 
 def test_mlps_match_in_operations_too():
@@ -137,9 +137,7 @@ def test_every_variant_of_implementation_tricks_is_trained(run):
     summary = finished.table("summary")
     assert set(summary["variant"]) == set(VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
-    assert (
-        errors["no residual base"] != errors["all tricks"]
-    ).all()  # a comparison, not twice the same training
+    assert (errors["no residual base"] != errors["all tricks"]).all()  # the trainings differ
     assert len(finished.manifest.claims) == 4
 
 

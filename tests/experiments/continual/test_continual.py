@@ -15,7 +15,7 @@ from kanrun.errors import UsageError
 from kanrun.model.settings import MLPConfig
 
 pytestmark = pytest.mark.usefixtures("unwritten_by_all")
-#: What summaries have of a local KAN that keeps nothing.
+#: Columns of the summary for a local KAN without memory.
 ROW = {
     "part": "learners",
     "seed": 0,
@@ -176,7 +176,7 @@ JUDGED = [
             "kept: mean error of a phase when it is new over that without memory": True,
         },
     ),
-    # Where nothing is forgotten, there is nothing to keep.
+    # A KAN that forgets nothing needs no memory.
     (
         [row("bare", 1e-3, **DEEP), row("kept", 1e-3, **DEEP, memory="rehearse")],
         {"bare: forgets": False},
@@ -248,7 +248,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
     (found,) = run.table("summary").to_dict("records")
     assert (found["phases"], found["file"], found["shape"]) == (3, "data.csv", "1-1")
     assert not run.manifest.claims
-    assert found["worst_forgetting"] > 0  # years share their range of x
+    assert found["worst_forgetting"] > 0  # the years overlap in x
     for wrong, said in (
         ("phase_column=null", "phase_column must be given"),
         ("phase_column=yaer", "no column 'yaer'; did you mean year"),

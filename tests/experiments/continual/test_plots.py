@@ -44,7 +44,7 @@ def test_colours_go_by_what_a_learner_is_and_not_by_its_name():
     drawn_in_colour = np.asarray(panels[1].lines[1].get_ydata(), dtype=float)
     assert list(np.isfinite(drawn_in_colour)) == list(
         AXIS <= 0
-    )  # phase 1 shows [-1, 0]; the rest is grey
+    )  # phase 1 covers [-1, 0]; the rest is grey
 
 
 def test_every_learner_has_a_row_although_its_table_is_of_another_cell():

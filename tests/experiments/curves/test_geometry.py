@@ -78,8 +78,7 @@ def test_a_curve_near_points_is_the_least_squares_one(degree, fewer, seed):
     t = parameters_along(points, "chord")
     curve = approximate(t, points, degree, len(points) - fewer)
     assert curve.c.shape == (len(points) - fewer, 2)
-    # Nearest means that the residual is orthogonal to every basis function, to the rounding of sums
-    # of control points.
+    # For the nearest curve, the residual is orthogonal to every basis function up to rounding.
     assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
 
 

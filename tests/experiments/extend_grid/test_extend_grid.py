@@ -13,7 +13,7 @@ from kanrun.experiments.extend_grid.convergence_claims import (
 
 from kanrun.errors import UsageError
 
-#: Small, and without a search for the weight, which takes most of the time.
+#: Small, and without the search for the penalty's weight, which is slow.
 SMALL = (
     "executor=serial n_seeds=1 target=bessel_j0 sampling.n_train=200 sampling.n_test=100 "
     "solver.n_starts=1 solver.steps=6 solver.smoothness_weight=1e-30 shapes=[[]] degrees=[1,3] "
@@ -39,7 +39,7 @@ def test_every_stage_is_recorded(finished):
     assert list(first["carried_by"]) == ["start", "insertion", "least squares"]
     assert first["function_change"].iloc[1] <= 1e-12
     assert first["loss_jump"].iloc[1] == pytest.approx(1)
-    assert (first["threshold"] == 180 - 3).all()  # a tenth of the 200 points is held out
+    assert (first["threshold"] == 180 - 3).all()  # 20 of the 200 points are held out
     assert (first["paper_threshold"] == 180).all()
     assert first["seconds"].is_monotonic_increasing
     assert (first["test_root_median_square"] < first["test_rmse"]).all()
@@ -65,9 +65,7 @@ def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished):
         (rows["start"] == "warm") & ~rows["penalised"] & (rows["intervals"] == 60)
     ].set_index("noise")
     assert list(bare.index) == [0.0, 0.01]
-    assert (
-        bare["train_rmse"] < 1e-6
-    ).all()  # both are reproduced, so what differs is what was reproduced
+    assert (bare["train_rmse"] < 1e-6).all()  # two settings are reproduced; their errors differ
     assert bare["test_rmse"].nunique() == 2
     exact = settings("overfit_noise=0 parts=[overfit]")
     assert not any("noise" in cell["sampling"] for cell in extend_grid.cells(exact))
@@ -83,7 +81,7 @@ def test_without_the_penalty_nothing_but_the_training_error_chooses(finished):
     bare = rows[~rows["penalised"]]
     assert bare["validation_rmse"].isna().all()
     assert (bare["penalty"] == 0).all()
-    assert (bare["threshold"] == 40 - 3).all()  # no point is held out
+    assert (bare["threshold"] == 40 - 3).all()  # no points are held out
     assert set(bare.loc[bare["intervals"] >= bare["threshold"], "intervals"]) == {60}
     assert rows.loc[rows["penalised"], "validation_rmse"].notna().all()
 

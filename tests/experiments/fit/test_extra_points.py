@@ -40,7 +40,7 @@ def test_points_join_until_new_points_are_fitted_as_well():
     assert joined in (50, 100, 150, 200)
     assert len(problem.dataset.train) == len(problem.data.train)
     assert after.errors.test < 0.5 * before.errors.test
-    # Both are errors on points that no step saw, over that on the first training points.
+    # The ratio is the error at new points over that at the first training points.
     assert ratio == pytest.approx(after.errors.test / before.errors.train, rel=0.2)
 
 
@@ -100,7 +100,7 @@ def test_a_kink_is_reported_where_it_is():
     assert "where the function has a kink" in note
     assert abs((low + high) / 2 - 17.3) < 0.1
     (summary,) = (r.values for r in records if isinstance(r, Row) and r.table == "summary")
-    assert summary["test_rmse"] < 4e-3  # 8e-3 without
+    assert summary["test_rmse"] < 4e-3  # 8e-3 without inserted knots
 
 
 def test_extra_points_of_noisy_functions_are_refused():

@@ -105,7 +105,7 @@ def test_labels_are_learned_and_stand_in_every_table(tmp_path, command):
 @pytest.mark.usefixtures("fitted")
 @pytest.mark.filterwarnings(
     "error", "ignore:'.*deprecated:DeprecationWarning"
-)  # of pyparsing, by older matplotlibs
+)  # from pyparsing in older matplotlib
 def test_rows_outside_the_trained_range_are_counted_in_one_line(place, command):
     (place / "far.csv").write_text("area (m2),b\n1000,2\n30,3\n")
     (line,) = command("predict latest far.csv --output p.csv").err.splitlines()
@@ -118,7 +118,7 @@ def test_format_of_predictions_follows_the_ending_of_the_file_name(
 ):
     command(PREDICT, "p.csv")
     expected = pd.read_csv("p.csv")
-    exact = read_inputs("p.csv", ["prediction:price"])[:, 0]  # pandas before 3 rounds
+    exact = read_inputs("p.csv", ["prediction:price"])[:, 0]  # pandas before version 3 rounds
     packed = {"p.tsv": None, "p.csv.gz": "gzip", "P.CSV.XZ": "xz", "p.tab.bz2": "bz2"}
     for name, compression in packed.items():
         command(PREDICT, name)
@@ -126,7 +126,7 @@ def test_format_of_predictions_follows_the_ending_of_the_file_name(
         found = pd.read_csv(name, sep=separator, compression=compression)
         pd.testing.assert_frame_equal(found, expected)
         assert_array_equal(read_inputs(name, ["prediction:price"])[:, 0], exact)
-    # so much is said before a model is read
+    # refused before a model is loaded
     monkeypatch.setattr("kanrun.model.loaded_run.LoadedRun.model", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name, said in (
@@ -172,7 +172,7 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
     command(line, code=130)
     last = 1000
     resumed = command("runs resume latest -q").run
-    assert taken == 31  # 19 steps, the interrupted one, and 11
+    assert taken == 31  # 19 steps, the interrupted one, and 11 more
     first, second = (run.table("metrics").drop(columns="seconds") for run in (whole, resumed))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 

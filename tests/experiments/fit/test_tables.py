@@ -102,7 +102,7 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run)
     assert_array_equal(model(torch.tensor(there.to_numpy(), requires_grad=True)), expected)
     assert_allclose(
         model([2.0, 30.0]), expected[0], rtol=1e-13
-    )  # one row is summed in another order
+    )  # a single row is summed in another order
     assert_allclose(model(swapped.drop(columns="further").iloc[0]), expected[0], rtol=1e-13)
     for wrong, message in (
         (there.rename(columns={"rooms": "Rooms"}), "x has no column 'rooms'.*did you mean Rooms"),
@@ -257,7 +257,7 @@ def test_many_levels_are_random_effects_also_for_levels_that_no_row_has():
         np.std(each - effects)
         for each in (model.predict(frame(range(100), new)) - new, sums / 3, sums / 2)
     )
-    assert error < 1.1 * shrunk < 0.9 * mean  # the best for known variances
+    assert error < 1.1 * shrunk < 0.9 * mean  # `shrunk` is optimal for known variances
     unseen = model.predict(frame([999] * 100, new)) - new
     assert np.std(unseen) < 0.2
     assert abs(unseen.mean() - effects.mean()) < 0.15

@@ -52,7 +52,7 @@ def test_points_of_a_file_are_drawn_as_it_says(path):
     points = make_dataset(target, SamplingConfig(400, 0), 0).train
     assert (points.x[:, 1] > 0).all(), "points outside of the logarithm's domain are drawn again"
     assert set(points.x[:, 2]) == {1.0, 2.0, 3.0}
-    assert np.quantile(points.x[:, 0], 0.5) == pytest.approx(1, rel=2)  # of 8 decades
+    assert np.quantile(points.x[:, 0], 0.5) == pytest.approx(1, rel=2)  # the middle of 8 decades
     path.write_text(FORMULAS.replace("int, pos", "normal, pos"))
     with pytest.raises(UsageError, match="Decades lacks prepared, or vars with ranges"):
         build_target(FeynmanTarget(id="Decades", path=f"{path.parent}/./formulas.yaml"))

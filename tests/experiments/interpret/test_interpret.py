@@ -180,7 +180,7 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
     result = run(tmp_path_factory, f"target=table target.path={path} {columns} {ALL_ROWS}")
     summary = result.table("summary").iloc[0]
     assert summary["formula_rmse"] < 1e-8
-    assert summary["outcome"] == "exact"  # decided by the rows, without a truth
+    assert summary["outcome"] == "exact"  # decided by the points without a true function
     found = result.table("predictions")
     assert found["truth:y"].round(9).isin(frame["y"].round(9)).all()
 

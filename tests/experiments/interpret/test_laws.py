@@ -16,7 +16,7 @@ from kanrun.formulas import parse, to_numpy
 from kanrun.runs.records import Note, Row
 from kanrun.targets import Scaling
 
-#: Ranges of the inputs in SI units, the law, the relative noise of its values, rows.
+#: For each law: ranges of the inputs in SI units, formula, relative noise, number of rows.
 LAWS = {
     "gas": (
         {"moles": (0.5, 3), "kelvin": (250, 400), "volume": (0.01, 0.05)},
@@ -80,7 +80,7 @@ def test_columns_of_far_sizes_are_scaled_by_powers_of_ten():
     sizes = {1000.0: 1, 1001.0: 1e3, 0.001: 1, 0.00099: 1e-4, 3e-20: 1e-20, 0.0: 1}
     found = decimal_scales(np.array([[*sizes], [*sizes]]))
     assert (found.scale.tolist(), found.shift.any()) == ([*sizes.values()], False)
-    # One value that is more than 1e12 times the others does not count.
+    # A single value more than 1e12 times the others is ignored.
     rare = decimal_scales(np.array([[1.0, 1.0], [1.0, 1.0], [1e12, 1.1e12]]))
     assert rare.scale.tolist() == [1e12, 1.0]
 
@@ -88,8 +88,8 @@ def test_columns_of_far_sizes_are_scaled_by_powers_of_ten():
 def test_the_effect_of_an_input_is_the_change_if_its_values_are_exchanged():
     x = np.stack([np.tile([0.0, 1.0], 2), np.repeat([0.0, 1.0], 2)], 1)
     effect = partial(exchange_effect, x=x, y=np.array([0.0, 1.0, 0.0, 1.0]))
-    assert effect(lambda x: x[:, 1], index=1) == 2.0  # of a standard deviation of 1/2
+    assert effect(lambda x: x[:, 1], index=1) == 2.0  # the standard deviation is 1/2
     assert effect(lambda x: x[:, 1], index=0) == 0.0
-    # Two of the changes 1, inf, -1 and -inf count.
+    # Of the changes 1, inf, -1 and -inf, the two finite ones are used.
     pole = lambda x: np.where(x[:, 0] * x[:, 1] == 1, np.inf, x[:, 1])  # noqa: E731
     assert effect(pole, index=1) == pytest.approx(2**0.5)

@@ -18,7 +18,7 @@ from kanrun.errors import UsageError
 from kanrun.formulas import parse, variable
 from kanrun.model.loaded_run import LoadedRun
 
-#: Names of two columns a and b, and a/b^2 as text and in LaTeX.
+#: Names of two columns, and their a/b^2 as text and in LaTeX.
 COLUMNS = {
     ("x1", "x0"): ("x1/x0**2", r"\frac{x_{1}}{x_{0}^{2}}"),
     ("size m2", "rent (EUR)"): ("size_m2/rent_EUR**2", r"\frac{size_{m2}}{rent_{EUR}^{2}}"),

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 FOLDER = Path(__file__).parents[3] / "experiments/solve/references"
-#: Points of a table along each variable, and nodes of a contour.
+#: Number of points of a table along each variable, and of nodes on a contour.
 POINTS, CONTOUR = 64, 64
 #: Real values on evenly spaced points of a period to the parts of an equation that are not linear.
 
@@ -183,7 +183,7 @@ def _table(x, end, **unknowns):
     return pd.DataFrame({name: values[::every] for name, values in columns.items()})
 
 
-#: Arguments of coarser runs that show how exact the tables are, and the largest difference.
+#: Arguments of coarser computations, and their largest difference from the tables.
 COARSER = {
     kdv_cosine: ((384, 4000), 3e-8),
     allen_cahn: ((2048, 1000), 1e-9),

@@ -16,7 +16,7 @@ WALLS = "u = 0 at x=0, x=1, y=0, y=1"
             "u_xx = -u",
             {"x": [0, "pi"]},
             ["u = 0 at x=0", "u = 1 at x=pi"],
-            # The equation in units of its largest term, u_xx, of size 4/pi^2.
+            # Residuals are relative to the largest term, u_xx, whose size is 4/pi^2.
             None,
             "u = 0 at x=0 by 0.5 and u = 1 at x=3.14159 by 0.5",
         ),
@@ -58,7 +58,7 @@ def test_contradicting_conditions_are_named(formula, variables, conditions, resi
 @pytest.mark.parametrize(
     "formula, variables, conditions",
     [
-        # Layers that are narrower than the grid: the residual stays the same from grid to grid.
+        # Layers narrower than the grid: the residual stays the same on finer grids.
         ("1e-5*u_xx + u_x = 1", X, ["u = 0 at x=0, x=1"]),
         pytest.param(
             "1e-4*(u_xx + u_yy) + u_y = sin(pi*x)*sin(pi*y)",
@@ -69,7 +69,7 @@ def test_contradicting_conditions_are_named(formula, variables, conditions, resi
         # Almost resonant.
         ("u_xx = -1.0001*u", {"x": [0, "pi"]}, ["u = 0 at x=0", "u = 1 at x=pi"]),
         ("u_xx + u_yy = -1.9*pi^2*u", SQUARE, ["u = 0 at x=0, x=1, y=0", "u = sin(pi*x) at y=1"]),
-        # A bad minimum of a nonlinear equation is no proof.
+        # A bad minimum of a nonlinear equation proves nothing.
         ("u_x^2 = -1", X, ["u = 0 at x=0, x=1"]),
     ],
 )

@@ -23,14 +23,14 @@ SEED = 1
 CONFIG = SolveConfig(networks=[{"kind": "kan"}], needles=SEED)
 CELLS = needle_cells(SEED)
 FIRST = {each["facts"]["kind"]: each["name"] for each in reversed(CELLS)}.values()
-#: One problem of each kind; the others are slow tests.
+#: One problem of each kind is always tested; the others are slow tests.
 MARKED = [
     pytest.param(each, id=each["name"], marks=[] if each["name"] in FIRST else pytest.mark.slow)
     for each in CELLS
 ]
 TABULATED = [each for each in MARKED if "reference" in each.values[0]["equation"]]
 KNOWN = [each for each in MARKED if "exact" in each.values[0]["equation"]]
-#: Points of each pulse, of the whole box, and the largest residual relative to the terms.
+#: Number of points near each pulse.
 NEAR_POINTS = 300
 POINTS = 300
 RESIDUAL = 1e-6
@@ -146,7 +146,7 @@ def test_claims_count_wrong_certificates_and_problems_solved():
         (1, False),
         (29, False),
     ]
-    # What is narrower than the run has looked is counted apart.
+    # Features narrower than `seen_width` are counted separately.
     wrong, _ = needle_claims(rows.assign(seen_width=2e-4))
     assert (wrong.holds, "1 more" in wrong.spread) == (True, True)
     assert not next(needle_claims(rows.assign(seen_width=1e-4))).holds

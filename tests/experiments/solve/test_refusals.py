@@ -89,9 +89,9 @@ def test_what_cannot_be_solved_is_refused(formula, variables, conditions, more, 
 @pytest.mark.parametrize(
     "pulse, step, constants",
     [
-        # All derivatives at the points are rounding, which says nothing against the solution.
+        # At the points, all derivatives are rounding errors, which do not refute the solution.
         ("sech(S)^2/2", "(1 + tanh(S))/2", {"w": 6.234e-5, "a": 0.1022, "A": 0.7368}),
-        # Differences of almost equal numbers are rounding, which derivatives multiply.
+        # Differences of almost equal numbers have rounding errors, which derivatives amplify.
         (
             "(tanh(S + 3) - tanh(S - 3))/12",
             "(1/2 + atanh(tanh(3)*tanh(S))/6)",
@@ -170,12 +170,12 @@ def test_too_few_conditions_in_a_variable_are_remarked_on():
         (["u_x = 0 at x=0, x=1", "u = x at t=0"], 2),
         (["u_x + u = 0 at x=0, x=1", "u = 1 at t=0"], 2),
         (["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"], 0),
-        (["u = 0 at x=0", "u = 9.9e-5 + x at t=0"], 0),  # rounding of the conditions
+        (["u = 0 at x=0", "u = 9.9e-5 + x at t=0"], 0),  # a difference within rounding
         (["u = 0 at x=0", "u = 1.01e-4 + x at t=0"], 1),
         (
             ["u = 0 at x=0, x=1", "u = max(0, x*(1 - x) - 1/9) at t=0"],
             0,
-        ),  # without a second derivative
+        ),  # no second derivative
     ],
 )
 def test_corners_where_conditions_or_their_slopes_differ(conditions, corners):

@@ -93,7 +93,7 @@ DECAY = np.exp(-0.7 * TIMES) + 1e-2 * np.random.default_rng(1).standard_normal(4
 @pytest.mark.parametrize(
     "formula, parameters, values, intervals, said",
     [
-        # Constants that change the solution alike.
+        # Only the sum of the constants has an effect.
         (
             "u_t = -(a + b)*u",
             {"a": 1, "b": 0.2},
@@ -101,7 +101,7 @@ DECAY = np.exp(-0.7 * TIMES) + 1e-2 * np.random.default_rng(1).standard_normal(4
             [4, 8],
             "barely identify the unknown parameters",
         ),
-        # Values that the equation does not give.
+        # No constant fits the values.
         ("u_t = -k*u", {"k": 1}, 1 + 0.3 * np.sin(2 * TIMES), [5, 10, 20], ""),
     ],
 )
@@ -187,7 +187,9 @@ def test_constants_are_found_from_a_table_of_ones_own(command):
     summary = command(line, *words).run.table("summary").iloc[0]
     assert abs(summary["k"] - 0.7) < 4 * summary["k_error"]
     curve = 3 * np.exp(-summary["k"] * times)
-    error = (values - curve).std() / np.linalg.norm(times * curve)  # of nonlinear regression
+    error = (values - curve).std() / np.linalg.norm(
+        times * curve
+    )  # standard error of nonlinear regression
     assert summary["k_error"] == pytest.approx(error, rel=0.1)
 
 
@@ -246,7 +248,10 @@ def test_continuation_in_a_constant_reaches_a_layer():
 @pytest.mark.parametrize(
     "formula, conditions",
     [
-        ("u_xxx = -u*u_xx/2", ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"]),  # Blasius
+        (
+            "u_xxx = -u*u_xx/2",
+            ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"],
+        ),  # Blasius' boundary layer
         ("u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"]),  # terms larger than the solution
     ],
 )

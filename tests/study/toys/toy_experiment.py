@@ -25,11 +25,11 @@ class ToyConfig(ExperimentConfig):
     device: str = "cpu"
     sizes: list[int] = field(default_factory=lambda: [3])
     steps: int = 6
-    pause: float = 0.0  # seconds a step
-    fails: list[int] = field(default_factory=list)  # sizes whose training fails, always
-    dies: list[int] = field(default_factory=list)  # sizes whose process is killed, always
+    pause: float = 0.0  # seconds per step
+    fails: list[int] = field(default_factory=list)  # sizes whose training always fails
+    dies: list[int] = field(default_factory=list)  # sizes whose process is always killed
     dies_once: list[int] = field(default_factory=list)
-    marks: str = ""  # folder of the marks that tell a first attempt from a second
+    marks: str = ""  # folder of files that mark first attempts
 
 
 class ToyStudy(Study):
@@ -66,7 +66,7 @@ def check(cfg):
 
 
 def using_threads(threads):
-    return contextlib.nullcontext()  # no torch to limit, so none to load in each worker
+    return contextlib.nullcontext()  # the toy does not use torch, so it is not loaded
 
 
 def cells(cfg):
