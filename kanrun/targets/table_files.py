@@ -216,8 +216,19 @@ class TableFile:
         self.notes: dict[str, str] = {}
 
     def names(self) -> list[str]:
-        """Return the names of the columns in order, without unnamed columns."""
-        return list(next(self._blocks(None))[1].columns)
+        """Return the names of the columns in order, without unnamed columns.
+
+        Those of a text file are read without pandas, which takes longer to load than all else that
+        a refusal needs.
+        """
+        if is_parquet(self.file) or self.file.suffix.lower() == EXCEL:
+            return list(next(self._blocks(None))[1].columns)
+        _, rows = _layout(ending_of(self.file), self._examined[1])
+        header = [name.strip() for name in rows[self._rows_above(rows)]]
+        self.limits.check_cells(0, len(header), self.file)
+        named = list(filter(None, header))
+        check_distinct(named, self.file.name)
+        return named
 
     def blocks(self, names: Sequence[str] | None = None) -> Iterator[DataFrame]:
         """Yield the columns `names` (None: all named columns) in blocks of some thousand rows.
