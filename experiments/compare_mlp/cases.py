@@ -113,7 +113,7 @@ def schedule_text(grid: Sequence[int]) -> str:
 
 def kan_name(case: Case, model: KANConfig) -> str:
     """Return the name of a KAN in tables: its shape and its grids."""
-    assert isinstance(model.intervals, list)  # an invariant of `kan_settings`
+    assert isinstance(model.intervals, list)  # `kan_settings` always sets a list
     return f"[{schedule_text(case.problem.shape_of(model))}] G = {schedule_text(model.intervals)}"
 
 

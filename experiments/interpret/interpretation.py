@@ -145,7 +145,7 @@ def _target_in_memory(
             warnings.warn(note, stacklevel=3)
     count = len(target.outputs)
     points = target.points
-    assert points is not None  # an invariant of targets in memory
+    assert points is not None  # targets made from arrays always have points
     if output not in range(count):
         raise UsageError(
             f"output={output} is not an index of the {count} outputs; they count from 0."

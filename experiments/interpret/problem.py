@@ -51,12 +51,12 @@ Function = Callable[[Array], Array]
 #: There is no warning if the RMS difference between a network and its graph is at most this
 #: fraction of the network's error.
 _FAITHFUL = 0.1
-#: RMS difference between a network and its graph, relative to the standard deviation of y, up to
-#: which the difference is only rounding.
+#: A smaller RMS difference between a network and its graph, relative to the standard deviation of
+#: y, is attributed to rounding.
 _ROUNDING = 1e-12
-#: Number of new points for the certificate.
+#: Number of random points at which a formula is compared with the true function.
 _VERIFICATION_POINTS = 1000
-#: Seed of these new points.
+#: Seed of these random points, the same for all runs.
 _VERIFICATION_SEED = 20240430
 #: A column is scaled if its size is above this number or below its reciprocal.
 _LARGE = 1e3

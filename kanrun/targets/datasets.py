@@ -33,9 +33,9 @@ NAMED: dict[str, str] = {
     "exp_sin_square": "exp(sin(pi*x0) + x1^2)",  # [2,1,1] represents it exactly
     "bessel_j0": "j0(20*x0)",  # a dozen oscillations
     "product": "x0*x1",  # [2,2,1] represents it exactly
-    # [100,1,1]
+    # [100,1,1] represents it exactly
     "mean_sin_square_100d": f"exp(({'+'.join(f'sin(pi*x{i}/2)^2' for i in range(100))})/100)",
-    # This formula has depth three, [4,2,1,1].
+    # Three layers, [4,2,1,1], represent it exactly.
     "nested_4d": "exp((sin(pi*(x0^2 + x1^2)) + sin(pi*(x2^2 + x3^2)))/2)",
     "runge": "1/(1 + 25*x0^2)",  # polynomials through evenly spaced points diverge on it
 }

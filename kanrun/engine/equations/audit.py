@@ -200,7 +200,11 @@ class SlabAudit:
         return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
 
     def _passed(self, slab: Slab) -> list[Array]:
-        """Return the argument `passed` of `places_in` from the values of the unknowns in a slab."""
+        """Return, for each unknown, what in a slab lies at values near which terms change fast.
+
+        With one variable, these are times at which the unknown takes such values; with several
+        variables, the values themselves (see `places_in`).
+        """
         system = self.system
         # Skipped if not needed, because evaluating the unknowns takes longer than the rest of the
         # audit.

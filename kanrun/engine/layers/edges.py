@@ -126,7 +126,7 @@ class _Bases(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_basis: Tensor, by_base: Tensor) -> tuple[Tensor | None, ...]:
         (x, slopes), (name, place, grid) = ctx.saved_tensors, ctx.rest
-        if torch.is_grad_enabled():  # for further derivatives
+        if torch.is_grad_enabled():  # computed again, so that the slopes can be differentiated
             slopes = continued_base(x, name, grid)[1]
         return torch.addcmul(pull_back(by_basis, x, place, grid, 1), by_base, slopes), *[None] * 3
 
