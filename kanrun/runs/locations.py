@@ -140,7 +140,8 @@ def run_at(text: str, outputs: Path) -> Run | None:
     path = Path(os.path.expanduser(text)).resolve()
     number = None
     if not (path / MANIFEST_FILE).is_file():
-        path, number = path.parent, path.name
+        number = path.name
+        path = path.parent
     if not (path / MANIFEST_FILE).is_file():
         return None
     name = str(path)

@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kanrun.config import ExperimentConfig
@@ -89,7 +89,8 @@ class Task:
     seed: int
     point: int = 0
     label: str = ""  # name of the task in messages
-    is_several: tuple[bool, bool] = (False, False)  # whether there are several points, and cells
+    several_points: bool = False  # whether the study has several points
+    several_cells: bool = False  # whether the point has several cells
 
     @property
     def key(self) -> Key:
@@ -99,17 +100,17 @@ class Task:
     @property
     def marks(self) -> dict[str, int]:
         """Columns that say which training a row belongs to."""
-        numbers = ("point", self.point), ("cell", self.index)
-        marks = dict(compress(numbers, self.is_several))
-        return {**marks, "seed": self.seed}
+        point = {"point": self.point} if self.several_points else {}
+        cell = {"cell": self.index} if self.several_cells else {}
+        return {**point, **cell, "seed": self.seed}
 
     def stored_name(self, checkpoint: str) -> str:
         """Return the name under which a checkpoint of the task is stored."""
-        points, cells = self.is_several
-        point = f"point{self.point}-" * points
+        point = f"point{self.point}-" * self.several_points
         if checkpoint == RESUME:
             return f"{point}{RESUME}-{self.index}-{self.seed}"
-        return f"{point}{f'cell{self.index}-' * cells}{checkpoint}"
+        cell = f"cell{self.index}-" * self.several_cells
+        return f"{point}{cell}{checkpoint}"
 
     def __str__(self) -> str:
         return self.label or f"cell {self.index}, seed {self.seed}"
@@ -171,13 +172,14 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> lis
     check_size(len(cells) * cfg.n_seeds)
     names = names_of(cells) if len(cells) > 1 else [""]
     first = str(point) if point.values else ""
-    several = bool(point.values), len(cells) > 1
+    several = bool(point.values)
     tasks = []
     for index, cell in enumerate(cells):
         for seed in range(cfg.seed, cfg.seed + cfg.n_seeds):
             last = f"seed {seed}" if cfg.n_seeds > 1 or not (first or names[index]) else ""
             label = ", ".join(filter(None, (first, names[index], last)))
-            tasks.append(Task(cfg, index, cell, seed, point.number, label, several))
+            task = Task(cfg, index, cell, seed, point.number, label, several, len(cells) > 1)
+            tasks.append(task)
     return tasks
 
 

@@ -106,7 +106,8 @@ class _Running:
         """Update the progress. A part whose total is unknown does not move the bar."""
         # If the progress decreases, the part has started again.
         if update.part != self.part or update.done < self.done:
-            self.part, self.before = update.part, self.share
+            self.part = update.part
+            self.before = self.share
         self.done = update.done
         if update.total:
             done = min(1.0, update.done / update.total)
@@ -132,7 +133,8 @@ class Reporter:
         self._running: dict[Key | None, _Running] = {}
         self._notes: set[str] = set()
         self._results: dict[Key, Plain] = {}  # summary of each training that has not ended
-        self._clock, self._told = clock, clock()
+        self._clock = clock
+        self._told = clock()
         width = max(_NARROW, min(_WIDE, console.width // 5))
         text = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._bar = Progress(

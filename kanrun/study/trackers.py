@@ -42,7 +42,8 @@ class Tracker:
     """One tracker of one run. Errors of the tracker become warnings."""
 
     def __init__(self, name: str, command: str, folder: Path, settings: Plain) -> None:
-        self._name, self._steps = name, Counter[Any]()
+        self._name = name
+        self._steps = Counter[str]()
         self._backend: Backend | None = None
         flat = {key: value for key, value in flattened(settings).items() if value is not None}
         with self._warning():
