@@ -6,6 +6,7 @@ import re
 import matplotlib.figure
 import pytest
 import torch
+from cases import cases
 from processes import python
 from torch.testing import assert_close
 
@@ -128,31 +129,27 @@ def test_kan_takes_a_domain_and_multiplication_nodes():
     assert kan(points()).shape == (200, 1)
 
 
-REFUSALS = {
-    "KAN([2])": r"shape=\[2\] must be widths",
-    "MLP([2, 1], 'silly')": "activation=silly is not known",
-    "KAN([2, 1], [5, 10])": "intervals=.* must be a whole number. Use refine",
-    "KAN([2, 1], edges=EdgeSpec(base='relo'))": "base=relo must be one of .*did you mean relu",
-    "KAN([2, 1], edges='silu')": "edges='silu' must be an EdgeSpec",
-    "KAN([2, 1], domain=(1, -1))": "lower < upper",
-    "KAN([2, 1], domain=[[0, 1], [0, 1], [0, 1]])": (
-        r"must be \(low, high\), or one pair for each of 2"
-    ),
-    "KAN([2, 1], dtype=torch.int64)": "dtype=torch.int64 must be torch.float32 or torch.float64",
-    "KAN([2, 3, 1], multiplication_nodes=[5])": (
-        "multiplication_nodes=.5. must have a number for each of the hidden widths .3."
-    ),
-    "KAN([2, 3, 1], generator=3)": "generator=3 must be a torch.Generator",
-    "MLP([2, 1])(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
-    "KAN([2, 1])(torch.tensor(1.0))": "x has no columns.*2 inputs",
-    "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.int64))": (
-        "x must be a tensor of torch.float32, not torch.int64"
-    ),
-    "KAN([2, 1])(torch.zeros(3, 2, dtype=torch.float16))": (
-        "x holds torch.float16 and the layer torch.float32"
-    ),
-    "KAN([2, 1], device='tpu9')": "device=tpu9",
-}
+REFUSALS = dict(
+    cases(
+        r"""
+KAN([2]) | shape=\[2\] must be widths
+MLP([2, 1], 'silly') | activation=silly is not known
+KAN([2, 1], [5, 10]) | intervals=.* must be a whole number. Use refine
+KAN([2, 1], edges=EdgeSpec(base='relo')) | base=relo must be one of .*did you mean relu
+KAN([2, 1], edges='silu') | edges='silu' must be an EdgeSpec
+KAN([2, 1], domain=(1, -1)) | lower < upper
+KAN([2, 1], domain=[[0, 1], [0, 1], [0, 1]]) | must be \(low, high\), or one pair for each of 2
+KAN([2, 1], dtype=torch.int64) | dtype=torch.int64 must be torch.float32 or torch.float64
+KAN([2, 3, 1], multiplication_nodes=[5]) | multiplication_nodes=.5. must have a number for each of the hidden widths .3.
+KAN([2, 3, 1], generator=3) | generator=3 must be a torch.Generator
+MLP([2, 1])(torch.zeros(3, 4)) | x has 4 columns.*2 inputs
+KAN([2, 1])(torch.tensor(1.0)) | x has no columns.*2 inputs
+KAN([2, 1])(torch.zeros(3, 2, dtype=torch.int64)) | x must be a tensor of torch.float32, not torch.int64
+KAN([2, 1])(torch.zeros(3, 2, dtype=torch.float16)) | x holds torch.float16 and the layer torch.float32
+KAN([2, 1], device='tpu9') | device=tpu9
+"""  # noqa: E501
+    )
+)
 PROGRAM = """
 import sys
 import torch
