@@ -150,9 +150,11 @@ class _InUnits(nn.Module):
             # The program has no branches, so all windows are evaluated at all points; then the
             # window of each point is selected.
             pairs = zip(self.network.parts, self.network.lowest, strict=True)
-            every = torch.stack([field(scaled.maximum(low)) for field, low in pairs])
+            all_windows = torch.stack([field(scaled.maximum(low)) for field, low in pairs])
             window = torch.searchsorted(self.network.ends, scaled[:, -1].contiguous())
-            y = every.gather(0, window[None, :, None].expand(1, -1, every.shape[2]))[0].double()
+            y = all_windows.gather(0, window[None, :, None].expand(1, -1, all_windows.shape[2]))[
+                0
+            ].double()
         else:
             y = self.network(scaled).double()
         values = y.softmax(-1) if self.outputs is None else _mapped(self.outputs, y, inverse=True)

@@ -122,7 +122,7 @@ def _units(maps: Sequence[Document]) -> list[Document]:
 
 def _column(column: Document) -> str:
     levels = column["levels"] or []
-    parts = [str(_PARTS.index(part)) for part in column["parts"] or ()]
+    part_numbers = [str(_PARTS.index(part)) for part in column["parts"] or ()]
     # Not for dates: a number of days could equal such a number by chance.
     marks = [
         word.upper().replace("INF", "INFINITY")
@@ -134,8 +134,8 @@ def _column(column: Document) -> str:
         "texts": f"(const char *const[]){_texts(levels)}" if levels else [],
         "fill": "NAN" if column["fill"] is None else float(column["fill"]),
         "indicator": column["indicator"],
-        "parts": len(parts),
-        "part": f"(const int[]){_list(parts)}" if parts else [],
+        "parts": len(part_numbers),
+        "part": f"(const int[]){_list(part_numbers)}" if part_numbers else [],
         "marks": len(marks),
         "mark": f"(const double[]){_list(marks)}" if marks else [],
     }

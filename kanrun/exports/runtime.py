@@ -52,14 +52,14 @@ def encode(model: Data, table: Any) -> Array:
                 f"the model has {inputs} inputs{columns}, the rows have the shape {rows.shape}"
             )
         table = dict(zip(names, np.asarray(table, dtype=object).reshape(rows.shape).T, strict=True))
-    parts = []
+    features = []
     for name, column in zip(names, model["columns"], strict=True):
         missing = column["missing"]
         if name not in table:
             raise ValueError(f"the table has no column {name!r}")
         values = list(table[name]) if np.ndim(table[name]) else [table[name]]
         if column["levels"] is not None:
-            parts.append(features_of(column, [text_of(value) for value in values]))
+            features.append(features_of(column, [text_of(value) for value in values]))
             continue
         values = [math.nan if canonical(value) in missing else value for value in values]
         if column["parts"] is None or all(isinstance(value, float | int) for value in values):
@@ -73,14 +73,16 @@ def encode(model: Data, table: Any) -> Array:
             raise ValueError(
                 f"the column {name!r} has missing values, and the model was trained on none"
             )
-        parts.append(features_of(column, numbers))
-    return np.concatenate(parts, axis=1)
+        features.append(features_of(column, numbers))
+    return np.concatenate(features, axis=1)
 
 
 def evaluate(model: Data, x: Any) -> Array:
     """Return outputs (rows, outputs) for inputs (rows, inputs), in the units of the data."""
     x = np.asarray(x, dtype=np.float64)
-    y = np.concatenate([network(model, x[at : at + ROWS]) for at in range(0, max(len(x), 1), ROWS)])
+    y = np.concatenate(
+        [network(model, x[start : start + ROWS]) for start in range(0, max(len(x), 1), ROWS)]
+    )
     if model["classes"] is not None:
         raised = np.exp(y - y.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))

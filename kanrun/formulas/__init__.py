@@ -80,8 +80,8 @@ class NumpyFunction:
             for line in self.lines:
                 if isinstance(line, tuple):
                     function, arguments = line
-                    first, *others = (registers[i] for i in arguments)
-                    registers.append(reduce(function, others, first) if others else function(first))
+                    first, *rest = (registers[i] for i in arguments)
+                    registers.append(reduce(function, rest, first) if rest else function(first))
                 else:
                     registers.append(points[..., line] if isinstance(line, int) else line)
         value = np.asarray(registers[-1])
@@ -146,14 +146,14 @@ def _operation(node: Expr) -> tuple[Callable[..., Any], Sequence[Expr]]:
         order = int(node.args[0])  # scipy has faster functions for the orders 0 and 1.
         faster: dict[int, Callable[..., Any]] = {0: special.j0, 1: special.j1}
         return faster.get(order) or partial(special.jv, order), node.args[1:]
-    if node.func not in (known := _functions()):
+    if node.func not in (functions := _functions()):
         raise UsageError(
             f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
         )
     # Delta functions are replaced by 0, their value almost everywhere. The second argument of
     # Heaviside, which is its value at 0, is dropped.
     is_jump = node.func in (sympy.DiracDelta, sympy.Heaviside)
-    return known[node.func], node.args[:1] if is_jump else node.args
+    return functions[node.func], node.args[:1] if is_jump else node.args
 
 
 def _integer_power(base: Any, exponent: int) -> Any:
@@ -183,7 +183,7 @@ def to_text(expression: Expr, names: Sequence[str]) -> str:
     If a variable has the name of a constant, such as e, that constant is written as a number.
     """
     shared = {CONSTANTS[name] for name in names if name in CONSTANTS}
-    numbers = {each: each.evalf(DIGITS) for each in shared}
+    numbers = {number: number.evalf(DIGITS) for number in shared}
     return str(sympy.sstr(expression.xreplace(numbers), full_prec=False))
 
 
@@ -225,12 +225,16 @@ def to_python(expression: Expr, variables: Sequence[str], name: str = "formula")
     Raises:
         UsageError: If a variable is not a valid Python name.
     """
-    if unfit := [each for each in variables if not each.isidentifier()]:
+    if unfit := [
+        name_of_variable for name_of_variable in variables if not name_of_variable.isidentifier()
+    ]:
         raise UsageError(
             f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python"
         )
-    own = {call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)}
-    settings = {"fully_qualified_modules": True, "user_functions": own}
+    user_functions = {
+        call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)
+    }
+    settings = {"fully_qualified_modules": True, "user_functions": user_functions}
     body = _Printer(settings).doprint(expression)
     imports = "import numpy\n" + "import scipy.special\n" * ("scipy." in body)
     return f"{imports}\n\ndef {name}({', '.join(variables)}):\n    return {body}\n"
@@ -254,7 +258,7 @@ def as_variables(
         One variable per name, in order.
     """
     taken = {*FUNCTIONS, *keyword.kwlist, "numpy", "scipy", *reserved}
-    found: dict[int, str] = {}
+    assigned: dict[int, str] = {}
 
     def written(name: str) -> str:
         letters = unicodedata.normalize("NFKD" if ascii_only else "NFKC", name)
@@ -267,6 +271,6 @@ def as_variables(
         variable_name = written(names[index])
         while variable_name in taken:
             variable_name += "_"
-        found[index] = variable_name
+        assigned[index] = variable_name
         taken.add(variable_name)
-    return tuple(found[index] for index in range(len(names)))
+    return tuple(assigned[index] for index in range(len(names)))

@@ -131,7 +131,7 @@ class Vocabulary:
             return (0,) * len(self.variables)
         for number, name in enumerate(self.variables):
             if suffix.startswith(name) and (rest := self.index(suffix[len(name) :])) is not None:
-                return tuple(each + (i == number) for i, each in enumerate(rest))
+                return tuple(order + (i == number) for i, order in enumerate(rest))
         return None
 
     def differentiate(self, expression: sympy.Expr, suffix: str) -> sympy.Expr:
@@ -142,15 +142,15 @@ class Vocabulary:
         """
         for number, times in enumerate(self._suffix(suffix, f"(...)_{suffix}")):
             for _ in range(times):
-                found = sympy.diff(expression, variable(self.variables[number]))
+                derivative = sympy.diff(expression, variable(self.variables[number]))
                 for symbol in expression.free_symbols:
-                    if (each := self.derivative(str(symbol))) is not None:
-                        index = [a + (i == number) for i, a in enumerate(each.index)]
+                    if (derived := self.derivative(str(symbol))) is not None:
+                        index = [a + (i == number) for i, a in enumerate(derived.index)]
                         below = map(operator.mul, self.variables, index)
-                        name = f"{self.unknowns[each.unknown]}_{''.join(below)}"
+                        name = f"{self.unknowns[derived.unknown]}_{''.join(below)}"
                         self.derivative(name)
-                        found += sympy.diff(expression, symbol) * variable(name)
-                expression = found
+                        derivative += sympy.diff(expression, symbol) * variable(name)
+                expression = derivative
         if expression.has(sympy.DiracDelta, sympy.Derivative):
             raise ValueError("a jump cannot be differentiated")
         return expression
@@ -215,7 +215,7 @@ class Relation:
     @cached_property
     def is_linear(self) -> bool:
         """Whether the relation is linear in the unknowns and their derivatives."""
-        names = [variable(each.name) for each in self.derivatives]
+        names = [variable(derivative.name) for derivative in self.derivatives]
         return not any(sympy.diff(self.expression, name).has(*names) for name in names)
 
     @property
@@ -247,8 +247,8 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]}, not with "
             "primes or as quotients."
         )
-    found = _derivatives(text, vocabulary)
-    names = (*vocabulary.variables, *found, *vocabulary.constants)
+    derivatives = _derivatives(text, vocabulary)
+    names = (*vocabulary.variables, *derivatives, *vocabulary.constants)
     functions = {
         f".d_{suffix}": KnownFunction(partial(vocabulary.differentiate, suffix=suffix))
         for suffix in _DIFFERENTIATED.findall(text)
@@ -260,8 +260,12 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
     expression = left - right
     for name in sorted(map(str, expression.free_symbols)):
         if (derivative := vocabulary.derivative(name)) is not None:
-            found.setdefault(name, derivative)
-    present = tuple(each for name, each in found.items() if expression.has(variable(name)))
+            derivatives.setdefault(name, derivative)
+    present = tuple(
+        derivative_of
+        for name, derivative_of in derivatives.items()
+        if expression.has(variable(name))
+    )
     if not present:
         raise UsageError(
             f"equation {text!r}: the unknown cancels out; both sides are the same in it."
@@ -275,12 +279,12 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
     Raises:
         UsageError: If the equation contains an undeclared name, or no unknown.
     """
-    found: dict[str, Derivative] = {}
+    derivatives: dict[str, Derivative] = {}
     declared = {*vocabulary.variables, *vocabulary.constants, *CONSTANTS, *FUNCTIONS}
     for name, call in _NAMES.findall(_DIFFERENTIATED.sub(")", text)):
         unknown, _, suffix = name.partition("_")
         if (derivative := vocabulary.derivative(name)) is not None:
-            found[name] = derivative
+            derivatives[name] = derivative
         elif name in declared or call:  # The parser reports functions that do not exist.
             continue
         elif suffix and vocabulary.index(suffix):
@@ -289,20 +293,20 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
                 f"{', '.join(vocabulary.unknowns)}."
             )
         else:
-            near = did_you_mean(name, {*declared, *found}) or "."
+            near = did_you_mean(name, {*declared, *derivatives}) or "."
             raise UsageError(
                 f"equation {text!r}: unknown name {name!r}{near} Declare a number with "
                 f"equation.constants={{{name}: 1}}, a number to be found with "
                 f"equation.unknown_parameters={{{name}: 1}}, and a function with "
                 f"equation.unknowns=[{','.join((*vocabulary.unknowns, name))}]."
             )
-    if not found:
+    if not derivatives:
         raise UsageError(
             f"equation {text!r} does not contain the unknown {' or '.join(vocabulary.unknowns)}; "
             "write, for example, "
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]} = -{vocabulary.unknowns[0]}."
         )
-    return found
+    return derivatives
 
 
 def dimensions(units: Mapping[str, str], names: Sequence[str]) -> Array:
@@ -347,9 +351,9 @@ def _quantity(word: str, text: str) -> Any:
     from sympy.physics import units
 
     for name in (word, word[1:] if word[0] in _PREFIXES else ""):
-        found = getattr(units, _OTHER_UNITS.get(name, name), None)
-        if isinstance(found, units.Quantity):
-            return found
+        quantity = getattr(units, _OTHER_UNITS.get(name, name), None)
+        if isinstance(quantity, units.Quantity):
+            return quantity
     raise UsageError(
         f"The unit {text!r} has {word!r}, which is not known; write it in base units such as "
         "kg*m/s^2."

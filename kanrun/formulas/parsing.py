@@ -111,8 +111,8 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
     if isinstance(value, str):
         known = known or {}
         put = {variable(name): sympy.Rational(repr(number)) for name, number in known.items()}
-        found = parse_expression(value, tuple(known), what="number")
-        return float(found.subs(put).evalf(PRECISION))
+        value_of = parse_expression(value, tuple(known), what="number")
+        return float(value_of.subs(put).evalf(PRECISION))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
     if not math.isfinite(value):
@@ -255,18 +255,18 @@ class _Reader:
         """Convert a sum or product of any length at once, instead of term by term."""
         is_sum = isinstance(node.op, ast.Add | ast.Sub)
         operators = (ast.Add, ast.Sub) if is_sum else (ast.Mult, ast.Div)
-        parts: list[Expr] = []
+        terms: list[Expr] = []
         left: ast.expr = node
         while isinstance(left, ast.BinOp) and isinstance(left.op, operators):
-            part = self.read(left.right, depth + 1)
+            term = self.read(left.right, depth + 1)
             if isinstance(left.op, ast.Sub):
-                part = -part
+                term = -term
             elif isinstance(left.op, ast.Div):
-                part = _checked(1 / part)
-            parts.append(part)
+                term = _checked(1 / term)
+            terms.append(term)
             left = left.left
-        parts.append(self.read(left, depth + 1))
-        return _checked((sympy.Add if is_sum else sympy.Mul)(*reversed(parts)))
+        terms.append(self.read(left, depth + 1))
+        return _checked((sympy.Add if is_sum else sympy.Mul)(*reversed(terms)))
 
     def _is_variable(self, name: str) -> bool:
         if self.variables is not None:
@@ -288,10 +288,14 @@ class _Reader:
             raise _Refused(
                 f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed"
             )
-        own = sorted(self.variables or ())
-        known = similar_names(name, [*own, *CONSTANTS, *FUNCTIONS])
-        use = f"the variables are {', '.join(own)}" if own else "use x0, x1, ... for variables"
-        raise _Refused(f"unknown name {name!r}{known}; {use}")
+        variables = sorted(self.variables or ())
+        suggestion = similar_names(name, [*variables, *CONSTANTS, *FUNCTIONS])
+        use = (
+            f"the variables are {', '.join(variables)}"
+            if variables
+            else "use x0, x1, ... for variables"
+        )
+        raise _Refused(f"unknown name {name!r}{suggestion}; {use}")
 
     def _call(self, node: ast.Call, depth: int) -> Expr:
         if not isinstance(node.func, ast.Name):
@@ -302,19 +306,21 @@ class _Reader:
         if self._is_variable(name):
             raise _Refused(f"the variable {name} cannot be called; write products with *")
         if name not in self.functions:
-            known = similar_names(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
-            raise _Refused(f"unknown function {name!r}{known}")
+            suggestion = similar_names(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
+            raise _Refused(f"unknown function {name!r}{suggestion}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")
         function = self.functions[name]
-        arguments = [self.read(part, depth + _CALL_LEVELS) for part in node.args]
+        arguments = [self.read(argument, depth + _CALL_LEVELS) for argument in node.args]
         wanted = function.arguments
         if len(arguments) < 2 if wanted is None else len(arguments) != wanted:
             many = "1 argument" if wanted == 1 else f"{wanted or 'two or more'} arguments"
             raise _Refused(f"{name} takes {many}, not {len(arguments)}")
         if wanted is None:  # sympy compares all terms in min and max, including nested ones.
-            joined = [part for part in arguments if isinstance(part, sympy.Min | sympy.Max)]
-            terms = len(arguments) + sum(len(part.args) - 1 for part in joined)
+            joined = [
+                argument for argument in arguments if isinstance(argument, sympy.Min | sympy.Max)
+            ]
+            terms = len(arguments) + sum(len(argument.args) - 1 for argument in joined)
             self.pairs += terms * (terms - 1) // 2
             if self.pairs > _PAIRS:
                 raise _Refused("it has too many terms in min and max")
@@ -343,7 +349,7 @@ def _check_exponent(exponent: Expr, base: Expr) -> None:
     size = abs(float(exponent.evalf(PRECISION)))
     if base.free_symbols and size > _EXPONENT:
         raise _Refused(f"the exponent {size:.3g} is too large; at most {_EXPONENT} is allowed")
-    numbers = [part for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)]
+    numbers = [integer for atom in base.atoms(sympy.Rational) for integer in (atom.p, atom.q)]
     digits = max((len(str(number)) for number in numbers), default=1)
     if digits > 1 and size * digits > _DIGITS:
         raise _Refused(_ABSURD)

@@ -69,9 +69,9 @@ def _table() -> dict[str, KnownFunction]:
     circular = ("sin", "cos", "tan")
     hyperbolic = ("sinh", "cosh", "tanh")
     inverses = [f"a{name}" for name in (*circular, *hyperbolic)]
-    others = ("exp", "log", "sqrt", "sign", "erf", "floor", "Abs")
+    further = ("exp", "log", "sqrt", "sign", "erf", "floor", "Abs")
     reciprocals = (function.__name__ for function in RECIPROCALS)
-    names = (*circular, *hyperbolic, *inverses, *reciprocals, *others)
+    names = (*circular, *hyperbolic, *inverses, *reciprocals, *further)
     unary: dict[str, Callable[..., Any]] = {name: getattr(sympy, name) for name in names}
     unary |= {f"arc{name}": getattr(sympy, f"a{name}") for name in (*circular, "tanh")}
     unary |= {

@@ -213,10 +213,10 @@ def configure(
                     f"{key} is a setting of solvers, but model={model} has no solver. "
                     "Write model=kan."
                 )
-            known = {name for group in (*groups.values(), KANConfig()) for name in vars(group)}
+            keys = {name for group in (*groups.values(), KANConfig()) for name in vars(group)}
             raise UsageError(
                 foreign_setting(key, {"model": model, "solver": solver_settings.kind})
-                or f"{key} is not a setting of model={model}{did_you_mean(key, known) or '.'}"
+                or f"{key} is not a setting of model={model}{did_you_mean(key, keys) or '.'}"
             )
         owner = owners[0]
         (differences.setdefault(owner, {}) if owner else differences)[key] = _plain(value)

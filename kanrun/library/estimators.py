@@ -91,19 +91,21 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         kept = np.flatnonzero(weights)
         columns = columns[kept]
         y = y[kept]
-        parts = enumerate((*columns.T, *np.reshape(y, (len(y), -1)).T))
-        keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in parts})
+        columns_and_outputs = enumerate((*columns.T, *np.reshape(y, (len(y), -1)).T))
+        keys = pd.DataFrame(
+            {i: c.astype(str) if c.dtype == object else c for i, c in columns_and_outputs}
+        )
         number = keys.groupby(list(keys), dropna=False).ngroup().to_numpy()
         _, rows = np.unique(number, return_index=True)
         columns = columns[rows]
         y = y[rows]
         weights = np.bincount(number, weights[kept]).astype(np.float64)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
-        given = self.get_params(deep=False)
-        described = {key: given[key] for key in ("family", "offset") if key in given}
+        parameters = self.get_params(deep=False)
+        described = {key: parameters[key] for key in ("family", "offset") if key in parameters}
         target = array_target(x, y, classification=classification, weights=weights, **described)
         settings = {
-            k: value for k, value in given.items() if k not in _OTHERS and value is not None
+            k: value for k, value in parameters.items() if k not in _OTHERS and value is not None
         }
         # There are too few rows for cross-validation.
         if self.model == "auto" and len(y) < MIN_ROWS:

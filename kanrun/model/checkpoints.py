@@ -29,19 +29,19 @@ def to_checkpoint(name: str, value: Any, **further: Any) -> Checkpoint:
     """
     arrays: Arrays = {}
 
-    def stored(part: Any) -> Any:
+    def stored(item: Any) -> Any:
         place = f"{len(arrays)}/"
-        if isinstance(part, Network):
-            arrays.update(pack(part, place))
-            return {**part.describe(), "place": place}
-        if isinstance(part, pd.DataFrame):
-            return {str(column): stored(values) for column, values in part.items()}
-        if isinstance(part, pd.Series) and part.dtype.kind not in "biuf":
-            return [[None if pd.isna(one) else str(one) for one in part]]
-        if isinstance(part, Tensor | pd.Series):
-            arrays[place] = part.cpu().numpy() if isinstance(part, Tensor) else part.to_numpy()
+        if isinstance(item, Network):
+            arrays.update(pack(item, place))
+            return {**item.describe(), "place": place}
+        if isinstance(item, pd.DataFrame):
+            return {str(column): stored(values) for column, values in item.items()}
+        if isinstance(item, pd.Series) and item.dtype.kind not in "biuf":
+            return [[None if pd.isna(entry) else str(entry) for entry in item]]
+        if isinstance(item, Tensor | pd.Series):
+            arrays[place] = item.cpu().numpy() if isinstance(item, Tensor) else item.to_numpy()
             return place
-        return part.tolist()
+        return item.tolist()
 
     return Checkpoint(name, arrays, {**further, **msgspec.to_builtins(value, enc_hook=stored)})
 
@@ -55,15 +55,18 @@ def from_checkpoint(
     """
     arrays = checkpoint.arrays
 
-    def restored(part: type, plain: Any) -> Any:
-        if part is Network:
-            own = {name: value for name, value in plain.items() if name != "place"}
-            return unpack(own, arrays, plain.get("place", "")).to(device)
-        if part is pd.DataFrame:
+    def restored(kind_of_part: type, plain: Any) -> Any:
+        if kind_of_part is Network:
+            description = {name: value for name, value in plain.items() if name != "place"}
+            return unpack(description, arrays, plain.get("place", "")).to(device)
+        if kind_of_part is pd.DataFrame:
             return pd.DataFrame(
-                {name: arrays[at] if isinstance(at, str) else at[0] for name, at in plain.items()}
+                {
+                    name: arrays[place] if isinstance(place, str) else place[0]
+                    for name, place in plain.items()
+                }
             )
-        if part is not Tensor:
+        if kind_of_part is not Tensor:
             return np.array(plain, dtype=np.float64)
         tensor = torch.from_numpy(np.array(arrays[plain]))
         # Tensors of bytes are states of random generators, which stay on the CPU.

@@ -92,12 +92,12 @@ def edge_columns(
             share = torch.linspace(0, 1, points, dtype=score.dtype, device=score.device)
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
             y = layer.edge_values(on_grid).cpu().numpy()
-            at = in_numpy(on_grid)
+            inputs_on_grid = in_numpy(on_grid)
             ends = in_numpy(reaching[index])
-            seen = (at >= ends.min(0)) & (at <= ends.max(0))
-            data = invert(at) if index == 0 else at
+            seen = (inputs_on_grid >= ends.min(0)) & (inputs_on_grid <= ends.max(0))
+            data = invert(inputs_on_grid) if index == 0 else inputs_on_grid
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
-                where = (depth, out, into, at[:, into], data[:, into], seen[:, into])
+                where = (depth, out, into, inputs_on_grid[:, into], data[:, into], seen[:, into])
                 judged = float(score[out, into]), not bool(layer.mask[out, into])
                 source = str(inputs[into]) if index == 0 else ""
                 result = str(outputs[out]) if index == len(layers) - 1 else ""
@@ -111,7 +111,7 @@ def edge_columns(
     kept.sort(key=lambda row: row[:3])
     columns = zip(names, zip(*kept, strict=True), strict=False)
     return {
-        name: np.concatenate([np.broadcast_to(part, points) for part in parts])
+        name: np.concatenate([np.broadcast_to(values, points) for values in parts])
         for name, parts in columns
     }
 
@@ -122,9 +122,9 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tu
     `sums` has the shape (samples, sums). The last 2 * `products` sums are multiplied in pairs.
     """
     plain = sums.shape[1] - 2 * products
-    for number, each in enumerate(in_numpy(sums).T):
-        x = np.linspace(each.min(), each.max(), points)
+    for number, values in enumerate(in_numpy(sums).T):
+        x = np.linspace(values.min(), values.max(), points)
         multiplies = number >= plain
         out = plain + (number - plain) // 2 if multiplies else number
         operation = "product" if multiplies else "sum"
-        yield depth, out, number, x, x, True, x, float(each.std()), False, "", "", "=", operation
+        yield depth, out, number, x, x, True, x, float(values.std()), False, "", "", "=", operation

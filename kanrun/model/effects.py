@@ -51,47 +51,49 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
     columns = input_columns(model)
     sample = training_sample(model)
     check_known("column", name, columns, "input columns of this model")
-    mine = columns[name]
+    indices = columns[name]
     x = sample[:: -(-len(sample) // EFFECT_ROWS)]
     code = next(column for column in model.table_code.columns if column.name == name)
     if code.levels is not None:
         features = np.eye(len(code.levels) + 1)[:, :-1]
-        at = np.arange(len(code.levels) + 1.0)
+        points = np.arange(len(code.levels) + 1.0)
     else:
-        at = np.unique(np.quantile(x[:, mine[0]], np.linspace(0, 1, EFFECT_POINTS)))
-        features = features_of(vars(code), at)
+        points = np.unique(np.quantile(x[:, indices[0]], np.linspace(0, 1, EFFECT_POINTS)))
+        features = features_of(vars(code), points)
     curves = []
-    for each in features:
+    for feature_values in features:
         moved = x.copy()
-        moved[:, mine] = each
+        moved[:, indices] = feature_values
         curves.append(predicted_values(model, moved))
-    every = np.stack(curves)
+    stacked = np.stack(curves)
     value = np.mean(curves, axis=1)
-    own = every - every.mean(0)
-    lower, upper = np.quantile(own - own.mean(1, keepdims=True), EFFECT_BAND, axis=1) + value
+    shifted = stacked - stacked.mean(0)
+    lower, upper = (
+        np.quantile(shifted - shifted.mean(1, keepdims=True), EFFECT_BAND, axis=1) + value
+    )
     ale = np.full_like(value, np.nan)
-    if code.levels is None and len(at) > 1:
-        ale = _local_effects(every, at, x[:, mine[0]]) + predicted_values(model, x).mean(0)
+    if code.levels is None and len(points) > 1:
+        ale = _local_effects(stacked, points, x[:, indices[0]]) + predicted_values(model, x).mean(0)
     level = "" if code.levels is None else code.level_names
-    found = []
+    tables = []
     for o, output in explained_outputs(model):
-        labels = {"input": name, "level": level, "output": output, "x": at}
+        labels = {"input": name, "level": level, "output": output, "x": points}
         curve = {"value": value[:, o], "lower": lower[:, o], "upper": upper[:, o], "ale": ale[:, o]}
-        found.append(pd.DataFrame({**labels, "is_date": code.parts is not None, **curve}))
-    return pd.concat(found, ignore_index=True)
+        tables.append(pd.DataFrame({**labels, "is_date": code.parts is not None, **curve}))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _local_effects(curves: Array, at: Array, values: Array) -> Array:
+def _local_effects(curves: Array, points: Array, values: Array) -> Array:
     """Return accumulated local effects (points, outputs), centred to a mean of zero over the rows.
 
     `values` (rows,) are the rows' values of the column, `at` (points,) the values at which effects
     are computed, and `curves` (points, rows, outputs) the predictions for the rows if the column
     has the value `at`.
     """
-    cell = np.clip(np.searchsorted(at, values) - 1, 0, len(at) - 2)
+    cell = np.clip(np.searchsorted(points, values) - 1, 0, len(points) - 2)
     rows = np.arange(len(values))
-    counts = np.bincount(cell, minlength=len(at) - 1)[:, None]
-    steps = np.zeros((len(at) - 1, curves.shape[2]))
+    counts = np.bincount(cell, minlength=len(points) - 1)[:, None]
+    steps = np.zeros((len(points) - 1, curves.shape[2]))
     np.add.at(steps, cell, curves[cell + 1, rows] - curves[cell, rows])
     effects = np.cumsum(np.pad(steps / np.maximum(counts, 1), ((1, 0), (0, 0))), 0)
     return np.asarray(effects - (counts * (effects[1:] + effects[:-1])).sum(0) / 2 / len(values))

@@ -56,8 +56,12 @@ class LoadedRun:
             parts = enumerate(re.split(r"(\d+)", name))
             return [int(part) if place % 2 else part for place, part in parts]
 
-        others = SLIDER_NAME, re.compile(r"resume-\d+-\d+")
-        names = (one for one in self.run.checkpoints if not any(e.fullmatch(one) for e in others))
+        internal = SLIDER_NAME, re.compile(r"resume-\d+-\d+")
+        names = (
+            name_of_model
+            for name_of_model in self.run.checkpoints
+            if not any(e.fullmatch(name_of_model) for e in internal)
+        )
         return sorted(names, key=natural)
 
     def model(self, name: str | None = None) -> Model:
@@ -96,14 +100,16 @@ class LoadedRun:
         from kanrun.exports import formula_bytes, identifier
 
         chosen = name or next(iter(self.models), "")
-        found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
-        if "formula" in found:
-            all_of = [self.run.checkpoint(one).meta for one in ([name] if name else self.models)]
+        meta = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
+        if "formula" in meta:
+            all_of = [
+                self.run.checkpoint(entry).meta for entry in ([name] if name else self.models)
+            ]
             units = self.config.get("target", {}).get("units")
             stored = [
-                {**one, "units": units}
-                for one in all_of
-                if "formula" in one and one.get("seed") == found.get("seed")
+                {**entry, "units": units}
+                for entry in all_of
+                if "formula" in entry and entry.get("seed") == meta.get("seed")
             ]
             content = formula_bytes(stored, form, file, identifier(Path(file).stem))
             write_named_file(Path(file), content)

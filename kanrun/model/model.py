@@ -85,8 +85,8 @@ class Model(TrainedNetwork):
         rows, single = input_rows(x, self.inputs, self.code)
         raw = network_outputs(self, rows)
         counts = departure_counts(departures(self, rows, raw))
-        if found := departure_warnings(self, counts, len(rows)):
-            warnings.warn("; ".join(found), UserWarning, stacklevel=2)
+        if departed := departure_warnings(self, counts, len(rows)):
+            warnings.warn("; ".join(departed), UserWarning, stacklevel=2)
         values = in_units(self, raw)
         return values[0] if single else values
 
@@ -146,8 +146,8 @@ class Model(TrainedNetwork):
             UsageError: If the model stores no held-out errors, or `probability` is out of range.
         """
         rows, single = input_rows(x, self.inputs, self.code)
-        found = quantile_values(self, rows, network_outputs(self, rows), probability)
-        return found[0] if single else found
+        values = quantile_values(self, rows, network_outputs(self, rows), probability)
+        return values[0] if single else values
 
     def score(self, x: Data, y: Data) -> float:
         """Compute the score of the predictions for `x` against `y`; 1 is the best value.
@@ -176,8 +176,8 @@ class Model(TrainedNetwork):
             pairs = zip(truth, predicted, strict=True)
             return float(np.mean([label_text(a) == label_text(b) for a, b in pairs]))
         if self.family:
-            found = self.family.explained(truth.reshape(-1, 1), predicted.reshape(-1, 1))
-            return float("nan") if found is None else found
+            explained = self.family.explained(truth.reshape(-1, 1), predicted.reshape(-1, 1))
+            return float("nan") if explained is None else explained
         total = ((truth - truth.mean(0)) ** 2).sum(0)
         residual = ((truth - predicted) ** 2).sum(0)
         return float(np.mean(1 - residual / np.where(total > 0, total, np.nan)))
@@ -322,8 +322,8 @@ class Model(TrainedNetwork):
             f"{file} takes the {len(self.inputs)} numbers that encode the columns of the table: "
             f"{', '.join(self.inputs)}"
         ]
-        gaps = [one for one in self.code.columns if one.indicator]
-        if fills := ", ".join(f"{one.name}={one.fill}" for one in gaps):
+        gaps = [column for column in self.code.columns if column.indicator]
+        if fills := ", ".join(f"{column.name}={column.fill}" for column in gaps):
             notes.append(
                 f"{file} recognises no missing values, nor those of target.missing_values; replace "
                 f"them by {fills}, and set their 'is missing' to 1"

@@ -101,11 +101,11 @@ def contributions(model: TrainedNetwork, x: Array) -> tuple[Array, dict[str, Arr
     start = np.median(training_sample(model), axis=0)
     added = {name: np.zeros(1) for name in columns}
     for order in (list(columns), list(columns)[::-1]):
-        at = np.tile(start, (len(x), 1))
-        before = predicted_values(model, at)
+        moved = np.tile(start, (len(x), 1))
+        before = predicted_values(model, moved)
         for name in order:
-            at[:, columns[name]] = x[:, columns[name]]
-            now = predicted_values(model, at)
+            moved[:, columns[name]] = x[:, columns[name]]
+            now = predicted_values(model, moved)
             added[name] = added[name] + (now - before) / 2
             before = now
     return predicted_values(model, start[None])[0], added
@@ -155,11 +155,11 @@ def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: fl
 def _error_quantile(errors: Array, raw: Array, probability: float) -> Array:
     """Return a quantile of held-out errors (samples, outputs), interpolated at `raw`."""
     levels = error_levels(errors.shape[2] - 1)
-    found = np.zeros_like(raw)
+    errors_at = np.zeros_like(raw)
     for o, (middles, *quantiles) in enumerate(errors.swapaxes(1, 2)):
-        at = [np.interp(probability, levels, each) for each in np.transpose(quantiles)]
-        found[:, o] = np.interp(raw[:, o], middles, at)
-    return found
+        values = [np.interp(probability, levels, row) for row in np.transpose(quantiles)]
+        errors_at[:, o] = np.interp(raw[:, o], middles, values)
+    return errors_at
 
 
 def _variance_outside(domain: Array, widening: Array, x: Array) -> Array:
@@ -203,8 +203,8 @@ def departures(
                     inside = [(x[:, j] > first) & (x[:, j] < last) for first, last in model.gaps[j]]
                     reasons["gap", model.inputs[j]] = np.any(inside, axis=0)
         elif table is not None:
-            known = {*column.level_names} - {OTHERS}
-            unseen = [text not in known for text in map(text_of, table[column.name])]
+            levels = {*column.level_names} - {OTHERS}
+            unseen = [text not in levels for text in map(text_of, table[column.name])]
             reasons["unseen", column.name] = np.array(unseen)
     scaling = model.output_scaling
     if not model.classes and isinstance(scaling, PiecewiseScaling):
@@ -280,14 +280,14 @@ def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
     network: Any = model.network
     if not hasattr(network, "derivatives"):
         raise UsageError("this model has no derivatives. Only solutions of kanrun solve do.")
-    found = Vocabulary(model.inputs, model.outputs).derivative(name)
-    if found is None:
+    derivative = Vocabulary(model.inputs, model.outputs).derivative(name)
+    if derivative is None:
         raise UsageError(
             f"{name} is not a derivative of {', '.join(model.outputs)}. "
             f"Write it like {model.outputs[0]}_{model.inputs[0]}."
         )
-    at = torch.as_tensor(np.asarray(x, dtype=np.float64))
-    return in_numpy(network.derivatives(at, [found.index])[:, found.unknown, 0])
+    points = torch.as_tensor(np.asarray(x, dtype=np.float64))
+    return in_numpy(network.derivatives(points, [derivative.index])[:, derivative.unknown, 0])
 
 
 #: Limits of files to predict, so large that only the disk limits them. Files are read in blocks.
@@ -348,9 +348,9 @@ def predict_table(
     samples = 0
     formulas = 0
     with table_writer(output, () if is_parquet(source) else columns) as write:
-        for part in table.blocks():
-            block: dict[str, Any] = {name: part[name].to_numpy() for name in columns}
-            rows = list(part.index)
+        for frame in table.blocks():
+            block: dict[str, Any] = {name: frame[name].to_numpy() for name in columns}
+            rows = list(frame.index)
             x = model.table_code.encode(block, source.name, rows)
             raw = network_outputs(model, x)
             reasons = departures(model, x, raw, block)
@@ -360,7 +360,9 @@ def predict_table(
             block |= {f"prediction:{n}" if n in columns else n: v for n, v in added.items()}
             formulas += 0 if binary else sum(map(formulas_in, block.values()))
             if options.spreadsheet_safe and not binary:
-                block = {as_text(name): list(map(as_text, each)) for name, each in block.items()}
+                block = {
+                    as_text(name): list(map(as_text, values)) for name, values in block.items()
+                }
             write(pd.DataFrame(block))
     notes = [*table.notes.values(), *departure_warnings(model, counts, samples)]
     if formulas and not options.spreadsheet_safe:

@@ -124,11 +124,11 @@ def figure_of(model: TrainedNetwork, name: str, columns: Sequence[str] = ()) -> 
     from kanrun import figures  # imported late, because it loads matplotlib
 
     tables = {table: _of_seed(model, table) for table in model.tables}
-    known = dict(figures.training_figures(tables, NAMED, True)) if "summary" in tables else {}
-    if name not in known:
-        names = ", ".join(known) or "none, because it was stored without its tables"
+    drawable = dict(figures.training_figures(tables, NAMED, True)) if "summary" in tables else {}
+    if name not in drawable:
+        names = ", ".join(drawable) or "none, because it was stored without its tables"
         raise UsageError(f"this model has no figure {name!r}. Its figures: {names}.")
-    return known[name]()
+    return drawable[name]()
 
 
 def html_of(model: TrainedNetwork) -> str:

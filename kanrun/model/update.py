@@ -50,22 +50,30 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
             "squares. Fit all rows again."
         )
     rows, _ = input_rows(x, model.inputs, model.code)
-    given = Samples(torch.as_tensor(model.input_scaling.apply(rows)), _outputs(model, y, len(rows)))
-    known, counts = remembered(model)
+    new_samples = Samples(
+        torch.as_tensor(model.input_scaling.apply(rows)), _outputs(model, y, len(rows))
+    )
+    old_inputs, counts = remembered(model)
     network = model.network.plain().double()
     unknowns = network.get_unknowns().numel()
-    if unknowns > len(known) + len(rows):
+    if unknowns > len(old_inputs) + len(rows):
         raise UsageError(
-            f"The network has {unknowns} unknowns, which {len(known)} remembered and {len(rows)} "
-            "new rows do not determine. Fit a smaller one, such as model=kan hidden=[3]."
+            f"The network has {unknowns} unknowns, which {len(old_inputs)} remembered and "
+            f"{len(rows)} new rows do not determine. Fit a smaller one, such as model=kan hidden=[3]."
         )
     unlike = departure_counts(departures(model, rows, network_outputs(model, rows)))
     if outside := departure_warnings(model, unlike, len(rows)):
         warnings.warn("; ".join(outside), UserWarning, stacklevel=3)
-    _train(network, given, torch.as_tensor(model.input_scaling.apply(known)), counts, model.classes)
+    _train(
+        network,
+        new_samples,
+        torch.as_tensor(model.input_scaling.apply(old_inputs)),
+        counts,
+        model.classes,
+    )
     ends = [model.domain[:, 0], model.domain[:, 1], *rows]
-    columns = np.concatenate([known, rows]).T
-    inputs = {f"input:{name}": each for name, each in zip(model.inputs, columns, strict=True)}
+    columns = np.concatenate([old_inputs, rows]).T
+    inputs = {f"input:{name}": values for name, values in zip(model.inputs, columns, strict=True)}
     return replace(
         model,
         network=network.to(next(model.network.parameters()).dtype),
@@ -73,8 +81,8 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
         errors=None,
         widening=None,
         gaps=tuple(
-            np.array([gap for gap in gaps if not ((gap[0] < at) & (at < gap[1])).any()])
-            for gaps, at in zip(model.gaps, rows.T, strict=False)
+            np.array([gap for gap in gaps if not ((gap[0] < value) & (value < gap[1])).any()])
+            for gaps, value in zip(model.gaps, rows.T, strict=False)
         ),
         tables={"memory": pd.DataFrame({**inputs, "rows": [*counts, *np.ones(len(rows))]})},
     )
@@ -82,12 +90,12 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
 
 def remembered(model: TrainedNetwork) -> tuple[Array, Array]:
     """Return stored inputs (rows, inputs), encoded, and the number of old rows each represents."""
-    known = training_sample(model)
+    inputs = training_sample(model)
     tables = model.tables
     if "memory" in tables:
-        return known, tables["memory"]["rows"].to_numpy(dtype=np.float64)
-    learned = tables["summary"]["train_points"].iloc[0] if "summary" in tables else len(known)
-    return known, np.full(len(known), learned / len(known))
+        return inputs, tables["memory"]["rows"].to_numpy(dtype=np.float64)
+    learned = tables["summary"]["train_points"].iloc[0] if "summary" in tables else len(inputs)
+    return inputs, np.full(len(inputs), learned / len(inputs))
 
 
 def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
@@ -98,13 +106,13 @@ def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
     """
     if model.classes:
         labels = [label_text(label) for label in as_array(y, "y").ravel()]
-        known = {label_text(name): number for number, name in enumerate(model.classes)}
-        if new := [label for label in labels if label not in known]:
+        indices = {label_text(name): number for number, name in enumerate(model.classes)}
+        if new := [label for label in labels if label not in indices]:
             raise InvalidData(
                 f"y has the label {new[0]!r}, and the classes of the model are "
                 f"{', '.join(model.classes)}. Fit a new model for more classes."
             )
-        values = np.array([known[label] for label in labels], dtype=np.float64)
+        values = np.array([indices[label] for label in labels], dtype=np.float64)
     else:
         values = as_numbers(y, "y")
     width = 1 if model.classes else len(model.outputs)

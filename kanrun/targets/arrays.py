@@ -36,9 +36,9 @@ def frame_columns(
     `names` are the columns to return (None: all), and `what` is the name of the data in messages.
     Raises InvalidData if a column is missing, two have the same name, or their lengths differ.
     """
-    every = list(x if isinstance(x, Mapping) else x.columns)
-    check_distinct(list(map(str, every)), what)
-    keys = {str(key): key for key in every}
+    labels = list(x if isinstance(x, Mapping) else x.columns)
+    check_distinct(list(map(str, labels)), what)
+    keys = {str(key): key for key in labels}
     wanted = list(keys) if names is None else names
     check_columns(wanted, list(keys), what)
     columns = {name: np.asarray(x[keys[name]]) for name in wanted}
@@ -177,8 +177,8 @@ def array_target(
     if classification:
         outputs, values, classes = _labels(y)
     else:
-        outputs, values, said = _outputs(y, reading)
-        notes = (*notes, *said)
+        outputs, values, output_notes = _outputs(y, reading)
+        notes = (*notes, *output_notes)
     if len(inputs) != len(values):
         raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
     outputs = _apart(outputs, y, x)
@@ -288,9 +288,9 @@ def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
     The output is then called "output NAME". Raises InvalidData if the column equals y.
     """
     columns = frame_columns(x) if is_frame(x) else {}
-    given = frame_columns(y, what="y") if is_frame(y) else dict.fromkeys(outputs, as_array(y))
+    values = frame_columns(y, what="y") if is_frame(y) else dict.fromkeys(outputs, as_array(y))
     for name in columns.keys() & outputs:
-        if np.array_equal(columns[name], given[name].reshape(columns[name].shape)):
+        if np.array_equal(columns[name], values[name].reshape(columns[name].shape)):
             raise InvalidData(
                 f"x has the column {name!r}, which is y; remove it by x.drop(columns={name!r})."
             )

@@ -275,13 +275,13 @@ def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Poi
             raise UsageError("sampling.n_test must be a number; null is for tables.")
         drawn = []
         n_train = _FUNCTION_POINTS if sampling.n_train is None else sampling.n_train
-        for part, count in (("train", n_train), ("test", sampling.n_test)):
+        for purpose, count in (("train", n_train), ("test", sampling.n_test)):
             if count * len(target.domain) > _MAX_NUMBERS:
                 raise UsageError(
-                    f"sampling.n_{part}={count} points of {len(target.domain)} variables are more "
-                    "than memory is planned for."
+                    f"sampling.n_{purpose}={count} points of {len(target.domain)} variables are "
+                    "more than memory is planned for."
                 )
-            drawn.append(draw(target, count, generator(seed, part)))
+            drawn.append(draw(target, count, generator(seed, purpose)))
         train, test = drawn
         return train, test if len(test) else None
     if not target.is_table:
@@ -347,9 +347,9 @@ def _split_rows(
             raise UsageError(
                 f"{target.name} has too few groups for test rows; reduce sampling.n_test."
             )
-    chosen = np.sort(order[:train])
-    others = np.sort(order[train : train + test])
-    return points.take(chosen), points.take(others) if test else None
+    train_rows = np.sort(order[:train])
+    test_rows = np.sort(order[train : train + test])
+    return points.take(train_rows), points.take(test_rows) if test else None
 
 
 def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:

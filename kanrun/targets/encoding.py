@@ -44,10 +44,10 @@ def place_of(days: Array, part: str) -> Array:
     """Return the day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
     if part == "hour":
         return np.asarray(days % 1.0 * 24)
-    whole = np.floor(days)
+    whole_days = np.floor(days)
     if part == "weekday":
-        return np.asarray((whole + 3) % 7)
-    dates = whole.astype("M8[D]")
+        return np.asarray((whole_days + 3) % 7)
+    dates = whole_days.astype("M8[D]")
     return np.asarray((dates - dates.astype("M8[Y]").astype("M8[D]")).astype(np.float64) + 1)
 
 
@@ -271,30 +271,32 @@ class Reading:
         A column is a category if it is listed in `categorical`, or if more than half of its values
         are neither numbers nor dates. If there are such values, but fewer, raise UsageError.
         """
-        known, faults = read_numbers(values, self.missing)
+        numbers, faults = read_numbers(values, self.missing)
         notes = list(number_notes(name, values, faults))
         kind = "number"
         wrong = [*faults["text"], *faults["infinite"]]
         parts: tuple[str, ...] | None = None
         days, bad, day_first = read_days(values if wrong else (), self.missing, self.day_first)
         if len(bad["text"]) < len(wrong):
-            known = days
+            numbers = days
             wrong = bad["text"]
             kind = "date"
             parts = ()
             faults = bad
-        given = len(values) - len(faults["missing"])
-        if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
+        present_count = len(values) - len(faults["missing"])
+        if name in self.categorical or len(wrong) > _TEXT_FRACTION * present_count:
             return _category(name, values, in_memory=self.file is None)
         wrong_values = {**faults, "missing": []} if self.fills else faults
         check_values(name, values, wrong_values, self.file or "x", self.rows, self.remedy, kind)
-        present = known[~np.isnan(known)]
+        present = numbers[~np.isnan(numbers)]
         if not len(present):
             return None, [f"the column {name!r} is left out: it is empty"]
         if parts is not None:
             # Keep the parts whose periods the dates span, unless all their values are equal.
-            long = [part for part, period in DAYS.items() if np.ptp(present) >= _PERIODS * period]
-            parts = tuple(part for part in long if len(np.unique(place_of(present, part))) > 1)
+            spanned = [
+                part for part, period in DAYS.items() if np.ptp(present) >= _PERIODS * period
+            ]
+            parts = tuple(part for part in spanned if len(np.unique(place_of(present, part))) > 1)
             if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
                 in_memory = "use pandas.to_datetime(..., dayfirst=True)"
                 way = in_memory if self.file is None else "set target.day_first=true"
@@ -302,7 +304,7 @@ class Reading:
                     f"the dates of column {name!r} are read with the month first, and no value "
                     f"says so; for days first {way}"
                 )
-        fill = float(np.median(present)) if len(present) < len(known) else None
+        fill = float(np.median(present)) if len(present) < len(numbers) else None
         gaps = fill is not None
         return ColumnCode(name, None, fill, gaps, parts, bool(day_first), self.missing), notes
 
@@ -315,9 +317,9 @@ def encode_columns(
     The encoding is None if all columns are complete numbers. Raises UsageError in the cases of
     `Reading.code`, and if no useful column is left.
     """
-    found = {name: reading.code(name, values) for name, values in raw.items()}
-    notes = tuple(note for _, said in found.values() for note in said)
-    codes = tuple(code for code, _ in found.values() if code)
+    encodings = {name: reading.code(name, values) for name, values in raw.items()}
+    notes = tuple(note for _, column_notes in encodings.values() for note in column_notes)
+    codes = tuple(code for code, _ in encodings.values() if code)
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
     code = TableCode(codes)
@@ -349,9 +351,11 @@ def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode
             f"the column {name!r} is left out: its texts do not repeat, or never change "
             "(numbers are read as 1234.5, dates as 2024-12-31)"
         ]
-    said = (
+    warning = (
         f"the column {name!r} has {len(counts)} different texts, of which {len(kept)} become "
         "inputs; if it is not a category, leave it out"
     )
-    said += "" if in_memory else f" (target.exclude=[{name}])"
-    return ColumnCode(name, tuple(sorted(kept)), other=other), [said] * (len(counts) > MANY_LEVELS)
+    warning += "" if in_memory else f" (target.exclude=[{name}])"
+    return ColumnCode(name, tuple(sorted(kept)), other=other), [warning] * (
+        len(counts) > MANY_LEVELS
+    )

@@ -341,10 +341,10 @@ def check_finite(target: Target) -> Target:
     values = target.function(points)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
-        others = f"at {bad.sum() - 1} more" if bad.sum() > 1 else "at no other"
+        elsewhere = f"at {bad.sum() - 1} more" if bad.sum() > 1 else "at no other"
         raise UsageError(
             f"{target.name} is not finite at {shown(points[bad.argmax()], target.inputs)} "
-            f"and {others} of the {len(points)} points tried; change target.domain."
+            f"and {elsewhere} of the {len(points)} points tried; change target.domain."
         )
     for zero in _zeros_of_denominators(target, points):
         # 0/0 gives NaN, which fails this comparison, because it need not be a pole.

@@ -274,10 +274,10 @@ class TableTarget(TargetConfig):
         labels = self.task == "classification"
         if labels and self.family != "gaussian":
             yield f"{at}family={self.family} is for numbers; remove it or {at}task=classification."
-        one = "classification" if labels else f"{at}family={self.family}"
+        taker = "classification" if labels else f"{at}family={self.family}"
         count = 1 if self.outputs == MISSING else len(self.outputs)
         if count != 1 and (labels or self.family != "gaussian"):
-            yield f"{one} takes one output column, {at}outputs has {count}."
+            yield f"{taker} takes one output column, {at}outputs has {count}."
         rates = self.family in ("poisson", "gamma") and self.offset not in self.outputs
         if self.offset and not rates:
             yield (

@@ -62,20 +62,20 @@ def _largest_change(
     Also return whether each difference is too large for a smooth function. Both have the shape
     (places,).
     """
-    (low, high), at = ends, places[:, axis]
+    (low, high), points = ends, places[:, axis]
     reach = REACH * (high - low)
     for _ in range(LEVELS):
-        middle = np.clip(at, low + reach, high - reach)
+        middle = np.clip(points, low + reach, high - reach)
         lines = middle[:, None] + reach * np.linspace(-1, 1, POINTS)
         x = np.repeat(places, POINTS, axis=0)
         x[:, axis] = lines.ravel()
         with np.errstate(all="ignore"):
             y = function(x).reshape(len(places), POINTS, -1) / sizes
             differences = np.nan_to_num(np.abs(np.diff(y, 4, axis=1)).max(axis=2), posinf=0.0)
-        at = np.take_along_axis(lines, differences.argmax(axis=1)[:, None] + 2, axis=1)[:, 0]
+        points = np.take_along_axis(lines, differences.argmax(axis=1)[:, None] + 2, axis=1)[:, 0]
         step = 2 * reach / (POINTS - 1)
         reach = NEAR * step
     slopes = np.abs(np.diff(y, axis=1)).max(axis=(1, 2)) / step
-    rounding = ROUNDING * (np.abs(y).max(axis=(1, 2)) + np.abs(at) * slopes)
+    rounding = ROUNDING * (np.abs(y).max(axis=(1, 2)) + np.abs(points) * slopes)
     least = np.maximum(SLOPE_CHANGE * step / (high - low), rounding)
-    return at, differences.max(axis=1) > least
+    return points, differences.max(axis=1) > least

@@ -170,11 +170,11 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> No
 
     `where` says in the message what should have the columns.
     """
-    known = dict.fromkeys(names)
-    if missing := [name for name in wanted if name not in known]:
-        listed = ", ".join(list(known)[:_NAMES_SHOWN]) + ", ..." * (len(known) > _NAMES_SHOWN)
+    columns = dict.fromkeys(names)
+    if missing := [name for name in wanted if name not in columns]:
+        listed = ", ".join(list(columns)[:_NAMES_SHOWN]) + ", ..." * (len(columns) > _NAMES_SHOWN)
         raise InvalidData(
-            f"{where} has no column {missing[0]!r}{did_you_mean(missing[0], known)}; "
+            f"{where} has no column {missing[0]!r}{did_you_mean(missing[0], columns)}; "
             f"its columns are {listed}."
         )
 

@@ -179,7 +179,7 @@ def _inputs(asked: TableTarget, table: TableFile) -> tuple[str, ...]:
     Raises UsageError if columns are unknown or no input is left.
     """
     names = table.names()
-    roles = [one for one in (asked.weight_column, asked.split_column, asked.offset) if one]
+    roles = [role for role in (asked.weight_column, asked.split_column, asked.offset) if role]
     check_columns([*asked.exclude, *roles], names, table.file.name)
     if list(asked.inputs) != ["all"] or "all" in names:
         return tuple(dict.fromkeys([*asked.inputs, *([asked.offset] if asked.offset else [])]))
@@ -403,18 +403,18 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
     path = config.path
     columns = list(config.columns or ())
     if not columns:  # the columns x and y if both exist, otherwise the first two columns of numbers
-        found = TableFile(path).read()
-        shown = ", ".join(found.columns[:_SHOWN])
-        if all(map(is_number, found.columns)):
+        table = TableFile(path).read()
+        shown = ", ".join(table.columns[:_SHOWN])
+        if all(map(is_number, table.columns)):
             raise UsageError(
                 f"{path} begins with numbers ({shown}); name its columns in a first row, as x,y."
             )
         numeric = [
             name
-            for name in map(str, found)
-            if "text" not in read_numbers(found[name].to_numpy())[1]
+            for name in map(str, table)
+            if "text" not in read_numbers(table[name].to_numpy())[1]
         ]
-        columns = ["x", "y"] if {"x", "y"} <= set(found.columns) else numeric[:2]
+        columns = ["x", "y"] if {"x", "y"} <= set(table.columns) else numeric[:2]
         if len(columns) < 2:
             raise UsageError(
                 f"{path} has {len(numeric)} columns of numbers among {shown}; a curve needs two."

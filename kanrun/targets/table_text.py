@@ -93,9 +93,9 @@ def days_from(texts: list[str], day_first: bool) -> Array:
         else:
             minutes.append(0.0)
         instants.append(plain)
-    found = np.array(instants, dtype="M8[us]")
-    days = found.astype(np.int64) / 86_400e6 - np.array(minutes) / 1440
-    return np.where(np.isnat(found), np.nan, days)
+    dates = np.array(instants, dtype="M8[us]")
+    days = dates.astype(np.int64) / 86_400e6 - np.array(minutes) / 1440
+    return np.where(np.isnat(dates), np.nan, days)
 
 
 def is_number(text: str) -> bool:
@@ -184,17 +184,17 @@ def read_days(
     faults: Faults = defaultdict(list, missing=[i for i, text in enumerate(texts) if not text])
     matches = [_DATE.match(text) for text in texts]
     if day_first is None:
-        parts = [m.group(2, 3, 4) for m in matches if m and m[3]]
-        first, second = (max((int(p[k]) for p in parts), default=0) for k in (0, 2))
-        if first > 12 or second > 12 or any(p[1] == "." for p in parts):
+        fields = [m.group(2, 3, 4) for m in matches if m and m[3]]
+        first, second = (max((int(p[k]) for p in fields), default=0) for k in (0, 2))
+        if first > 12 or second > 12 or any(p[1] == "." for p in fields):
             day_first = second <= 12
     days = np.full(len(texts), np.nan)
-    known = [i for i, m in enumerate(matches) if m]
+    dated = [i for i, m in enumerate(matches) if m]
     wrong = [i for i, m in enumerate(matches) if texts[i] and not m]
     try:
-        days[known] = days_from([texts[i] for i in known], bool(day_first))
+        days[dated] = days_from([texts[i] for i in dated], bool(day_first))
     except ValueError:  # an impossible date such as 2023-02-30
-        for i in known:
+        for i in dated:
             try:
                 days[i] = days_from([texts[i]], bool(day_first))[0]
             except ValueError:
