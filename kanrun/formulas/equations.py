@@ -262,9 +262,7 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
         if (derivative := vocabulary.derivative(name)) is not None:
             derivatives.setdefault(name, derivative)
     present = tuple(
-        derivative_of
-        for name, derivative_of in derivatives.items()
-        if expression.has(variable(name))
+        derivative for name, derivative in derivatives.items() if expression.has(variable(name))
     )
     if not present:
         raise UsageError(

@@ -59,7 +59,8 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
     if unknowns > len(old_inputs) + len(rows):
         raise UsageError(
             f"The network has {unknowns} unknowns, which {len(old_inputs)} remembered and "
-            f"{len(rows)} new rows do not determine. Fit a smaller one, such as model=kan hidden=[3]."
+            f"{len(rows)} new rows do not determine. Fit a smaller one, such as model=kan "
+            "hidden=[3]."
         )
     unlike = departure_counts(departures(model, rows, network_outputs(model, rows)))
     if outside := departure_warnings(model, unlike, len(rows)):
