@@ -317,6 +317,7 @@ class Family:
             return stats.bernoulli(mean)
         if self.name == "binomial":  # fractions have a beta distribution
             size = 1 / min(self.dispersion, _MOST_SPREAD) - 1
+            mean = np.clip(mean, _SMALLEST, 1 - _SMALLEST)
             return stats.beta(mean * size, (1 - mean) * size)
         if (excess := self.dispersion - 1) <= _EXCESS:
             return stats.poisson(mean)

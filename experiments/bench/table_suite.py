@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.engine.tables import TableModel, fit_table
 from kanrun.engine.tables.folds import OURS, loss_of
-from kanrun.engine.tables.proper_scores import new_scores
+from kanrun.engine.tables.proper_scores import proper_scores
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family
@@ -208,8 +208,8 @@ def _densities(
         latent = model.outputs.apply(values)[:, 0]
         low, high = (np.interp(latent, errors[0, :, 0], end) for end in errors[0, :, 1:].T)
         error = model.outputs.apply(held.y)[:, 0] - latent
-        scores = new_scores(model, train.y, held.x, held.y)
-        return scores._asdict() | {"coverage": float(((low <= error) & (error <= high)).mean())}
+        found = proper_scores(model, train.y, held)
+        return found._asdict() | {"coverage": float(((low <= error) & (error <= high)).mean())}
     number = np.arange(len(train)) % FOLDS
     residuals = train.y.copy()
     for fold in range(FOLDS):

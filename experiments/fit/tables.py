@@ -14,7 +14,7 @@ from kanrun.config import TARGETS, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
 from kanrun.engine.tables.effects import report_tables
 from kanrun.engine.tables.folds import OURS, cross_validate, loss_of
-from kanrun.engine.tables.proper_scores import held_out_scores, new_scores
+from kanrun.engine.tables.proper_scores import proper_scores
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
@@ -61,14 +61,12 @@ _TRIALS = {
 class TableFitting:
     """One table and the settings of its fit.
 
-    All rows are training rows, unless `sampling` asks for test rows. `offset` is the index of the
-    input that is the exposure, if there is one.
+    All rows are training rows, unless `sampling` asks for test rows.
     """
 
     cfg: FitConfig
     problem: LearningProblem
     policy: TablePolicy
-    offset: int | None = None
 
     @property
     def family(self) -> Family:
@@ -79,9 +77,8 @@ class TableFitting:
 
     def rates(self, points: Points) -> Points:
         """Return the points to fit: outputs per unit of exposure, if there is an exposure."""
-        if self.offset is None:
-            return points
-        return per_exposure(points, self.offset, self.policy.family)
+        exposure = self.policy.exposure
+        return points if exposure is None else per_exposure(points, exposure, self.policy.family)
 
     def run(self, cell: Cell, seed: int, _: Checkpoint | None) -> Records:
         """Fit all training rows, cross-validate, and yield all records.
@@ -106,15 +103,18 @@ class TableFitting:
         fitted = fit_table(train, family.classes, self.policy, seed)
         fit_seconds = time.process_time() - before
         if fitted.folds is not None:
+            exposure = self.policy.exposure
+            inputs = train.x if exposure is None else np.delete(train.x, exposure, 1)
             baselines = self.cfg.model.baselines
-            checked = cross_validate(train, family, fitted.folds, baselines=baselines)
+            others = replace(train, x=inputs)
+            checked = cross_validate(others, family, fitted.folds, baselines=baselines)
         if reason := _REASONS.get(fitted.fit.kind):
             yield Note(reason, warning=fitted.fit.kind == "mean")
         yield from _compared(checked, family)
         yield from self._warnings(fitted, checked)
         whole = fitted
-        if self.offset is not None:
-            whole = fitted.with_exposure(self.offset, dataset.train.x[:, self.offset])
+        if self.policy.exposure is not None:
+            whole = fitted.with_exposures(dataset.train.x[:, self.policy.exposure])
         known = with_scalings(problem, whole.inputs, whole.outputs)
         summary = _summary(self, fitted, whole, checked)
         for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
@@ -145,10 +145,9 @@ class TableFitting:
         """Yield the tables of effects, importance and others that describe the fitted model."""
         dataset = self.problem.dataset
         target = self.problem.dataset.target
-        inputs = [name for j, name in enumerate(target.inputs) if j != self.offset]
         columns = target.code.columns if target.code else ()
         levels = {column.name: column.level_names for column in columns if column.levels}
-        names = inputs, dataset.classes or target.outputs
+        names = target.inputs, dataset.classes or target.outputs
         dates = [column.name for column in columns if column.parts is not None]
         for name, table in report_tables(fitted, train, *names, levels, seed):
             of_dates = {"is_date": table["input"].isin(dates)} if name == "effects" else {}
@@ -258,11 +257,11 @@ def prepare_table(cfg: FitConfig, seed: int, target: Target | None) -> TableFitt
         shapes=_shapes(model, problem),
         extrapolation=model.extrapolation,
         bounds=_bounds(model, problem, known.family),
+        exposure=known.inputs.index(known.offset) if known.offset else None,
         folds=0 if model.selection == "evidence" else model.folds,
         single_fold=model.selection == "validation",
     )
-    offset = known.inputs.index(known.offset) if known.offset else None
-    return TableFitting(cfg, problem, policy, offset)
+    return TableFitting(cfg, problem, policy)
 
 
 def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str], ...]:
@@ -281,7 +280,7 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
         )
     if asked and classes and len(classes) > 2:
         raise UsageError("model.monotone and model.curvature are for numbers and for two classes.")
-    return tuple((names.index(name), shape) for name, shape in asked.items())
+    return tuple((target.inputs.index(name), shape) for name, shape in asked.items())
 
 
 def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[float, float]:
@@ -413,14 +412,14 @@ def _summary(
         held = train.take(inside)
         summary |= _quality(fitted.held_out[inside], held, family, dataset.target, "cv")
         if not family.has_link:
-            scores = held_out_scores(fitted, train.y)._asdict()
+            scores = proper_scores(fitted, train.y)._asdict()
             summary |= {f"cv_{name}": value for name, value in scores.items()}
     if test:
         predicted = fitted.predict(test.x)
         summary[f"test_{loss}"] = loss_of(predicted, test.y, family, test.weights)
         summary |= _quality(predicted, test, family, dataset.target, "test")
         if not family.has_link:
-            scores = new_scores(fitted, train.y, test.x, test.y)._asdict()
+            scores = proper_scores(fitted, train.y, test)._asdict()
             summary |= {f"test_{name}": value for name, value in scores.items()}
     summary["clipped_fraction"] = fitted.clipped_fraction((test or train).x)
     if not family.has_link:

@@ -49,10 +49,6 @@ BAND = 1.96
 _RARE = 1e-12
 #: Number of rows over which effects are averaged, and at which pairs are compared.
 _EFFECT_ROWS = 200
-#: Number of rows from which the variance of an effect due to the choice of rows is estimated.
-_SAMPLE_ROWS = 60
-#: Number of values of an input at which the variance due to the choice of rows is estimated.
-_SAMPLE_PLACES = 13
 #: Number of columns whose pairs are compared: those with the largest rates in the kernel.
 _PAIRED_COLUMNS = 12
 #: Number that is combined with the seed to choose rows; the next larger number is used to permute
@@ -77,8 +73,10 @@ def report_tables(
     Without radial parts, the model has no interactions, and there are no tables of pairs.
     """
     quantiles = np.linspace(0, 1, QUANTILES)
-    yield "effects", effect_table(model, points, inputs, outputs, levels)
     columns = _columns(inputs, levels)
+    if model.policy.exposure is not None:
+        del columns[inputs[model.policy.exposure]]
+    yield "effects", effect_table(model, points, columns, outputs, levels)
     yield "importance", importance_table(model, points, columns, seed)
     yield "anova", anova_table(model, columns)
     labels = {"input": np.repeat(inputs, QUANTILES), "level": np.tile(quantiles, len(inputs))}
@@ -86,7 +84,7 @@ def report_tables(
     yield "input_values", DataFrame(labels | {"x": values})
     if len(pairs := pair_table(model, columns)):
         yield "pairs", pairs
-        yield "pair_maps", pair_maps(model, points, pairs, inputs, outputs, levels)
+        yield "pair_maps", pair_maps(model, points, pairs, columns, outputs, levels)
     yield "kernel", kernel_table(model, inputs)
 
 
@@ -121,9 +119,63 @@ def _columns(inputs: Sequence[str], levels: Levels) -> dict[str, list[int]]:
     return columns | {name: [j] for j, name in enumerate(inputs) if j not in taken}
 
 
-def _level_numbers(indicators: ndarray) -> ndarray:
-    """Return the level number of each row, shape (rows,), for indicators (rows, levels - 1)."""
-    return np.asarray(np.where(indicators.any(1), indicators.argmax(1), indicators.shape[1]))
+class _Contrast(NamedTuple):
+    """What the centred effect of some inputs, at some points, consists of.
+
+    The effect is averaged over rows.
+
+    Attributes:
+        functions: Functions of the inputs, centred by their means over rows, shape (points,
+            functions). Functions of other inputs are 0.
+        own: Factors of the radial covariances that depend on the inputs, see `Centres.factors`,
+            centred by their means over rows, shape (points, 2, R).
+        others: The other factors, for each row, shape (rows, 2, R).
+    """
+
+    functions: ndarray
+    own: ndarray
+    others: ndarray
+
+    @staticmethod
+    def of(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> _Contrast:
+        """Return the contrast at scores `u` (points, inputs), averaged over `rows` (rows, inputs).
+
+        `columns` are the indices of the inputs.
+        """
+        encoder = fit.encoder
+        both = np.concatenate([u, rows])
+        functions = encoder.functions(both)
+        functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
+        radial = encoder.radial(both)
+        own, others = fit.centres.factors(radial, columns, radial[len(u) :])
+        functions, own = (
+            values[: len(u)] - values[len(u) :].mean(0) for values in (functions, own)
+        )
+        return _Contrast(functions, own, others)
+
+    @property
+    def covariances(self) -> ndarray:
+        """Centred radial covariances, averaged over rows, shape (points, R)."""
+        return np.asarray((self.own * self.others.mean(0)).sum(1))
+
+    def effect(self, fit: LatentFit) -> RowOutputs:
+        """Return the centred effect on each latent function, shape (points, outputs)."""
+        weights, heights = fit.weights
+        return np.asarray(self.functions @ weights + self.covariances @ heights)
+
+    def std(self, fit: LatentFit) -> RowOutputs:
+        """Return the standard deviation of the effect, shape (points, outputs).
+
+        It includes the posterior uncertainty of the coefficients, and the variance due to the
+        choice of the rows: the variance of the effect curves of single rows, divided by the number
+        of rows.
+        """
+        features = np.concatenate([self.functions, fit.centres.whitened(self.covariances)], 1)
+        variances = []
+        for output, heights in zip(fit.outputs, fit.weights[1].T, strict=True):
+            curves = np.einsum("pkc,rkc->pr", self.own, self.others * heights, optimize=True)
+            variances.append(output.spread(features) + curves.var(1) / len(self.others))
+        return np.asarray(np.sqrt(np.stack(variances, 1)))
 
 
 def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
@@ -135,74 +187,55 @@ def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndar
         u: Scores at which the effect is evaluated, shape (points, inputs).
         rows: Scores of the rows (rows, inputs) over which the other inputs are averaged.
     """
-    contrasts = _contrasts(fit, columns, u, rows)
-    return np.asarray(fit.factor * sum(map(np.matmul, contrasts, fit.weights)))
+    return _Contrast.of(fit, columns, u, rows).effect(fit)
 
 
-def _effect_std(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
-    """Return the standard deviation of `column_effect`, shape (points, outputs).
+class _Grid(NamedTuple):
+    """Points along one column.
 
-    It includes the posterior uncertainty of the coefficients and the variance due to the choice of
-    the rows over which the effect is averaged.
+    Attributes:
+        values: Values of the column, or numbers of its levels, shape (points,).
+        levels: Names of the levels, shape (points,); empty strings for a column of numbers.
+        inputs: Inputs of the model at these values, shape (points, inputs of the column).
     """
-    functions, covariances = _contrasts(fit, columns, u, rows)
-    features = np.concatenate([functions, fit.centres.whitened(covariances)], 1)
-    variance = np.stack([fit.factor**2 * each.spread(features) for each in fit.outputs], 1)
-    return np.asarray(np.sqrt(variance + _sampling_variance(fit, columns, u, rows)))
 
+    values: ndarray
+    levels: ndarray
+    inputs: ndarray
 
-def _sampling_variance(
-    fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray
-) -> RowOutputs:
-    """Return the variance of an effect (points, outputs) that is due to the choice of the rows.
+    @staticmethod
+    def of(x: ndarray, levels: Sequence[str], most: int, ends: tuple[float, float]) -> _Grid:
+        """Return the points of a column whose inputs in the rows are `x`, (rows, inputs).
 
-    It is the variance of the effect curves of single rows, divided by the number of rows.
-    """
-    if not len(fit.centres.inputs):
-        return np.zeros((len(u), len(fit.outputs)))
-    at = u[:, columns]
-    at = at[np.argsort(at[:, 0])[spaced(len(at), _SAMPLE_PLACES)]] if len(columns) == 1 else at
-    some = rows[spaced(len(rows), _SAMPLE_ROWS)]
-    moved = np.repeat(some, len(at), 0)
-    moved[:, columns] = np.tile(at, (len(some), 1))
-    curves = fit.at_scores(moved).reshape(len(some), len(at), -1)
-    nearest = cdist(rows[:, columns], at).argmin(1)
-    shares = np.bincount(nearest, minlength=len(at)) / len(rows)
-    middles = np.einsum("rpo,p->ro", curves, shares)[:, None]
-    variance = np.var(curves - middles, axis=0) / len(rows)
-    if len(columns) > 1:
-        return np.asarray(variance)
-    return np.stack([np.interp(u[:, columns[0]], at[:, 0], one) for one in variance.T], 1)
+        They are all its values or, if there are more than `most`, evenly spaced values between the
+        quantiles `ends`, or its most frequent levels. `levels` are the names of all levels; empty
+        for a column of numbers.
+        """
+        if not levels:
+            values = np.unique(x)
+            if len(values) > most:
+                low, high = np.quantile(x, ends)
+                values = np.linspace(low, high, most)
+            return _Grid(values, np.full(len(values), ""), values[:, None])
+        indicators = np.eye(len(levels))[:, :-1]
+        counts = np.append(x.sum(0), (x.sum(1) == 0).sum())
+        frequent = np.argsort(-counts, kind="stable")[: min(most, np.count_nonzero(counts))]
+        values = np.sort(frequent)
+        return _Grid(values.astype(float), np.array(levels)[values], indicators[values])
 
+    def nearest(self, x: ndarray) -> ndarray:
+        """Return the index of the point nearest to each row of inputs x, shape (rows,).
 
-def _contrasts(
-    fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray
-) -> tuple[ndarray, ndarray]:
-    """Return the features whose weighted sum is the centred effect of some inputs.
-
-    Features that belong to other inputs are 0.
-
-    Returns:
-        Functions of the inputs at the points `u`, shape (points, functions), and covariances with
-        the R centres, averaged over `rows`, shape (points, R). The mean over rows is subtracted
-        from both.
-    """
-    encoder = fit.encoder
-    both = np.concatenate([u, rows])
-    count = len(u)
-    functions = encoder.functions(both)
-    functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
-    covariances = fit.centres.averaged(encoder.radial(rows), columns, encoder.radial(both))
-    return (
-        functions[:count] - functions[count:].mean(0),
-        covariances[:count] - covariances[count:].mean(0),
-    )
+        It is -1 for rows whose level is not among the points.
+        """
+        distances = cdist(x, self.inputs)
+        return np.where(self.levels.any() & (distances.min(1) > 0), -1, distances.argmin(1))
 
 
 def effect_table(
     model: TableModel,
     points: Points,
-    inputs: Sequence[str],
+    columns: Mapping[str, Sequence[int]],
     outputs: Sequence[str],
     levels: Levels = MappingProxyType({}),
 ) -> DataFrame:
@@ -211,34 +244,25 @@ def effect_table(
     The band (`lower` to `upper`) is for each point by itself, with the kernel as given. A column of
     text has one point per `level` that occurs in the rows; `x` is then the number of the level.
     """
-    x = points.x
-    found = []
+    tables = []
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
     mean = model.fit.at_scores(rows).mean(0)
-    for name, mine in _columns(inputs, levels).items():
-        at = np.unique(x[:, mine[0]])
-        labels = np.array([""])
-        if len(at) > 2:
-            at = np.linspace(at[0], at[-1], CURVE_POINTS)
-        values = at[:, None]
-        if name in levels:
-            seen = np.unique(_level_numbers(x[:, mine]))
-            at = seen.astype(float)
-            values = np.eye(len(mine) + 1)[seen, :-1]
-            labels = np.array(levels[name])[seen]
-        moved = np.tile(np.median(x, axis=0), (len(at), 1))
-        moved[:, mine] = values
-        scores = model.inputs.apply(moved)
-        latent = mean + column_effect(model.fit, mine, scores, rows)
-        width = BAND * _effect_std(model.fit, mine, scores, rows)
+    for name, inputs in columns.items():
+        names = levels.get(name, ())
+        grid = _Grid.of(points.x[:, inputs], names, len(names) or CURVE_POINTS, (0.0, 1.0))
+        moved = np.tile(np.median(points.x, axis=0), (len(grid.values), 1))
+        moved[:, inputs] = grid.inputs
+        contrast = _Contrast.of(model.fit, inputs, model.inputs.apply(moved), rows)
+        latent = mean + contrast.effect(model.fit)
+        width = BAND * contrast.std(model.fit)
         middle = in_units(latent, model.outputs)
-        ends = [_moved(model, latent, d) for d in (-width, width)]
+        ends = [_moved(model, latent, difference) for difference in (-width, width)]
         curves = zip(middle.T, np.minimum(*ends).T, np.maximum(*ends).T, strict=True)
         for output, (value, lower, upper) in zip(outputs, curves, strict=True):
-            names = {"input": name, "level": np.resize(labels, len(at)), "output": output}
-            numbers = {"x": at, "value": value, "lower": lower, "upper": upper}
-            found.append(DataFrame(names | numbers))
-    return concat(found, ignore_index=True)
+            labels = {"input": name, "level": grid.levels, "output": output}
+            numbers = {"x": grid.values, "value": value, "lower": lower, "upper": upper}
+            tables.append(DataFrame(labels | numbers))
+    return concat(tables, ignore_index=True)
 
 
 def _moved(model: TableModel, latent: RowOutputs, difference: RowOutputs) -> ndarray:
@@ -332,7 +356,9 @@ def _without(fit: LatentFit, columns: Sequence[int]) -> float:
     sample = fit.sample
     lines, curves = (~np.isin(column[part], columns) for part in (is_line, ~is_line))
     others = replace(sample, lines=sample.lines[:, lines], curves=sample.curves[:, curves])
-    return others.log_evidence(fit.kernel.among(np.delete(np.arange(sample.inputs), columns)))
+    return others.log_evidence(
+        fit.kernel.among(np.delete(np.arange(len(sample.taking_part)), columns))
+    )
 
 
 def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
@@ -364,7 +390,7 @@ def pair_maps(
     model: TableModel,
     points: Points,
     pairs: DataFrame,
-    inputs: Sequence[str],
+    columns: Mapping[str, Sequence[int]],
     outputs: Sequence[str],
     levels: Levels = MappingProxyType({}),
 ) -> DataFrame:
@@ -375,62 +401,35 @@ def pair_maps(
     text, the grid has its most frequent levels by number, and `level_1` or `level_2` has their
     names. The output is the first one or, for classes, the last class.
     """
-    x = points.x
     o = len(outputs) - 1 if model.outputs is None else 0
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    found = []
     mean = model.fit.at_scores(rows).mean(0)
-    columns = _columns(inputs, levels)
+    tables = []
     for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
-        sides = [_map_side(x[:, columns[name]], levels.get(name, ())) for name in names]
-        indices = np.indices([len(side.values) for side in sides]).reshape(2, -1)
-        moved = np.tile(np.median(x, axis=0), (indices.shape[1], 1))
-        labels = {"input_1": names[0], "input_2": names[1], "output": outputs[o]}
-        keys = ("x", "level_1"), ("y", "level_2")
-        for name, side, index, (value, level) in zip(names, sides, indices, keys, strict=True):
-            moved[:, columns[name]] = side.inputs[index]
-            labels |= {value: side.values[index], level: side.levels[index]}
-        mine = [j for name in names for j in columns[name]]
-        effect = column_effect(model.fit, mine, model.inputs.apply(moved), rows)
-        near = np.all([side.nearest >= 0 for side in sides], axis=0)
-        nearest = [side.nearest[near] for side in sides]
-        cell = np.ravel_multi_index(nearest, [len(side.values) for side in sides])
-        labels |= {"value": in_units(mean + effect, model.outputs)[:, o]}
-        found.append(DataFrame(labels | {"rows": np.bincount(cell, minlength=len(moved))}))
-    return concat(found, ignore_index=True)
-
-
-class _Side(NamedTuple):
-    """Grid points of one column of a map.
-
-    Attributes:
-        values: Values of the column, or numbers of its levels, shape (points,).
-        levels: Names of the levels, shape (points,); empty strings for a column of numbers.
-        inputs: Inputs of the model at these values, shape (points, inputs of the column).
-        nearest: Index of the grid point nearest to each row, shape (rows,); -1 if the level of the
-            row is not on the grid.
-    """
-
-    values: ndarray
-    levels: ndarray
-    inputs: ndarray
-    nearest: ndarray
-
-
-def _map_side(x: ndarray, levels: Sequence[str]) -> _Side:
-    """Return the grid points of a column whose inputs in the rows are `x` (rows, inputs)."""
-    if not levels:
-        values = np.unique(x)
-        if len(values) > MAP_POINTS:
-            low, high = np.quantile(x, MAP_QUANTILES)
-            values = np.linspace(low, high, MAP_POINTS)
-        nearest = np.abs(x - values).argmin(1)
-        return _Side(values, np.full(len(values), ""), values[:, None], nearest)
-    numbers = _level_numbers(x)
-    counts = np.bincount(numbers, minlength=len(levels))
-    frequent = np.argsort(-counts, kind="stable")[: min(MAP_POINTS, np.count_nonzero(counts))]
-    values = np.sort(frequent)
-    places = np.full(len(levels), -1)
-    places[values] = np.arange(len(values))
-    indicators = np.eye(len(levels))[values, :-1]
-    return _Side(values.astype(float), np.array(levels)[values], indicators, places[numbers])
+        values = [points.x[:, columns[name]] for name in names]
+        grids = [
+            _Grid.of(x, levels.get(name, ()), MAP_POINTS, MAP_QUANTILES)
+            for name, x in zip(names, values, strict=True)
+        ]
+        shape = [len(grid.values) for grid in grids]
+        first, second = np.indices(shape).reshape(2, -1)
+        moved = np.tile(np.median(points.x, axis=0), (len(first), 1))
+        moved[:, columns[names[0]]] = grids[0].inputs[first]
+        moved[:, columns[names[1]]] = grids[1].inputs[second]
+        both = [*columns[names[0]], *columns[names[1]]]
+        effect = column_effect(model.fit, both, model.inputs.apply(moved), rows)
+        nearest = np.stack([grid.nearest(x) for grid, x in zip(grids, values, strict=True)])
+        cells = np.ravel_multi_index(nearest[:, (nearest >= 0).all(0)], shape)
+        table = {
+            "input_1": names[0],
+            "input_2": names[1],
+            "output": outputs[o],
+            "x": grids[0].values[first],
+            "level_1": grids[0].levels[first],
+            "y": grids[1].values[second],
+            "level_2": grids[1].levels[second],
+            "value": in_units(mean + effect, model.outputs)[:, o],
+            "rows": np.bincount(cells, minlength=len(moved)),
+        }
+        tables.append(DataFrame(table))
+    return concat(tables, ignore_index=True)

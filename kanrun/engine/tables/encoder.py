@@ -12,7 +12,7 @@ from numpy import ndarray
 from kanrun.engine.splines import extend
 from kanrun.engine.tables.kernel import RadialInputs
 from kanrun.engine.tables.reduced_basis import DEGREE, PerRow, ReducedBasis, RowFunctions, RowInputs
-from kanrun.engine.tables.scores import input_scores, rank_map
+from kanrun.engine.tables.scores import input_scores, rank_map, with_logarithm
 from kanrun.points import PiecewiseScaling
 
 #: Largest number of smooth functions of one input, including the straight line.
@@ -37,12 +37,14 @@ class EncoderPolicy:
         room: Fraction of their range by which scores continue on either side; beyond, scores are
             constant.
         ends: Whether the lines and curves of an input are 0 outside its training range.
+        exposure: Index of an input whose score is its logarithm, and which has no functions.
     """
 
     shapes: tuple[tuple[int, str], ...] = ()
     kind: str = KINDS[-1]
     room: float = 0.0
     ends: bool = False
+    exposure: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +69,14 @@ class Encoder:
         shaped = [j for j, _ in policy.shapes]
         straight = shaped if policy.kind == "full" else range(x.shape[1])
         inputs = input_scores(x, weights, straight=straight, room=policy.room)
+        if policy.exposure is not None:
+            inputs = with_logarithm(inputs, policy.exposure, x[:, policy.exposure])
         u = inputs.apply(x)
         most = int(np.clip(_ALL_FUNCTIONS // u.shape[1], 2, _FUNCTIONS))
-        basis = ReducedBasis.of(u, {"mean": 0, "linear": 1}.get(policy.kind, most), weights)
+        varied = u.copy()
+        if policy.exposure is not None:
+            varied[:, policy.exposure] = 0.0
+        basis = ReducedBasis.of(varied, {"mean": 0, "linear": 1}.get(policy.kind, most), weights)
         return Encoder(inputs, rank_map(u, weights), basis, policy)
 
     def radial(self, u: RowInputs) -> RadialInputs:

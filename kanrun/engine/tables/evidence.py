@@ -18,15 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
 from scipy import linalg, optimize
-from scipy.spatial.distance import squareform
+from scipy.spatial.distance import pdist, squareform
 
 from kanrun.engine.tables.kernel import Kernel, RadialInputs
-from kanrun.engine.tables.likelihoods import Likelihood
+from kanrun.engine.tables.likelihoods import Likelihood, Terms
 
 #: Prior variance of the constant that the latent function adds to the link of the mean output.
 _LEVEL_VARIANCE = 100.0
@@ -44,7 +45,7 @@ _RATE_STD = 1.0
 _VARIANCE_STD = 3.0
 #: Standard deviation of the exponent of the output about 1.
 _POWER_STD = 0.7
-#: Lower limit of the logarithms of rates and variances.
+#: Lower limit of the logarithms of rates and variances, which are 0 there.
 _LOWEST = -14.0
 #: Upper limit of the logarithms of rates and variances.
 _HIGHEST = 8.0
@@ -69,7 +70,7 @@ _MEMORY = 30
 _NEWTON_STEPS = 30
 #: Largest number of halvings of a Newton step that does not increase the posterior.
 _HALVINGS = 10
-#: Smallest divisor where values are divided by the curvature of a row.
+#: Smallest curvature of a row; it keeps working responses finite.
 _SMALLEST = 1e-12
 #: Change of the log posterior below which Newton's method ends.
 _NEWTON_TOLERANCE = 1e-8
@@ -95,22 +96,29 @@ class EvidenceRows:
     outputs: Sequence[Likelihood]
     taking_part: ndarray
 
-    @property
-    def inputs(self) -> int:
-        return len(self.taking_part)
+    @cached_property
+    def grams(self) -> tuple[ndarray, ndarray]:
+        """Covariances of lines and of curves with variance 1, each of shape (rows, rows)."""
+        return self.lines @ self.lines.T, self.curves @ self.curves.T
+
+    def explicit(self, kernel: Kernel) -> ndarray:
+        """Return the covariance of the level, the lines and the curves, shape (rows, rows)."""
+        lines, curves = self.grams
+        covariance = kernel.lines * lines
+        covariance += kernel.curves * curves
+        covariance += _LEVEL_VARIANCE
+        return np.asarray(covariance)
 
     def log_evidence(self, kernel: Kernel) -> float:
         """Return the log evidence of a kernel on the rows, without the prior of the kernel."""
-        covariance = kernel.radial(self.radial, self.radial)
-        covariance += kernel.lines * self.lines @ self.lines.T
-        covariance += kernel.curves * self.curves @ self.curves.T + _LEVEL_VARIANCE
-        modes = [_mode(covariance, each, np.zeros(len(covariance))) for each in self.outputs]
+        covariance = kernel.radial(self.radial, self.radial) + self.explicit(kernel)
+        modes = [_mode(covariance, output, np.zeros(len(covariance))) for output in self.outputs]
         return sum(mode.evidence if mode else -np.inf for mode in modes)
 
     def first(self, count: int) -> EvidenceRows:
         """Return the first `count` of the rows."""
         part = slice(count)
-        outputs = [each.take(part) for each in self.outputs]
+        outputs = [output.take(part) for output in self.outputs]
         return EvidenceRows(
             self.radial[part], self.lines[part], self.curves[part], outputs, self.taking_part
         )
@@ -127,9 +135,9 @@ def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likeli
         powers: Whether the exponents of Gaussian outputs are fitted; otherwise they stay 1.
     """
     problem = _Problem(rows.first(_FIRST_ROWS), powers)
-    starts = _STARTS if problem.has_dispersion else _STARTS[:1]
+    starts = _STARTS[:1] if rows.outputs[0].family.has_known_dispersion else _STARTS
     results = [
-        problem.search(problem.start(*each), problem.std, _FIRST_TOLERANCE) for each in starts
+        problem.search(problem.start(*start), problem.std, _FIRST_TOLERANCE) for start in starts
     ]
     best = min(results, key=lambda result: result.surprise)
     if len(rows.lines) > _FIRST_ROWS:
@@ -155,73 +163,55 @@ class _Result(NamedTuple):
 class _Problem:
     """Minus the log posterior of the hyperparameters, with its gradient.
 
-    The vector of hyperparameters holds, in this order: log w and then log m of the inputs in the
-    radial parts, the logarithms of the four variances, and for each output the logarithm of its
-    dispersion (if that is unknown) and its exponent (if that is fitted).
+    The vector of hyperparameters holds, in this order: log w and log m of all inputs, the
+    logarithms of the four variances, the logarithms of the dispersions of all outputs, and the
+    exponents of all outputs. Parameters that the model does not have are fixed by their limits.
     """
 
     def __init__(self, rows: EvidenceRows, powers: bool) -> None:
         self.rows = rows
-        used = np.flatnonzero(rows.taking_part)
-        self.used, count = used, len(rows.lines)
-        self.squares, self.distances = _pairwise(rows.radial, used)
-        self.by_lines, self.by_curves = (_Symmetric.of(each) for each in (rows.lines, rows.curves))
+        self.latent = [np.zeros(len(rows.lines)) for _ in rows.outputs]
+        self.distances = np.stack([pdist(t[:, None], "cityblock") for t in rows.radial.t.T])
         first = rows.outputs[0]
-        self.has_dispersion = not first.family.has_known_dispersion
-        self.has_power = powers and first.is_gaussian
-        self.latent = [np.full(count, 0.0) for _ in rows.outputs]
-        size = len(used)
-        own = [np.log(_DISPERSION)] * self.has_dispersion + [1.0] * self.has_power
-        own_std = [_VARIANCE_STD] * self.has_dispersion + [_POWER_STD] * self.has_power
-        middle = [
-            *np.full(size, np.log(_SMOOTH_RATE / max(size, 1))),
-            *np.full(size, np.log(_ROUGH_RATE / max(size, 1))),
-            *np.log(_VARIANCES),
-        ]
-        std = [*np.full(2 * size, _RATE_STD), *np.full(4, _VARIANCE_STD)]
-        self.middle = np.array(middle + own * len(rows.outputs))
-        self.std = np.array(std + own_std * len(rows.outputs))
-
-    def bounds(self) -> ndarray:
-        """Return the lower and upper limit of each parameter, shape (parameters, 2)."""
-        size = 2 * len(self.used) + 4
-        own = [_DISPERSIONS] * self.has_dispersion + [_EXPONENTS] * self.has_power
-        found = np.array([(_LOWEST, _HIGHEST)] * size + own * len(self.rows.outputs))
-        empty = [not np.any(part) for part in (self.rows.lines, self.rows.curves)]
-        empty += [not len(self.used)] * 2
-        found[size - 4 : size][empty] = _LOWEST
-        return found
+        inputs = len(rows.taking_part)
+        used = max(int(rows.taking_part.sum()), 1)
+        counts = [inputs, inputs, 1, 1, 1, 1, len(rows.outputs), len(rows.outputs)]
+        self.ends = np.cumsum([inputs, inputs, 4, len(rows.outputs)])
+        rates = np.log([_SMOOTH_RATE / used, _ROUGH_RATE / used])
+        self.middle = np.repeat([*rates, *np.log(_VARIANCES), np.log(_DISPERSION), 1], counts)
+        stds = [_RATE_STD] * 2 + [_VARIANCE_STD] * 5 + [_POWER_STD]
+        self.std = np.repeat(np.array(stds), counts)
+        dispersions = (0.0, 0.0) if first.family.has_known_dispersion else _DISPERSIONS
+        exponents = _EXPONENTS if powers and first.is_gaussian else (1.0, 1.0)
+        limits = [(_LOWEST, _HIGHEST)] * 6 + [dispersions, exponents]
+        self.limits = np.repeat(limits, counts, axis=0)
+        has_radial = rows.taking_part.any()
+        parts = [rows.lines.any(), rows.curves.any(), has_radial, has_radial]
+        present = np.concatenate([rows.taking_part, rows.taking_part, parts])
+        self.limits[: len(present)][~present] = _LOWEST
+        self.middle = np.clip(self.middle, *self.limits.T)  # fixed parameters have no prior
 
     def start(self, dispersion: float, smooth: float) -> ndarray:
         """Return the prior means, with the dispersion and the smooth part's variance replaced."""
-        found = self.middle.copy()
-        found[2 * len(self.used) + 2] = np.log(smooth)
-        if self.has_dispersion:
-            found[2 * len(self.used) + 4 :: 1 + self.has_power] = np.log(dispersion)
-        return found
+        parameters = self.middle.copy()
+        variances, dispersions = self.ends[1:3]
+        parameters[variances + 2] = np.log(smooth)
+        parameters[dispersions : self.ends[3]] = np.log(dispersion)
+        return parameters
 
     def unpacked(self, p: ndarray) -> tuple[Kernel, list[Likelihood]]:
         """Convert a vector of hyperparameters to the kernel and the likelihoods."""
-        size = len(self.used)
-        inputs = len(self.rows.taking_part)
-        smooth_rates = np.zeros(inputs)
-        rough_rates = np.zeros(inputs)
-        smooth_rates[self.used] = np.exp(p[:size])
-        rough_rates[self.used] = np.exp(p[size : 2 * size])
-        variances = np.exp(p[2 * size : 2 * size + 4])
-        variances[p[2 * size : 2 * size + 4] <= _LOWEST] = 0.0
-        own = p[2 * size + 4 :].reshape(len(self.rows.outputs), -1)
-        likelihoods = []
-        for output, parameters in zip(self.rows.outputs, own, strict=True):
-            values = iter(parameters.tolist())
-            dispersion = float(np.exp(next(values))) if self.has_dispersion else 1.0
-            exponent = next(values) if self.has_power else 1.0
-            likelihoods.append(output.with_parameters(dispersion, exponent))
+        p = np.clip(p, *self.limits.T)  # conversion between units rounds
+        values = np.exp(p)
+        values[: self.ends[2]] *= p[: self.ends[2]] > _LOWEST + _SMALLEST
+        smooth_rates, rough_rates, variances, dispersions, _ = np.split(values, self.ends)
+        own = zip(self.rows.outputs, dispersions.tolist(), p[self.ends[3] :].tolist(), strict=True)
+        likelihoods = [output.with_parameters(*parameters) for output, *parameters in own]
         return Kernel(smooth_rates, rough_rates, *variances.tolist()), likelihoods
 
     def search(self, start: ndarray, units: ndarray, tolerance: float) -> _Result:
         """Minimise from `start` by L-BFGS-B; parameters are divided by `units` (parameters,)."""
-        ends = self.bounds() / units[:, None]
+        ends = self.limits / units[:, None]
 
         def scaled(p: ndarray) -> tuple[float, ndarray]:
             value, gradient = self.value_and_gradient(p * units)
@@ -240,87 +230,42 @@ class _Problem:
 
     def value_and_gradient(self, p: ndarray) -> tuple[float, ndarray]:
         kernel, likelihoods = self.unpacked(p)
-        smooth = kernel.smooth * _decayed(kernel.smooth_rates[self.used], self.squares)
-        rough = kernel.rough * _decayed(kernel.rough_rates[self.used], self.distances)
-        lines = self.by_lines
-        curves = self.by_curves
-        covariance = squareform(
-            smooth + rough + kernel.lines * lines.pairs + kernel.curves * curves.pairs, checks=False
-        )
-        np.fill_diagonal(
-            covariance,
-            kernel.radial_variance
-            + kernel.lines * lines.diagonal
-            + kernel.curves * curves.diagonal,
-        )
-        covariance += _LEVEL_VARIANCE
-        value = 0.0
-        own = list[float]()
-        pairs = np.zeros_like(smooth)
-        diagonal = np.zeros(len(covariance))
-        for place, likelihood in enumerate(likelihoods):
-            mode = _mode(covariance, likelihood, self.latent[place])
+        radial = self.rows.radial
+        smooth = kernel.smooth_part(radial, radial)
+        rough = kernel.rough_part(radial, radial)
+        covariance = self.rows.explicit(kernel)
+        covariance += smooth
+        covariance += rough
+        off = (p - self.middle) / self.std
+        value = float(off @ off) / 2
+        by_covariance = np.zeros_like(covariance)
+        by_output = []
+        for k, likelihood in enumerate(likelihoods):
+            mode = _mode(covariance, likelihood, self.latent[k])
             if mode is None:
                 return np.inf, np.zeros_like(p)
             slopes = _slopes(covariance, likelihood, mode)
-            value += mode.evidence
-            pairs += squareform(slopes.by_covariance, checks=False)
-            diagonal += np.diag(slopes.by_covariance)
-            self.latent[place] = mode.latent
-            own += [slopes.by_dispersion] * self.has_dispersion
-            own += [slopes.by_exponent] * self.has_power
-        pairs *= 2
-        by_smooth = pairs * smooth
-        by_rough = pairs * rough
-        trace = float(diagonal.sum())
+            value -= mode.evidence
+            by_covariance += slopes.by_covariance
+            by_output.append((slopes.by_dispersion, slopes.by_exponent))
+            self.latent[k] = mode.latent
+        above = np.triu(by_covariance, 1)
+        by_covariance = np.triu(by_covariance) + above.T
+        smooth *= by_covariance
+        rough *= by_covariance
+        u = radial.u
         gradient = np.concatenate(
             [
-                -kernel.smooth_rates[self.used] * (self.squares @ by_smooth),
-                -kernel.rough_rates[self.used] * (self.distances @ by_rough),
-                [
-                    kernel.lines * (pairs @ lines.pairs + diagonal @ lines.diagonal),
-                    kernel.curves * (pairs @ curves.pairs + diagonal @ curves.diagonal),
-                    by_smooth.sum() + kernel.smooth * trace,
-                    by_rough.sum() + kernel.rough * trace,
-                ],
-                own,
+                kernel.smooth_rates * ((u * (smooth @ u)).sum(0) - smooth.sum(0) @ u**2),
+                -2 * kernel.rough_rates * (self.distances @ squareform(rough, checks=False)),
+                [kernel.lines, kernel.curves]
+                * np.array([np.vdot(by_covariance, gram) for gram in self.rows.grams]),
+                [smooth.sum(), rough.sum()],
+                np.transpose(by_output).ravel(),
             ]
         )
-        off = (p - self.middle) / self.std
-        return float(off @ off) / 2 - value, off / self.std - gradient
-
-
-class _Symmetric(NamedTuple):
-    """A symmetric matrix, stored as its diagonal and the entries above it, row by row."""
-
-    pairs: ndarray
-    diagonal: ndarray
-
-    @staticmethod
-    def of(columns: ndarray) -> _Symmetric:
-        """Return the Gram matrix of rows (rows, columns)."""
-        return _Symmetric(squareform(columns @ columns.T, checks=False), (columns**2).sum(1))
-
-
-def _pairwise(radial: RadialInputs, used: ndarray) -> tuple[ndarray, ndarray]:
-    """Return (u_j - u_k)^2 / 2 and |t_j - t_k| for all pairs of rows j < k.
-
-    Both have the shape (inputs used, pairs).
-    """
-    first, second = np.triu_indices(len(radial), 1)
-    squares, distances = np.empty((2, len(used), len(first)))
-    for place, j in enumerate(used):
-        squares[place] = (radial.u[first, j] - radial.u[second, j]) ** 2 / 2
-        distances[place] = np.abs(radial.t[first, j] - radial.t[second, j])
-    return squares, distances
-
-
-def _decayed(rates: ndarray, distances: ndarray) -> ndarray:
-    if not len(rates):
-        return np.ones(distances.shape[1])
-    exponents = rates @ distances
-    np.negative(exponents, out=exponents)
-    return np.asarray(np.exp(exponents, out=exponents))
+        is_free = self.limits[:, 0] < self.limits[:, 1]
+        return value, off / self.std - np.where(is_free, gradient, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,11 +273,11 @@ class _Mode:
     """Most probable latent values of one output, and the evidence there.
 
     Attributes:
-        latent: Latent values minus the level `Likelihood.start()` (not for Gaussian outputs), shape
-            (rows,).
+        latent: Latent values minus the level `Likelihood.start()`, shape (rows,).
         scores: K^-1 times these values, shape (rows,).
         root: W^1/2, shape (rows,).
         factor: Lower Cholesky factor of I + W^1/2 K W^1/2.
+        terms: Log likelihood and its derivatives.
         evidence: Logarithm of the evidence.
     """
 
@@ -340,38 +285,35 @@ class _Mode:
     scores: ndarray
     root: ndarray
     factor: ndarray
+    terms: Terms
     evidence: float
-
-    def solved(self, right: ndarray) -> ndarray:
-        """Return (K + W^-1)^-1 r for the right-hand side r (rows,)."""
-        inner = linalg.cho_solve((self.factor, True), self.root * right, check_finite=False)
-        return np.asarray(self.root * inner)
 
 
 def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode | None:
     """Return the most probable latent values; None if the covariance is not positive definite.
 
-    Newton's method begins at the latent values `start` (rows,).
+    Newton's method begins at the latent values `start` (rows,). Let z = f + W^-1 s be the working
+    response, with the score s. A step is K a with a = (K + W^-1)^-1 z, which equals z - W^-1 a. For
+    Gaussian outputs, the first step is exact, and the latter form avoids cancellation.
     """
-    if likelihood.is_gaussian:
-        return _gaussian_mode(covariance, likelihood)
     level = likelihood.start()
     f = start
     a = np.zeros(len(start))
     best = -np.inf
+    terms = likelihood.terms(level + f)
     for _ in range(_NEWTON_STEPS):
-        terms = likelihood.terms(level + f)
-        factor = _factor(covariance, root := np.sqrt(terms.curvature))
+        root = np.sqrt(np.maximum(terms.curvature, _SMALLEST))
+        factor = _factor(covariance, root)
         if factor is None:
             return None
-        right = terms.curvature * f + terms.score
-        solved = linalg.cho_solve((factor, True), root * (covariance @ right), check_finite=False)
-        target = right - root * solved
-        moved = f
-        value = -np.inf
+        response = root * f + terms.score / root
+        target = _solved(factor, root, response)
         for _ in range(_HALVINGS):
             moved = covariance @ target
-            value = float(likelihood.terms(level + moved).value.sum() - target @ moved / 2)
+            if likelihood.is_gaussian:
+                moved = (response - target / root) / root
+            terms = likelihood.terms(level + moved)
+            value = float(terms.value.sum() - target @ moved / 2)
             if value >= best - _NEWTON_TOLERANCE:
                 break
             target = (target + a) / 2
@@ -379,28 +321,14 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
         a = target
         f = moved
         best = value
-        if change < _NEWTON_TOLERANCE:
+        if change < _NEWTON_TOLERANCE or likelihood.is_gaussian:
             break
-    root = np.sqrt(likelihood.terms(level + f).curvature)
-    factor = _factor(covariance, root)
-    return None if factor is None else _Mode(f, a, root, factor, best - _half_log(factor))
-
-
-def _gaussian_mode(covariance: ndarray, likelihood: Likelihood) -> _Mode | None:
-    """Return the mode for Gaussian outputs in closed form, which avoids cancellation."""
-    y = likelihood.power.apply(likelihood.y)
-    weights = likelihood.weights
-    root = np.sqrt(weights / likelihood.dispersion)
-    factor = _factor(covariance, root)
+    if not likelihood.is_gaussian:
+        root = np.sqrt(np.maximum(terms.curvature, _SMALLEST))
+        factor = _factor(covariance, root)
     if factor is None:
         return None
-    a = root * linalg.cho_solve((factor, True), root * y, check_finite=False)
-    value = -float(y @ a + weights.sum() * np.log(likelihood.dispersion)) / 2
-    return _Mode(y - a / root**2, a, root, factor, value - _half_log(factor))
-
-
-def _half_log(factor: ndarray) -> float:
-    return float(np.log(np.diag(factor)).sum())
+    return _Mode(f, a, root, factor, terms, best - float(np.log(np.diag(factor)).sum()))
 
 
 def _factor(covariance: ndarray, root: ndarray) -> ndarray | None:
@@ -411,6 +339,11 @@ def _factor(covariance: ndarray, root: ndarray) -> ndarray | None:
     # LAPACK expects column-major order, which the transpose of this symmetric matrix has.
     factor, failure = linalg.lapack.dpotrf(inner.T, lower=1, clean=0, overwrite_a=1)
     return None if failure else factor
+
+
+def _solved(factor: ndarray, root: ndarray, right: ndarray) -> ndarray:
+    """Return (K + W^-1)^-1 W^-1/2 r for the right-hand side r (rows,)."""
+    return np.asarray(root * linalg.cho_solve((factor, True), right, check_finite=False))
 
 
 class _Slopes(NamedTuple):
@@ -432,22 +365,20 @@ def _slopes(covariance: ndarray, likelihood: Likelihood, mode: _Mode) -> _Slopes
     """Return the derivatives of the evidence at the most probable latent values."""
     a = mode.scores
     root = mode.root
-    weights = likelihood.weights
     inverse = linalg.lapack.dpotri(mode.factor, lower=1)[0].T
     # Variance of each latent value given the rows, times its curvature.
-    known = 1 - np.diag(inverse)
+    determined = 1 - np.diag(inverse)
     inverse *= root[:, None]
     inverse *= -root
     inverse += a[:, None] * a
     inverse /= 2
+    terms = mode.terms
+    penalty = likelihood.weights * (np.log(likelihood.dispersion) + 1) / 2
+    by_dispersion = float((determined / 2 - terms.value - penalty).sum())
     if likelihood.is_gaussian:
-        errors = a / root  # over their standard deviations
-        by_dispersion = float((known + errors**2 - weights).sum()) / 2
         return _Slopes(inverse, by_dispersion, -float(a @ likelihood.by_exponent()))
-    terms = likelihood.terms(likelihood.start() + mode.latent)
-    by_latent = known / np.maximum(terms.curvature, _SMALLEST) * terms.third / 2
-    moved = by_latent - mode.solved(covariance @ by_latent)
+    by_latent = determined / root**2 * terms.third / 2
+    indirect = root * (covariance @ by_latent)
+    moved = by_latent - _solved(mode.factor, root, indirect)
     inverse += (np.outer(moved, a) + np.outer(a, moved)) / 2
-    penalty = weights * (np.log(likelihood.dispersion) + 1) / 2
-    by_dispersion = float((known / 2 - terms.value - penalty).sum())
     return _Slopes(inverse, by_dispersion - float(moved @ (covariance @ terms.score)), 0.0)

@@ -15,15 +15,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-from scipy import optimize
 
 from kanrun.engine.tables.encoder import CURVATURES, KINDS, Encoder, EncoderPolicy
 from kanrun.engine.tables.evidence import EvidenceRows, fit_kernel
-from kanrun.engine.tables.folds import Folds, assign_folds, loss_of, training_rows
+from kanrun.engine.tables.folds import Folds, Predict, assign_folds, training_rows
 from kanrun.engine.tables.kernel import Centres, Kernel
 from kanrun.engine.tables.likelihoods import Likelihood, Power
 from kanrun.engine.tables.posterior import condition
-from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs
+from kanrun.engine.tables.reduced_basis import RowInputs
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
@@ -76,8 +75,6 @@ _NORMAL_QUARTILES = 1.349
 _LEAST_UNIT = 0.1
 #: Prior variance that replaces a variance of 0 in the kernel.
 _ABSENT = 1e-12
-#: Limits of the logarithm of the factor of a classifier's logits.
-_FACTORS = (-2.0, 2.0)
 #: Margin of the link map for linear models (see `link_map`), in which straight lines continue.
 _LINEAR_LINK_MARGIN = 1.0
 #: Number that is combined with the seed for the random numbers that choose rows.
@@ -103,12 +100,8 @@ def fit_table(
     family = Family(policy.family, classes).of_outputs(points.y)
     problem = _Problem(different, family, policy, seed)
     fit = problem.fit(different)
-    folds = None
-    factor = 1.0
-    if policy.folds > 1 and len(different) >= 2 * policy.folds:
-        folds, factor = problem.folds(fit)
-    factor = 1.0 if fit.kind == "mean" else factor
-    model = problem.model(different, replace(fit, factor=factor), folds)
+    has_folds = policy.folds > 1 and len(different) >= 2 * policy.folds
+    model = problem.model(different, fit, problem.folds(fit) if has_folds else None)
     return model if len(different) == len(points) else model.repeated(place)
 
 
@@ -175,7 +168,8 @@ class _Problem:
         rule = self.policy.extrapolation
         usual = ROOM if kind == "full" else STRAIGHT_ROOM
         room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(rule, usual)
-        policy = EncoderPolicy(self.policy.shapes, kind, room, rule == "zero")
+        exposure = self.policy.exposure
+        policy = EncoderPolicy(self.policy.shapes, kind, room, rule == "zero", exposure)
         return Encoder.of(points.x, points.shares, policy)
 
     def _evidence_rows(self, rows: int) -> int:
@@ -233,7 +227,9 @@ class _Problem:
             frequent = frequent[:_EVIDENCE_CLASSES]
         is_local = self.policy.is_local and kind == "full"
         taking_part = np.full(u.shape[1], is_local) & (np.ptp(u, axis=0) > 0)
-        taking_part[[j for j, _ in self.policy.shapes]] = False
+        exposure = self.policy.exposure
+        additive = [j for j, _ in self.policy.shapes] + [exposure] * (exposure is not None)
+        taking_part[additive] = False
         sample = EvidenceRows(
             encoder.radial(u),
             functions[:, encoder.is_line],
@@ -257,14 +253,10 @@ class _Problem:
         among = self._order(rows)[:_CANDIDATE_ROWS]
         return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most, noise)
 
-    def folds(self, whole: LatentFit) -> tuple[Folds | None, float]:
+    def folds(self, whole: LatentFit) -> Folds | None:
         """Predict each fold by a model that was fitted without it.
 
-        Folds that would begin after the time limit are omitted. The logits of a fold are multiplied
-        by a factor that was estimated on the other folds.
-
-        Returns:
-            The folds (None if all were omitted), and the factor of logits from all folds.
+        Folds that would begin after the time limit are omitted; None if all were.
         """
         points = self.points
         policy = self.policy
@@ -274,56 +266,22 @@ class _Problem:
         shared = len(points) >= _SHARED_ROWS and points.groups is None
         if shared:
             number[self._order(len(points))[: self._evidence_rows(len(points))]] = -1
-        latent = np.full((len(points), len(whole.outputs)), np.nan)
+        values = np.full((len(points), self.family.classes or points.y.shape[1]), np.nan)
         count = int(number.max()) + 1
         seconds = list[float]()
-        fits = list[LatentFit]()
-        trained = list[Points]()
+        predict = list[Predict]()
         for k in range(count):
             report_progress("folds", k, count)
             if time_limit_reached():
                 number = np.where(number >= k, -1, number)
                 break
             before = time.process_time()
-            trained.append(points.take(training_rows(points, number, k)))
-            fits.append(self.fit(trained[-1], whole if shared else None))
-            latent[number == k] = fits[-1].latent(points.x[number == k])
+            train = points.take(training_rows(points, number, k))
+            model = self.model(train, self.fit(train, whole if shared else None), None)
+            values[number == k] = model.predict(points.x[number == k])
             seconds.append(time.process_time() - before)
-        inside = np.flatnonzero(number >= 0)
-        if not len(inside):
-            return None, 1.0
-        factors = [
-            self._factor(latent, inside[number[inside] != k] if count > 1 else inside)
-            for k in range(len(fits))
-        ]
-        models = [
-            self.model(train, replace(fit, factor=factor), None)
-            for train, fit, factor in zip(trained, fits, factors, strict=True)
-        ]
-        values = np.full((len(points), self.family.classes or points.y.shape[1]), np.nan)
-        for k, model in enumerate(models):
-            mine = number == k
-            values[mine] = in_units(factors[k] * latent[mine], model.outputs)
-        predict = [partial(TableModel.predict, each) for each in models]
-        return Folds(values, number, np.array(seconds), predict), self._factor(latent, inside)
-
-    def _factor(self, latent: RowOutputs, rows: ndarray) -> float:
-        """Return the factor of the latent functions with the lowest log loss on held-out rows.
-
-        The logarithm of the factor has a standard normal prior. The factor is 1 for numbers.
-        """
-        if not self.family.classes or not len(rows):
-            return 1.0
-        y = self.points.y[rows]
-        shares = self.points.shares[rows]
-
-        def surprise(logarithm: float) -> float:
-            predicted = in_units(np.exp(logarithm) * latent[rows], None)
-            loss = loss_of(predicted, y, self.family, shares)
-            return loss * len(rows) + logarithm**2 / 2
-
-        found = optimize.minimize_scalar(surprise, bounds=_FACTORS, method="bounded")
-        return float(np.exp(found.x))
+            predict.append(partial(TableModel.predict, model))
+        return Folds(values, number, np.array(seconds), predict) if predict else None
 
     def model(self, points: Points, fit: LatentFit, folds: Folds | None) -> TableModel:
         """Return the model in the user's units for latent functions fitted to `points`."""
@@ -375,5 +333,5 @@ def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, list[Likelihood]]:
     prior = np.full(rows.lines.shape[1], _LINES)
     found = [condition(rows.lines, prior, [each], rescale=True)[0] for each in rows.outputs]
     variance = _LINES * float(np.exp(np.mean([np.log(each.scale) for each in found])))
-    rates = np.zeros(rows.inputs)
+    rates = np.zeros(len(rows.taking_part))
     return Kernel(rates, rates, variance, 0.0, 0.0, 0.0), [each.likelihood for each in found]

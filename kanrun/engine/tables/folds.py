@@ -13,17 +13,20 @@ from jaxtyping import Int
 from numpy import ndarray
 from pandas import DataFrame
 
-from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation, in_own_units, root_mean_square
 
 OURS = "kanrun"
-# keeps the log loss finite if the model gives the true class the probability 0
-_MIN_PROBABILITY = 1e-12
 Predict = Callable[[RowInputs], RowOutputs]
-_STREAM = 20_404  # selects the stream of random numbers that assigns rows to folds
-# Above this number of rows, or of rows x classes x inputs^2, only one fold is held out.
-_MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
+#: Smallest probability, which keeps the log loss of a class that a model excludes finite.
+_MIN_PROBABILITY = 1e-12
+#: Number that is combined with the seed for the random numbers of folds.
+_STREAM = 20_404
+#: Largest number of rows for which more than one fold is held out.
+_MAX_FOLD_ROWS = 10_000
+#: Largest value of rows x classes x inputs^2 for which more than one fold is held out.
+_FOLD_WORK = 2e7
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,8 @@ def assign_folds(
     Returns:
         The number of the fold of each row, shape (rows,); -1 for rows in no fold.
     """
-    rng, (rows, inputs) = np.random.default_rng([seed, _STREAM]), points.x.shape
+    rng = np.random.default_rng([seed, _STREAM])
+    rows, inputs = points.x.shape
     classes = family.classes if family else None
     work = rows * (classes or 1) * inputs**2
     single = single or rows > _MAX_FOLD_ROWS or work > _FOLD_WORK
@@ -84,26 +88,15 @@ def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " 
     return np.flatnonzero(points.groups < points.groups[number == fold].min())
 
 
-def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
-    """Return the loss of each row: log loss, deviance, or standardised squared error.
-
-    The standardised squared error is averaged over outputs, each divided by its variance.
-    """
-    if family.classes:
-        likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
-        return np.asarray(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)))
-    if family.has_link:
-        return family.deviance(y, predicted)[:, 0]
-    std = deviation(y)
-    return np.asarray((((predicted - y) / np.where(std > 0, std, 1.0)) ** 2).mean(1))
-
-
 def loss_of(
     predicted: RowOutputs, y: ndarray, family: Family, weights: ndarray | None = None
 ) -> float:
-    """Return the RMSE, the mean deviance (outputs with a link) or the log loss (classes)."""
+    """Return the log loss (classes), the mean deviance (outputs with a link), or the RMSE."""
+    if family.classes:
+        likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
+        return float(np.average(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)), weights=weights))
     if family.has_link:
-        return float(np.average(row_losses(predicted, y, family), weights=weights))
+        return float(np.average(family.deviance(y, predicted)[:, 0], weights=weights))
     return float(root_mean_square(root_mean_square(predicted - y, weights)))
 
 

@@ -54,30 +54,40 @@ class Kernel:
     def among(self, columns: Sequence[int] | ndarray) -> Kernel:
         """Return the kernel with the rates of all inputs but `columns` set to 0."""
         inside = np.isin(np.arange(len(self.smooth_rates)), columns)
-        smooth, rough = (
-            np.where(inside, each, 0.0) for each in (self.smooth_rates, self.rough_rates)
+        return replace(
+            self, smooth_rates=self.smooth_rates * inside, rough_rates=self.rough_rates * inside
         )
-        return replace(self, smooth_rates=smooth, rough_rates=rough)
+
+    def smooth_part(self, a: RadialInputs, b: RadialInputs) -> ndarray:
+        """Return the covariances of the smooth part, shape (rows of a, rows of b)."""
+        root = np.sqrt(self.smooth_rates)
+        left = a.u * root
+        right = b.u * root
+        exponents = left @ right.T
+        exponents -= (left**2).sum(1)[:, None] / 2
+        exponents -= (right**2).sum(1) / 2
+        np.minimum(exponents, 0.0, out=exponents)
+        np.exp(exponents, out=exponents)
+        exponents *= self.smooth
+        return np.asarray(exponents)
+
+    def rough_part(self, a: RadialInputs, b: RadialInputs) -> ndarray:
+        """Return the covariances of the rough part, shape (rows of a, rows of b)."""
+        used = self.rough_rates > 0
+        if not used.any():
+            return np.full((len(a), len(b)), self.rough)
+        left, right = (rows.t[:, used] * self.rough_rates[used] for rows in (a, b))
+        exponents = cdist(left, right, "cityblock")
+        np.negative(exponents, out=exponents)
+        np.exp(exponents, out=exponents)
+        exponents *= self.rough
+        return np.asarray(exponents)
 
     def radial(self, a: RadialInputs, b: RadialInputs) -> ndarray:
-        """Return the covariances of the radial parts, shape (rows of a, rows of b)."""
-        found = np.zeros((len(a.u), len(b.u)))
-        if self.smooth:
-            root = np.sqrt(self.smooth_rates)
-            left = a.u * root
-            right = b.u * root
-            apart = left @ right.T
-            apart -= (left**2).sum(1)[:, None] / 2
-            apart -= (right**2).sum(1) / 2
-            np.minimum(apart, 0.0, out=apart)
-            found += self.smooth * np.exp(apart, out=apart)
-        if self.rough:
-            used = self.rough_rates > 0
-            left, right = (each.t[:, used] * self.rough_rates[used] for each in (a, b))
-            apart = cdist(left, right, "cityblock") if used.any() else np.zeros(found.shape)
-            np.negative(apart, out=apart)
-            found += self.rough * np.exp(apart, out=apart)
-        return found
+        """Return the covariances of both radial parts, shape (rows of a, rows of b)."""
+        covariance = self.smooth_part(a, b)
+        covariance += self.rough_part(a, b)
+        return covariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +162,10 @@ class Centres:
         """Convert covariances with the centres, shape (rows, R), to features, shape (rows, R)."""
         if not len(self.inputs):
             return covariance
-        found = linalg.solve_triangular(
+        features = linalg.solve_triangular(
             self.root, covariance.T, lower=True, overwrite_b=True, check_finite=False
         )
-        return np.asarray(found.T)
+        return np.asarray(features.T)
 
     def transposed(self, coefficients: ndarray) -> ndarray:
         """Convert coefficients of features to weights of covariances (R, outputs)."""
@@ -163,23 +173,26 @@ class Centres:
             return coefficients
         return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")
 
-    def averaged(self, rows: RadialInputs, columns: Sequence[int], points: RadialInputs) -> ndarray:
-        """Return covariances with the centres, averaged over all inputs but `columns`.
+    def factors(
+        self, points: RadialInputs, columns: Sequence[int], rows: RadialInputs
+    ) -> tuple[ndarray, ndarray]:
+        """Return factors of the smooth and the rough covariances with the R centres.
 
-        The inputs `columns` have the values of `points`. The other inputs have the values of each
-        of `rows` in turn, and the covariances are averaged over these rows. Both radial parts are
-        products over inputs, so one pass over the rows is enough.
+        Both parts are products over inputs. The covariance at a point whose inputs `columns` are
+        those of one of `points`, and whose other inputs are those of one of `rows`, is therefore
+        the product of two factors.
 
         Returns:
-            Covariances of shape (points, R).
+            Factors of shape (points, 2, R), which include the variances, and of shape (rows, 2, R).
         """
         kernel = self.kernel
-        every = np.arange(len(self.kernel.smooth_rates))
-        apart = kernel.among(columns), kernel.among(np.delete(every, columns))
-        found = np.zeros((len(points), len(self.inputs)))
-        for smooth, rough in ((kernel.smooth, 0.0), (0.0, kernel.rough)):
-            own, others = (replace(each, smooth=smooth, rough=rough) for each in apart)
-            if variance := smooth + rough:
-                mean = others.radial(rows, self.inputs).mean(0) / variance
-                found += mean * own.radial(points, self.inputs)
-        return found
+        others = kernel.among(np.delete(np.arange(len(kernel.smooth_rates)), columns))
+        parts = (
+            (kernel.among(columns), points),
+            (replace(others, smooth=1.0, rough=1.0), rows),
+        )
+        own, rest = (
+            np.stack([part.smooth_part(x, self.inputs), part.rough_part(x, self.inputs)], 1)
+            for part, x in parts
+        )
+        return own, rest

@@ -125,9 +125,12 @@ class Likelihood:
         )
 
     def start(self) -> float:
-        """Return the link of the mean output; the latent function is measured from this level."""
+        """Return the link of the mean output, about which the latent function varies.
+
+        It is 0 for Gaussian outputs, whose evidence has a closed form.
+        """
         if self.is_gaussian:
-            return float(np.average(self.power.apply(self.y), weights=self.weights))
+            return 0.0
         mean = float(np.average(self.y, weights=self.weights))
         if not self.family.is_log:
             count = float(self.weights.sum())

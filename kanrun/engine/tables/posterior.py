@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from scipy import linalg, optimize
+from scipy import linalg, optimize, special
 
 from kanrun.engine.tables.likelihoods import Likelihood
 from kanrun.errors import KanrunError
@@ -38,11 +39,12 @@ _ROUNDING = 4 * np.finfo(float).eps
 _SCALES = (-3.0, 3.0)
 #: Limits of the logarithm of the dispersion.
 _DISPERSIONS = (-23.0, 3.0)
-#: Smallest value of 1 - leverage by which leave-one-out residuals are divided.
+#: Initial dispersion, as a fraction of the variance of the output.
+_NOISE_FRACTION = 0.1
+#: Smallest variance of the output from which the initial dispersion is derived.
+_LEAST_SQUARE = 1e-8
+#: Smallest value of 1 - leverage.
 _LEAST_LEFT = 1e-6
-#: Number of times that Newton's method is run for outputs with a link. After the first run, the
-#: scale of the prior variances and the dispersion are estimated.
-_ROUNDS = 2
 #: Largest number of steps of non-negative least squares per constraint.
 _NNLS_STEPS = 100
 
@@ -88,6 +90,10 @@ class Moments:
         right -= count * level * mean
         return Moments(gram, right, float(weights @ (y - level) ** 2), count, mean, level)
 
+    def divided(self, dispersion: float) -> Moments:
+        """Return the moments with weights divided by `dispersion`."""
+        return replace(self, gram=self.gram / dispersion, right=self.right / dispersion)
+
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
@@ -114,9 +120,6 @@ class Posterior:
     determined: ndarray
     scale: float = 1.0
     has_converged: bool = True
-
-    def latent(self, features: ndarray) -> ndarray:
-        return np.asarray(self.level + features @ self.coefficients)
 
     def spread(self, differences: ndarray) -> ndarray:
         """Return the posterior variances (pairs,) of differences between two latent values.
@@ -146,153 +149,159 @@ def condition(
     """
     if likelihoods[0].is_gaussian:
         return [
-            _conditioned(features, prior, each, each.power.apply(each.y), rescale, constraints)
-            for each in likelihoods
+            _conditioned(features, prior, likelihood, rescale, constraints)
+            for likelihood in likelihoods
         ]
-    return _by_newton(features, prior, likelihoods, rescale, constraints)
+    latent = np.tile([likelihood.start() for likelihood in likelihoods], (len(features), 1))
+    scale = 1.0
+    newton = _by_newton(features, prior, likelihoods, latent, constraints)
+    if rescale:
+        pairs = [_working(likelihoods, latent, k) for k in range(len(likelihoods))]
+        moments = [Moments.of(features, *pair) for pair in pairs]
+        known = likelihoods[0].family.has_known_dispersion
+        scale, dispersion = _scale(moments, prior, known, float(likelihoods[0].weights.sum()))
+        likelihoods = [replace(likelihood, dispersion=dispersion) for likelihood in likelihoods]
+        newton = _by_newton(features, scale * prior, likelihoods, latent, constraints)
+    solutions, has_converged = newton
+    posteriors = [
+        solution.posterior(features, scale * prior, likelihood)
+        for solution, likelihood in zip(solutions, likelihoods, strict=True)
+    ]
+    return [
+        replace(posterior, scale=scale, has_converged=has_converged) for posterior in posteriors
+    ]
 
 
 def _conditioned(
     features: ndarray,
     prior: ndarray,
     likelihood: Likelihood,
-    y: ndarray,
     rescale: bool,
     constraints: ndarray | None,
 ) -> Posterior:
+    """Return the posterior of a Gaussian output, in closed form."""
+    y = likelihood.power.apply(likelihood.y)
     moments = Moments.of(features, likelihood.weights, y)
     scale = 1.0
     if rescale:
-        scale, dispersion = _scale([moments], prior, None, moments.count)
+        scale, dispersion = _scale([moments], prior, False, moments.count)
         likelihood = replace(likelihood, dispersion=dispersion)
-    weights = likelihood.weights
-    found = _solved(features, moments, scale * prior, likelihood, weights, y, constraints)
-    return replace(found, scale=scale)
+    prior = scale * prior
+    weights = likelihood.weights / likelihood.dispersion
+    solution = _Solution.of(moments.divided(likelihood.dispersion), weights, y, prior, constraints)
+    return replace(solution.posterior(features, prior, likelihood), scale=scale)
 
 
 def _by_newton(
     features: ndarray,
     prior: ndarray,
     likelihoods: Sequence[Likelihood],
-    rescale: bool,
+    latent: ndarray,
     constraints: ndarray | None,
-) -> list[Posterior]:
+) -> tuple[list[_Solution], bool]:
     """Fit the latent functions by iteratively reweighted least squares (Newton's method).
 
-    In each step, the outputs (or classes) are updated one after another, with the others fixed. If
-    `rescale`, the scale and the dispersion are estimated after the first convergence, followed by
-    further steps.
+    In each step, the outputs (or classes) are updated one after another, with the others fixed.
+    The values `latent` (rows, outputs) are changed in place.
+
+    Returns:
+        The solution of each output, and whether the steps converged.
     """
-    starts = [each.start() for each in likelihoods]
-    latent = np.tile(starts, (len(features), 1))
-    scale = 1.0
-    found = list[Posterior]()
-    has_converged = False
-    for turn in range(_ROUNDS if rescale else 1):
-        for _ in range(_STEPS):
-            before = latent.copy()
-            found = []
-            change = 0.0
-            for place, likelihood in enumerate(likelihoods):
-                weights, y = _working(likelihoods, latent, place)
-                moments = Moments.of(features, weights / likelihood.dispersion, y)
-                one = _solved(
-                    features,
-                    moments,
-                    scale * prior,
-                    replace(likelihood, dispersion=1.0),
-                    weights / likelihood.dispersion,
-                    y,
-                    constraints,
-                )
-                found.append(replace(one, likelihood=likelihood, scale=scale))
-                step = one.latent(features) - before[:, place]
-                latent[:, place] += np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
-                change = max(
-                    change, float((np.abs(step) * np.sqrt(weights / weights.mean())).max())
-                )
-            if has_converged := change < _TOLERANCE:
-                break
-        if rescale and turn == 0:
-            pairs = [_working(likelihoods, latent, k) for k in range(len(likelihoods))]
-            several = [Moments.of(features, w, y) for w, y in pairs]
-            known = 1.0 if likelihoods[0].family.has_known_dispersion else None
-            rows = float(likelihoods[0].weights.sum())
-            scale, dispersion = _scale(several, prior, known, rows)
-            likelihoods = [replace(each, dispersion=dispersion) for each in likelihoods]
-    return [replace(each, has_converged=has_converged) for each in found]
+    for _ in range(_STEPS):
+        change = 0.0
+        solutions = []
+        for k, likelihood in enumerate(likelihoods):
+            weights, y = _working(likelihoods, latent, k)
+            weights = weights / likelihood.dispersion
+            moments = Moments.of(features, weights, y)
+            solution = _Solution.of(moments, weights, y, prior, constraints)
+            solutions.append(solution)
+            step = solution.level + features @ solution.coefficients - latent[:, k]
+            latent[:, k] += np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+            change = max(change, float((np.abs(step) * np.sqrt(weights / weights.mean())).max()))
+        if change < _TOLERANCE:
+            return solutions, True
+    return solutions, False
 
 
-def _working(
-    likelihoods: Sequence[Likelihood], latent: ndarray, place: int
-) -> tuple[ndarray, ndarray]:
-    """Return the weights (rows,) and working responses (rows,) of one Newton step.
+def _working(likelihoods: Sequence[Likelihood], latent: ndarray, k: int) -> tuple[ndarray, ndarray]:
+    """Return weights (rows,) and working responses (rows,) of one Newton step.
 
-    The step of output (or class) number `place` is the solution of the least-squares problem with
-    these weights and responses, for dispersion 1.
+    They define the least-squares problem of output (or class) number k, for dispersion 1.
     """
-    one = replace(likelihoods[place], dispersion=1.0)
-    f = latent[:, place]
+    likelihood = replace(likelihoods[k], dispersion=1.0)
+    f = latent[:, k]
     if len(likelihoods) > 1:  # the probabilities of all classes sum to one
-        from scipy.special import softmax
-
-        mean = softmax(latent, 1)[:, place]
-        weights = one.weights * mean * (1 - mean)
-        score = one.weights * (one.y - mean)
+        mean = special.softmax(latent, 1)[:, k]
+        weights = likelihood.weights * mean * (1 - mean)
+        score = likelihood.weights * (likelihood.y - mean)
     else:
-        terms = one.terms(f)
+        terms = likelihood.terms(f)
         weights = terms.curvature
         score = terms.score
     weights = np.maximum(weights, _LEAST_INFORMATION * weights.mean())
     return weights, f + score / weights
 
 
-def _solved(
-    features: ndarray,
-    moments: Moments,
-    prior: ndarray,
-    likelihood: Likelihood,
-    weights: ndarray,
-    y: ndarray,
-    constraints: ndarray | None,
-) -> Posterior:
-    """Solve the weighted least-squares problem with the prior, and return the posterior.
+class _Solution(NamedTuple):
+    """Solution of the weighted least-squares problem of one output, with the prior.
 
-    The weights are divided by the dispersion of the likelihood.
+    Attributes:
+        level: Value of the latent function if all features are 0.
+        coefficients: Most probable coefficients (features,).
+        factor: Lower Cholesky factor of H, shape (features, features).
+        mean: Weighted mean of the features, shape (features,).
+        weights: Weights of the rows, divided by the dispersion, shape (rows,).
+        y: Working responses, shape (rows,).
     """
-    dispersion = likelihood.dispersion
-    hessian = moments.gram / dispersion
-    diagonal = np.diag_indices(len(hessian))
-    # With almost no noise, rounding exceeds 1 / prior; with this, a Cholesky factor exists
-    # (Demmel, On floating point errors in Cholesky, LAPACK Working Note 14, 1989).
-    hessian[diagonal] *= 1 + _ROUNDING * len(hessian)
-    hessian[diagonal] += 1 / prior
-    factor = _cholesky(hessian)
-    right = moments.right / dispersion
-    if constraints is None:
-        coefficients = linalg.cho_solve((factor, True), right, check_finite=False)
-    else:
-        coefficients = _constrained(factor, right, constraints)
-    level = moments.level - float(moments.mean @ coefficients)
-    fitted = level + features @ coefficients
-    leverage = np.empty(len(y))
-    for start in range(0, len(y), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        half = _half_solved(factor, (features[part] - moments.mean).T)
-        leverage[part] = (half**2).sum(0)
-    variance = leverage + dispersion / moments.count
-    # LAPACK prints a complaint about a matrix without rows.
-    inverse = linalg.lapack.dtrtri(factor, lower=1)[0] if len(factor) else factor
-    determined = 1 - (inverse**2).sum(0) / prior
-    left = np.maximum(1 - weights / dispersion * variance, _LEAST_LEFT)
-    return Posterior(
-        level,
-        coefficients,
-        factor,
-        likelihood,
-        y - (y - fitted) / left,
-        determined,
-    )
+
+    level: float
+    coefficients: ndarray
+    factor: ndarray
+    mean: ndarray
+    weights: ndarray
+    y: ndarray
+
+    @staticmethod
+    def of(
+        moments: Moments,
+        weights: ndarray,
+        y: ndarray,
+        prior: ndarray,
+        constraints: ndarray | None,
+    ) -> _Solution:
+        """Solve the problem with these moments, weights and responses; it changes `moments`."""
+        hessian = moments.gram
+        diagonal = np.diag_indices(len(hessian))
+        # With almost no noise, rounding exceeds 1 / prior; with this, a Cholesky factor exists
+        # (Demmel, On floating point errors in Cholesky, LAPACK Working Note 14, 1989).
+        hessian[diagonal] *= 1 + _ROUNDING * len(hessian)
+        hessian[diagonal] += 1 / prior
+        factor = _cholesky(hessian)
+        right = moments.right
+        if constraints is None:
+            coefficients = linalg.cho_solve((factor, True), right, check_finite=False)
+        else:
+            coefficients = _constrained(factor, right, constraints)
+        level = moments.level - float(moments.mean @ coefficients)
+        return _Solution(level, coefficients, factor, moments.mean, weights, y)
+
+    def posterior(self, features: ndarray, prior: ndarray, likelihood: Likelihood) -> Posterior:
+        """Return the posterior, with leave-one-out predictions."""
+        weights = self.weights
+        y = self.y
+        leverage = np.empty(len(y))
+        for start in range(0, len(y), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            half = _half_solved(self.factor, (features[part] - self.mean).T)
+            leverage[part] = (half**2).sum(0)
+        left = np.maximum(1 - weights * (leverage + 1 / weights.sum()), _LEAST_LEFT)
+        left_out = y - (y - self.level - features @ self.coefficients) / left
+        # LAPACK prints a complaint about a matrix without rows.
+        has_rows = len(self.factor) > 0
+        inverse = linalg.lapack.dtrtri(self.factor, lower=1)[0] if has_rows else self.factor
+        determined = 1 - (inverse**2).sum(0) / prior
+        return Posterior(*self[:3], likelihood, left_out, determined)
 
 
 def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
@@ -312,39 +321,40 @@ def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarr
 
 
 def _scale(
-    moments: Sequence[Moments], prior: ndarray, known: float | None, rows: float
+    moments: Sequence[Moments], prior: ndarray, is_known: bool, rows: float
 ) -> tuple[float, float]:
     """Return the scale of the prior variances and the dispersion that maximise the evidence.
 
     Args:
         moments: Moments of each output.
         prior: Prior variances (features,).
-        known: Dispersion if it is known, otherwise None.
-        rows: Sum of the weights of the rows. If there is a link function, this is not the sum of
-            the weights in `moments`, because those also contain the Fisher information of each row.
+        is_known: Whether the dispersion is known to be 1.
+        rows: Sum of the weights of the rows. With a link, the weights in `moments` differ, because
+            they include the information of the rows.
     """
     root = np.sqrt(prior)
-    parts = []
-    for each in moments:
-        values, vectors = linalg.eigh(root[:, None] * each.gram * root, check_finite=False)
-        parts.append((np.maximum(values, 0.0), (vectors.T @ (root * each.right)) ** 2, each))
+    spectra = []
+    for moment in moments:
+        values, vectors = linalg.eigh(root[:, None] * moment.gram * root, check_finite=False)
+        rights = (vectors.T @ (root * moment.right)) ** 2
+        spectra.append((np.maximum(values, 0.0), rights, moment.square))
 
     def surprise(p: ndarray) -> float:
-        scale = np.exp(p[0])
-        dispersion = known or np.exp(p[1])
+        scale, dispersion = np.exp(p)
         total = 0.0
-        for values, rights, each in parts:
+        for values, rights, square in spectra:
             both = dispersion + scale * values
-            total += np.log(both / dispersion).sum() + (rows - 1) * np.log(dispersion)
-            total += (each.square - (scale * rights / both).sum()) / dispersion
+            total += np.log(both / dispersion).sum() + (rows - 1) * p[1]
+            total += (square - (scale * rights / both).sum()) / dispersion
         return float(total) / 2
 
-    first = float(np.log(max(moments[0].square / moments[0].count, 1e-8) * 0.1))
-    bounds = [_SCALES] if known else [_SCALES, _DISPERSIONS]
-    found = optimize.minimize(
-        surprise, [0.0] if known else [0.0, first], method="L-BFGS-B", bounds=bounds
-    ).x
-    return float(np.exp(found[0])), known or float(np.exp(found[1]))
+    noise = max(moments[0].square / moments[0].count, _LEAST_SQUARE) * _NOISE_FRACTION
+    limits = [_SCALES, (0.0, 0.0) if is_known else _DISPERSIONS]
+    start = np.clip([0.0, np.log(noise)], *np.transpose(limits))
+    scale, dispersion = np.exp(
+        optimize.minimize(surprise, start, method="L-BFGS-B", bounds=limits).x
+    )
+    return float(scale), float(dispersion)
 
 
 def _cholesky(matrix: ndarray) -> ndarray:

@@ -20,9 +20,10 @@ from numpy import ndarray
 from scipy import optimize, stats
 
 from kanrun.engine.tables.likelihoods import Power
-from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.engine.tables.reduced_basis import PerRow, RowOutputs
 from kanrun.engine.tables.scores import error_scale
 from kanrun.engine.tables.table_model import TableModel
+from kanrun.points import Points
 
 #: Levels at which quantile losses are averaged.
 _LEVELS = (np.arange(100) + 0.5) / 100
@@ -90,50 +91,33 @@ class ErrorDistribution:
         return np.stack([nlpd, 2 * (off * (_LEVELS - (off < 0))).mean(1)])
 
 
-def held_out_scores(model: TableModel, y: RowOutputs) -> ProperScores:
-    """Return the scores of the training rows with outputs y (rows, outputs).
+def proper_scores(model: TableModel, y: RowOutputs, new: Points | None = None) -> ProperScores:
+    """Return the scores of new rows or, if there are none, of the held-out training rows.
 
-    The rows of a fold are predicted by the model that was fitted without them, and their error
-    distribution is estimated from the other folds.
-    """
-    inside = model.different[~np.isnan(model.held_out[model.different, 0])]
-    number = np.zeros(len(y)) if model.folds is None else model.folds.number
-    assert model.outputs is not None  # An invariant: callers ask for numbers only.
-    latent = model.outputs.apply(model.held_out)
-    found = []
-    for fold in np.unique(number[inside]):
-        rows = inside[number[inside] == fold]
-        others = inside[number[inside] != fold]
-        found.append(_scores(model, y, latent, others if len(others) else rows, rows))
-    return ProperScores(*np.concatenate(found, 1).mean(1).tolist())
-
-
-def new_scores(model: TableModel, trained: ndarray, x: RowInputs, y: RowOutputs) -> ProperScores:
-    """Return the scores of new rows x with outputs y.
-
-    The error distribution is estimated from the held-out predictions of the training rows, whose
-    outputs are `trained`.
+    The error distribution of new rows is estimated from all held-out predictions, and that of a
+    fold from the other folds. `y` (rows, outputs) are the outputs of the training rows.
     """
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
-    inside = model.different[~np.isnan(model.held_out[model.different, 0])]
-    both = np.concatenate([model.held_out[inside], model.predict(x)])
-    known, new = np.split(np.arange(len(both)), [len(inside)])
-    outputs = np.concatenate([trained[inside], y])
-    found = _scores(model, outputs, model.outputs.apply(both), known, new)
-    return ProperScores(*found.mean(1).tolist())
-
-
-def _scores(
-    model: TableModel, y: ndarray, latent: ndarray, known: ndarray, rows: ndarray
-) -> ndarray:
-    """Return the scores (2, rows) of `rows`; the error distribution comes from the `known` rows."""
-    assert model.outputs is not None  # An invariant: callers ask for numbers only.
-    found = []
-    for place, output in enumerate(model.fit.outputs):
-        power = output.likelihood.power
-        ends = model.outputs.points[place][[0, -1]]
-        errors = power.apply(y[:, place]) - latent[:, place]
-        distribution = ErrorDistribution.of(latent[known, place], errors[known])
-        limits = float(ends[0]), float(ends[1])
-        found.append(distribution.scores(power, limits, latent[rows, place], y[rows, place]))
-    return np.asarray(np.mean(found, axis=0))
+    inside = model.held_out_rows
+    number = np.zeros(len(inside)) if model.folds is None else model.folds.number[inside]
+    predicted = model.held_out[inside]
+    y = y[inside]
+    scored = np.unique(number)
+    if new is not None:
+        number = np.repeat([0, 1], [len(inside), len(new)])
+        predicted = np.concatenate([predicted, model.predict(new.x)])
+        y = np.concatenate([y, new.y])
+        scored = np.array([1])
+    latent = model.outputs.apply(predicted)
+    scores = []
+    for k in scored:
+        rows = number == k
+        known = ~rows if (~rows).any() else rows
+        for output, limits, f, truth in zip(
+            model.fit.outputs, model.outputs.points, latent.T, y.T, strict=True
+        ):
+            power = output.likelihood.power
+            distribution = ErrorDistribution.of(f[known], power.apply(truth[known]) - f[known])
+            ends = float(limits[0]), float(limits[-1])
+            scores.append(distribution.scores(power, ends, f[rows], truth[rows]))
+    return ProperScores(*np.concatenate(scores, 1).mean(1).tolist())

@@ -24,16 +24,26 @@ from scipy import linalg
 
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_breakpoints
 
-DEGREE = 3  # degree of the splines; for it, the quadrature of f''^2 is exact
-# number of intervals of an input's grid; the second number if it has only a line
-INTERVALS, LINE_INTERVALS = 32, 2
-GRID_EPS = 0.5  # weight of equal spacing in the grid; the rest follows the distinct values
+#: Degree of the splines; the quadrature of f''^2 is exact for it.
+DEGREE = 3
+#: Number of intervals of the grid of an input.
+INTERVALS = 32
+#: Number of intervals of the grid of an input that has only a line.
+LINE_INTERVALS = 2
+#: Weight of equal spacing in the grid; the rest follows the distinct values.
+GRID_EPS = 0.5
+#: Factor of the integral of f''^2 in intervals without rows.
 _GAP_STIFFNESS = 100.0
-_ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
-_RIDGE = 1e-13  # relative ridge that makes the eigenproblem positive definite
-_SQUARED_ZERO = 1e-20  # total variance of the B-splines below which an input is constant
-# largest numbers of rows and of values that are processed at once
-_BLOCK, _BLOCK_NUMBERS = 4096, 1 << 23
+#: Roughness from which a function counts as zero on the rows.
+_ROUGHEST = 1e7
+#: Ridge, relative to the mean of the diagonal, for a positive definite eigenproblem.
+_RIDGE = 1e-13
+#: Total variance of the B-splines below which an input counts as constant.
+_SQUARED_ZERO = 1e-20
+#: Largest number of rows that are used at once.
+_BLOCK = 4096
+#: Largest number of numbers that are used at once.
+_BLOCK_NUMBERS = 1 << 23
 
 PerRow = Float[ndarray, " rows"]
 RowInputs = Float[ndarray, "rows inputs"]
@@ -64,7 +74,7 @@ class ReducedBasis:
     order: ndarray
 
     @staticmethod
-    def of(u: RowInputs, functions: int, weights: PerRow | float = 1.0) -> ReducedBasis:
+    def of(u: RowInputs, functions: int, weights: PerRow | None = None) -> ReducedBasis:
         """Return the basis for scores `u` of training rows, with at most `functions` per input.
 
         A constant input has no functions. An input with two values has only a line, which is scaled
@@ -72,31 +82,23 @@ class ReducedBasis:
         values. The levels of a category are then random effects with the same prior variance, and
         effects of rare levels are shrunk most.
         """
-        weights = np.broadcast_to(weights, len(u))
+        shares = np.ones(len(u)) if weights is None else weights
+        shares = shares / shares.sum()
         intervals = INTERVALS if functions > 1 else LINE_INTERVALS
-        distinct = (torch.as_tensor(np.unique(column))[:, None] for column in u.T)
-        grids = [
-            mixed_breakpoints(each, each[0], each[-1], intervals, 1 - GRID_EPS, 0.0)
-            for each in distinct
-        ]
-        breakpoints = torch.cat(grids).numpy()
-        gram, mean = _moments(u, weights, breakpoints)
-        std = np.sqrt(weights @ (u - weights @ u / weights.sum()) ** 2 / weights.sum())
-        empty = [
-            np.histogram(column, grid)[0] == 0
-            for column, grid in zip(u.T, breakpoints, strict=True)
-        ]
-        curvature = _energy(breakpoints, 2, np.where(empty, _GAP_STIFFNESS, 1.0))
-        found = list[ndarray]()
-        binary = has_two_values(u)
-        for j, size in enumerate(std):
-            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions)
-            jump = np.ptp(u[:, j]) / (2 * size) if binary[j] else 1.0
-            found.append(smooth / jump)
-        counts = [len(each) for each in found]
+        grids = []
+        coefficients = list[ndarray]()
+        for column, is_binary in zip(u.T, has_two_values(u), strict=True):
+            distinct = torch.as_tensor(np.unique(column))[:, None]
+            ends = distinct[0], distinct[-1]
+            grid = mixed_breakpoints(distinct, *ends, intervals, 1 - GRID_EPS, 0.0).numpy()
+            size = np.sqrt(shares @ (column - shares @ column) ** 2)
+            jump = np.ptp(column) / (2 * size) if is_binary else 1.0
+            grids.append(grid)
+            coefficients.append(_demmler_reinsch(column, shares, grid, size, functions) / jump)
+        counts = [len(smooth) for smooth in coefficients]
         return ReducedBasis(
-            breakpoints,
-            np.concatenate(found),
+            np.concatenate(grids),
+            np.concatenate(coefficients),
             np.repeat(range(u.shape[1]), counts),
             np.concatenate([np.arange(count) for count in counts]),
         )
@@ -108,13 +110,12 @@ class ReducedBasis:
 
     def values(self, u: RowInputs) -> RowFunctions:
         """Evaluate the functions; beyond their grids, they continue as straight lines."""
-        out = np.empty((len(u), len(self.column)))
-        grid = _grid(self.breakpoints)
-        for part in blocks(len(u), u.shape[1] * grid.functions):
-            rows = _b_splines(u[part], grid)
-            for j, mine in enumerate(self.places):
-                out[part, mine] = rows[:, j] @ self.coefficients[mine].T
-        return out
+        values = np.empty((len(u), len(self.column)))
+        for j, mine in enumerate(self.places):
+            if len(mine):
+                splines = _b_splines(u[:, j], self.breakpoints[[j]])
+                values[:, mine] = splines @ self.coefficients[mine].T
+        return values
 
 
 def has_two_values(u: RowInputs) -> ndarray:
@@ -138,59 +139,53 @@ def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
     return np.linspace(0, rows - 1, min(rows, count)).astype(int)
 
 
-def _grid(breakpoints: ndarray) -> Grid:
-    return Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
+def _b_splines(u: ndarray, breakpoints: ndarray, derivative: int = 0) -> ndarray:
+    """Return the B-splines of one input, or their derivatives, shape (rows, splines).
 
-
-def _b_splines(u: ndarray, grid: Grid, derivative: int = 0) -> ndarray:
-    """Return the B-splines of each input, or their derivatives, shape (rows, inputs, splines)."""
-    local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
-    return dense_rows(local, interval, grid.functions).numpy()
-
-
-def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarray, ndarray]:
-    """Return the covariance (inputs, splines, splines) and the mean (inputs, splines) of B-splines.
-
-    Both are weighted over the rows.
+    The grid `breakpoints` has the shape (1, G + 1).
     """
-    fraction = weights / weights.sum()
-    grid = _grid(breakpoints)
-    mean = np.zeros((len(breakpoints), grid.functions))
-    gram = np.zeros((*mean.shape, grid.functions))
-    for part in blocks(len(u), u.shape[1] * grid.functions):
-        rows = _b_splines(u[part], grid).transpose(1, 0, 2)
-        weighted = rows * fraction[None, part, None]
-        gram += weighted.transpose(0, 2, 1) @ rows
-        mean += weighted.sum(1)
-    return gram - mean[:, :, None] * mean[:, None, :], mean
+    grid = Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
+    local, interval = local_basis(torch.as_tensor(u[:, None]), grid, derivative)
+    return dense_rows(local, interval, grid.functions)[:, 0].numpy()
 
 
-def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarray:
-    """Integrate products of derivatives of B-splines by Gauss-Legendre quadrature.
+def _energy(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
+    """Integrate products of second derivatives of B-splines by Gauss-Legendre quadrature.
 
-    Intervals are weighted by `stiffness`, shape (inputs, intervals).
+    Intervals of the grid `breakpoints` (1, G + 1) are weighted by `stiffness` (G,).
 
     Returns:
-        Matrices of shape (inputs, splines, splines).
+        Matrix of shape (splines, splines).
     """
     nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
-    half = np.diff(breakpoints, axis=1)[:, :, None] / 2
-    inputs = len(breakpoints)
-    at = (breakpoints[:, :-1, None] + half * (nodes + 1)).reshape(inputs, -1)
-    values = _b_splines(at.T, _grid(breakpoints), derivative).transpose(1, 0, 2)
-    scale = (stiffness[:, :, None] * half * weights).reshape(inputs, -1, 1)
-    return values.transpose(0, 2, 1) @ (values * scale)
+    half = np.diff(breakpoints[0])[:, None] / 2
+    values = _b_splines((breakpoints[0, :-1, None] + half * (nodes + 1)).ravel(), breakpoints, 2)
+    return np.asarray(values.T @ (values * (stiffness[:, None] * half * weights).reshape(-1, 1)))
 
 
-def _demmler_reinsch(gram: ndarray, mean: ndarray, energy: ndarray, limit: int) -> ndarray:
+def _demmler_reinsch(
+    u: ndarray, weights: ndarray, breakpoints: ndarray, size: float, limit: int
+) -> ndarray:
     """Return the B-spline coefficients (functions, splines) of the `limit` smoothest functions.
 
     The variance of a function is the inverse of its roughness, which is divided by that of the
     first curve and is at least 1.
+
+    Args:
+        u: Scores of the rows, with standard deviation `size`.
+        weights: Weights of the rows, with sum 1.
+        breakpoints: Grid of shape (1, G + 1).
+        size: Standard deviation of the scores.
+        limit: Largest number of functions.
     """
+    splines = _b_splines(u, breakpoints)
+    mean = weights @ splines
+    gram = (splines * weights[:, None]).T @ splines - np.outer(mean, mean)
     functions = len(gram)
     if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO or not limit:
         return np.zeros((0, functions))
+    is_empty = np.histogram(u, breakpoints[0])[0] == 0
+    energy = _energy(breakpoints, np.where(is_empty, _GAP_STIFFNESS, 1.0)) * size**3
     whole = gram + energy + np.outer(mean, mean)
     whole[np.diag_indices(functions)] += _RIDGE * np.trace(whole) / functions
     rho, vectors = linalg.eigh(gram, whole)

@@ -16,8 +16,9 @@ from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
 
-#: Fraction of the range of scores by which the map of an input extends beyond the data on either
-#: side.
+#: Exposures may be outside the range of the training rows by this factor.
+_EXPOSURE_ROOM = 1e3
+#: Fraction of the range of scores by which their maps extend on either side.
 ROOM = 0.25
 #: The same fraction for linear models and linear extrapolation.
 STRAIGHT_ROOM = 1e3
@@ -197,18 +198,28 @@ def _output_map(
     return means[rising], t[rising]
 
 
-def per_exposure(points: Points, place: int, family: str) -> Points:
-    """Divide the outputs by the exposures (input number `place`), and drop this input.
+def with_logarithm(inputs: PiecewiseScaling, j: int, exposures: PerRow) -> PiecewiseScaling:
+    """Return the maps of all inputs, where that of input number `j` is the logarithm.
+
+    It extends beyond the `exposures` (rows,) by the factor `_EXPOSURE_ROOM` on either side.
+    """
+    ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
+    logarithm = link_map(Family("poisson"), ends, margin=0.0)
+    points = [*inputs.points]
+    values = [*inputs.values]
+    points[j] = logarithm.points[0]
+    values[j] = logarithm.values[0]
+    return PiecewiseScaling(tuple(points), tuple(values))
+
+
+def per_exposure(points: Points, j: int, family: str) -> Points:
+    """Divide the outputs by the exposures, input number `j`.
 
     For counts (`poisson`), the weights are multiplied by the exposures.
     """
-    exposures = points.x[:, place]
-    return replace(
-        points,
-        x=np.delete(points.x, place, 1),
-        y=points.y / exposures[:, None],
-        weights=points.shares * exposures if family == "poisson" else points.weights,
-    )
+    exposures = points.x[:, j]
+    weights = points.shares * exposures if family == "poisson" else points.weights
+    return replace(points, y=points.y / exposures[:, None], weights=weights)
 
 
 def link_map(

@@ -35,8 +35,6 @@ from kanrun.engine.tables.scores import (
 )
 from kanrun.points import Family, PiecewiseScaling
 
-#: Exposures may be this many times larger or smaller than those of the training rows.
-_EXPOSURE_ROOM = 1e3
 #: Number of rows over which the widening of intervals outside the training range is averaged.
 _WIDENING_ROWS = 8
 
@@ -56,6 +54,8 @@ class TablePolicy:
     extrapolation: str = "clip"
     #: Lower and upper limit of the outputs.
     bounds: tuple[float, float] = (-np.inf, np.inf)
+    #: Index of the input (exposure) to which the outputs are proportional; None without one.
+    exposure: int | None = None
     #: Number of folds of the cross-validation; below 2, leave-one-out predictions replace folds.
     folds: int = 5
     #: Whether only one of the folds is held out.
@@ -81,7 +81,6 @@ class LatentFit:
         centres: Centres of the radial parts.
         outputs: Posterior of each output or, for classes, each logit; two classes have one logit.
         sample: Rows that determined the kernel, with the likelihoods fitted to them.
-        factor: Factor of the latent functions; 1 unless the outputs are classes.
     """
 
     encoder: Encoder
@@ -89,7 +88,6 @@ class LatentFit:
     centres: Centres
     outputs: tuple[Posterior, ...]
     sample: EvidenceRows
-    factor: float = 1.0
 
     def latent(self, x: RowInputs) -> RowOutputs:
         """Return the latent functions at x in the user's units, shape (rows, outputs)."""
@@ -108,12 +106,12 @@ class LatentFit:
     def at_scores(self, u: RowInputs) -> RowOutputs:
         """Return the latent functions at scores u, shape (rows, outputs)."""
         weights, heights = self.weights
-        found = np.empty((len(u), len(self.outputs)))
+        latent = np.tile([output.level for output in self.outputs], (len(u), 1))
         for part in blocks(len(u), len(weights) + len(heights) + 1):
-            found[part] = self.encoder.functions(u[part]) @ weights
+            latent[part] += self.encoder.functions(u[part]) @ weights
             radial = self.kernel.radial(self.encoder.radial(u[part]), self.centres.inputs)
-            found[part] += radial @ heights
-        return np.asarray(self.factor * (found + [each.level for each in self.outputs]))
+            latent[part] += radial @ heights
+        return latent
 
     def features(self, u: RowInputs) -> ndarray:
         """Return all features at scores u (rows, features): lines and curves, then radial ones."""
@@ -140,20 +138,7 @@ class LatentFit:
             return np.tile(
                 [each.level for each in self.outputs], (len(self.outputs[0].left_out), 1)
             )
-        return np.stack([self.factor * each.left_out for each in self.outputs], 1)
-
-
-@dataclass(frozen=True, eq=False)
-class Exposure:
-    """An input (exposure) to which the outputs are proportional.
-
-    Attributes:
-        place: Index of the input.
-        map: Map from the exposure to its logarithm.
-    """
-
-    place: int
-    map: PiecewiseScaling
+        return np.stack([output.left_out for output in self.outputs], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +154,8 @@ class TableModel:
         folds: Predictions of held-out rows by folds; None without folds.
         policy: The settings.
         different: Indices of the training rows that are not copies of earlier ones.
-        exposure: Input to which the outputs are proportional; None if there is none.
+        exposure: Index of the input by which outputs are multiplied; None for rates per unit of
+            exposure, and without exposures.
     """
 
     fit: LatentFit
@@ -180,19 +166,12 @@ class TableModel:
     folds: Folds | None
     policy: TablePolicy
     different: Int[ndarray, " different"]
-    exposure: Exposure | None = None
+    exposure: int | None = None
 
     @property
     def inputs(self) -> PiecewiseScaling:
         """Map from inputs in the user's units to scores, the inputs of the network."""
-        known = self.fit.encoder.inputs
-        if self.exposure is None:
-            return known
-        points = [*known.points]
-        values = [*known.values]
-        points.insert(self.exposure.place, self.exposure.map.points[0])
-        values.insert(self.exposure.place, self.exposure.map.values[0])
-        return PiecewiseScaling(tuple(points), tuple(values))
+        return self.fit.encoder.inputs
 
     @property
     def held_out(self) -> RowOutputs:
@@ -201,6 +180,11 @@ class TableModel:
         They come from the folds or, without folds, from leaving out one row at a time.
         """
         return self.left_out if self.folds is None else self.folds.values
+
+    @property
+    def held_out_rows(self) -> Int[ndarray, " held_out"]:
+        """Indices of the training rows that were held out, without copies of earlier ones."""
+        return np.asarray(self.different[~np.isnan(self.held_out[self.different, 0])])
 
     @cached_property
     def network(self) -> KAN:
@@ -213,11 +197,9 @@ class TableModel:
 
     def latent(self, x: RowInputs) -> RowOutputs:
         """Return the latent functions at x in the user's units, shape (rows, outputs)."""
-        if self.exposure is None:
-            return self.fit.latent(x)
-        place = self.exposure.place
-        logarithms = self.exposure.map
-        return self.fit.latent(np.delete(x, place, 1)) + logarithms.apply(x[:, [place]])
+        u = self.inputs.apply(x)
+        latent = self.fit.at_scores(u)
+        return latent if self.exposure is None else latent + u[:, self.exposure, None]
 
     def predict(self, x: RowInputs) -> RowOutputs:
         """Return predictions at x in the user's units, or class probabilities."""
@@ -249,7 +231,7 @@ class TableModel:
         """
         if self.outputs is None:
             return None
-        inside = self.different[~np.isnan(self.held_out[self.different, 0])]
+        inside = self.held_out_rows
         predicted = self.outputs.apply(self.held_out[inside])
         errors = self.outputs.apply(y[inside]) - predicted
         count = max(len(inside), 1)
@@ -311,23 +293,20 @@ class TableModel:
         different = np.unique(place, return_index=True)[1]
         return replace(self, u=self.u[place], left_out=left_out, folds=folds, different=different)
 
-    def with_exposure(self, place: int, exposures: PerRow) -> TableModel:
-        """Return the model whose outputs are multiplied by an additional input, the exposure.
-
-        Args:
-            place: Index of the additional input.
-            exposures: Exposures of the training rows, shape (rows,).
-        """
+    def with_exposures(self, exposures: PerRow) -> TableModel:
+        """Return the model of the outputs, which are the rates times the exposures (rows,)."""
+        j = self.policy.exposure
         assert self.outputs is not None  # An invariant: counts and sizes are numbers.
-        ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
+        assert j is not None
+        ends = self.outputs.values[0][[0, -1]] + self.inputs.values[j][[0, -1]]
         scale = exposures[:, None]
         folds = self.folds
         return replace(
             self,
-            outputs=link_map(self.family, self.outputs.values[0][[0, -1]] + ends, margin=0.0),
+            outputs=link_map(self.family, ends, margin=0.0),
             left_out=self.left_out * scale,
             folds=folds and replace(folds, values=folds.values * scale),
-            exposure=Exposure(place, link_map(self.family, ends, margin=0.0)),
+            exposure=j,
         )
 
 

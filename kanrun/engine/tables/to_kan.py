@@ -30,31 +30,25 @@ _SPEC = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
 
 def to_kan(model: TableModel) -> KAN:
     """Return the network that computes `model.latent`; for two classes, it returns -f/2 and f/2."""
-    network = _of_fit(model)
-    if model.exposure is None:
-        return network
-    low, high = model.exposure.map.values[0][[0, -1]].tolist()
-    return _with_offset(network, model.exposure.place, (low, high))
-
-
-def _of_fit(model: TableModel) -> KAN:
     fit = model.fit
     encoder = fit.encoder
     outputs = fit.outputs
     mixing = np.eye(len(outputs))
     if model.family.classes == 2:
         mixing = np.array([[-0.5], [0.5]])
-    mixing = mixing * fit.factor
     functions, radial = fit.weights
     edges = _monotone(_edges(encoder, mixing @ functions.T), encoder)
+    breakpoints = encoder.basis.breakpoints
+    if model.exposure is not None:
+        breakpoints, edges = _with_logarithm(model, model.exposure, breakpoints, edges)
     extrapolation: Extrapolation = "zero" if encoder.policy.ends else "linear"
     level = mixing @ np.array([each.level for each in outputs])
     kernel = fit.kernel
     centres = fit.centres
     if not len(centres.inputs) and extrapolation == "linear":
         edges[:, 0] += level[:, None]  # B-splines sum to one
-        return KAN.of_layers([_layer(encoder.basis.breakpoints, edges, extrapolation)])
-    splines = _layer(encoder.basis.breakpoints, edges, extrapolation)
+        return KAN.of_layers([_layer(breakpoints, edges, extrapolation)])
+    splines = _layer(breakpoints, edges, extrapolation)
     heights = mixing @ radial.T
     arrays = {
         "level": level,
@@ -69,31 +63,17 @@ def _of_fit(model: TableModel) -> KAN:
     return KAN.of_layers([RadialLayer.of(splines, tensors)])
 
 
-def _with_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
-    """Return the network of one output with an additional input that is added to the output.
-
-    Args:
-        network: The network.
-        place: Index of the additional input.
-        ends: Ends of the grid of the additional input.
-    """
-    (first,) = network.edge_layers
-    cuts = np.linspace(*ends, first.grid.intervals + 1)
-    grid = np.insert(first.grid.breakpoints.numpy(), place, cuts, 0)
-    knots = extend(torch.as_tensor(cuts[None]), DEGREE).numpy()[0]
+def _with_logarithm(
+    model: TableModel, j: int, breakpoints: ndarray, edges: ndarray
+) -> tuple[ndarray, ndarray]:
+    """Return the grids and edges with straight edges from input number j."""
+    breakpoints = breakpoints.copy()
+    low, high = model.inputs.values[j][[0, -1]]
+    breakpoints[j] = np.linspace(low, high, breakpoints.shape[1])
+    knots = extend(torch.as_tensor(breakpoints[[j]]), DEGREE).numpy()[0]
     # The B-spline coefficients of a straight line are the means of three knots.
-    of_line = np.convolve(knots[1:-1], np.ones(DEGREE) / DEGREE, "valid")
-    edges = np.insert(first.coefficients.detach().numpy(), place, of_line, 1)
-    layer = _layer(grid, edges, first.spec.extrapolation)
-    if not isinstance(first, RadialLayer):
-        return KAN.of_layers([layer])
-    numbers = dict(first.named_numbers())
-    line = np.linspace(*ends, first.points.shape[1])
-    for name in ("centres", "smooth_rates", "rough_rates", "points", "ranks"):
-        value = line if name == "points" else 0.0
-        axis = 1 if name == "centres" else 0
-        numbers[name] = torch.as_tensor(np.insert(numbers[name].numpy(), place, value, axis))
-    return KAN.of_layers([RadialLayer.of(layer, numbers)])
+    edges[:, j] = np.convolve(knots[1:-1], np.ones(DEGREE) / DEGREE, "valid")
+    return breakpoints, edges
 
 
 def _edges(encoder: Encoder, weights: ndarray) -> ndarray:

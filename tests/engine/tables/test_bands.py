@@ -9,6 +9,7 @@ from kanrun.engine.tables.effects import effect_table
 from kanrun.points import Points
 
 NAMES = ["a", "b", "c"]
+COLUMNS = {"a": [0], "b": [1], "c": [2]}
 POLICY = TablePolicy(folds=0)
 
 
@@ -44,7 +45,7 @@ def coverage(kind, seed, rows=250):
     y = sum(f(column) for f, column in zip(effects, x.T, strict=True))
     y = y + product * x[:, 0] * x[:, 1] + noise * rng.normal(size=rows)
     points = Points(x, y[:, None])
-    table = effect_table(fit_table(points, None, POLICY, seed), points, NAMES, ["y"])
+    table = effect_table(fit_table(points, None, POLICY, seed), points, COLUMNS, ["y"])
     found = []
     for name, truth, column in zip(NAMES, effects, x.T, strict=True):
         _, lower, upper, expected = centred(table, name, "y", truth, column)
@@ -71,7 +72,7 @@ def test_each_output_has_its_own_band():
     y = np.column_stack([wave(x[:, 0]), 100 * x[:, 0]]) + rng.normal(size=(200, 2)) * [0.1, 50.0]
     points = Points(x, y)
     model = fit_table(points, None, POLICY)
-    table = effect_table(model, points, ["a"], ["u", "v"])
+    table = effect_table(model, points, {"a": [0]}, ["u", "v"])
     ends = [table.pivot(columns="output", values=name, index="x") for name in ("lower", "upper")]
     middle = table.pivot(columns="output", values="value", index="x")
     low, centre, high = (
@@ -91,7 +92,7 @@ def test_each_class_has_its_own_band():
     likely = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     y = (rng.random((300, 1)) > likely.cumsum(1)).sum(1, keepdims=True).astype(float)
     points = Points(x, y)
-    table = effect_table(fit_table(points, 3, POLICY), points, ["a"], ["u", "v", "w"])
+    table = effect_table(fit_table(points, 3, POLICY), points, {"a": [0]}, ["u", "v", "w"])
     assert ((table["lower"] > 0) & (table["upper"] < 1)).all()
     assert ((table["upper"] - table["lower"]) > 0.03).all()
     assert (table["lower"] < table["value"]).all()
@@ -106,9 +107,10 @@ def test_effects_of_levels_hold_no_products_of_levels():
     y = heights[level] + 2 * np.where(level % 2, -1, 1) * z + 0.5 * rng.normal(size=300)
     x = np.column_stack([np.eye(6)[level, :-1], z])
     points = Points(x, y[:, None])
-    names = [*(f"kind={name}" for name in "uvwxy"), "t"]
     model = fit_table(points, None, POLICY)
-    table = effect_table(model, points, names, ["y"], {"kind": [*"uvwxyz"]})
+    table = effect_table(
+        model, points, {"kind": [*range(5)], "t": [5]}, ["y"], {"kind": [*"uvwxyz"]}
+    )
     found = table[table["input"] == "kind"]
     expected = heights - heights[level].mean()
     value = found["value"].to_numpy()

@@ -6,7 +6,7 @@ from scipy import stats
 
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.likelihoods import Power
-from kanrun.engine.tables.proper_scores import ErrorDistribution, held_out_scores, new_scores
+from kanrun.engine.tables.proper_scores import ErrorDistribution, proper_scores
 from kanrun.points import Points
 
 
@@ -29,6 +29,7 @@ def test_scores_of_held_out_rows_are_those_of_new_rows():
     x = rng.uniform(-1, 1, (2300, 2))
     y = (10 * np.sin(2 * x[:, 0]) + 10 * x[:, 1] + std * rng.normal(size=len(x)))[:, None]
     model = fit_table(Points(x[:300], y[:300]), None)
-    for scores in (held_out_scores(model, y[:300]), new_scores(model, y[:300], x[300:], y[300:])):
+    for new in (None, Points(x[300:], y[300:])):
+        scores = proper_scores(model, y[:300], new)
         assert scores.nlpd == pytest.approx(np.log(std) + 0.5 * np.log(2 * np.pi * np.e), abs=0.1)
         assert scores.crps == pytest.approx(std / np.sqrt(np.pi), rel=0.1)

@@ -231,7 +231,7 @@ def test_importance_and_anova_rank_the_relevant_inputs_first():
     assert (importance["std"] > 0).all()
     pairs = pair_table(model, {name: [j] for j, name in enumerate(names)})
     assert {pairs["input_1"][0], pairs["input_2"][0]} == {"a", "b"}
-    effects = effect_table(model, points, names, ["y"])
+    effects = effect_table(model, points, {name: [j] for j, name in enumerate(names)}, ["y"])
     near = effects[(effects["input"] == "c") & (effects["x"].abs() < 1.5)]
     assert np.corrcoef(np.sin(2 * near["x"]), near["value"])[0, 1] > 0.98
 
@@ -344,9 +344,9 @@ def test_a_category_has_a_point_for_each_level_with_a_wider_band_where_rows_are_
     y = np.array([0.0, 5.0, 9.0])[level] + x[:, 2] + rng.normal(size=100)
     model = fit_table(Points(x, y[:, None]), None, TablePolicy(folds=0))
     levels = {"city": ["a", "b", "(others)"]}
-    inputs = ["city=a", "city=b", "s"]
+    columns = {"city": [0, 1], "s": [2]}
     points = Points(x, y[:, None])
-    effects = effect_table(model, points, inputs, ["y"], levels)
+    effects = effect_table(model, points, columns, ["y"], levels)
     mine = effects["input"] == "city"
     assert effects["level"][mine].tolist() == levels["city"]
     np.testing.assert_allclose(np.diff(effects["value"][mine]), [5, 4], atol=1.0)
@@ -354,7 +354,7 @@ def test_a_category_has_a_point_for_each_level_with_a_wider_band_where_rows_are_
     assert widths.is_monotonic_increasing  # rare levels have wider bands
     assert set(effects["input"]) == {"city", "s"}
     pairs = DataFrame({"input_1": ["city"], "input_2": ["s"]})
-    maps = pair_maps(model, points, pairs, inputs, ["y"], levels)
+    maps = pair_maps(model, points, pairs, columns, ["y"], levels)
     rows = maps.groupby("level_1")["rows"].sum()
     assert rows.to_dict() == {"a": 60, "b": 30, "(others)": 10}
 

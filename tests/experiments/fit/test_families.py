@@ -109,7 +109,8 @@ def test_estimators_take_families_and_missing_numbers(counts):
     [([0, 1], "a single trial, so the dispersion is 1"), ([0, 0.5, 1], "(quasi-binomial)")],
 )
 def test_runs_say_whether_the_dispersion_of_fractions_is_estimated(shares, said, tmp_path, command):
-    table = pd.DataFrame({"dose": np.arange(40.0), "share": np.resize(shares, 40)})
+    share = np.random.default_rng(0).permutation(np.resize(shares, 40))
+    table = pd.DataFrame({"dose": np.arange(40.0), "share": share})
     table.to_csv(tmp_path / "shares.csv", index=False)
     words = "target.outputs=share target.family=binomial model.selection=evidence figures=[]"
     assert said in command(f"fit target.path={tmp_path}/shares.csv {words}").err
