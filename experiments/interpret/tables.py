@@ -18,7 +18,7 @@ from kanrun.engine.symbolic import (
     shape_of,
     significant,
 )
-from kanrun.engine.symbolic.formula import YES_NO
+from kanrun.engine.symbolic.certificate import YES_NO
 from kanrun.formulas import to_text
 from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value

@@ -6,6 +6,7 @@ formula, fits and rounds its constants, and certifies the result on new points.
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, choose, input_names, input_symbols
+from kanrun.engine.symbolic.certificate import Certificate, VerificationData, certify
 from kanrun.engine.symbolic.constant_errors import (
     ConstantInterval,
     confidence_intervals,
@@ -15,10 +16,7 @@ from kanrun.engine.symbolic.constant_errors import (
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.engine.symbolic.formula import (
-    Certificate,
     Formula,
-    VerificationData,
-    certify,
     finish_formula,
     rename_variables,
     widened,
@@ -37,6 +35,7 @@ from kanrun.engine.symbolic.problem import (
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fit_expression, search
 from kanrun.engine.symbolic.simplification import equivalent_forms
+from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 from kanrun.engine.symbolic.snapping import (
     Decision,
     edge_scores,
@@ -44,7 +43,6 @@ from kanrun.engine.symbolic.snapping import (
     refine_to_formula,
 )
 from kanrun.engine.symbolic.sparse import LARGEST_SAMPLE
-from kanrun.engine.symbolic.symmetries import errors_are_relative
 from kanrun.engine.symbolic.written_numbers import (
     as_written,
     exact_decimals,

@@ -1,14 +1,12 @@
-"""Turn a graph into a formula and verify it.
+"""Turn a graph into a formula.
 
 The constants of the graph are refitted and rounded, and the graph becomes one simplified
-expression. The certificate compares the formula with the network and with the true function, if
-that is known, on new points.
+expression.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,19 +16,17 @@ import sympy
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, IDENTITY, Array, input_names
-from kanrun.engine.symbolic.constant_errors import open_constants, standard_errors
+from kanrun.engine.symbolic.constant_errors import standard_errors
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import SearchData, description_length
 from kanrun.engine.symbolic.refit import (
     QUICK,
-    ConstantsFitting,
     RefitSettings,
-    fit_constants,
     refit,
 )
-from kanrun.engine.symbolic.simplification import equivalent_forms, half_angles
+from kanrun.engine.symbolic.simplification import equivalent_forms
 from kanrun.engine.symbolic.written_numbers import (
     PRECISION,
     as_written,
@@ -48,17 +44,6 @@ _ROUNDING_TOLERANCE = 0.02
 _NEGLIGIBLE = 1e-9
 #: Largest number of steps of the refit after a term was simplified.
 _TERM_STEPS = 40
-#: A formula counts as having the form of the true one only if it has at most this many times as
-#: many operations, plus `_MORE_OPERATIONS`.
-_LONGER = 1.5
-#: Number of operations that a formula in the true form may have in addition (see `_LONGER`).
-_MORE_OPERATIONS = 2
-#: Largest error, relative to the standard deviation of y, of a formula in the true form after its
-#: constants are fitted to exact points.
-_SAME_FORM = 1e-6
-#: Setting a constant to 0 has no effect if the RMS change of the formula, relative to the standard
-#: deviation of y, is smaller than this.
-_NO_EFFECT = 1e-9
 #: A constant may be rounded to a nice number within this many standard errors.
 _WINDOW = 3
 
@@ -260,8 +245,7 @@ def finish_formula(
     points = np.concatenate([points, widened(points)])
     with contextlib.suppress(WorkSpent), budget.enforced():
         tidy = round_numbers(expression, passes)
-        # 1 - cos(u) loses digits for small u; 2 sin(u/2)^2 does not.
-        tidy = max((tidy, half_angles(tidy)), key=is_exact)
+        # Some forms lose digits: 1 - cos(u) does for small u, and 2 sin(u/2)^2 does not.
         forms = equivalent_forms(tidy, names, points, _SIMPLIFIED)
         expression = round_numbers(max(forms, key=is_exact), passes)
     return Formula(as_written(expression), names, graph)
@@ -297,133 +281,3 @@ def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
     for (old, _), (new, _) in zip(formula.splines, splines, strict=True):
         expression = expression.replace(sympy.Function(old), sympy.Function(new))
     return replace(formula, expression=expression, names=tuple(names), splines=tuple(splines))
-
-
-#: Words for true, false and unknown in tables.
-YES_NO = {True: "yes", False: "no", None: "unknown"}
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Verification of a formula on points that were used neither for fitting nor for selection.
-
-    Attributes:
-        difference: Largest absolute difference between formula and network on new points of the
-            domain.
-        formula_rmse: RMSE of the formula on the held-out points, whose outputs are those of the
-            true function if it is known.
-        network_rmse: RMSE of the network on the held-out points.
-        r2: R^2 of the formula on the held-out points.
-        points: Number of new points on which `difference` was measured.
-        recovered: `yes` if the formula equals the true function to rounding, otherwise `no`;
-            `unknown` if the true function is not known.
-        same_form: `yes` if the formula equals the true function once its constants are fitted to
-            exact points, none of these constants could be 0, and the formula is not much longer
-            than the true one; otherwise `no` or `unknown`.
-        accepted_form: `yes` if the formula is written in an accepted form of the true function or
-            is at most as long as the shortest one; otherwise `no` or `unknown`.
-    """
-
-    difference: float = np.nan
-    formula_rmse: float = np.nan
-    network_rmse: float = np.nan
-    r2: float = np.nan
-    points: int = 0
-    recovered: str = "unknown"
-    same_form: str = "unknown"
-    accepted_form: str = "unknown"
-
-
-@dataclass(frozen=True)
-class VerificationData:
-    """Points for the verification of a formula that were not used by the search.
-
-    Attributes:
-        x: Inputs of the held-out points, shape (N, inputs).
-        y: Outputs of the held-out points, shape (N,).
-        domain: Lower and upper bound of each input, shape (inputs, 2).
-        fresh: New points in the domain, whose outputs are not known, shape (points, inputs).
-        truth: The true function, if it is known.
-        operations: Number of operations of the true formula, if it is known.
-    """
-
-    x: Array
-    y: Array
-    domain: Array
-    fresh: Array
-    truth: Function | None = None
-    operations: int | None = None
-
-
-def has_true_form(formula: Formula, data: SearchData, operations: int | None) -> bool:
-    """Return whether a formula equals the true function once its constants are fitted.
-
-    The constants are fitted to points without noise. The formula may have only a few operations
-    more than the true one (`_LONGER`, `_MORE_OPERATIONS`), and setting any of its constants to 0
-    must change it.
-
-    Args:
-        formula: The formula.
-        data: Points of the true function, without noise.
-        operations: Number of operations of the true formula; None means no limit.
-    """
-    expression = formula.expression
-    most = np.inf if operations is None else _LONGER * operations + _MORE_OPERATIONS
-    if sympy.count_ops(expression) > most:
-        return False
-    form, numbers = open_constants(expression)
-    if not numbers:
-        return False
-    # Without scaling, the fit would stop early if constants differ much in size. Therefore
-    # constants are divided by their initial values and y by its size.
-    start = np.array([float(each) for each in numbers.values()])
-    units = {symbol: sympy.Float(c, 17) * symbol for symbol, c in zip(numbers, start, strict=True)}
-    names = [each.name for each in numbers]
-    points = data.x, data.y / data.y_std
-    with np.errstate(all="ignore"):
-        fitting = ConstantsFitting(
-            form.xreplace(units) / data.y_std, formula.names, names, points, np.ones(len(names))
-        )
-        constants = fit_constants(fitting)
-        residual = fitting.linearised(constants)[0]
-        if not float(np.sqrt(np.mean(residual**2))) < _SAME_FORM:
-            return False
-        for k in range(len(constants)):
-            without = np.where(np.arange(len(constants)) == k, 0.0, constants)
-            change = fitting.linearised(without)[0] - residual
-            if float(np.sqrt(np.mean(change**2))) < _NO_EFFECT:
-                return False
-    return True
-
-
-def certify(formula: Formula | None, network: Function, held_out: VerificationData) -> Certificate:
-    """Verify a formula on held-out points and on new points of the domain.
-
-    A formula with splines never counts as the true function, however small its error is. If
-    `formula` is None, only the error of the network is measured.
-    """
-    x = held_out.x
-    y = held_out.y
-    fresh = held_out.fresh
-    truth = held_out.truth
-
-    def rmse(function: Function) -> float:
-        return float(np.sqrt(np.mean((function(x) - y) ** 2)))
-
-    is_known = is_form = None if truth is None else False
-    difference = error = r2 = np.nan
-    with np.errstate(all="ignore"):
-        network_error = rmse(network)
-        variance = float(np.var(y))
-        if formula is not None:
-            error = rmse(formula)
-            difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
-            r2 = 1 - error**2 / variance if variance > 0 else np.nan
-    if truth is not None and formula is not None and not formula.splines:
-        scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
-        data = SearchData(fresh, truth(fresh), fresh, truth(fresh))
-        is_known = error <= data.exact * scale
-        is_form = is_known or has_true_form(formula, data, held_out.operations)
-    return Certificate(
-        difference, error, network_error, r2, len(fresh), YES_NO[is_known], YES_NO[is_form]
-    )

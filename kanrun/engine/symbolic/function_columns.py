@@ -7,6 +7,7 @@ function and on the values of z.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -100,6 +101,15 @@ class Sample:
         """Orthonormal basis of the columns of `base`."""
         u, s, _ = np.linalg.svd(self.base, full_matrices=False)
         return np.asarray(u[:, s > 1e-9 * s[0]])
+
+    def log_column(self, column: Column) -> Array:
+        """Return the values (N,) of a column; nan where it is not defined."""
+        if column.function is None:
+            return self.coordinates.log_size(column.monomial)
+        z = self.coordinates.value(column.monomial)
+        if column.is_exponential:
+            return z * column.scale
+        return log_columns(column.function, z, np.array([column.scale]))[:, 0]
 
     def projected(self, columns: Array) -> Array:
         """Project `columns` (N, columns) onto the orthogonal complement of `base`."""
@@ -277,3 +287,17 @@ def log_columns(function: Candidate, z: Array, grid: Array) -> Array:
     with np.errstate(all="ignore"):
         values = function.value(np.multiply.outer(z, grid))
         return np.asarray(np.log(np.abs(values)))
+
+
+def near_powers(power: float) -> list[Fraction]:
+    """Return the two multiples of 1/2 next to `power`, and the nearest integer.
+
+    Zero, and values larger than LARGEST_EXPONENT, are left out.
+    """
+    below = math.floor(power * EXPONENT_STEPS)
+    every = [
+        Fraction(below, EXPONENT_STEPS),
+        Fraction(below + 1, EXPONENT_STEPS),
+        Fraction(round(power)),
+    ]
+    return sorted({p for p in every if p and abs(p) <= LARGEST_EXPONENT})

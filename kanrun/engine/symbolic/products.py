@@ -9,7 +9,6 @@ columns are then compared at once, and pairs of columns by their Gram matrix.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -20,7 +19,6 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.function_columns import (
     EXPONENT_STEPS,
-    LARGEST_EXPONENT,
     ONE_PLUS,
     RELATIVE,
     WAVES,
@@ -29,6 +27,7 @@ from kanrun.engine.symbolic.function_columns import (
     arguments,
     halves,
     log_columns,
+    near_powers,
     scales,
 )
 from kanrun.engine.symbolic.pairs import explained_by_pairs
@@ -194,16 +193,6 @@ class Products:
         good = np.flatnonzero(norms > _LEFT * np.sqrt(np.einsum("nk,nk->k", raw, raw)))
         return good, rest[:, good] / norms[good]
 
-    def _log(self, column: Column) -> Array:
-        """Return the values (N,) of a column; nan where it is not defined."""
-        coordinates = self.sample.coordinates
-        if column.function is None:
-            return coordinates.log_size(column.monomial)
-        z = coordinates.value(column.monomial)
-        if column.is_exponential:
-            return z * column.scale
-        return log_columns(column.function, z, np.array([column.scale]))[:, 0]
-
     def singles(self) -> Iterator[Template]:
         """Yield products with one function, whose scale is optimised for each exponent."""
         self.build()
@@ -228,9 +217,9 @@ class Products:
         """
         sample = self.sample
         if column.function is None or column.is_exponential:
-            log = self._log(column)
+            log = self.sample.log_column(column)
             power = self._solve([log])[-1]
-            powers = [power] if column.is_exponential else [float(p) for p in _near(power)]
+            powers = [power] if column.is_exponential else [float(p) for p in near_powers(power)]
             return [(*self._rest(log * p), column, p) for p in powers]
         z = sample.coordinates.value(column.monomial)
         grid = column.scale * np.geomspace(0.4, 2.5, _FINER)
@@ -247,7 +236,7 @@ class Products:
                 power = np.array([POWERS[k]])
                 scale = float(near[self._losses(column.function, z, near, power)[0].argmin()])
             chosen = Column(column.function, column.monomial, scale)
-            log = self._log(chosen)
+            log = self.sample.log_column(chosen)
             if np.isfinite(log).all():
                 found.append((*self._rest(log * POWERS[k]), chosen, POWERS[k]))
         return found
@@ -308,7 +297,9 @@ class Products:
         """Yield products with two functions."""
         if len(self.columns) < 2:
             return
-        good, values = self._projected(np.stack([self._log(each) for each in self.columns], axis=1))
+        good, values = self._projected(
+            np.stack([self.sample.log_column(each) for each in self.columns], axis=1)
+        )
         columns = [self.columns[i] for i in good]
         index = self._spread(columns, values)
         chosen = values[:, index].T
@@ -365,30 +356,18 @@ class Products:
         return chosen
 
     def _pair(self, pair: Sequence[Column]) -> Iterator[Template]:
-        logs = [self._log(column) for column in pair]
+        logs = [self.sample.log_column(column) for column in pair]
         solved = self._solve(logs)
         options = [
-            [float(power)] if column.is_exponential else [float(p) for p in _near(float(power))]
+            [float(power)]
+            if column.is_exponential
+            else [float(p) for p in near_powers(float(power))]
             for column, power in zip(pair, solved[-2:], strict=True)
         ]
         for powers in itertools.product(*options):
             part = sum(p * log for p, log in zip(powers, logs, strict=True))
             _, exponents = self._rest(np.asarray(part))
             yield from self._with_columns(list(zip(pair, powers, strict=True)), exponents)[:2]
-
-
-def _near(power: float) -> list[Fraction]:
-    """Return the two multiples of 1/2 next to `power`, and the nearest integer.
-
-    Zero, and values larger than LARGEST_EXPONENT, are left out.
-    """
-    below = math.floor(power * EXPONENT_STEPS)
-    every = [
-        Fraction(below, EXPONENT_STEPS),
-        Fraction(below + 1, EXPONENT_STEPS),
-        Fraction(round(power)),
-    ]
-    return sorted({p for p in every if p and abs(p) <= LARGEST_EXPONENT})
 
 
 def _on_values(sample: Sample, start: Array) -> Array:

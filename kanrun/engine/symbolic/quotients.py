@@ -215,7 +215,7 @@ def _sudden(
         above = powers(len(counts) - 1)
         columns = _columns(x, y, above, below) / unit
         columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
-        count_work(COSTS.solved(*columns.shape))
+        count_work(3 * COSTS.product * columns.size * columns.shape[1])
         # Entries from k on of the last column are what the first k columns leave of the goal.
         triangle = np.asarray(np.linalg.qr(columns, mode="r"))
         rest = triangle[:, -1]

@@ -40,14 +40,10 @@ from kanrun.engine.symbolic.reductions import (
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import pair_formulas
+from kanrun.engine.symbolic.smooth_fit import NO_FIT, is_exactly_smooth, smooth_fit
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD
 from kanrun.engine.symbolic.sparse import SparseSearch, has_waves
-from kanrun.engine.symbolic.symmetries import (
-    NO_FIT,
-    is_exactly_smooth,
-    reduce_variables,
-    smooth_fit,
-)
+from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError
 
 #: When structures are compared, a network without a formula counts as if its error were this many

@@ -5,7 +5,7 @@ import pytest
 import sympy
 from made_graphs import one_edge
 
-from kanrun.engine.symbolic import SearchData, reductions, symmetries
+from kanrun.engine.symbolic import SearchData, reductions
 from kanrun.engine.symbolic.candidates import IDENTITY, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one
@@ -87,7 +87,7 @@ def test_numbers_of_an_expression_are_free_constants_but_for_0_and_1(text, free)
 
 def test_a_constant_input_does_not_disturb_a_smooth_fit():
     x = np.column_stack([X[:, 0], np.ones(101)])
-    fit = symmetries.smooth_fit(SearchData(x, x[:, 0] ** 2, x, x[:, 0] ** 2))
+    fit = smooth_fit(SearchData(x, x[:, 0] ** 2, x, x[:, 0] ** 2))
     assert fit.error < 1e-3
 
 

@@ -19,7 +19,7 @@ from kanrun.engine.symbolic.problem import (
     length_of,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.symmetries import errors_are_relative
+from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 
 
 def noisy(f, low, high, inputs, seed):
