@@ -13,6 +13,7 @@ from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.problem import FittedStructure
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import choose_formula
+from kanrun.engine.symbolic.smooth_fit import smooth_fit
 from kanrun.engine.symbolic.written_numbers import as_written
 from kanrun.formulas import parse
 
