@@ -137,7 +137,7 @@ def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
 def lecture_points(
     lecture_points: DataFrame, lecture_through: DataFrame, lecture_drawn: DataFrame
 ) -> Figure:
-    """Draw curves through four points (x, y), and curves whose control points they are."""
+    """Draw curves through four points, and curves whose control points they are."""
     figure, ((left, right),) = grid_of_panels(1, 2, sharex=True, sharey=True)
     _draw(right, lecture_points, "--", color=GREY)
     through = lecture_through.set_index("x")
@@ -156,7 +156,10 @@ def lecture_points(
 
 @styled
 def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
-    """Draw the Bernstein polynomials of one degree, from the columns function, u, value."""
+    """Draw the Bernstein polynomials of one degree.
+
+    The table has the columns function, u and value.
+    """
     figure, axes = one_panel(width=3.8)
     degree = int(bernstein_basis["function"].max())
     for index, rows, colour in _groups(bernstein_basis, "function"):
@@ -171,7 +174,11 @@ def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
 
 @styled
 def bspline_basis(bspline_basis: DataFrame, bspline_knots: DataFrame) -> Figure:
-    """Draw all basis functions (function, t, value) above the knots with their multiplicities."""
+    """Draw all B-spline basis functions above the knots with their multiplicities.
+
+    `bspline_basis` has the columns function, t and value; `bspline_knots` has knot and
+    multiplicity.
+    """
     figure, axes = one_panel(2.0)
     for _, rows, colour in _groups(bspline_basis, "function"):
         axes.plot(rows["t"], rows["value"].where(_widened(rows["value"] != 0)), color=colour)
@@ -211,9 +218,10 @@ def continuity(multiple_knots: DataFrame, continuity: DataFrame) -> Figure:
 
 @styled
 def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
-    """Draw a Bézier curve (x, y) and de Casteljau's construction of one point (level, x, y).
+    """Draw a Bézier curve and de Casteljau's construction of one of its points.
 
-    Level 0 has the control points, the last level the point of the curve.
+    `bezier_curve` has the columns x and y; `de_casteljau` also has `level`. Level 0 has the control
+    points, the last level the point of the curve.
     """
     figure, axes = one_panel(PLANE)
     _draw(axes, bezier_curve, "-", color=BLACK, lw=2, label="Bézier curve")
