@@ -83,12 +83,12 @@ class Products:
         The least-squares fit is made to log |y|, and to y itself.
         """
         sample = self.sample
-        found = []
+        templates = []
         goal = sample.log_y * sample.log_weights
         start: Array = np.asarray(np.linalg.lstsq(sample.base, goal, rcond=None)[0], np.float64)
         for exponents in (start, _on_values(sample, start)):
-            found += self.rounded(exponents[1:], ())
-        return found
+            templates += self.rounded(exponents[1:], ())
+        return templates
 
     def rounded(
         self, exponents: Array, factors: tuple[Factor, ...], extra: Monomial = ()
@@ -110,12 +110,12 @@ class Products:
             if self.sample.coordinates.linear[i]:
                 near = [Fraction(0), Fraction(1)]
             choices.append(list(dict.fromkeys(near)))
-        found = []
+        templates = []
         for powers in itertools.islice(itertools.product(*choices), 16):
             monomial = (*((i, p) for i, p in enumerate(powers) if p), *extra)
             if self.sample.coordinates.allows(monomial):
-                found += self.template(monomial, factors)
-        return found
+                templates += self.template(monomial, factors)
+        return templates
 
     def template(self, monomial: Monomial, factors: tuple[Factor, ...]) -> list[Template]:
         """Return the product with its least-squares coefficient; none if it is not finite."""
@@ -228,7 +228,7 @@ class Products:
             grid = column.scale * _ABOVE_POLE / -low
         losses = self._losses(column.function, z, grid, np.array(POWERS))
         best = losses.argmin(axis=1)
-        found = []
+        refined = []
         for k in np.argsort(losses[np.arange(len(best)), best])[:_POWERS_KEPT].tolist():
             scale = float(grid[best[k]])
             for width in _ZOOMS:
@@ -238,8 +238,8 @@ class Products:
             chosen = Column(column.function, column.monomial, scale)
             log = self.sample.log_column(chosen)
             if np.isfinite(log).all():
-                found.append((*self._rest(log * POWERS[k]), chosen, POWERS[k]))
-        return found
+                refined.append((*self._rest(log * POWERS[k]), chosen, POWERS[k]))
+        return refined
 
     def _losses(self, function: Candidate, z: Array, grid: Array, powers: Array) -> Array:
         """Return the losses of log |y| for powers of F(c z), shape (powers, scales).

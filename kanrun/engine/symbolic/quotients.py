@@ -101,8 +101,8 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
         waves: Whether the last two variables are the cosine and the sine of an angle.
     """
 
-    def left(found: sympy.Expr) -> float:
-        rest = to_numpy(found, input_names(x.shape[1]))(x) - y
+    def left(form: sympy.Expr) -> float:
+        rest = to_numpy(form, input_names(x.shape[1]))(x) - y
         return float(np.abs(rest / size).max())
 
     few = np.linspace(0, len(y) - 1, min(len(y), _ROWS)).astype(int)
@@ -160,8 +160,8 @@ def quotient_of_polynomials(x: Array, y: Array, size: Array, waves: bool) -> sym
     left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
     bases = _bases(x, size)
     tried = (_sudden(base, y, 1, size, left, waves) for base in bases)
-    found = next(filter(None, tried), None)
-    expression = _sparse_quotient(x, y, size, found) if found else None
+    monomials = next(filter(None, tried), None)
+    expression = _sparse_quotient(x, y, size, monomials) if monomials else None
     return expression if expression is not None and expression.free_symbols else None
 
 
@@ -202,7 +202,7 @@ def _sudden(
     unit = size[:, None] ** power
     max_terms = min(len(y) // 3, _MAX_MONOMIALS)
     powers = partial(_powers, inputs, waves=waves)
-    found: tuple[int, _Monomials] | None = None
+    smallest: tuple[int, _Monomials] | None = None
     # If an input takes k values, its k-th power is a polynomial of lower degree. The linear problem
     # would then have a trivial solution for any y.
     values = min(len(np.unique(column)) for column in x.T)
@@ -223,11 +223,11 @@ def _sudden(
         for count in counts:
             left = float(np.linalg.norm(rest[count:])) / math.sqrt(len(y))
             sudden = left <= allowed and left < _SUDDEN * before
-            if sudden and (found is None or count < found[0]):
+            if sudden and (smallest is None or count < smallest[0]):
                 may_leave = min(allowed, max(_GROWTH * left, _ROUNDING))
-                found = count, (above[: count - len(below)], below, may_leave)
+                smallest = count, (above[: count - len(below)], below, may_leave)
             before = left
-    return found[1] if found else None
+    return smallest[1] if smallest else None
 
 
 def _sparse_quotient(x: Array, t: Array, size: Array, monomials: _Monomials) -> sympy.Expr | None:
@@ -241,13 +241,13 @@ def _sparse_quotient(x: Array, t: Array, size: Array, monomials: _Monomials) -> 
     below = [above[0], *below]
     columns = _columns(x / scale, -t, above, below) / size[:, None]
     null = np.linalg.svd(np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[1])[2][-1]
-    one = int(np.argmax(np.abs(null[: len(below)])))
-    solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
+    largest = int(np.argmax(np.abs(null[: len(below)])))
+    solved = few_terms(np.delete(columns, largest, axis=1), -columns[:, largest], allowed)
     if solved is None or np.count_nonzero(solved) > _TERMS:
         return None
-    every = [*below, *above]
+    exponents = [*below, *above]
     cut = len(below)
-    natural = np.insert(solved, one, 1.0) / np.prod(scale ** np.array(every), axis=1)
+    natural = np.insert(solved, largest, 1.0) / np.prod(scale ** np.array(exponents), axis=1)
     natural = natural / next(c for c in natural if c)
     return _polynomial(natural[cut:], above) / _polynomial(natural[:cut], below)
 
@@ -266,11 +266,11 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
     Returns:
         Both solutions; an empty list if there are no such polynomials.
     """
-    found = _sudden(_bases(x, size)[0], y, 2, size, _EPSILON, waves)
-    if found is None:
+    monomials = _sudden(_bases(x, size)[0], y, 2, size, _EPSILON, waves)
+    if monomials is None:
         return []
     scale = np.abs(x).max(0)
-    (above, below, allowed) = found
+    (above, below, allowed) = monomials
     columns = _columns(x / scale, y, above, below) / size[:, None] ** 2
     solved = few_terms(columns, (y / size) ** 2, allowed)
     if solved is None or np.count_nonzero(solved) > _TERMS:
@@ -309,13 +309,13 @@ def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[P
     count_work(COSTS.term_value * len(x) * len(chosen))
     for _ in range(max(map(max, chosen))):
         powers.append(powers[-1] * x)
-    every = np.ones((len(x), len(chosen)))
+    values = np.ones((len(x), len(chosen)))
     for place, each in enumerate(chosen):
         for i, power in enumerate(each):
             if power:
-                every[:, place] *= powers[power][:, i]
-    every[:, : len(below)] *= factor[:, None]
-    return every
+                values[:, place] *= powers[power][:, i]
+    values[:, : len(below)] *= factor[:, None]
+    return values
 
 
 @cache
@@ -327,8 +327,8 @@ def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]
     powers have shorter forms as cosines and sines of multiples of the angle.
     """
     chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
-    every = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
-    kept = (each for each in every if not waves or (sum(each[-2:]) <= 2 and each[-1] <= 1))
+    exponents = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
+    kept = (each for each in exponents if not waves or (sum(each[-2:]) <= 2 and each[-1] <= 1))
     return tuple(sorted(kept, key=lambda powers: (sum(powers), powers)))
 
 
@@ -343,9 +343,11 @@ def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
 
     def solve(chosen: NDArray[np.intp]) -> Array | None:
         count_work(COSTS.solved(len(y), len(chosen)))
-        found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
-        left = float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2)))
-        return found if left <= allowed else None
+        coefficients = np.asarray(
+            np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64
+        )
+        left = float(np.sqrt(np.mean((columns[:, chosen] @ coefficients - y) ** 2)))
+        return coefficients if left <= allowed else None
 
     if (first := solve(kept)) is None:
         return None

@@ -131,7 +131,7 @@ def output_transforms(
     """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
-    found = [OutputTransform(y, IDENTITY, factor, expression, size)]
+    transforms = [OutputTransform(y, IDENTITY, factor, expression, size)]
     for name, function, largest in _OUTPUTS:
         sign = -1 if name in _ONE_SIGN and y[0] < 0 else 1
         if name not in names or not np.abs(y).max() <= largest:
@@ -143,8 +143,8 @@ def output_transforms(
         if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
             outer = TABLE[name]
             restored = (sign * factor, sign * expression)
-            found.append(OutputTransform(values, outer, *restored, size))
-    return found
+            transforms.append(OutputTransform(values, outer, *restored, size))
+    return transforms
 
 
 @dataclass(frozen=True)
@@ -247,15 +247,15 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
     entries = expand_dictionary(data.x[pick], candidates)
     names = {candidate.name for candidate in candidates}
-    found: list[TermSum] = []
+    promising: list[TermSum] = []
     y = data.y[pick]
     size: Array | float = np.abs(y) if data.relative else 1.0
     for sums in _kinds(entries, y, names, size):
         near = [each for left, each in sums if left < _PROMISING]
         exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
         yield from sorted(exact, key=sympy.count_ops)
-        found += near
-    nearest = sorted(found, key=lambda each: each.error)
+        promising += near
+    nearest = sorted(promising, key=lambda each: each.error)
     yield from (each.expression() for each in nearest[:_RETURNED])
 
 

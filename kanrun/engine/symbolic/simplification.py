@@ -146,7 +146,7 @@ def _squares(expression: Expr) -> Expr:
     def squares(total: Expr) -> Expr:
         terms = {rest: factor for factor, rest in map(apart, total.args)}
         ranked = sorted(terms, key=lambda each: -abs(float(terms[each])))
-        roots = [(each, found) for each in ranked if (found := root(each)) is not None]
+        roots = [(each, base) for each in ranked if (base := root(each)) is not None]
         parts = []
         for (first, a), (second, b) in itertools.combinations(roots, 2):
             if {first, second, a * b} <= terms.keys() and math.isclose(
@@ -202,17 +202,17 @@ def _common_factors(expression: Expr) -> Expr:
 
     def ratios(pairs: Sequence[tuple[Expr, Expr]], factor: Expr) -> list[Expr] | None:
         values = [float(c / factor) for c, _ in pairs]
-        found = [nice(value, window_of(value)) for value in values]
-        exact = [each for each in found if each is not None and each.is_Rational]
+        numbers = [nice(value, window_of(value)) for value in values]
+        exact = [each for each in numbers if each is not None and each.is_Rational]
         return exact if len(exact) == len(pairs) else None
 
-    def shown(found: Sequence[Expr]) -> int:
-        return len("".join(str(as_written(each)).rstrip("0") for each in found))
+    def shown(numbers: Sequence[Expr]) -> int:
+        return len("".join(str(as_written(each)).rstrip("0") for each in numbers))
 
     def split(base: Expr) -> tuple[Expr, Expr]:
         pairs = [apart(term) for term in sympy.Add.make_args(base)]
-        every = {abs(c): ratios(pairs, abs(c)) for c, _ in pairs} if base.is_Add else {}
-        near = {factor: found for factor, found in every.items() if found is not None}
+        choices = {abs(c): ratios(pairs, abs(c)) for c, _ in pairs} if base.is_Add else {}
+        near = {factor: numbers for factor, numbers in choices.items() if numbers is not None}
         if not near:
             return sympy.S.One, base
         factor = min(near, key=lambda each: shown(near[each]))
@@ -287,22 +287,22 @@ def equivalent_forms(
         points: Points (N, variables) at which a form must have the same values to rounding.
         budget: Work that may be used.
     """
-    found = {expression: size(expression)}
+    sizes = {expression: size(expression)}
     reference = to_numpy(expression, names)(points)
     allowance = Budget(budget)
     for steps in _WAYS:
-        for start in dict.fromkeys([min(found, key=found.__getitem__), expression]):
+        for start in dict.fromkeys([min(sizes, key=sizes.__getitem__), expression]):
             form = start
             try:
                 for step in steps:
                     _claim(form, step, allowance.left)
                     form = step(form)
-                if form not in found and _same(form, names, points, reference):
-                    found[form] = size(form)
+                if form not in sizes and _same(form, names, points, reference):
+                    sizes[form] = size(form)
             except (KanrunError, _TooLarge, *_CANNOT):
                 # The transformation failed or is too expensive, so it is skipped.
                 continue
-    return sorted(found, key=lambda form: (found[form], str(form).count("-")))
+    return sorted(sizes, key=lambda form: (sizes[form], str(form).count("-")))
 
 
 class _TooLarge(Exception):

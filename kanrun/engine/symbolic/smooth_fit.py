@@ -72,14 +72,14 @@ def smooth_fit(data: SearchData) -> GaussianProcessFit:
 
     Logarithms are tried if inputs are positive, and if the output does not change its sign.
     """
-    found: list[GaussianProcessFit] = []
+    fits: list[GaussianProcessFit] = []
     for of_inputs, of_output in itertools.product((False, True), repeat=2):
         if (of_inputs and not data.is_positive) or (of_output and not data.has_one_sign):
             continue
-        found.append(_fit(data, of_inputs, of_output))
-        if found[-1].error < ACCURATE:
+        fits.append(_fit(data, of_inputs, of_output))
+        if fits[-1].error < ACCURATE:
             break
-    return min(found, key=lambda fit: fit.error)
+    return min(fits, key=lambda fit: fit.error)
 
 
 def is_exactly_smooth(data: SearchData) -> bool:
@@ -135,11 +135,13 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     z = (z - middle) / size
     target = (y - mean) / std
     few = slice(0, _TUNED)
-    every = slice(0, _FITTED)
+    conditioned = slice(0, _FITTED)
     try:
         kernel, noise = likeliest_kernel(z[few], target[few])
-        count_work(len(z[every]) ** 2 * (COSTS.product * len(z[every]) + COSTS.likelihood))
-        process = fit_process(z[every], target[every], kernel, noise)
+        count_work(
+            len(z[conditioned]) ** 2 * (COSTS.product * len(z[conditioned]) + COSTS.likelihood)
+        )
+        process = fit_process(z[conditioned], target[conditioned], kernel, noise)
     except np.linalg.LinAlgError:
         nowhere = np.full(len(data.validation_y), np.nan)
         return GaussianProcessFit(np.zeros_like, np.inf, of_output, nowhere, 0.0)

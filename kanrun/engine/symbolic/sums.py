@@ -235,7 +235,7 @@ class Sums:
         return kept
 
     def _longer(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        found: dict[frozenset[int], float] = {}
+        scores: dict[frozenset[int], float] = {}
         for chosen in choices:
             count_work(COSTS.value / 4 * self.columns.size + COSTS.value * 5 * len(self.columns))
             q = np.linalg.qr(self.columns[list(chosen)].T)[0]
@@ -248,8 +248,10 @@ class Sums:
             score = self._score(left, self.bits + self.bits[list(chosen)].sum())
             for k in np.argsort(score)[:4].tolist():
                 if k not in chosen:
-                    found[frozenset((*chosen, k))] = float(score[k])
-        return self._distinct([tuple(sorted(key)) for key in sorted(found, key=found.__getitem__)])
+                    scores[frozenset((*chosen, k))] = float(score[k])
+        return self._distinct(
+            [tuple(sorted(key)) for key in sorted(scores, key=scores.__getitem__)]
+        )
 
     def _eliminated(self, count: int) -> list[tuple[int, ...]]:
         """Return the sums of at most `_MOST_TERMS` terms that remain in backward elimination.
@@ -258,7 +260,7 @@ class Sums:
         """
         plain = [i for i, term in enumerate(self.terms) if not term.factors]
         kept = sorted(plain, key=lambda i: self.bits[i])[: min(count, len(self.target) // 4)]
-        found = list[tuple[int, ...]]()
+        remaining = list[tuple[int, ...]]()
         while len(kept) > 2:
             rows = self.columns[kept].T
             count_work(COSTS.solved(*rows.shape))
@@ -272,12 +274,12 @@ class Sums:
             rest = self.target - rows @ solved
             left = float(rest @ rest)
             if len(kept) <= _MOST_TERMS:
-                found.append(tuple(kept))
+                remaining.append(tuple(kept))
             price = self.half * np.log2(1 + loss / max(left, 1e-300)) - self.bits[kept]
             drop = max(1, len(kept) // 12) if len(kept) > 16 else 1
             order = np.argsort(price)[:drop].tolist()
             kept = [i for k, i in enumerate(kept) if k not in order]
-        return found
+        return remaining
 
 
 def sums(sample: Sample, functions: bool) -> Iterator[Template]:

@@ -152,7 +152,7 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
         *(m for m in monomials(coordinates, 200, waves=False) if _apart(sample, m, taken)),
     ][:16]
     bases = [(Term(1.0, m), coordinates.value(m), coordinates.bits(m)) for m in factors]
-    found: list[tuple[Term, Array, float]] = []
+    entries: list[tuple[Term, Array, float]] = []
     for monomial in inner:
         z = coordinates.value(monomial)
         cost = coordinates.bits(monomial)
@@ -167,14 +167,14 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
                 if function.name in WAVES and factor.scale * np.ptp(z) > FAST[0]:
                     beside = bases[:1]
                 count_work(len(beside) * (COSTS.edge + COSTS.value / 5 * z.size))
-                found += [
+                entries += [
                     (Term(1.0, term.monomial, (*term.factors, factor)), base * value, total + bits)
                     for term, base, bits in beside
                 ]
                 if function.name == "exp" and len(monomial) == 1 and monomial[0][1] == 1:
                     damped.append((Term(1.0, (), (factor,)), value, function.complexity))
-    found.sort(key=lambda entry: entry[2])
-    return found[:_FUNCTIONS]
+    entries.sort(key=lambda entry: entry[2])
+    return entries[:_FUNCTIONS]
 
 
 def _factors_of(
