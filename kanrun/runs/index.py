@@ -255,7 +255,7 @@ def _run_row(run: Run) -> tuple[Record, Record]:
             row["best"] = best.name if best.error is not None else None
             results = run.journal.results.values()
             claims = tuple(claim for result in results for claim in result.claims)
-            failures = len(run.journal.failed()) or failures
+            failures = len(run.journal.failed) or failures
         learned = (settings.get(key) for key in LEARNED)
         row = {
             **best.manifest.metrics,

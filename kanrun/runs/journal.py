@@ -213,14 +213,12 @@ class Attempts:
 
     Attributes:
         digest: Digest of the cell's settings.
-        end: The line that says how the last attempt ended, or None.
         checkpoints: Checkpoints from which the training can continue, as checksum -> byte position
             of the line in the journal.
         void: Ranges of byte positions in which the records of the training are void.
     """
 
     digest: str = ""
-    end: FinishedLine | FailedLine | None = None
     checkpoints: dict[str, int] = field(default_factory=dict)
     void: list[tuple[int, int]] = field(default_factory=list)
 
@@ -230,7 +228,6 @@ class Attempts:
         self.checkpoints = {name: at for name, at in self.checkpoints.items() if at <= since}
         self.void.append((since, position))
         self.digest = sys.intern(line.digest)
-        self.end = None
 
 
 class Journal:
@@ -243,6 +240,8 @@ class Journal:
         end: Byte position after the last line that was read.
         damaged: Whether a complete line is unreadable. That line and all later ones are ignored.
         trainings: The attempts at each training, by its key.
+        finished: Keys of the finished trainings.
+        failed: For each training that failed and was not repeated, the line that says so.
         results: Result of each point whose trainings have all ended.
         begins: Byte position of the first rows of each point.
     """
@@ -259,6 +258,8 @@ class Journal:
         self.end = start
         self.damaged = False
         self.trainings = defaultdict[Key, Attempts](Attempts)
+        self.finished = set[Key]()
+        self.failed: dict[Key, FailedLine] = {}
         self.results: dict[int, ResultLine] = {}
         self.begins: dict[int, int] = {}
         self._folder = folder
@@ -274,18 +275,6 @@ class Journal:
             self.end = position + size
             if point is None or point == line.point:
                 self._take(line, position, size)
-
-    @property
-    def finished(self) -> set[Key]:
-        """Keys of the finished trainings."""
-        ends = ((key, attempts.end) for key, attempts in self.trainings.items())
-        return {key for key, end in ends if isinstance(end, FinishedLine)}
-
-    def failed(self, point: int | None = None) -> list[FailedLine]:
-        """Return the line of each failed training (of `point`) that was not repeated."""
-        ends = ((key, attempts.end) for key, attempts in self.trainings.items())
-        failures = [(key, end) for key, end in ends if isinstance(end, FailedLine)]
-        return [line for key, line in failures if point in (None, key[0])]
 
     def _lines(
         self, wanted: Callable[[bytes], bool], end: float = math.inf
@@ -316,11 +305,15 @@ class Journal:
                 self.begins.setdefault(line.key[0], position)
             case BegunLine():
                 self.trainings[line.key].begin(line, position)
+                self.finished.discard(line.key)
+                self.failed.pop(line.key, None)
                 self.results.pop(line.key[0], None)
             case CheckpointLine():
                 self.trainings[line.key].checkpoints[line.sha256] = position
-            case FinishedLine() | FailedLine():
-                self.trainings[line.key].end = line
+            case FinishedLine():
+                self.finished.add(line.key)
+            case FailedLine():
+                self.failed[line.key] = line
             case ResultLine():
                 self.results[line.key[0]] = line
 

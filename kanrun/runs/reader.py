@@ -101,7 +101,8 @@ class Run:
         if self.point is None:
             return _read_manifest(self.path / MANIFEST_FILE)
         whole = self._whole.manifest
-        failures = tuple(line.entry for line in self.journal.failed(self.point.number))
+        failed = self.journal.failed.items()
+        failures = tuple(line.entry for key, line in failed if key[0] == self.point.number)
         result = self.journal.results.get(self.point.number)
         reasons = [*(failure["reason"] for failure in failures), result and result.reason]
         status = Status.COMPLETED if result else Status.INTERRUPTED
