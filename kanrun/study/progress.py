@@ -132,7 +132,7 @@ class Reporter:
         self._done = 0
         self._running: dict[Key | None, _Running] = {}
         self._notes: set[str] = set()
-        self._results: dict[Key, Plain] = {}  # summary of each training that has not ended
+        self._errors: dict[Key, str] = {}  # error of each training that has not ended, in words
         self._clock = clock
         self._told = clock()
         width = max(_NARROW, min(_WIDE, console.width // 5))
@@ -172,7 +172,7 @@ class Reporter:
             case Note():
                 self._note(what)
             case Row(table="summary"):
-                self._results[task.key] = what.values
+                self._errors[task.key] = _error_text(what.values)
             case ProgressUpdate():
                 self.show_progress(what, task.key)
             case Started() if self._total > 1:
@@ -215,15 +215,11 @@ class Reporter:
         self._done += 1
         for key in (task.key, None):  # serial trainings report without a key
             self._running.pop(key, None)
-        values = self._results.pop(task.key, {})
-        errors = (name for name in _ERRORS if isinstance(values.get(name), (int, float)))
-        name = next(errors, None)
+        error = self._errors.pop(task.key, "")
         if isinstance(end, Failure):
             text = f"{task} failed: {end.reason}"
         else:
-            text = f"{task}: done in {end.seconds:.1f} s"
-            if name is not None:
-                text += f", {name.replace('_', ' ').replace('rmse', 'RMSE')} {shown(values[name])}"
+            text = f"{task}: done in {end.seconds:.1f} s{error}"
         self._show(text)
         if self._total > 1 and isinstance(end, Failure):
             self._say(text, "red")
@@ -248,3 +244,11 @@ class Reporter:
         # `Text` keeps rich from reading brackets in paths and formulas as markup. Long lines wrap
         # only on terminals.
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
+
+
+def _error_text(summary: Plain) -> str:
+    """Return the first error that a summary has, as ", validation RMSE 0.1"; "" if it has none."""
+    for name in _ERRORS:
+        if isinstance(value := summary.get(name), int | float):
+            return f", {name.replace('_', ' ').replace('rmse', 'RMSE')} {shown(value)}"
+    return ""

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 
@@ -92,17 +93,18 @@ def rerun(run: Run, options: RunOptions) -> int:
     if not old:
         raise UsageError(f"{run.name} has no summary to compare with.")
     compared = [name for name in old if not any(word in name for word in _TIMES)]
-    different = [name for name in compared if old[name] != new.get(name)]
-    for name in different:
-        then = old[name]
-        now = new.get(name, [])
-        pairs = (f"{a!r} then, {b!r} now" for a, b in zip(then, now, strict=False) if a != b)
-        difference = next(pairs, f"{len(then)} rows then, {len(now)} now")
-        tell(f"{name} differs from {run.name}: {difference}")
+    different = False
+    for name in compared:
+        # As text, NaN equals itself.
+        rows = zip_longest(map(repr, old[name]), map(repr, new.get(name, ())), fillvalue="no row")
+        pairs = (f"{then} then, {now} now" for then, now in rows if then != now)
+        if difference := next(pairs, None):
+            tell(f"{name} differs from {run.name}: {difference}")
+            different = True
     if not different:
         same = f"all {len(compared)} columns of summary.csv are equal to the last digit"
         tell(f"the same numbers as {run.name}: {same}, but for times")
-    return 1 if different else 0
+    return int(different)
 
 
 def _placed(study: Study, folder: Path, options: RunOptions) -> Study:

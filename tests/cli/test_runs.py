@@ -75,10 +75,17 @@ def test_rerun_repeats_a_run_and_compares_its_numbers(kanrun, two, fit, monkeypa
     assert "same numbers" not in changed.err
     journal = two / "fit/v0001/records.jsonl"
     lines = [line.rpartition(',"crc"')[0] + "}" for line in journal.read_text().splitlines()]
-    changed = (line.replace('"test_rmse":[0.5]', '"test_rmse":[0.25]') for line in lines)
-    journal.write_bytes(b"".join(map(sealed, changed)))
+
+    def record(value):
+        changed = (line.replace('"test_rmse":[0.5]', f'"test_rmse":[{value}]') for line in lines)
+        journal.write_bytes(b"".join(map(sealed, changed)))
+
+    record(0.25)
     differs = kanrun("runs rerun fit/1 -q", code=1)
     assert "test_rmse differs from fit/v0001: 0.25 then, 0.5 now" in differs.err
+    record('["nan"]')
+    monkeypatch.setattr("kanrun.study.running.run_study", lambda *_: (0, two / "fit/v0001"))
+    assert "the same numbers as fit/v0001" in kanrun("runs rerun fit/1 -q").err
     monkeypatch.setattr("kanrun.study.running.run_study", lambda *_: (1, two / "fit/v0004"))
     assert not kanrun("runs rerun fit/1 -q", code=1).err  # a failed run is not compared
 
