@@ -176,7 +176,7 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Claims:
             verdict = judge(logs)
             spread = f"{verdict.interval}: {verdict.winner}"
             off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
-            if off.abs().max() > TOLERANCE[match]:
+            if off.abs().max() > TOLERANCE:
                 spread += f"; the MLPs are off by {off.min():+.0%} to {off.max():+.0%}"
             sentence = f"{target}: at equal {match} the KAN's test error is below the MLP's"
             yield verdict.claim(sentence, "MLP's over KAN's, interval above 1", spread)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer
@@ -213,15 +213,13 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
 # -------------------- MLPs of the same size
 
 #: Largest relative difference of the sizes at which a match counts as close.
-TOLERANCE = {"parameters": 0.02, "flops": 0.02}
+TOLERANCE = 0.02
 #: Largest number of neurons of a hidden layer that is tried. If more are needed, the match is not
 #: close.
 WIDEST = 1 << 14
 #: Largest difference, in neurons, of the tried widths from the best equal widths. A larger value
 #: finds closer matches with less even widths.
 REACH = 16
-
-Measure = Callable[[tuple[int, ...]], float]
 
 
 @dataclass(frozen=True)
@@ -232,48 +230,52 @@ class SizeMatch:
         hidden: The hidden widths.
         value: Size of the network: its number of parameters or FLOPs.
         wanted: Size that was to be matched.
-        close: Whether the relative difference is within the tolerance.
     """
 
     hidden: tuple[int, ...]
     value: float
     wanted: float
-    close: bool
 
     @property
     def off(self) -> float:
         """Relative difference of the sizes, (value - wanted) / wanted."""
         return self.value / self.wanted - 1
 
+    @property
+    def close(self) -> bool:
+        """Whether the relative difference is within the tolerance."""
+        return abs(self.off) <= TOLERANCE
+
 
 def match_parameters(inputs: int, outputs: int, depth: int, wanted: int | float) -> SizeMatch:
     """Return the MLP with `depth` hidden layers whose number of parameters best fits `wanted`."""
-    return _nearest(
-        lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))),
-        depth,
-        wanted,
-        TOLERANCE["parameters"],
-    )
+    return _match(lambda hidden: mlp_parameters((inputs, *hidden, outputs)), depth, wanted)
 
 
 def match_flops(
     inputs: int, outputs: int, depth: int, activation: str, wanted: int | float
 ) -> SizeMatch:
     """Return the MLP with `depth` hidden layers whose executed FLOPs are nearest to `wanted`."""
-    return _nearest(
-        lambda hidden: mlp_flops((inputs, *hidden, outputs), activation)["flops"] or 0.0,
-        depth,
-        wanted,
-        TOLERANCE["flops"],
-    )
+
+    def flops(hidden: tuple[int, ...]) -> float:
+        return mlp_flops((inputs, *hidden, outputs), activation)["flops"] or 0.0
+
+    return _match(flops, depth, wanted)
 
 
-def _nearest(measure: Measure, depth: int, wanted: int | float, tolerance: float) -> SizeMatch:
-    """Return the hidden widths (n, ..., n, m) for which `measure` is nearest to `wanted`.
+def _match(
+    measure: Callable[[tuple[int, ...]], float], depth: int, wanted: int | float
+) -> SizeMatch:
+    """Return the most even widths (n, ..., n, m) that are close to `wanted`, else the nearest.
 
     `measure` must be an increasing function of the widths.
     """
-    _check(depth, wanted)
+    if depth < 1:
+        raise UsageError(
+            f"An MLP of {depth} hidden layers has no width to match. Use depths of at least 1."
+        )
+    if not wanted > 0:
+        raise UsageError(f"The size to match must be positive, not {wanted}.")
 
     def largest(widths: Callable[[int], tuple[int, ...]]) -> int:
         """Return the largest n with a measure of at most `wanted`, at least 1."""
@@ -282,32 +284,13 @@ def _nearest(measure: Measure, depth: int, wanted: int | float, tolerance: float
 
     even = largest(lambda n: (n,) * depth)
     reach = min(even // 2, REACH)
-    candidates: list[tuple[int, ...]] = []
+    matches = []
     for n in range(max(1, even - reach), min(even + reach + 1, WIDEST) + 1):
         equal = (n,) * (depth - 1)
         last = largest(lambda m, equal=equal: (*equal, m))  # type: ignore[misc]
-        candidates += [(*equal, m) for m in (last, min(last + 1, WIDEST))]
-    return _best(candidates, measure, wanted, tolerance)
-
-
-def _best(
-    candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: int | float, tolerance: float
-) -> SizeMatch:
-    def rank(match: SizeMatch) -> tuple[bool, float, float]:
-        uneven = max(match.hidden) - min(match.hidden)
-        return not match.close, float(uneven) if match.close else 0.0, abs(match.off)
-
-    values = ((hidden, measure(hidden)) for hidden in candidates)
-    return min(
-        (SizeMatch(h, v, float(wanted), abs(v - wanted) <= tolerance * wanted) for h, v in values),
-        key=rank,
-    )
-
-
-def _check(depth: int, wanted: int | float) -> None:
-    if depth < 1:
-        raise UsageError(
-            f"An MLP of {depth} hidden layers has no width to match. Use depths of at least 1."
-        )
-    if not wanted > 0:
-        raise UsageError(f"The size to match must be positive, not {wanted}.")
+        for hidden in ((*equal, m) for m in (last, min(last + 1, WIDEST))):
+            matches.append(SizeMatch(hidden, float(measure(hidden)), float(wanted)))
+    close = [match for match in matches if match.close]
+    if close:
+        return min(close, key=lambda m: (max(m.hidden) - min(m.hidden), abs(m.off)))
+    return min(matches, key=lambda match: abs(match.off))

@@ -167,17 +167,16 @@ class Network(nn.Module):
         # Imported here because it loads torch's compiler, which takes a second.
         from torch.func import functional_call, jacrev, vmap
 
-        names = [name for name, _ in self.unknowns()]
-        fixed = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        free = {name: fixed.pop(name).detach() for name in names}
+        free = {name: parameter.detach() for name, parameter in self.unknowns()}
 
-        def one(parameters: dict[str, Tensor], sample: Tensor) -> tuple[Tensor, Tensor]:
-            y = functional_call(self, {**fixed, **parameters}, (sample[None],))[0]
-            return y, y
+        def output(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+            y: Tensor = functional_call(self, parameters, (sample[None],))
+            return y[0]
 
-        columns, y = vmap(jacrev(one, has_aux=True), in_dims=(None, 0))(free, x)
-        jacobian = torch.cat([columns[name].flatten(2) for name in names], dim=-1)
-        return y.detach(), DenseRows(jacobian.detach().flatten(0, 1))
+        columns = vmap(jacrev(output), in_dims=(None, 0))(free, x)
+        jacobian = torch.cat([column.flatten(2) for column in columns.values()], dim=-1)
+        with torch.no_grad():
+            return self(x), DenseRows(jacobian.detach().flatten(0, 1))
 
     def lower(self) -> list[Network]:
         """Return the networks of the first 1, 2, ... layers, without the whole network.

@@ -2,8 +2,7 @@
 
 Fits are computed in float64. The systems are often rank deficient (basis functions without data,
 repeated points), so the solution of the smallest norm is taken: singular values below
-`RANK_TOLERANCE` times the largest count as zero. Large systems of full rank are solved by scipy's
-banded QR factorisation, O(samples k^2) per input.
+`RANK_TOLERANCE` times the largest count as zero.
 
 If a grid contains the old breakpoints, it can represent the same function. Each new coefficient is
 a weighted mean of k + 1 old ones (the Oslo algorithm). The weights are non-negative if the support
@@ -16,7 +15,6 @@ from __future__ import annotations
 from dataclasses import replace
 from math import factorial
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,9 +26,6 @@ from kanrun.engine.splines.products import dense_rows, spline_values
 
 #: Singular values below this fraction of the largest count as zero.
 RANK_TOLERANCE = 1e-13
-#: Number of multiplications of a dense factorisation above which a banded one is tried; they take
-#: about a second.
-DENSE_WORK = 1 << 27
 #: Points per interval at which a spline is sampled to fit it on another grid.
 POINTS_PER_INTERVAL = 3
 
@@ -98,40 +93,10 @@ def fit_coefficients(x: Inputs, y: Float[Tensor, "samples out inputs"], grid: Gr
     at = x.double()
     fine = grid.double()
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
-    found = None
-    if x.numel() * grid.functions**2 > DENSE_WORK:
-        found = _banded_solution(at, values, fine)
-    if found is None:
-        design = design_matrix(at, fine).cpu()
-        right = values.cpu()
-        solved = torch.linalg.lstsq(design, right, rcond=RANK_TOLERANCE, driver="gelsd")
-        found = solved.solution.to(values)
-    return found.permute(2, 0, 1).to(y.dtype)
-
-
-def _banded_solution(
-    x: Inputs, values: Float[Tensor, "inputs samples out"], grid: Grid
-) -> Float[Tensor, "inputs functions out"] | None:
-    """Fit the splines by scipy's banded solver.
-
-    Returns:
-        The coefficients; None if points lie outside the grid or do not determine all coefficients.
-    """
-    from scipy.interpolate import make_lsq_spline
-
-    order = x.argsort(0)
-    found = []
-    for i, knots in enumerate(grid.knots.cpu().numpy()):
-        at = x[order[:, i], i].cpu().numpy()
-        y = values[i, order[:, i]].cpu().numpy()
-        try:
-            found.append(
-                torch.from_numpy(make_lsq_spline(at, y, knots, grid.degree, method="qr").c)
-            )
-        except (ValueError, np.linalg.LinAlgError):
-            return None
-    solution = torch.stack(found).to(values)
-    return solution if bool(solution.isfinite().all()) else None
+    design = design_matrix(at, fine).cpu()
+    solved = torch.linalg.lstsq(design, values.cpu(), rcond=RANK_TOLERANCE, driver="gelsd")
+    solution: Tensor = solved.solution
+    return solution.permute(2, 0, 1).to(y)
 
 
 def sample_points(grid: Grid, per_interval: int) -> Inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator as Events
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -13,9 +13,9 @@ from kanrun.engine.networks.reshaping import halve_intervals
 from kanrun.engine.training.data import Plan, baseline_error, measure, predict
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import (
-    Best,
     GridTransfer,
     Grown,
+    Progress,
     Setup,
     Snapshot,
     SolverRun,
@@ -102,7 +102,7 @@ class GridTraining:
         setup: Data, plan, random generator and clock.
         stages: Finished stages.
         events: Events of `compare`, which does not yield them.
-        best: The network with the lowest validation error in the present stage.
+        best: The solver run of the present stage that reached the lowest validation error.
         log: Number of steps of the present stage.
     """
 
@@ -111,7 +111,7 @@ class GridTraining:
     setup: Setup
     stages: list[Stage] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    best: Best = field(init=False)
+    best: Progress = field(init=False)
     log: StepLog = field(init=False)
 
     @property
@@ -164,29 +164,18 @@ class GridTraining:
             return None
         for _ in range(UNHELPFUL):
             squares = (predict(network, train.x) - train.y).square().sum(1)
-            if (found := halve_intervals(network, train.x, squares, RARE)) is None:
+            if (halved := halve_intervals(network, train.x, squares, RARE)) is None:
                 break
-            network, kink = found
+            network, kink = halved
             penalty = replace(before.penalty, weight=0.0)
             budget = setup.plan.steps_for(network.unknowns_at(None))
             steps = take_steps(setup.solver(network, penalty), budget)
-            errors = measure(network, setup.data)
+            errors = measure(network, setup.data.untested)
             old = before.errors.train
             if errors.train < HELPED * old and errors.selected < RISEN * self.lowest:
-                stage = replace(
-                    before,
-                    stage=self.stages[-1].stage + 1,
-                    intervals=network.intervals,
-                    network=network,
-                    errors=errors,
-                    steps=steps,
-                    seconds=setup.clock.seconds,
-                    penalty=penalty,
-                    transfer=GridTransfer("insertion", 0.0, old, old, kink),
-                    random=setup.generator.get_state(),
-                )
-                self.stages.append(stage)
-                return stage
+                self.penalty = penalty
+                self.log = StepLog(self.stages[-1].stage + 1, steps)
+                return self._finished(network, GridTransfer("insertion", 0.0, old, old, kink))
         return None
 
     def compare(self, intervals: int | None) -> None:
@@ -216,33 +205,35 @@ class GridTraining:
         Returns:
             The finished stage, which is also appended to `stages`.
         """
-        setup = self.setup
         plan = self.setup.plan
         number = len(self.stages) + 1
         if snapshot is None:
             self.log = StepLog(number)
             run, transfer = yield from self._begun(intervals)
         else:
-            self.log = StepLog(number, snapshot.steps, snapshot.truncated)
+            self.log = snapshot.log
             run = self._resumed(snapshot)
             transfer = snapshot.transfer
         yield from self._run(run, transfer)
+        self.best = run.progress
         if plan.second_order and plan.weight is None and tries:
-            if self.log.stage == 1:
-                yield from self._smooth()
             budget = plan.steps_for(self.best.network.unknowns_at(None))
             yield from self._search(budget, tries, settled=run.settled)
-        self.network = self.best.network
+        return self._finished(self.best.network, transfer)
+
+    def _finished(self, network: Network, transfer: GridTransfer) -> Stage:
+        """Return the stage that ends with `network`, which is also appended to `stages`."""
+        self.network = network
         stage = Stage(
             self.log.stage,
-            self.network.intervals,
-            self.network,
-            measure(self.network, setup.data),
+            network.intervals,
+            network,
+            measure(network, self.setup.data),
             self.log.steps,
-            setup.clock.seconds,
+            self.setup.clock.seconds,
             self.penalty,
             transfer,
-            setup.generator.get_state(),
+            self.setup.generator.get_state(),
             self.log.truncated,
         )
         self.stages.append(stage)
@@ -275,17 +266,18 @@ class GridTraining:
                 moved = network.refined(intervals, x)
         network = moved.network
         errors = measure(network, setup.data.untested)
-        self.best = Best(network, errors.selected)
+        progress = Progress(deepcopy(network), errors.selected)
         budget = plan.steps_for(network.unknowns_at(None))
         solver = setup.solver(network, self.penalty)
         hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
         if self.log.stage == 1 and hidden and plan.settings.curvature:
             # Once the ranges of the activations have settled, redraw hidden grids that do not fit.
-            yield from SolverRun(solver, min(SETTLING, budget), setup).run(self.best, self.log)
+            yield from SolverRun(solver, min(SETTLING, budget), setup, progress).run(self.log)
+            progress = Progress(progress.network, progress.error)
             if not network.covers(x, FILLED):
                 moved = network.regrid(x, grid_eps=plan.grid_eps)
                 solver = setup.solver(moved.network, self.penalty)
-        run = SolverRun(solver, budget - self.log.steps, setup)
+        run = SolverRun(solver, budget - self.log.steps, setup, progress)
         method = "start" if moved.how == "unchanged" else moved.how
         return run, GridTransfer(method, moved.change, before, errors.train)
 
@@ -294,117 +286,96 @@ class GridTraining:
         budget = self.setup.plan.steps_for(snapshot.network.unknowns_at(None))
         solver = self.setup.solver(snapshot.network, self.penalty)
         solver.restore(snapshot.solver)
-        run = SolverRun(solver, budget - (snapshot.steps - snapshot.taken), self.setup)
-        run.taken, run.stalled = snapshot.taken, snapshot.stalled
-        run.unimproved = snapshot.unimproved
-        self.best = Best(snapshot.best, snapshot.lowest)
-        return run
+        progress = snapshot.progress
+        return SolverRun(solver, budget - (self.log.steps - progress.taken), self.setup, progress)
 
     def _run(self, run: SolverRun, transfer: GridTransfer) -> Events[Step | Snapshot, None, None]:
         """Yield the steps of the main run, with a snapshot about every SNAPSHOT_SECONDS."""
         shown = self.setup.clock.seconds
-        for step in run.run(self.best, self.log):
+        for step in run.run(self.log):
             yield step
             # Once a run has settled, it takes no further step.
             early = step.seconds - shown < SNAPSHOT_SECONDS or run.settled
             if early or (state := run.solver.state()) is None:
                 continue
             shown = step.seconds
-            yield Snapshot(
-                deepcopy(run.solver.network),
-                deepcopy(self.best.network),
-                self.best.error,
-                state,
-                run.taken,
-                self.log.steps,
-                run.stalled,
-                run.unimproved,
-                step.seconds,
-                self.penalty,
-                transfer,
-                self.setup.generator.get_state(),
-                self.log.truncated,
-            )
+            copies = deepcopy((run.solver.network, run.progress, self.log))
+            random = self.setup.generator.get_state()
+            yield Snapshot(*copies, state, shown, self.penalty, transfer, random)
 
     # -------------------- the weight of the penalty
-
-    def _smooth(self) -> Events[Step, None, None]:
-        """Try penalties on second differences if the first fit is poor, since noise is then likely.
-
-        The weights decrease; with the largest, edge functions are nearly straight lines. The usual
-        penalty on differences of high order does not prevent overfitting, because it does not
-        penalise polynomials of lower degree.
-        """
-        if self.best.error <= NOISY * baseline_error(self.setup.data):
-            return
-        network = deepcopy(self.best.network)
-        for weight in ROUGH_WEIGHTS:
-            penalty = SmoothnessPenalty(weight, ROUGH_ORDER)
-            reached = yield from self._trained(network, penalty, ROUGH_STEPS)
-            network = reached.network
-            if reached.error < self.best.error:
-                self.best = Best(network, reached.error)
-                self.penalty = penalty
 
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
         """Try lower penalty weights while they help, and higher weights if no lower one helps.
 
-        Higher weights are tried only if the main run ended by a stopping rule (`settled`);
-        otherwise they could seem better merely because of their additional steps. `budget` is the
-        number of steps of the main run.
+        Before that, penalties on second differences are tried on the first grid if its fit is poor,
+        since noise is then likely. With the largest weight, edge functions are nearly straight
+        lines. The usual penalty on differences of high order does not prevent overfitting, because
+        it does not penalise polynomials of lower degree.
+
+        `budget` is the number of steps of the main run, and `settled` whether it ended by a
+        stopping rule. Only then are higher weights tried; otherwise they could win merely by their
+        additional steps.
         """
+        scale = baseline_error(self.setup.data)
+        if self.log.stage == 1 and self.best.error > NOISY * scale:
+            penalties = [SmoothnessPenalty(weight, ROUGH_ORDER) for weight in ROUGH_WEIGHTS]
+            yield from self._walk(penalties, ROUGH_STEPS, len(penalties), inf)
         patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
-        lower = yield from self._walk(1 / WEIGHT_FACTOR, max(3, budget // 2), tries, patience)
-        noisy = self.best.error >= CLEAN * baseline_error(self.setup.data)
+        lower = self._weights(1 / WEIGHT_FACTOR, tries)
+        if (yield from self._walk(lower, max(3, budget // 2), patience)):
+            return
         small = self.best.network.unknowns_at(None) <= UPWARD_UNKNOWNS
-        if settled and noisy and small and not lower:
-            yield from self._walk(WEIGHT_FACTOR, max(3, budget // 3), HIGHER_TRIES, MISSES)
+        if settled and small and self.best.error >= CLEAN * scale:
+            higher = self._weights(WEIGHT_FACTOR, HIGHER_TRIES)
+            yield from self._walk(higher, max(3, budget // 3), MISSES)
+
+    def _weights(self, factor: float, tries: int) -> list[SmoothnessPenalty]:
+        """Return up to `tries` penalties, each `factor` times as large as the one before."""
+        weights = (self.penalty.weight * factor ** (n + 1) for n in range(tries))
+        inside = (weight for weight in weights if MIN_WEIGHT * 0.9 <= weight < MAX_WEIGHT)
+        return [replace(self.penalty, weight=weight) for weight in inside]
 
     def _walk(
-        self, factor: float, steps: int, tries: int, patience: int
+        self,
+        penalties: Iterable[SmoothnessPenalty],
+        steps: int,
+        patience: int,
+        far: float = TOO_FAR,
     ) -> Events[Step, None, bool]:
-        """Try up to `tries` weights, each `factor` times the one before, with `steps` steps each.
+        """Train with one penalty after the other, each from the network that the last one reached.
 
-        The search ends when more than `patience` weights in a row do not help, or when the error
-        with a weight is more than TOO_FAR times the best. Return whether any weight was kept.
+        The best network is kept. The walk ends after more than `patience` penalties in a row that
+        do not help, or at an error of more than `far` times the best. Return whether any helped.
         """
         kept = False
         missed = 0
-        weight = self.penalty.weight
-        for _ in range(tries):
-            weight *= factor
-            inside = MIN_WEIGHT * 0.9 <= weight < MAX_WEIGHT
-            if missed > patience or not inside or time_limit_reached():
+        reached = self.best
+        for penalty in penalties:
+            if missed > patience or time_limit_reached():
                 break
+            reached = yield from self._trained(reached.network, penalty, steps)
             before = self.best.error
-            helped, reached = yield from self._try(weight, steps)
-            kept = kept or helped
-            missed = 0 if helped else missed + 1
-            if reached > TOO_FAR * before:
+            missed += 1
+            if reached.error < (1 - MIN_GAIN) * before:
+                self.best, self.penalty = reached, penalty
+                kept = True
+                missed = 0
+            if reached.error > far * before:
                 break
         return kept
 
-    def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
-        """Train the best network with this weight, and keep the result if it helps.
-
-        Return whether it was kept, and the validation error that it reached.
-        """
-        penalty = replace(self.penalty, weight=weight)
-        reached = yield from self._trained(deepcopy(self.best.network), penalty, steps)
-        helped = reached.error < (1 - MIN_GAIN) * self.best.error
-        if helped:
-            self.best = reached
-            self.penalty = penalty
-        return helped, reached.error
-
     def _trained(
         self, network: Network, penalty: SmoothnessPenalty, steps: int
-    ) -> Events[Step, None, Best]:
-        """Train `network` for up to `steps` steps; return the best network among the results."""
-        reached = Best(network, inf)
-        run = SolverRun(self.setup.solver(network, penalty), steps, self.setup)
-        yield from run.run(reached, self.log)
-        return reached
+    ) -> Events[Step, None, Progress]:
+        """Train `network` for up to `steps` steps; return the best network after any of them.
+
+        The error of `network` before the first step is not considered.
+        """
+        progress = Progress(network, inf)
+        solver = self.setup.solver(deepcopy(network), penalty)
+        yield from SolverRun(solver, steps, self.setup, progress).run(self.log)
+        return progress
 
 
 def without_help(errors: Sequence[float]) -> int:

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (
@@ -148,36 +148,63 @@ class Grown:
     reason: str
 
 
+@dataclass
+class Progress:
+    """Progress of one solver run.
+
+    Attributes:
+        network: The network with the lowest validation error so far.
+        error: Its validation error.
+        taken: Number of steps so far.
+        stalled: Number of the last steps in a row below the plateau tolerance.
+        unimproved: Number of the last measurements in a row without a lower validation error.
+    """
+
+    network: Network
+    error: float
+    taken: int = 0
+    stalled: int = 0
+    unimproved: int = 0
+
+    def measured(self, network: Network, errors: Errors) -> None:
+        """Store a copy of `network` if its error is the lowest so far."""
+        self.unimproved += 1
+        if errors.selected < self.error:
+            self.network = deepcopy(network)
+            self.error = errors.selected
+            self.unimproved = 0
+
+
+@dataclass
+class StepLog:
+    """Number of a stage, its number of steps so far, and how many of them were truncated."""
+
+    stage: int
+    steps: int = 0
+    truncated: int = 0
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """State of an unfinished stage, from which training resumes to exactly the same numbers.
 
-    `seconds`, `penalty`, `transfer`, `random` and `truncated` are as in `Stage`.
+    `seconds`, `penalty`, `transfer` and `random` are as in `Stage`.
 
     Attributes:
         network: The solver's network.
-        best: The network with the lowest validation error so far.
-        lowest: The validation error of `best`.
+        progress: Progress of the main solver run of the stage.
+        log: Steps of the stage, including those of earlier solvers.
         solver: State of the solver.
-        taken: Number of steps of this solver.
-        steps: Number of steps of the stage, including those of earlier solvers.
-        stalled: Number of the last steps in a row below the plateau tolerance.
-        unimproved: Number of the last steps in a row without a lower validation error.
     """
 
     network: Network
-    best: Network
-    lowest: float
+    progress: Progress
+    log: StepLog
     solver: dict[str, Tensor]
-    taken: int
-    steps: int
-    stalled: int
-    unimproved: int
     seconds: float
     penalty: SmoothnessPenalty
     transfer: GridTransfer
     random: Tensor
-    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,81 +220,47 @@ class TrainingState:
     snapshot: Snapshot | None = None
 
 
-class Best:
-    """The network with the lowest validation error so far (a copy), and this error."""
-
-    def __init__(self, network: Network, error: float) -> None:
-        self.network = deepcopy(network)
-        self.error = error
-        self._like: nn.Module = network
-
-    def offer(self, network: Network, errors: Errors) -> bool:
-        """Store a copy of `network` if its error is the lowest so far; return whether it is."""
-        if not errors.selected < self.error:
-            return False
-        self.error = errors.selected
-        if network is self._like:  # only the parameters of the network have changed
-            self.network.load_state_dict(network.state_dict())
-        else:
-            self.network = deepcopy(network)
-            self._like = network
-        return True
-
-
-@dataclass
-class StepLog:
-    """Step counts of one stage: its number, the steps so far, and the truncated ones among them.
-
-    A truncated step is one whose linear system was solved only approximately.
-    """
-
-    stage: int
-    steps: int = 0
-    truncated: int = 0
-
-
 class SolverRun:
-    """Run of up to `limit` steps of `solver`.
+    """Run of up to `limit` steps of `solver`, which updates `progress`.
 
     The clock is stopped while test errors are measured and while the caller handles events.
 
     Attributes:
         settled: Whether a stopping rule ended the run: the solver converged, the objective stalled,
             or the validation error did not fall for `plan.patience` measurements.
-        taken: Number of steps so far.
-        stalled: Number of the last steps in a row below the plateau tolerance.
-        unimproved: Number of the last measurements in a row without a lower validation error.
     """
 
-    def __init__(self, solver: Solver, limit: int, setup: Setup) -> None:
+    def __init__(self, solver: Solver, limit: int, setup: Setup, progress: Progress) -> None:
         self.solver = solver
+        self.progress = progress
         self.settled = False
         self._limit = limit
         self._setup = setup
         data = setup.data
         parts = (data.train, data.validation, data.test)
-        rows = sum(len(part) for part in parts if part is not None)
+        rows = sum(len(samples) for samples in parts if samples is not None)
         # Number of steps between two measurements: above 1 if a step uses few of many samples.
         self._every = max(1, rows // (MEASURED_FACTOR * solver.rows))
-        self.taken = self.stalled = self.unimproved = 0
 
-    def run(self, best: Best, log: StepLog) -> Events[Step, None, bool]:
-        """Take the steps, yield a `Step` after each measurement, and return `settled`.
+    def run(self, log: StepLog) -> Events[Step, None, None]:
+        """Take the steps, and yield a `Step` after each measurement.
 
-        `best` is updated at each measurement, `log` after each step. Raises TrainingFailed if the
-        training error is NaN or infinite.
+        `log` is updated after each step. Raises TrainingFailed if the training error is NaN or
+        infinite.
         """
         solver = self.solver
+        progress = self.progress
         clock = self._setup.clock
         data = self._setup.data
         patience = self._setup.plan.patience
-        while self.taken < self._limit and not self.settled and not time_limit_reached():
+        while progress.taken < self._limit and not self.settled and not time_limit_reached():
             before = solver.loss
             solver.step()
-            self.taken += 1
+            progress.taken += 1
             log.steps += 1
             log.truncated += solver.truncated
-            if self.taken % self._every and self.taken < self._limit and not solver.converged:
+            last = progress.taken == self._limit or solver.converged
+            if progress.taken % self._every and not last:
                 continue
             errors = measure(solver.network, data.untested)
             if not errors.train < float("inf"):
@@ -275,18 +268,18 @@ class SolverRun:
                 raise TrainingFailed(
                     f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}."
                 )
-            self.unimproved = 0 if best.offer(solver.network, errors) else self.unimproved + 1
+            progress.measured(solver.network, errors)
             slow = _gains_less(solver, before, solver.plateau_tolerance)
-            self.stalled = self.stalled + 1 if slow else 0
-            impatient = patience is not None and self.unimproved >= patience
-            self.settled = spent(solver, before) or self.stalled >= PLATEAU or impatient
-            part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"
-            report_progress(part, self.taken, self._limit, best.error)
+            progress.stalled = progress.stalled + 1 if slow else 0
+            impatient = patience is not None and progress.unimproved >= patience
+            self.settled = spent(solver, before) or progress.stalled >= PLATEAU or impatient
+            intervals = solver.network.intervals
+            part = f"grid of {intervals}" if intervals else "steps"
+            report_progress(part, progress.taken, self._limit, progress.error)
             seconds = clock.seconds
             with clock.stopped():
                 errors = replace(errors, test=rmse(solver.network, data.test, data))
-                yield Step(log.stage, log.steps, solver.network.intervals, errors, seconds)
-        return self.settled
+                yield Step(log.stage, log.steps, intervals, errors, seconds)
 
 
 def take_steps(solver: Solver, limit: int) -> int:

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.splines import Grid, basis, extend, fuses, locate, products
+from kanrun.engine.splines import basis, fuses, locate
 
 
 def derivatives(layer, x):
@@ -49,24 +49,6 @@ def test_compiler_gets_its_own_code_for_uniform_grids_of_degree_2_to_5(monkeypat
         assert fuses(make(NARROW, EdgeSpec(degree=degree)).grid) == found
     grid = make().grid
     assert not torch.vmap(lambda x: x + fuses(grid))(torch.zeros(2)).any()
-
-
-@pytest.mark.parametrize(
-    "threads, functions, outputs, gathered",
-    [(2, 44, 9, False), (2, 45, 1, True), (1, 15, 5, False), (1, 15, 6, True), (1, 45, 1, True)],
-)
-def test_threads_functions_and_outputs_decide_if_splines_are_gathered(
-    threads, functions, outputs, gathered, monkeypatch
-):
-    called = list[int]()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(products, "_gathered_sums", lambda *a: called.append(1) or a[5] @ a[5].T)
-    points = torch.linspace(-1, 1, functions - 2, dtype=torch.float64).expand(2, -1)
-    grid = Grid(extend(points, 3), 3, True)
-    x = torch.zeros(outputs, 2, dtype=torch.float64)
-    table = torch.ones(outputs, 2, functions, dtype=torch.float64)
-    products.fused_sums(x, table, grid, (x, x), torch.ones_like(x))
-    assert bool(called) == gathered
 
 
 def test_transforms_cannot_pass_functions_without_a_rule():

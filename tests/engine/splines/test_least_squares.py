@@ -1,4 +1,4 @@
-"""Least-squares fits of splines: dense, by band matrices, and without full rank."""
+"""Least squares splines: against numpy, and without full rank."""
 
 import made_kan
 import numpy as np
@@ -11,12 +11,8 @@ from kanrun.engine.splines import (
     design_matrix,
     extend,
     fit_coefficients,
-    fitting,
-    sample_points,
-    spline_values,
     uniform_breakpoints,
 )
-from kanrun.engine.splines.fitting import greville
 
 
 def grid_of(intervals, degree, dtype=torch.float64):
@@ -50,33 +46,3 @@ def test_without_full_rank_the_smallest_solution_still_fits(data, dtype):
     assert coefficients.abs().max() < 100
     fitted = torch.einsum("sn,on->so", design_matrix(x, grid)[0], coefficients[:, 0])
     assert_close(fitted, y[..., 0], atol=1e-4 if dtype == torch.float32 else 1e-9, rtol=0)
-
-
-@pytest.mark.parametrize("degree", [0, 1, 3, 5, 7])
-@pytest.mark.parametrize("spread", ["even", "uneven"])
-def test_the_band_gives_the_dense_solution(degree, spread, monkeypatch):
-    grid = grid_of(60, degree)
-    x = torch.cat([sample_points(grid, 3), greville(grid).T.clamp(grid.low, grid.high)])
-    if spread == "uneven":
-        x = torch.cat([x, 1e-3 * made_kan.normal(4000, 1)])
-    y = torch.stack([torch.sin(9 * x), 1e6 + torch.exp(x)], 1)
-    dense = fit_coefficients(x, y, grid)
-    at = sample_points(grid, 7)
-    monkeypatch.setattr(fitting, "DENSE_WORK", 0)
-    values = spline_values(at, dense, grid)
-    monkeypatch.setattr(fitting, "design_matrix", None)
-    banded = fit_coefficients(x, y, grid)
-    found = spline_values(at, banded, grid)  # values are well conditioned, coefficients are not
-    size = values.abs().amax(0)
-    assert_close(found / size, values / size, atol=1e-13, rtol=0)
-    if degree <= 3:
-        assert_close(banded, dense, atol=1e-12 * float(dense.abs().max()), rtol=0)
-
-
-def test_without_full_rank_the_band_leaves_it_to_the_dense_solution(monkeypatch):
-    grid = grid_of(60, 3)
-    x = sample_points(grid, 3)[:90]
-    y = torch.sin(9 * x)[:, None]
-    dense = fit_coefficients(x, y, grid)
-    monkeypatch.setattr(fitting, "DENSE_WORK", 0)
-    assert torch.equal(fit_coefficients(x, y, grid), dense)

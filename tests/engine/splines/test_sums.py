@@ -57,15 +57,3 @@ def test_sums_of_splines_have_the_values_and_gradients_of_dense_products(
         steep = dense_rows(slopes, interval, grid.functions)
         assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
         assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
-
-
-@pytest.mark.parametrize("spare, calls", [(-1, 1), (0, 0)])
-def test_few_numbers_are_multiplied_densely_on_any_grid(monkeypatch, spare, calls):
-    called = list[int]()
-    gathered = products.weighted_rows
-    grid, x, table, _ = case(3, True, "linear", 0.9)
-    monkeypatch.setattr(products, "SPARSE_ABOVE", 0.0)
-    monkeypatch.setattr(products, "DENSE_NUMBERS", x.numel() * grid.functions + spare)
-    monkeypatch.setattr(products, "weighted_rows", lambda *a: called.append(1) or gathered(*a))
-    sums_of_splines(*local_basis(x, grid), table)
-    assert len(called) == calls

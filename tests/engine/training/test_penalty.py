@@ -11,7 +11,6 @@ from scipy.interpolate import KroghInterpolator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import difference_bands
-from kanrun.engine.training import Samples
 from kanrun.engine.training.objective import (
     SmoothnessLoss,
     SmoothnessPenalty,
@@ -75,12 +74,3 @@ def test_too_few_coefficients_have_no_differences():
     for intervals, rows in ((2, 0), (3, 1)):
         grid = made_kan.kan([1, 1], intervals).edge_layers[0].grid
         assert difference_bands(grid, 5).shape == (1, rows, 6)
-
-
-def noisy(points):
-    x = made_kan.points(points, 1, seed=3)
-    return Samples(x, torch.sin(4 * x) + 0.3 * made_kan.normal(points, 1, seed=4))
-
-
-def line_kan(generator):
-    return made_kan.kan([1, 1], 16, trained_scales="none", generator=generator)
