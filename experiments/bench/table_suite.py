@@ -107,8 +107,8 @@ def select_sources(names: Sequence[str]) -> DataFrame:
     known = set[str]().union(*named)
     if unknown := [name for name in names if name not in known]:
         raise UsageError(
-            f"tables=[{unknown[0]}] is no table and no set{did_you_mean(unknown[0], known)}; the "
-            "sets are small, medium, large and development."
+            f"tables=[{unknown[0]}] is neither a table nor a set{did_you_mean(unknown[0], known)}; "
+            "the sets are small, medium, large and development."
         )
     return listed[[not names_of_table.isdisjoint(names) for names_of_table in named]]
 

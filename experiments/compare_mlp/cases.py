@@ -101,7 +101,7 @@ def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: list[int]) -> K
     """
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
-            f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan."
+            f"compare-mlp compares KANs with MLPs; set model=kan, not {cfg.model.kind}."
         )
     return replace(cfg.model, hidden=hidden, intervals=grid)
 

@@ -246,7 +246,7 @@ def cells_of(cfg: ContinualConfig) -> list[Cell]:
     named = cfg.overlap_learners if "overlap" in cfg.parts else []
     if unknown := [name for name in named if name not in listed]:
         raise UsageError(
-            f"overlap_learners names {unknown[0]!r}, which is none of {', '.join(listed)}."
+            f"overlap_learners names {unknown[0]!r}, which is not one of {', '.join(listed)}."
         )
     pairs = itertools.product(cfg.overlaps, named)
     cells: dict[str, list[dict[str, Any]]] = {

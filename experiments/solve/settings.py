@@ -176,7 +176,7 @@ class EquationParser:
             return Condition(relation, tuple(faces))
         if given["periodic"] not in variables:
             raise UsageError(
-                f"{where}.periodic={given['periodic']} is none of the variables "
+                f"{where}.periodic={given['periodic']} is not one of the variables "
                 f"{', '.join(variables)}."
             )
         return Condition(relation, periodic=variables.index(given["periodic"]))
@@ -374,7 +374,9 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
     equation = cfg.equation
     inputs = len(system.box)
     if kind not in _NETWORK_KEYS:
-        raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
+        raise UsageError(
+            f"networks has {entry}, whose kind is not one of {', '.join(_NETWORK_KEYS)}."
+        )
     if unknown := set(entry) - _NETWORK_KEYS[kind]:
         keys = ", ".join(sorted(_NETWORK_KEYS[kind]))
         raise UsageError(

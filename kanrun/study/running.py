@@ -103,7 +103,7 @@ def rerun(run: Run, options: RunOptions) -> int:
             different = True
     if not different:
         same = f"all {len(compared)} columns of summary.csv are equal to the last digit"
-        tell(f"the same numbers as {run.name}: {same}, but for times")
+        tell(f"the same numbers as {run.name}: {same}, except for times")
     return int(different)
 
 

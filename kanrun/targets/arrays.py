@@ -312,7 +312,7 @@ def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
         raise InvalidData(f"y must be labels (rows,), not {labels.shape}.")
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all():
-            raise InvalidData("y contains NaN or infinity, which is no label.")
+            raise InvalidData("y contains NaN or infinity, which are not labels.")
         if (np.abs(labels) < _WHOLE).all() and not (labels % 1).any():
             labels = labels.astype(np.int64)  # so that 1.0 is the class 1
     elif isna(labels).any():

@@ -270,7 +270,7 @@ class TableTarget(TargetConfig):
             try:
                 "".encode(self.encoding)
             except LookupError:
-                yield f"{at}encoding={self.encoding} is no encoding of Python, such as cp1252."
+                yield f"{at}encoding={self.encoding} must be an encoding, such as cp1252."
         labels = self.task == "classification"
         if labels and self.family != "gaussian":
             yield f"{at}family={self.family} is for numbers; remove it or {at}task=classification."

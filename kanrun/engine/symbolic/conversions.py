@@ -214,7 +214,7 @@ class _GraphBuilder:
         """Write the expression as a function of a single node."""
         coefficient, rest = apart(expression)
         if rest == 1:
-            raise KanrunError("A constant is no term of a graph.")
+            raise KanrunError("A constant cannot be a term of a graph.")
         if rest.is_Symbol:
             return self.node_of(rest), self.line(float(coefficient))
         base, exponent = rest.as_base_exp()
@@ -234,7 +234,7 @@ class _GraphBuilder:
                 return self._called(candidate, rest.args[0], float(coefficient))
         if rest.is_Pow:  # u^v = exp(v log u)
             return self._called(TABLE["exp"], exponent * sympy.log(base), float(coefficient))
-        raise KanrunError(f"{rest} is no candidate.")
+        raise KanrunError(f"{rest} is not a candidate.")
 
     def line(self, slope: float) -> Symbolic:
         """Return the linear function slope * t."""

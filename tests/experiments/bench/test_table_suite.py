@@ -29,7 +29,9 @@ def test_names_are_unique_and_select_tables_and_sets():
         kinds = select_sources([name])["kind"]
         assert ((kinds == "numbers").sum(), (kinds == "classes").sum()) == counts
     assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
-    with pytest.raises(UsageError, match=r"\[Bostn\] is no table and no set; did you mean Boston"):
+    with pytest.raises(
+        UsageError, match=r"\[Bostn\] is neither a table nor a set; did you mean Boston"
+    ):
         select_sources(["Bostn"])
 
 

@@ -210,11 +210,11 @@ def test_constants_are_found_from_a_table_of_ones_own(command):
         ),
         (
             "\"+equation.conditions.ring={periodic: z, formula: 'u = 0'}\"",
-            "none of the variables",
+            "not one of the variables",
         ),
         ("'equation.conditions={border: 3}'", "must be {at:"),
         ("~equation.conditions.border", "so the solution is not unique"),
-        ("networks=[{kind:tree}]", "is none of kan, mlp"),
+        ("networks=[{kind:tree}]", "is not one of kan, mlp"),
         ("networks=[{kind:kan,width:3}]", "the key width"),
         ("equation.data=missing.csv", "missing.csv"),
         ("equation.intervals=[0]", "equation.intervals"),
