@@ -138,16 +138,10 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
             raise UsageError(
                 "domain can be used only with formula=; the domain of data is their range."
             )
-        if task is not None:
-            check_known("task", task, ("regression", "classification"), "tasks")
-        classes = task == "classification"
-        if task is None and not hasattr(y, "detach"):
-            columns = frame_columns(y, what="y") if is_frame(y) else {"y": as_array(y, "y")}
-            classes = next(iter(columns.values())).dtype.kind in "OUSTb"
         target = array_target(
             x,
             y,
-            classification=classes,
+            classification=_holds_labels(y, task),
             reading=Reading(categorical_columns),
             weights=sample_weight,
             family=family,
@@ -157,6 +151,17 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     if progress is None:  # interactive: Python's own prompt, IPython or a notebook
         progress = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
     return fit_target(cfg, target, progress=progress)
+
+
+def _holds_labels(y: Data, task: str | None) -> bool:
+    """Return whether `y` holds labels: by `task`, and by default if it is text or bool."""
+    if task is not None:
+        check_known("task", task, ("regression", "classification"), "tasks")
+        return task == "classification"
+    if hasattr(y, "detach"):
+        return False
+    columns = frame_columns(y, what="y") if is_frame(y) else {"y": as_array(y, "y")}
+    return next(iter(columns.values())).dtype.kind in "OUSTb"
 
 
 def configure_data(

@@ -91,10 +91,8 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         kept = np.flatnonzero(weights)
         columns = columns[kept]
         y = y[kept]
-        columns_and_outputs = enumerate((*columns.T, *np.reshape(y, (len(y), -1)).T))
-        keys = pd.DataFrame(
-            {i: c.astype(str) if c.dtype == object else c for i, c in columns_and_outputs}
-        )
+        series = enumerate((*columns.T, *np.reshape(y, (len(y), -1)).T))
+        keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in series})
         number = keys.groupby(list(keys), dropna=False).ngroup().to_numpy()
         _, rows = np.unique(number, return_index=True)
         columns = columns[rows]

@@ -92,12 +92,12 @@ def edge_columns(
             share = torch.linspace(0, 1, points, dtype=score.dtype, device=score.device)
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
             y = layer.edge_values(on_grid).cpu().numpy()
-            inputs_on_grid = in_numpy(on_grid)
+            grid_x = in_numpy(on_grid)
             ends = in_numpy(reaching[index])
-            seen = (inputs_on_grid >= ends.min(0)) & (inputs_on_grid <= ends.max(0))
-            data = invert(inputs_on_grid) if index == 0 else inputs_on_grid
+            seen = (grid_x >= ends.min(0)) & (grid_x <= ends.max(0))
+            data = invert(grid_x) if index == 0 else grid_x
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
-                where = (depth, out, into, inputs_on_grid[:, into], data[:, into], seen[:, into])
+                where = (depth, out, into, grid_x[:, into], data[:, into], seen[:, into])
                 judged = float(score[out, into]), not bool(layer.mask[out, into])
                 source = str(inputs[into]) if index == 0 else ""
                 result = str(outputs[out]) if index == len(layers) - 1 else ""

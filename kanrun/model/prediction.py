@@ -360,9 +360,7 @@ def predict_table(
             block |= {f"prediction:{n}" if n in columns else n: v for n, v in added.items()}
             formulas += 0 if binary else sum(map(formulas_in, block.values()))
             if options.spreadsheet_safe and not binary:
-                block = {
-                    as_text(name): list(map(as_text, values)) for name, values in block.items()
-                }
+                block = {as_text(name): list(map(as_text, cells)) for name, cells in block.items()}
             write(pd.DataFrame(block))
     notes = [*table.notes.values(), *departure_warnings(model, counts, samples)]
     if formulas and not options.spreadsheet_safe:

@@ -50,30 +50,22 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
             "squares. Fit all rows again."
         )
     rows, _ = input_rows(x, model.inputs, model.code)
-    new_samples = Samples(
-        torch.as_tensor(model.input_scaling.apply(rows)), _outputs(model, y, len(rows))
-    )
-    old_inputs, counts = remembered(model)
+    added = Samples(torch.as_tensor(model.input_scaling.apply(rows)), _outputs(model, y, len(rows)))
+    old, counts = remembered(model)
     network = model.network.plain().double()
     unknowns = network.get_unknowns().numel()
-    if unknowns > len(old_inputs) + len(rows):
+    if unknowns > len(old) + len(rows):
         raise UsageError(
-            f"The network has {unknowns} unknowns, which {len(old_inputs)} remembered and "
+            f"The network has {unknowns} unknowns, which {len(old)} remembered and "
             f"{len(rows)} new rows do not determine. Fit a smaller one, such as model=kan "
             "hidden=[3]."
         )
     unlike = departure_counts(departures(model, rows, network_outputs(model, rows)))
     if outside := departure_warnings(model, unlike, len(rows)):
         warnings.warn("; ".join(outside), UserWarning, stacklevel=3)
-    _train(
-        network,
-        new_samples,
-        torch.as_tensor(model.input_scaling.apply(old_inputs)),
-        counts,
-        model.classes,
-    )
+    _train(network, added, torch.as_tensor(model.input_scaling.apply(old)), counts, model.classes)
     ends = [model.domain[:, 0], model.domain[:, 1], *rows]
-    columns = np.concatenate([old_inputs, rows]).T
+    columns = np.concatenate([old, rows]).T
     inputs = {f"input:{name}": values for name, values in zip(model.inputs, columns, strict=True)}
     return replace(
         model,

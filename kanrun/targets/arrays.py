@@ -185,17 +185,7 @@ def array_target(
     points = Points(inputs, values, _weights(weights, len(values)))
     if points.weights is not None:
         points = points.take(np.flatnonzero(points.weights))
-    if len(points) < 2:
-        raise InvalidData(
-            f"{reading.file or 'x'} has {len(points)} row of data; at least 2 are needed."
-        )
-    if classes is not None and np.ptp(points.y) == 0:
-        raise InvalidData(
-            f"y has one class only, {classes[int(points.y[0, 0])]!r}; at least two classes are "
-            "needed."
-        )
-    if classification and family != "gaussian":
-        raise InvalidData(f"family={family} is for numbers, and y holds labels.")
+    _check_learnable(points, classes, family, reading.file or "x")
     return check_family(
         Target(
             "data",
@@ -211,6 +201,24 @@ def array_target(
             notes=notes,
         )
     )
+
+
+def _check_learnable(
+    points: Points, classes: tuple[str, ...] | None, family: str, what: str
+) -> None:
+    """Raise InvalidData if there is one row or one class only, or if a family is set for labels.
+
+    `what` is the name of the data in messages.
+    """
+    if len(points) < 2:
+        raise InvalidData(f"{what} has {len(points)} row of data; at least 2 are needed.")
+    if classes is not None and np.ptp(points.y) == 0:
+        raise InvalidData(
+            f"y has one class only, {classes[int(points.y[0, 0])]!r}; at least two classes are "
+            "needed."
+        )
+    if classes is not None and family != "gaussian":
+        raise InvalidData(f"family={family} is for numbers, and y holds labels.")
 
 
 def check_family(target: Target) -> Target:
