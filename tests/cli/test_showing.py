@@ -98,7 +98,7 @@ def test_every_study_composes(path):
     assert compose(Source(command), [f"study={path.stem}", *of_a_folder]).config(0)
 
 
-def test_without_words_there_is_help(kanrun):
+def test_kanrun_without_arguments_prints_help(kanrun):
     for line, shown in (("", "extend-grid"), ("runs", "resume")):
         result = kanrun(line)
         assert not result.err

@@ -171,7 +171,7 @@ def test_random_overrides_are_accepted_or_refused(request, capfd, tmp_path, monk
     fuzz("overrides", 6, case, request, capfd)
 
 
-def test_tables(request, capfd, tmp_path):
+def test_random_tables_are_read_or_refused(request, capfd, tmp_path):
     whole = b'a,b,"c d"\n1,2.5,x\n-3,,"y ""z"""\n4e5,nan,\n' * 3
 
     def case(rng):
@@ -183,7 +183,7 @@ def test_tables(request, capfd, tmp_path):
     fuzz("tables", 500, case, request, capfd)
 
 
-def test_yaml(request, capfd, tmp_path):
+def test_random_yaml_files_are_read_or_refused(request, capfd, tmp_path):
     def case(rng):
         (tmp_path / "x.yaml").write_text(some(rng, YAML, 30))
         # The command translates these errors.
@@ -194,7 +194,7 @@ def test_yaml(request, capfd, tmp_path):
     fuzz("YAML texts", 500, case, request, capfd)
 
 
-def test_run_folders(request, capfd, tmp_path, trained):
+def test_damaged_run_folders_are_read_or_refused(request, capfd, tmp_path, trained):
     def case(rng):
         folder = tmp_path / "run"
         shutil.rmtree(folder, ignore_errors=True)
@@ -213,7 +213,7 @@ def test_run_folders(request, capfd, tmp_path, trained):
     fuzz("run folders", 6, case, request, capfd)
 
 
-def test_checkpoints(request, capfd, tmp_path, trained):
+def test_damaged_checkpoints_are_read_or_refused(request, capfd, tmp_path, trained):
     """One value of the description of a network is changed, and its checksum computed again."""
     loaded = load_run(trained)
     stored = loaded.run.checkpoint(loaded.models[0])

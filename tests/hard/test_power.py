@@ -199,9 +199,7 @@ def prefixes(top, operations, every):
         pytest.param(POINTS, 1, 50, id="points, everywhere", marks=pytest.mark.slow),
     ],
 )
-def test_what_a_power_cut_leaves_can_be_read_and_resumed(
-    tmp_path, monkeypatch, words, every, again
-):
+def test_runs_can_be_read_and_resumed_after_a_power_cut(tmp_path, monkeypatch, words, every, again):
     top = tmp_path / "top"
     top.mkdir()
     command = [*words, "--outputs", str(top / "outputs")]

@@ -301,7 +301,7 @@ def test_an_output_computed_from_a_column_has_another_name():
             fit(FRAME, y)
 
 
-def test_constant_columns_and_float16_data_are_no_obstacle():
+def test_constant_columns_and_float16_data_are_accepted():
     with_constant = np.column_stack([X, np.ones(80)])
     model = fit(with_constant, Y, selection="evidence")
     assert model.score(with_constant, Y) > 0.99

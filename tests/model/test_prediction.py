@@ -162,7 +162,7 @@ def test_explanations_sum_to_predictions_and_are_shapley_values_of_pairs(fitted,
     np.testing.assert_allclose(added["b"], [[2 * middle[0] + 1]])
 
 
-def test_without_training_inputs_the_sample_fills_the_domain(fitted):
+def test_sample_fills_the_domain_without_training_inputs(fitted):
     sample = training_sample(replace(fitted, tables={}))
     assert_allclose([sample.min(0), sample.max(0)], fitted.domain.T, atol=0.05)
 

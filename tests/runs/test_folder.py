@@ -21,7 +21,7 @@ def folder(tmp_path):
     return RunFolder.create(tmp_path, record)
 
 
-def test_run_json_tells_what_ran_where_and_how_it_ended(folder):
+def test_run_json_records_command_machine_and_end(folder):
     before = record_of(folder.path)
     assert before["status"] == "RUNNING"
     assert before["ended"] is None

@@ -117,7 +117,7 @@ class Preparing(Bare):
         yield Row("summary", {"built": prepared or self.prepare(cfg, cell, seed)})
 
 
-def test_what_was_prepared_while_checking_is_not_built_again(tmp_path, monkeypatch):
+def test_trainings_prepared_during_the_check_are_not_built_again(tmp_path, monkeypatch):
     experiment = Preparing()
     checked = check(ToyStudy((ToyConfig(n_seeds=2),), experiment))
     assert experiment.built == [(1, 0), (2, 0)]

@@ -100,7 +100,7 @@ def test_quiet_shows_warnings_and_failures_only():
         ({}, ""),
     ],
 )
-def test_what_a_training_reached_is_one_sentence(summary, sentence):
+def test_result_of_a_training_is_one_sentence(summary, sentence):
     columns = {name: [value] for name, value in summary.items()} | {"test_rmse_unknown": [None]}
     assert report.outcome(columns) == sentence
     assert report.outcome({name: 2 * values for name, values in columns.items()}) == ""

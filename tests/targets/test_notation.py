@@ -63,7 +63,7 @@ def test_dates_are_read_in_many_notations(texts, day_first, first):
     assert days[0] == pytest.approx(np.datetime64(first, "m").astype(float) / 1440, abs=1e-9)
 
 
-def test_the_order_of_ambiguous_dates_is_said_set_and_kept(of_column):
+def test_order_of_ambiguous_dates_is_reported_settable_and_stored(of_column):
     months = [f"0{i % 9 + 1}/02/2021" for i in range(20)]
     target = of_column(months)
     assert "are read with the month first" in target.notes[0]

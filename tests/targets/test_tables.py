@@ -251,7 +251,7 @@ def test_rows_without_an_output_are_left_out_and_counted(write):
     assert_array_equal(labels.points.y[:, 0], [0, 1, 0, 1])
 
 
-def test_what_excel_saves_in_german_is_read_with_notes(write):
+def test_german_csv_files_of_excel_are_read_with_notes(write):
     title = "Bericht für Köln;;\n\nOrt;Größe (m²);Preis\n"
     text = title + "Köln;1.234,5;1,5\nBonn;2;2,5\nBonn;3;3\nKöln;9;9\n"
     path = str(write(text.encode("cp1252")))
@@ -329,6 +329,6 @@ def test_workbook_must_have_one_sheet_with_content(tmp_path):
     _refused(path, ["b"], "data.xlsx cannot be read as a workbook of Excel")
 
 
-def test_a_header_of_numbers_is_said(write):
+def test_header_of_numbers_is_reported(write):
     target = build_table(TableTarget(str(write("1,2\n3,4\n5,7\n")), outputs=["2"]))
     assert "header of data.csv holds numbers only (1, 2); if it is a row" in target.notes[0]

@@ -314,7 +314,7 @@ WELL_POSED = {
 
 
 @pytest.mark.parametrize("name", ILL_POSED | WELL_POSED)
-def test_ill_posed_equations_are_told_from_well_posed_ones(name):
+def test_ill_posed_equations_are_recognised(name):
     system = make(BOX, *(ILL_POSED | WELL_POSED)[name])
     (window,) = next(Controller(system, 1e-3).run()).slabs
     assert (growing_place(system, slab_field(window, system)) is not None) == (name in ILL_POSED)

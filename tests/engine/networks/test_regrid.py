@@ -64,7 +64,7 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(
     )
 
 
-def test_other_grids_are_fitted_and_the_change_is_said():
+def test_transfer_to_other_grids_reports_the_change():
     network = rough([2, 3, 1], 4)
     x = data(network, 300)
     new = network.refined(30, x)

@@ -76,7 +76,7 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
 
 
 @pytest.mark.parametrize("change", ["moved", "wider", "fewer", "degree"])
-def test_grids_without_all_old_knots_are_told_apart(change):
+def test_contains_recognises_grids_without_all_old_knots(change):
     points = torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
     coarse = Grid(extend(points, 3), 3)
     other = {

@@ -70,7 +70,7 @@ SPREAD = {
 
 
 @pytest.mark.parametrize("name", SPREAD)
-def test_without_outliers_the_grid_covers_all_samples(name):
+def test_grid_covers_all_samples_without_outliers(name):
     x = SPREAD[name](torch.Generator().manual_seed(0))
     found, (low, high) = breakpoints_from_data(x, 6, 0.3, 0.05), x.aminmax()
     margin = 0.05 * float(high - low)
@@ -117,7 +117,7 @@ def test_ends_are_exact_and_old_points_stay():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("low", [-1.0, 0.0, 1000.0])
 @pytest.mark.parametrize("intervals", [1, 7, 200])
-def test_equal_spacing_is_told_from_unequal(intervals, low, dtype):
+def test_equal_spacing_is_recognised(intervals, low, dtype):
     ends = torch.tensor([low, low + 2.5], dtype=dtype)
     points = uniform_breakpoints(ends[:1], ends[1:], intervals)
     for degree in (0, 3, 7):

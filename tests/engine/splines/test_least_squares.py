@@ -37,7 +37,7 @@ def test_the_solution_is_numpys():
 @pytest.mark.parametrize(
     "data", [[0.3] * 40, [-0.9, 0.4], [0.1], [-1.0, 1.0] * 20, [0.01, 0.02, 0.03]]
 )
-def test_without_full_rank_the_smallest_solution_still_fits(data, dtype):
+def test_smallest_solution_fits_without_full_rank(data, dtype):
     grid = grid_of(8, 3, dtype)
     x = torch.tensor(data, dtype=dtype)[:, None]
     y = torch.sin(3 * x)[:, None, :]

@@ -30,7 +30,7 @@ def noisy(f, low, high, inputs, seed):
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative):
+def test_noise_proportional_to_y_is_recognised(relative):
     rng = np.random.default_rng(0)
     x = rng.uniform(0.1, 2.0, (150, 2))
     y = np.exp(2 * x[:, 0]) / x[:, 1]

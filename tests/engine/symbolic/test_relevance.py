@@ -14,7 +14,7 @@ def taken(found):
 
 
 @pytest.mark.parametrize("count", [MANY - 1, MANY + 2])
-def test_of_many_inputs_those_that_matter_are_taken(count):
+def test_relevant_inputs_are_selected_among_many(count):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, count))
     y = x[:, 1] + 2 * x[:, 4] * x[:, 6] + 0.3 * rng.normal(size=200)

@@ -32,7 +32,7 @@ def test_a_function_of_one_variable_is_found(formula, low, high):
     assert_allclose(to_numpy(found, ["x0"])(other), truth, rtol=1e-6, atol=1e-6)
 
 
-def test_arguments_at_which_functions_overflow_are_no_obstacle():
+def test_functions_that_overflow_at_some_points_are_left_out():
     t = np.linspace(1.0, 900.0, 60)[:, None]
     y = 3 * np.log(t[:, 0]) + np.cos(t[:, 0])
     assert list(pair_formulas(SearchData(t, y, t, y), choose(["x", "log", "sin", "cos", "exp"])))
@@ -80,7 +80,7 @@ def test_work_is_cut_off_at_its_limit():
     count_work(2.0)  # the limit has been removed
 
 
-def test_what_an_entry_explains_and_its_slope_are_those_of_least_squares():
+def test_variance_explained_by_an_entry_is_that_of_least_squares():
     rng = np.random.default_rng(5)
     values = rng.normal(size=50)
     entries = 3.0 * rng.normal(size=(4, 50))

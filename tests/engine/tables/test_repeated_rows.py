@@ -53,7 +53,7 @@ def test_some_repeated_rows_are_fitted_as_weights():
     assert_allclose(merge_copies(halves)[0].weights, expected / expected.mean())
 
 
-def test_of_copies_at_several_times_the_earliest_remains():
+def test_copies_at_several_times_keep_the_earliest():
     points = noisy(30)
     order = np.tile(np.arange(30), 2)
     times = np.random.default_rng(0).permutation(60).astype(float)

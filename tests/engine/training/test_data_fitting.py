@@ -67,7 +67,7 @@ def test_direct_step_is_the_damped_solution(mu):
 
 
 @pytest.mark.parametrize("kind, weight", [("kan", 1e-12), ("mlp", 0.0)])
-def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch, kind, weight):
+def test_steps_are_the_same_with_and_without_a_stored_matrix(monkeypatch, kind, weight):
     """Jacobian rows that do not fit into memory are recomputed; the steps must be the same."""
     g = Generator().manual_seed(0)
     x = points(61, 2)
@@ -98,7 +98,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch,
         assert_close(gradient, found[0][2])
 
 
-def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact():
+def test_coefficients_do_not_drift_without_penalty():
     """Constants can be moved between edges into the same node; steps must not let them drift."""
     x = points(300, 2, seed=2)
     data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)

@@ -107,7 +107,7 @@ def test_our_layers_are_measured_compiled_too(tmp_path, monkeypatch):
     assert table["ratio"].iloc[:2].min() == 1
 
 
-def test_a_peer_that_is_not_installed_is_said_so(tmp_path, monkeypatch):
+def test_library_that_is_not_installed_is_reported(tmp_path, monkeypatch):
     monkeypatch.setitem(timing.MODULES, "pykan", "a_module_that_nobody_has")
     table = run(tmp_path, LAYER, "libraries=[pykan]").table("layers")
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]

@@ -63,7 +63,7 @@ def test_validation_and_not_test_errors_choose_the_opponent():
     assert claim.measured == pytest.approx(100)
 
 
-def test_without_validation_points_training_errors_choose_the_opponent():
+def test_training_errors_choose_the_opponent_without_validation_points():
     one = pd.DataFrame(
         [
             {"model": "kan", "train_rmse": 1.0, "error": 1.0},

@@ -56,7 +56,7 @@ def product(*lines):
 
 
 @pytest.mark.parametrize("comparison, hidden", [("matched", [3]), ("kolmogorov_arnold", [5])])
-def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
+def test_users_target_replaces_the_cases(comparison, hidden):
     own = "target.formula=x0*sin(x1) model.hidden=[3] grids=[[3]]"
     cfg = settings(own, f"comparison={comparison}")
     cell = compare_mlp.cells(cfg)[0]
@@ -90,7 +90,7 @@ def test_mlps_match_in_operations_too():
     assert found.close
 
 
-def test_a_match_that_cannot_be_near_is_said(run):
+def test_warning_if_no_mlp_is_near_the_size(run):
     case = "cases=[{target:{kind:expression,formula:x0+x5},shapes:[[]]}]"
     finished = run(f"{case} grids=[[1]] depths=[5]")
     assert any("no MLP of depth 5 matches" in note for note in finished.manifest.notes)
@@ -182,6 +182,6 @@ def test_real_tables_are_compared_by_cross_entropy(run):
         comparison=implementation_tricks solver=lbfgs | model.base=zero has none
     """),  # noqa: E501,
 )
-def test_what_cannot_run_is_refused_before_it_starts(line, message):
+def test_impossible_settings_are_refused_before_the_run(line, message):
     with pytest.raises(UsageError, match=message):
         check_config(settings(line))

@@ -141,13 +141,13 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path):
     assert found["network"].tolist() == ["none"] * 4 + ["ewc"]
 
 
-def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path):
+def test_no_claims_on_forgetting_for_a_single_phase(tmp_path):
     (claim,) = finished(tmp_path, "peaks=1 points=800 solver=lm solver.steps=20").manifest.claims
     assert claim.sentence.startswith("KAN: RMSE on everything")
     assert claim.holds
 
 
-def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path):
+def test_no_claim_on_the_final_error_if_phases_leave_gaps(tmp_path):
     run = finished(tmp_path, TWO_PEAKS, "overlap=-0.5")
     assert len(run.manifest.claims) == 2
     assert all("RMSE" not in claim.sentence for claim in run.manifest.claims)

@@ -120,7 +120,7 @@ def test_a_curve_goes_through_the_users_points_and_another_near_them(run, tmp_pa
     assert_allclose(timed.table("planar_points")["y"], angle)
 
 
-def test_without_x_and_y_the_first_two_columns_of_numbers_count(run, tmp_path):
+def test_first_two_numeric_columns_are_used_without_x_and_y(run, tmp_path):
     path = points_file(
         tmp_path,
         "name;width;kind;height;depth\n" + "".join(f"a;{i};b;{i * i};0\n" for i in range(6)),

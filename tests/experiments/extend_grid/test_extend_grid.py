@@ -76,7 +76,7 @@ def test_the_order_is_measured_on_the_narrowest_network():
     assert [cell["model"]["hidden"] for cell in extend_grid.cells(cfg)] == [[1], [1]]
 
 
-def test_without_the_penalty_nothing_but_the_training_error_chooses(finished):
+def test_training_error_chooses_the_grid_without_penalty(finished):
     rows = finished.table("stages").query("part == 'overfit'")
     bare = rows[~rows["penalised"]]
     assert bare["validation_rmse"].isna().all()
@@ -144,7 +144,7 @@ def test_solvers_without_smoothing_run_only_the_trainings_without_it(solver, tra
         target=lecture_points sampling.n_train=4 sampling.n_test=0 | no test points
     """),
 )
-def test_what_cannot_run_is_refused_before_it_starts(line, message):
+def test_impossible_settings_are_refused_before_the_run(line, message):
     with pytest.raises(UsageError, match=message):
         check_config(settings(line))
 

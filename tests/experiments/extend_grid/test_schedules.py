@@ -24,7 +24,7 @@ def doubled(first, last, **more):
     return Schedule(kind="doubling", first=first, last=last, **more)
 
 
-def test_grids():
+def test_schedules_give_these_grids():
     assert doubled(3, 50).grids == (3, 6, 12, 24, 48)
     assert doubled(3, 31, nested=False).grids == (3, 7, 15, 31)
     assert doubled(3, 3).grids == (3,)

@@ -156,7 +156,7 @@ def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted):
     assert_array_equal(here.x, there.x)
 
 
-def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted, monkeypatch):
+def test_note_warns_if_the_graph_is_not_close_to_the_network(fitted, monkeypatch):
     cfg = source(fitted)
     (problem,) = problems_of(cfg, 0)
     assert problem.network is not None
@@ -319,7 +319,7 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong():
         (np.inf, 0.0, 1.0, np.inf),
     ],
 )
-def test_a_formula_stands_for_a_network_up_to_its_error(error, tolerance, worse, same):
+def test_formula_may_differ_from_a_network_by_its_error(error, tolerance, worse, same):
     x = np.ones((20, 1))
     y = np.arange(20.0)
     models = {off: lambda x, off=off: np.arange(20.0) + off for off in (0.1, 0.2)}
@@ -330,7 +330,7 @@ def test_a_formula_stands_for_a_network_up_to_its_error(error, tolerance, worse,
         assert np.isinf(largest) or not stands_for(model, largest * (1 + 1e-9), *given)
 
 
-def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
+def test_formula_far_worse_than_the_network_is_not_accepted():
     x = np.linspace(-1, 1, 200)[:, None]
     y = np.sin(20 * x[:, 0])
     data = SearchData(x[::2], y[::2], x[1::2], y[1::2])

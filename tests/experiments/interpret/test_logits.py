@@ -18,7 +18,7 @@ def result(values):
     return SimpleNamespace(formula=values and (lambda x: np.array(values)))
 
 
-def test_two_classes_are_told_by_the_sign_and_more_by_the_largest_logit():
+def test_class_is_the_sign_of_one_logit_or_the_largest_of_several():
     two = problem([-1.0, 2, 3, -4], [0, 1, 0, 0])
     row, note = accuracy_records([(two, result([1.0, 1, 1, -1]))])
     assert row.values == {"points": 4, "formula": 0.5, "network": 0.75}

@@ -81,7 +81,7 @@ ENDS = ["u = 0 at x=0, x=1"]
         ),
     ],
 )
-def test_what_cannot_be_solved_is_refused(formula, variables, conditions, more, message):
+def test_equations_that_cannot_be_solved_are_refused(formula, variables, conditions, more, message):
     with pytest.raises(UsageError, match=message):
         solve(formula, variables, conditions, **more)
 

@@ -172,7 +172,7 @@ def test_linear_problems_without_exact_solutions_have_a_reference(given, exact):
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_constants_are_found_from_a_table_of_ones_own(command):
+def test_unknown_constants_are_found_from_a_users_table(command):
     times = np.linspace(0, 2, 60)
     noise = 3e-2 * np.random.default_rng(0).standard_normal(60)
     values = 3 * np.exp(-0.7 * times) + noise
@@ -220,7 +220,7 @@ def test_constants_are_found_from_a_table_of_ones_own(command):
         ("equation.intervals=[0]", "equation.intervals"),
     ],
 )
-def test_refusals(words, sentence, refused):
+def test_impossible_settings_are_refused(words, sentence, refused):
     assert sentence in refused(f"solve {words}")
 
 
