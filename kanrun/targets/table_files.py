@@ -224,7 +224,10 @@ class TableFile:
         if is_parquet(self.file) or self.file.suffix.lower() == EXCEL:
             return list(next(self._blocks(None))[1].columns)
         _, rows = _layout(ending_of(self.file), self._examined[1])
-        header = [name.strip() for name in rows[self._rows_above(rows)]]
+        return self._named([name.strip() for name in rows[self._rows_above(rows)]])
+
+    def _named(self, header: Sequence[str]) -> list[str]:
+        """Return the names in the header. Raises UsageError if there are too many or equal ones."""
         self.limits.check_cells(0, len(header), self.file)
         named = list(filter(None, header))
         check_distinct(named, self.file.name)
@@ -256,9 +259,7 @@ class TableFile:
         else:
             source = self._workbook() if self.file.suffix.lower() == EXCEL else self._text()
         with source as (separator, header, frames):
-            self.limits.check_cells(0, len(header), self.file)
-            named = list(filter(None, header))
-            check_distinct(named, self.file.name)
+            named = self._named(header)
             check_columns(names or (), named, self.file.name)
             wanted = named if names is None else list(names)
             count = 0
