@@ -223,6 +223,12 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
                 "further"
             )
             result = replace(result, sentence=stopped)
+        elif searching.spent and result.outcome == "formula":
+            ended = (
+                f"{result.sentence}; the search ended at budget={cfg.budget:g}, and may lead "
+                "further with a larger one"
+            )
+            result = replace(result, sentence=ended)
         yield result
 
 

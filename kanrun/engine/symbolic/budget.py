@@ -122,7 +122,7 @@ class Budget:
 
     If another budget is active, the new one gets at most 95% of its remaining work. Because the
     counted work is an estimate, a `timed` budget also limits the CPU seconds of the thread.
-    `stopped` tells whether that limit was reached.
+    `stopped` tells whether that limit was reached, and `spent` whether it ended `limited` events.
     """
 
     def __init__(self, units: float, *, timed: bool = False) -> None:
@@ -131,6 +131,7 @@ class Budget:
         self.units = min(units, _BELOW_LIMIT * (_clock.limit - self._begun))
         self._end = self._seconds + _OVERRUN * units + _MORE_SECONDS if timed else math.inf
         self.stopped = False
+        self.spent = False
 
     @property
     def used(self) -> float:
@@ -171,6 +172,9 @@ def limited(events: Iterator[Event], budget: Budget) -> Iterator[Event]:
         try:
             with budget.enforced():
                 event = next(events)
-        except (StopIteration, WorkSpent):
+        except StopIteration:
+            return
+        except WorkSpent:
+            budget.spent = True
             return
         yield event

@@ -185,14 +185,11 @@ class FormulaSearch:
     def sparse(self, given: Reduction, *, short: bool = False) -> Iterator[Event]:
         """Run the sparse regressions, and yield the shortest formula with its rivals.
 
-        With `short`, only products with at most one function are tried, and the formula is yielded
-        only if its residual is rounding or noise.
+        With `short`, only products with at most one function are tried.
         """
         inner = replace(self.problem, data=given.data(self.data))
         found = SparseSearch(inner)
         found.run(short=short)
-        if short and not found.found_noise:
-            return
         rivals = tuple(
             Rival(given.restored(each.template.expression(found.coordinates)), each.bits)
             for each in found.ranking.ordered

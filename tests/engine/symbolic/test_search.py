@@ -59,6 +59,14 @@ def test_a_budget_may_be_spent_before_a_formula_is_tried():
     assert "budget=0.03 was spent before a formula" in str(result)
 
 
+def test_a_search_that_its_budget_ends_keeps_its_best_formula_and_says_so():
+    x = rng().uniform(0.5, 1.5, (300, 3))
+    y = x[:, 0] * x[:, 1] ** 2 * (1 + 0.3 * np.abs(x[:, 2] - 1) ** 1.3)
+    result = kanrun.interpret(x, y, budget=1.0)
+    assert (result.outcome, result.certificate.r2 > 0.8) == ("formula", True)
+    assert "the search ended at budget=1, and may lead further with a larger one" in result.sentence
+
+
 @pytest.mark.slow
 def test_a_busy_machine_tries_the_same_structures(monkeypatch):
     x = rng().uniform(-1, 1, (300, 2))
