@@ -225,11 +225,11 @@ class Edges:
         edges = block[..., :count].unflatten(-1, (*self.mask.shape, -1))
         torch.mul(factors[..., None], at.basis[:, None, None], out=edges)
         if self.trains_base:
-            each = at.base[:, None]
+            slopes = at.base[:, None]
             if self.spec.edge_scaling == "single":
-                each = each + splines_of_edges(at.basis, at.interval, self.coefficients)
-            each = upstream[..., None] * (each * self.mask)[:, None]
-            block[..., count:] = each.flatten(-2)
+                slopes = slopes + splines_of_edges(at.basis, at.interval, self.coefficients)
+            slopes = upstream[..., None] * (slopes * self.mask)[:, None]
+            block[..., count:] = slopes.flatten(-2)
 
     def columns(self, at: EdgesAt, start: int) -> Int[Tensor, "samples terms"]:
         """Return the index of the unknown for each column that `write_rows` writes.
@@ -239,12 +239,12 @@ class Edges:
         outputs, inputs, functions = self.coefficients.shape
         near = table_index(at.interval, at.basis.shape[-1], functions) + start
         rows = torch.arange(outputs, device=near.device)[:, None] * (inputs * functions)
-        found = (near[:, None] + rows).flatten(1)
+        columns = (near[:, None] + rows).flatten(1)
         if self.trains_base:
             weights = torch.arange(outputs * inputs, device=near.device)
             weights += start + self.coefficients.numel()
-            found = torch.cat([found, weights.expand(len(found), -1)], 1)
-        return found
+            columns = torch.cat([columns, weights.expand(len(columns), -1)], 1)
+        return columns
 
 
 def linearised(

@@ -63,8 +63,8 @@ class RadialLayer(SplineLayer):
         smooth = left @ right.T - (left**2).sum(1, keepdim=True) / 2 - (right**2).sum(1) / 2
         near, far = (self._ranked(each) * self.rough_rates for each in (rows, self.centres))
         rough = torch.cdist(near, far, p=1.0)
-        found = smooth.clamp(max=0).exp() @ self.heights[0].T + (-rough).exp() @ self.heights[1].T
-        return splines + (found + self.level).reshape(splines.shape)
+        radial = smooth.clamp(max=0).exp() @ self.heights[0].T + (-rough).exp() @ self.heights[1].T
+        return splines + (radial + self.level).reshape(splines.shape)
 
     def _ranked(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples inputs"]:
         """Return t_i(x_i), which maps each input piecewise linearly to its rank."""

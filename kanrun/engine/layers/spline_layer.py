@@ -229,11 +229,11 @@ class SplineLayer(nn.Module):
         index = edges[..., None] * self.grid.functions + start + difference_columns(bands)
         values = bands * self.scales()[1].detach()[:, :, None, None]
         terms = bands.shape[2]
-        found = [(index.reshape(-1, terms), values.reshape(-1, terms))]
+        rows = [(index.reshape(-1, terms), values.reshape(-1, terms))]
         if self.trained_base is not None:
             alive = pad(self.mask.reshape(-1, 1).to(bands), (0, terms - 1))
-            found.append(((edges + start + self.coefficients.numel()).expand_as(alive), alive))
-        return found
+            rows.append(((edges + start + self.coefficients.numel()).expand_as(alive), alive))
+        return rows
 
     def touched(self, x: Inputs) -> Bool[Tensor, "inputs functions"]:
         """Return a mask of the basis functions that are nonzero at one or more samples."""

@@ -122,11 +122,11 @@ class MLP(Network):
         return mlp_flops(self.shape, self.activation)
 
     def lower(self) -> list[Network]:
-        found: list[Network] = []
+        networks: list[Network] = []
         for count in range(1, len(self.linear)):
-            found.append(copy(self))
-            found[-1]._modules = {"linear": self.linear[:count]}
-        return found
+            networks.append(copy(self))
+            networks[-1]._modules = {"linear": self.linear[:count]}
+        return networks
 
     def linearise(
         self, x: Float[Tensor, "samples inputs"]
@@ -147,9 +147,9 @@ class MLP(Network):
             slopes = [torch.autograd.grad(y.sum(), sums, retain_graph=True) for y in outputs]
         columns: list[Tensor] = []
         by_layer = zip(*slopes, strict=True)
-        for linear, before, each in zip(self.linear, reaching, by_layer, strict=False):
+        for linear, before, derivatives in zip(self.linear, reaching, by_layer, strict=False):
             weight, bias = linear.parameters()
-            upstream = torch.stack(each, 1)
+            upstream = torch.stack(derivatives, 1)
             inputs = before.detach()[:, None, None, :]
             if weight.requires_grad:
                 columns.append((upstream[..., None] * inputs).flatten(2))
@@ -180,8 +180,8 @@ class Curve(Network):
         """Return f(x) and the Jacobian, which consists of the values of the basis functions."""
         with torch.no_grad():
             basis = self.basis(x)
-            each = torch.eye(self.coefficients.shape[1], dtype=x.dtype, device=x.device)
-            rows = (basis[:, None, :, None] * each[None, :, None, :]).flatten(2)
+            unit = torch.eye(self.coefficients.shape[1], dtype=x.dtype, device=x.device)
+            rows = (basis[:, None, :, None] * unit[None, :, None, :]).flatten(2)
             return basis @ self.coefficients, DenseRows(rows.flatten(0, 1))
 
     def fit_linear(

@@ -85,13 +85,13 @@ def read_network(source: str | Path | State, base: str | None = None) -> Importe
     try:
         if library == "efficient-kan":
             return _efficient_kan(state, base)
-        found = _pykan(state, config, base)
+        network = _pykan(state, config, base)
     except (KeyError, RuntimeError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} is not a complete state of {library}: {reason}.") from error
-    if isinstance(samples, Tensor) and samples.shape[1:] == (found.layers[0].inputs,):
-        found.samples = samples.detach().double()
-    return found
+    if isinstance(samples, Tensor) and samples.shape[1:] == (network.layers[0].inputs,):
+        network.samples = samples.detach().double()
+    return network
 
 
 # -------------------- files
@@ -126,12 +126,12 @@ _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
 def _config(path: Path) -> dict[str, Any]:
     """Return the configuration of a pykan checkpoint. Raises UsageError."""
     try:
-        found = yaml.load(path.read_text("utf-8"), _PlainLoader)
+        config = yaml.load(path.read_text("utf-8"), _PlainLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}.") from error
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise UsageError(f"{path} is not the configuration of a pykan checkpoint.")
-    return found
+    return config
 
 
 def _bare(state: State, name: str) -> tuple[dict[str, Tensor], str]:
@@ -161,19 +161,19 @@ def _bare(state: State, name: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _efficient_kan(state: dict[str, Tensor], base: str) -> ImportedNetwork:
-    found = ImportedNetwork("efficient-kan")
-    while (key := f"layers.{len(found.layers)}.") + "grid" in state:
+    network = ImportedNetwork("efficient-kan")
+    while (key := f"layers.{len(network.layers)}.") + "grid" in state:
         weights = state[key + "base_weight"]
         # If the file has no spline scaler, all scales are one.
         scaler = state.get(key + "spline_scaler", torch.ones_like(weights))
         edges = state[key + "spline_weight"], weights, scaler
-        found.layers.append(_layer(state[key + "grid"], edges, base))
-        found.products.append(0)
-    return found
+        network.layers.append(_layer(state[key + "grid"], edges, base))
+        network.products.append(0)
+    return network
 
 
 def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> ImportedNetwork:
-    found = ImportedNetwork("pykan")
+    network = ImportedNetwork("pykan")
     depth = 0
     while f"act_fun.{depth}.grid" in state:
         depth += 1
@@ -198,21 +198,21 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
         factor = mask * scale[order, None]
         scales = (state[key + name].T[order] * factor for name in ("scale_base", "scale_sp"))
         edges = state[key + "coef"].transpose(0, 1)[order], *scales
-        found.layers.append(_layer(state[key + "grid"], edges, base, mask != 0, shift[order]))
-        found.products.append(products)
-        _multiply(found, groups, later, last=number == depth - 1)
-    return found
+        network.layers.append(_layer(state[key + "grid"], edges, base, mask != 0, shift[order]))
+        network.products.append(products)
+        _multiply(network, groups, later, last=number == depth - 1)
+    return network
 
 
 def _multiply(
-    found: ImportedNetwork, groups: list[list[int]], shift: Tensor, *, last: bool
+    network: ImportedNetwork, groups: list[list[int]], shift: Tensor, *, last: bool
 ) -> None:
     """Add layers of identity edges that multiply nodes within each group and add the constants.
 
     Afterwards there is one node per group, in the order of `groups`.
     """
     natural = [[node] for node in range(len(groups))]
-    while groups != natural or bool(shift.any()) or (last and found.products[-1]):
+    while groups != natural or bool(shift.any()) or (last and network.products[-1]):
         width, (order, products, after) = sum(map(len, groups)), _paired(groups)
         ready = {group[0]: node for node, group in enumerate(groups) if len(group) == 1}
         constants = [float(shift[ready[one]]) if one in ready else 0.0 for one in order]
@@ -221,8 +221,8 @@ def _multiply(
         grid = torch.arange(4, dtype=torch.float64).expand(width, -1)
         edges = weights.new_zeros(*weights.shape, 2), weights, weights.clone()
         more = torch.tensor(constants, dtype=torch.float64)
-        found.layers.append(_layer(grid, edges, "identity", weights != 0, more))
-        found.products.append(products)
+        network.layers.append(_layer(grid, edges, "identity", weights != 0, more))
+        network.products.append(products)
         groups = after
 
 
@@ -254,10 +254,10 @@ def _paired(groups: Sequence[Sequence[int]]) -> tuple[list[int], int, list[list[
     plain = sorted([*single, *waiting])
     multiplied = [g for g, group in enumerate(groups) if len(group) > 1]
     after: list[list[int]] = [[] for _ in groups]
-    for place, g in enumerate(multiplied, len(plain)):
-        after[g].append(place)
-    for place, (g, _) in enumerate(plain):
-        after[g].append(place)
+    for node, g in enumerate(multiplied, len(plain)):
+        after[g].append(node)
+    for node, (g, _) in enumerate(plain):
+        after[g].append(node)
     order = [one for _, one in plain] + [one for g in multiplied for one in groups[g][:2]]
     return order, len(multiplied), after
 
@@ -269,7 +269,7 @@ def _symbolic_constants(
 
     Raises UsageError if a symbolic edge has another function.
     """
-    found = list[Tensor]()
+    constants = list[Tensor]()
     functions = list[str]()
     for number in range(depth):
         outputs = state[f"act_fun.{number}.mask"].shape[1]
@@ -282,7 +282,7 @@ def _symbolic_constants(
             name = names[out][into] if names else "a function whose name is in the configuration"
             if name != "0":
                 functions.append(f"{into} to {out} of layer {number} ({name})")
-        found.append((mask * affine[..., 3]).sum(1).double())
+        constants.append((mask * affine[..., 3]).sum(1).double())
     if functions:
         more = f" and {len(functions) - _NAMED} more" if len(functions) > _NAMED else ""
         raise UsageError(
@@ -290,7 +290,7 @@ def _symbolic_constants(
             "are splines. Import the version that pykan saved before the edges were fixed, and let "
             "kanrun interpret find the formula."
         )
-    return found
+    return constants
 
 
 def _layer(

@@ -205,10 +205,10 @@ class KAN(Network):
     def _imported(cls, library: str, source: Any, base: str | None) -> KAN:
         from kanrun.engine.networks.imported import read_network
 
-        found = read_network(source, base)
-        if found.library != library:
-            raise UsageError(f"The source is a network of {found.library}, not of {library}.")
-        return cls.of_layers(found.layers, found.products[:-1])
+        imported = read_network(source, base)
+        if imported.library != library:
+            raise UsageError(f"The source is a network of {imported.library}, not of {library}.")
+        return cls.of_layers(imported.layers, imported.products[:-1])
 
     def edge(self, layer: int, input: int, output: int) -> LearnedEdge:
         """Return the function phi on one edge.
@@ -316,12 +316,12 @@ class KAN(Network):
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
         """Return names and parameters: per layer the coefficients, then the base weights."""
-        found = []
+        named = []
         for number, layer in enumerate(self.edge_layers):
-            found.append((f"layers.{number}.coefficients", layer.coefficients))
+            named.append((f"layers.{number}.coefficients", layer.coefficients))
             if (base := layer.trained_base) is not None:
-                found.append((f"layers.{number}.{layer.base_name}", base))
-        return found
+                named.append((f"layers.{number}.{layer.base_name}", base))
+        return named
 
     def linearise(self, x: Inputs) -> tuple[Float[Tensor, "samples out"], LocalRows]:
         """Return f(x) and its Jacobian, stored by nonzeros: k + 1 per edge, for any grid."""

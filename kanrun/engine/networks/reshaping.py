@@ -123,8 +123,8 @@ def prune_on_validation(
     like = kan.edge_layers[0].knots
     inside = torch.as_tensor(validation_x).to(like)
     target = torch.as_tensor(validation_y).to(like)
-    found = scores(kan, torch.as_tensor(x).to(like))
-    levels = torch.cat([edge.flatten() for edge in found]).unique()
+    edge_scores = scores(kan, torch.as_tensor(x).to(like))
+    levels = torch.cat([edge.flatten() for edge in edge_scores]).unique()
 
     def error(network: Network) -> float:
         with torch.no_grad():
@@ -269,9 +269,9 @@ def product_directions(
     columns = torch.cat([torch.ones_like(y), p.flatten(1), *products], 1) * slope
     gram = columns.T @ columns / len(x)
     gram.diagonal().add_(RIDGE * float(slope.square().mean()) + torch.finfo().tiny)
-    found = torch.linalg.solve(gram, columns.T @ y / len(x))[1 + inputs * degree :, 0]
-    matrix = found.new_zeros(inputs, degree, inputs, degree)
-    for (i, j), block in zip(pairs, found.view(len(pairs), degree, degree), strict=True):
+    solution = torch.linalg.solve(gram, columns.T @ y / len(x))[1 + inputs * degree :, 0]
+    matrix = solution.new_zeros(inputs, degree, inputs, degree)
+    for (i, j), block in zip(pairs, solution.view(len(pairs), degree, degree), strict=True):
         matrix[i, :, j], matrix[j, :, i] = block / 2, block.T / 2
     sizes, vectors = torch.linalg.eigh(matrix.view(inputs * degree, -1))
     order = sizes.abs().argsort(descending=True)[:count].tolist()

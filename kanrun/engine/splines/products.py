@@ -190,12 +190,14 @@ class _Slope(torch.autograd.Function):
         first, second, index = ctx.saved_tensors
         factors = [first, second]
         needed = ctx.needs_input_grad[1:3]
-        found = list[Tensor | None]()
+        gradients = list[Tensor | None]()
         factors.insert(ctx.by, grad)
         for by in (each for each in FACTORS if each != ctx.by):
             one, other = (factors[i] for i in FACTORS if i != by)
-            found.append(slope(by, one, other, index, ctx.rows) if needed[len(found)] else None)
-        return None, *found, None, None
+            gradients.append(
+                slope(by, one, other, index, ctx.rows) if needed[len(gradients)] else None
+            )
+        return None, *gradients, None, None
 
 
 def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:

@@ -180,10 +180,10 @@ class Growth:
 
         Refinement of a start ends when the grid no longer limits its error, or at the size limit.
         """
-        found = [GridTraining(start.network, self.penalty, self._part) for start in starts]
+        trainings = [GridTraining(start.network, self.penalty, self._part) for start in starts]
         most = min(COMPARED_UNKNOWNS, self._supported)
         schedule = self.setup.plan.schedule
-        for training in found:
+        for training in trainings:
             for intervals in schedule[:-1] or schedule:
                 large = training.network.unknowns_at(intervals) > most
                 if training.stages and (large or time_limit_reached()):
@@ -191,7 +191,7 @@ class Growth:
                 training.compare(intervals)
                 if training.ends or not _grid_limits(training):
                     break
-        self.trainings.append(min(found, key=lambda training: training.lowest))
+        self.trainings.append(min(trainings, key=lambda training: training.lowest))
 
     @property
     def _supported(self) -> float:
@@ -316,8 +316,8 @@ class Growth:
             deeper += self._products(network)
             others = self.setup.plan.starts - len(deeper) + 1
             deeper += (self._drawn(network, deeper[0].shape) for _ in range(others))
-        found = self._started(deeper)
-        return found if found[0].loss < DEEPER**2 * loss else starts
+        deepest = self._started(deeper)
+        return deepest if deepest[0].loss < DEEPER**2 * loss else starts
 
     def _products(self, network: Network) -> Iterator[Network]:
         """Yield up to two networks that compute a function of a product.

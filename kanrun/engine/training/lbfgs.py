@@ -333,15 +333,15 @@ class LBFGS:
         first = 1.0
         if not (self._pairs or self._curvature.known):
             first = min(1.0, 1.0 / max(float(start.gradient.abs().sum()), TINY))
-        found = search(lambda t: self._at(origin, t, direction), start, first)
-        self._write(origin + found.t * direction if found.t else origin)
-        if not found.value < start.value:
+        point = search(lambda t: self._at(origin, t, direction), start, first)
+        self._write(origin + point.t * direction if point.t else origin)
+        if not point.value < start.value:
             return False
-        move = found.t * direction
-        change = found.gradient - start.gradient
+        move = point.t * direction
+        change = point.gradient - start.gradient
         if float(move @ change) > CURVED * float(move.norm() * change.norm()):
             self._pairs = [*self._pairs, (move, change)][-self._history_size :]
-        self._here, self.loss = found, found.value
+        self._here, self.loss = point, point.value
         return True
 
     def _at(self, origin: Tensor, t: float = 0.0, direction: Tensor | None = None) -> LinePoint:

@@ -88,8 +88,8 @@ class QuadraticMemory:
             inner = (hidden * lower.linearise(samples)[1].dense() for lower in below)
             parts = (network.linearise(samples)[1].dense(), *inner)
             rows = root * torch.cat([pad(j, (0, len(centres) - j.shape[1])) for j in parts])
-            own = rows.unflatten(1, self.targets.shape).transpose(0, 1)
-            memory = memory._with(own, (own @ centres.view(*self.targets.shape, 1))[..., 0])
+            blocks = rows.unflatten(1, self.targets.shape).transpose(0, 1)
+            memory = memory._with(blocks, (blocks @ centres.view(*self.targets.shape, 1))[..., 0])
         return memory
 
     def joined(self, other: QuadraticMemory) -> QuadraticMemory:

@@ -149,12 +149,12 @@ class Objective:
         """
         anchor = QuadraticMemory.anchor(network, ANCHOR, diagonal=True)
         y = predict(network, x)
-        own = self.samples
+        new = self.samples
         if self.task == "classification":
             y = y.softmax(1)
-            labels = functional.one_hot(own.y[:, 0].long(), y.shape[1])
-            own = replace(own, y=labels.to(y))
-        samples = own.join(Samples(x, y, counts))
+            labels = functional.one_hot(new.y[:, 0].long(), y.shape[1])
+            new = replace(new, y=labels.to(y))
+        samples = new.join(Samples(x, y, counts))
         size = output_scale(samples, self.task)
         return replace(self, samples=samples, size=size, memory=anchor, freeze_unseen=False)
 

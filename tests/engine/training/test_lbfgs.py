@@ -89,17 +89,3 @@ def test_a_search_that_finds_nothing_ends_the_steps(monkeypatch):
     monkeypatch.setattr(lbfgs, "search", lambda line, start, first: start)
     solver.step()
     assert solver.converged
-
-
-def test_the_minimum_of_a_cubic_is_found_from_either_end():
-    """t^3 - 3 t has its minimum at 1."""
-    ends = [LinePoint(t, t**3 - 3 * t, torch.zeros(1), 3 * t**2 - 3) for t in (0.0, 3.0)]
-    for pair in (ends, ends[::-1]):
-        assert lbfgs._cubic(*pair) == pytest.approx(1)
-
-
-def test_a_diagonal_of_the_inverse_multiplies_the_gradient():
-    curvature = object.__new__(Curvature)
-    parameter = torch.nn.Parameter(torch.ones(2))
-    curvature._inverses = {parameter: torch.tensor([2.0, 3.0])}
-    assert curvature.solve(parameter, torch.tensor([5.0, 7.0])).tolist() == [10.0, 21.0]
