@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -25,6 +26,8 @@ from kanrun.runs.records import Claim, Point, Record, Row
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+    from kanrun.runs.reader import Run
 
 
 Cell = Mapping[str, Any]
@@ -159,6 +162,49 @@ class TaskEvent(NamedTuple):
 
     task: Task
     what: Started | Record | ProgressUpdate | Finished | Failure
+
+
+def drawings(run: Run, experiment: Any, names: Sequence[str]) -> Figures:
+    """Yield the name of each figure of a run and a function that draws it.
+
+    `names` are figures of the experiment, which may include those that are drawn only on request;
+    if empty, the default figures. For a run of several points, there is only the figure `points`:
+    the result over the swept settings. It is left out if no setting differs between points, or if
+    fewer than two rows have a result. Raises UsageError if there is no figure of a name.
+    """
+    tables = run.frames
+    if run.has_points:
+        yield from _points_figure(run, tables)
+    elif not names:
+        yield from experiment.figures(tables)
+    else:
+        figures = dict(getattr(experiment, "more_figures", experiment.figures)(tables))
+        for name in names:
+            if name not in figures:
+                raise UsageError(
+                    f"there is no figure {name}; the figures are {', '.join(figures)}."
+                )
+            yield name, figures[name]
+
+
+def _points_figure(run: Run, tables: Tables) -> Figures:
+    from kanrun.runs.index import RESULTS
+    from kanrun.runs.reader import ERRORS
+
+    table = tables.get("summary")
+    if table is None:
+        return
+    results = [name for name in (*RESULTS, *ERRORS) if name in table and table[name].count() > 1]
+    if not results:
+        return
+    from kanrun.figures import over_settings
+
+    values = [point.values for point in run.manifest.points]
+    swept = {name: [str(values[int(n)][name]) for n in table["point"]] for name in values[0]}
+    table = table.assign(**swept).dropna(subset=results[:1])
+    keys = [key for key in swept if key not in ("seed", "n_seeds") and table[key].nunique() > 1]
+    if keys:
+        yield "points", partial(over_settings, table, keys, results[0])
 
 
 def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> list[Task]:

@@ -21,22 +21,23 @@ from typing import Any
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
+from kanrun.runs import Checkpoint, Manifest, Note, Point, Row, RunLabels, Status, Table
 from kanrun.runs.artifacts import checkpoint_path, checksum_of, read_checkpoint, write_figure
 from kanrun.runs.files import Key, file_name, to_json
 from kanrun.runs.folder import RunFolder, write_tables
 from kanrun.runs.journal import BegunLine, FailedLine, FinishedLine, Journal, ResultLine
 from kanrun.runs.reader import Run, RunTables
-from kanrun.runs.records import (
-    Checkpoint,
-    Manifest,
-    Note,
-    Point,
-    Row,
-    RunLabels,
-    Status,
-    Table,
+from kanrun.study import (
+    RESUME,
+    Failure,
+    Finished,
+    Started,
+    Tables,
+    Task,
+    drawings,
+    report,
+    tasks_of,
 )
-from kanrun.study import RESUME, Failure, Finished, Started, Tables, Task, report, tasks_of
 from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
 from kanrun.study.progress import Reporter, error_console
 from kanrun.study.resources import TimeLimit, cores, threads_of
@@ -161,7 +162,7 @@ class _Execution:
         figures = self._cfg.figures
         run = Run(self._folder.path)
         names = () if isinstance(figures, str) else figures
-        for name, draw in report.drawings(run, self._study.experiment, names):
+        for name, draw in drawings(run, self._study.experiment, names):
             with self._optional(f"the figure {name} could not be drawn"):
                 stem = run.figures_folder / file_name(name)
                 write_figure(stem, draw(), self._cfg.figure_formats)
@@ -290,16 +291,13 @@ class _Execution:
             )
             self._folder.record(line)
             self._listed += [line] * (len(self._listed) < MOST_LISTED)
-            self._fail(task.point, task, end)
+            self._broken.add(task.point)
+            self._first = self._first or (task, end)
             state.failed += 1
         if isinstance(end, Finished) or not end.restarts:
             state.left -= 1
             if not state.left:
                 self._end_point(self._study.points[task.point])
-
-    def _fail(self, point: int, failed: Task | Point, failure: Failure) -> None:
-        self._broken.add(point)
-        self._first = self._first or (failed, failure)
 
     def _note(self, text: str, warning: bool = False) -> None:
         """Write a note to the log and, if it is among the first MOST_LISTED, to `run.json`."""
@@ -360,7 +358,8 @@ class _Execution:
             reason = f"checking the claims failed: {Failure.of(error).reason}"
             self._note(reason)
             result.reason = result.reason or reason
-            self._fail(point.number, point, Failure(reason, traceback.format_exc()))
+            self._broken.add(point.number)
+            self._first = self._first or (point, Failure(reason, traceback.format_exc()))
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:

@@ -6,7 +6,6 @@ import contextlib
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,8 @@ from kanrun.runs import Run
 from kanrun.runs.artifacts import FIGURE_FORMATS, write_figure
 from kanrun.runs.files import MARKS, file_name, flattened, frame_of, write_atomic
 from kanrun.runs.index import ABOUT_A_RUN, RESULTS
-from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
-from kanrun.study import Figures, Tables
+from kanrun.study import drawings
 from kanrun.study.progress import shown
 
 Columns = Mapping[str, Sequence[Any]]
@@ -307,29 +305,6 @@ def _draw_effects(run: Run, formats: Sequence[str], names: Sequence[str]) -> lis
     return written
 
 
-def drawings(run: Run, experiment: Any, names: Sequence[str]) -> Figures:
-    """Yield the name of each figure of a run and a function that draws it.
-
-    `names` are figures of the experiment, which may include those that are drawn only on request;
-    if empty, the default figures. For a run of several points, there is only the figure `points`:
-    the result over the swept settings. It is left out if no setting differs between points, or if
-    fewer than two rows have a result. Raises UsageError if there is no figure of a name.
-    """
-    tables = run.frames
-    if run.has_points:
-        yield from _points_figure(run, tables)
-    elif not names:
-        yield from experiment.figures(tables)
-    else:
-        figures = dict(getattr(experiment, "more_figures", experiment.figures)(tables))
-        for name in names:
-            if name not in figures:
-                raise UsageError(
-                    f"there is no figure {name}; the figures are {', '.join(figures)}."
-                )
-            yield name, figures[name]
-
-
 def points_table(run: Run) -> dict[str, list[Any]]:
     """Return the name, status, swept settings and results of each point of a run, by column."""
     rows = list[dict[str, Any]]()
@@ -369,20 +344,3 @@ def print_points(console: Console, run: Run) -> None:
 def _swept(run: Run) -> Plain:
     """Return the swept values of a point."""
     return run.point.values if run.point else {}
-
-
-def _points_figure(run: Run, tables: Tables) -> Figures:
-    table = tables.get("summary")
-    if table is None:
-        return
-    results = [name for name in (*RESULTS, *ERRORS) if name in table and table[name].count() > 1]
-    if not results:
-        return
-    from kanrun.figures import over_settings
-
-    values = [_swept(point) for point in run.points]
-    swept = {name: [str(values[int(n)][name]) for n in table["point"]] for name in values[0]}
-    table = table.assign(**swept).dropna(subset=results[:1])
-    keys = [key for key in swept if key not in ("seed", "n_seeds") and table[key].nunique() > 1]
-    if keys:
-        yield "points", partial(over_settings, table, keys, results[0])

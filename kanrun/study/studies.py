@@ -196,7 +196,8 @@ def _check_settings(cfg: ExperimentConfig, force: bool) -> None:
     check_files(cfg)
     check_choices(cfg)
     check_memory(cfg, force=force)
-    check_tags(cfg.tags)
+    if cfg.tags:
+        check_tags(cfg.tags)
     if cfg.device not in {"auto", "cpu"}:
         device_of(cfg)
 
