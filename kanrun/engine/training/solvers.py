@@ -32,8 +32,6 @@ LARGE_DAMPING = 1e-7
 #: Policy of Levenberg-Marquardt for networks without grids. Their objectives have long valleys, in
 #: which many cheap steps lead further than a few steps with a search for the best damping.
 LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
-#: Our names of Adam's state variables of a parameter, with torch's names.
-KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
 
 
 @runtime_checkable
@@ -226,22 +224,21 @@ class Adam:
     def state(self) -> dict[str, Tensor]:
         """Return Adam's state, the number of steps, and the masks of numbers that may move.
 
-        The state of a parameter `name` has the keys `first/name`, `second/name` (the moments) and
-        `steps/name`; the masks have the keys `free/0`, `free/1`, ...
+        The state of a parameter `name` has torch's names in its keys: `exp_avg/name`,
+        `exp_avg_sq/name` (the moments) and `step/name`; the masks have the keys `free/0`, ...
         """
         kept = {"taken": torch.tensor(self._taken)}
         kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}
         for name, parameter in self._named.items():
-            if state := self._optimiser.state.get(parameter):
-                kept |= {f"{kind}/{name}": state[key].clone() for kind, key in KEPT.items()}
+            moments = self._optimiser.state.get(parameter, {})
+            kept |= {f"{kind}/{name}": value.clone() for kind, value in moments.items()}
         return kept
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from another solver's `state()`."""
-        for name, parameter in self._named.items():
-            if f"steps/{name}" in state:
-                self._optimiser.state[parameter] = {
-                    key: state[f"{kind}/{name}"].clone() for kind, key in KEPT.items()
-                }
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            if name in self._named:
+                self._optimiser.state[self._named[name]][kind] = value.clone()
         self._taken = int(state["taken"])
         self._free = {p: state[f"free/{number}"] for number, p in enumerate(self._free)}
