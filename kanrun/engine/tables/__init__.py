@@ -7,5 +7,6 @@ coefficients from all rows. `fitting` combines these steps and repeats them for 
 `to_kan` converts the result, a `TableModel`, to one KAN.
 """
 
+from kanrun.engine.tables.encoder import TablePolicy
 from kanrun.engine.tables.fitting import fit_table
-from kanrun.engine.tables.table_model import TableModel, TablePolicy
+from kanrun.engine.tables.table_model import TableModel

@@ -96,16 +96,15 @@ def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
         of an output. The columns are `part` (`smooth rate`, `rough rate`, `variance`, `noise`,
         `power`), `name` and `value`. Rates refer to standardised inputs.
     """
-    fit = model.fit
-    kernel = fit.kernel
+    kernel = model.fit.kernel
     rows = [("smooth rate", *pair) for pair in zip(inputs, kernel.smooth_rates, strict=True)]
     rows += [("rough rate", *pair) for pair in zip(inputs, kernel.rough_rates, strict=True)]
     parts = ("lines", "curves", "smooth", "rough")
     rows += [("variance", name, getattr(kernel, name)) for name in parts]
     if model.outputs is not None:
-        for number, each in enumerate(fit.outputs):
-            rows.append(("noise", str(number), each.likelihood.dispersion))
-            rows.append(("power", str(number), each.likelihood.power.exponent))
+        for k, output in enumerate(model.fit.outputs):
+            rows.append(("noise", str(k), output.likelihood.dispersion))
+            rows.append(("power", str(k), output.likelihood.power.exponent))
     return DataFrame(rows, columns=["part", "name", "value"])
 
 

@@ -12,7 +12,13 @@ from numpy import ndarray
 from kanrun.engine.splines import extend
 from kanrun.engine.tables.kernel import RadialInputs
 from kanrun.engine.tables.reduced_basis import DEGREE, PerRow, ReducedBasis, RowFunctions, RowInputs
-from kanrun.engine.tables.scores import input_scores, rank_map, with_logarithm
+from kanrun.engine.tables.scores import (
+    ROOM,
+    STRAIGHT_ROOM,
+    input_scores,
+    rank_map,
+    with_logarithm,
+)
 from kanrun.points import PiecewiseScaling
 
 #: Largest number of smooth functions of one input, including the straight line.
@@ -27,24 +33,36 @@ SHAPES = {"increasing": 1, "decreasing": -1, "convex": 1, "concave": -1}
 CURVATURES = ("convex", "concave")
 
 
-@dataclass(frozen=True)
-class EncoderPolicy:
-    """Settings of an `Encoder`.
+@dataclass(frozen=True, eq=False)
+class TablePolicy:
+    """Settings of the model of a table; see docs/tables.md."""
 
-    Attributes:
-        shapes: Pairs (index of an input, shape), see `SHAPES`; these inputs are only standardised.
-        kind: One of `KINDS`. Unless it is `full`, all inputs are only standardised.
-        room: Fraction of their range by which scores continue on either side; beyond, scores are
-            constant.
-        ends: Whether the lines and curves of an input are 0 outside its training range.
-        exposure: Index of an input whose score is its logarithm, and which has no functions.
-    """
-
+    #: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
+    family: str = "gaussian"
+    #: Whether inputs may interact; otherwise there are no radial parts.
+    pairs: bool = True
+    #: Pairs (index of an input, shape), see `SHAPES`. These inputs are not in the radial
+    #: parts. If a shape is convex or concave, the output is not transformed.
     shapes: tuple[tuple[int, str], ...] = ()
-    kind: str = KINDS[-1]
-    room: float = 0.0
-    ends: bool = False
+    #: Extrapolation beyond the training range: `clip`, `linear`, `constant` or `zero`.
+    extrapolation: str = "clip"
+    #: Lower and upper limit of the outputs.
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    #: Index of the input (exposure) to which the outputs are proportional; None without one.
     exposure: int | None = None
+    #: Number of folds of the cross-validation; below 2, leave-one-out predictions replace folds.
+    folds: int = 5
+    #: Whether only one of the folds is held out.
+    single_fold: bool = False
+
+    @property
+    def is_local(self) -> bool:
+        """Whether there are radial parts.
+
+        Linear and zero extrapolation exclude them, because radial parts do not continue as straight
+        lines.
+        """
+        return self.pairs and self.extrapolation not in ("linear", "zero")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +73,24 @@ class Encoder:
         inputs: Map from the user's units to scores u.
         ranks: Map from scores u to t, the average of u and its rank (see `rank_map`).
         basis: Straight lines and curves, as functions of the scores.
-        policy: The settings.
+        policy: The settings of the model.
+        kind: One of `KINDS`. Unless it is `full`, all inputs are only standardised.
     """
 
     inputs: PiecewiseScaling
     ranks: PiecewiseScaling
     basis: ReducedBasis
-    policy: EncoderPolicy
+    policy: TablePolicy
+    kind: str
 
     @staticmethod
-    def of(x: RowInputs, weights: PerRow, policy: EncoderPolicy) -> Encoder:
+    def of(x: RowInputs, weights: PerRow, policy: TablePolicy, kind: str) -> Encoder:
         """Learn the transformations from rows x (rows, inputs) in the user's units."""
-        shaped = [j for j, _ in policy.shapes]
-        straight = shaped if policy.kind == "full" else range(x.shape[1])
-        inputs = input_scores(x, weights, straight=straight, room=policy.room)
+        is_full = kind == "full"
+        straight = [j for j, _ in policy.shapes] if is_full else range(x.shape[1])
+        usual = ROOM if is_full else STRAIGHT_ROOM
+        room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(policy.extrapolation, usual)
+        inputs = input_scores(x, weights, straight=straight, room=room)
         if policy.exposure is not None:
             inputs = with_logarithm(inputs, policy.exposure, x[:, policy.exposure])
         u = inputs.apply(x)
@@ -76,8 +98,8 @@ class Encoder:
         varied = u.copy()
         if policy.exposure is not None:
             varied[:, policy.exposure] = 0.0
-        basis = ReducedBasis.of(varied, {"mean": 0, "linear": 1}.get(policy.kind, most), weights)
-        return Encoder(inputs, rank_map(u, weights), basis, policy)
+        basis = ReducedBasis.of(varied, {"mean": 0, "linear": 1}.get(kind, most), weights)
+        return Encoder(inputs, rank_map(u, weights), basis, policy, kind)
 
     def radial(self, u: RowInputs) -> RadialInputs:
         """Convert scores u to the inputs of the radial parts."""
@@ -86,7 +108,7 @@ class Encoder:
     def functions(self, u: RowInputs) -> RowFunctions:
         """Return the lines and curves at scores u, shape (rows, functions)."""
         values = self.basis.values(u)
-        if self.policy.ends:
+        if self.policy.extrapolation == "zero":
             low, high = self.basis.breakpoints[:, [0, -1]].T
             values[((u < low) | (u > high))[:, self.basis.column]] = 0.0
         return values

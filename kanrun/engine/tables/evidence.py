@@ -111,7 +111,22 @@ class EvidenceRows:
 
     def log_evidence(self, kernel: Kernel) -> float:
         """Return the log evidence of a kernel on the rows, without the prior of the kernel."""
+        return self._evidence(kernel.radial(self.radial, self.radial) + self.explicit(kernel))
+
+    def is_needed(self, kernel: Kernel, groups: Sequence[ndarray]) -> list[bool]:
+        """Return for each group of curves whether the evidence is larger with it than without it.
+
+        `groups` are the indices of the curves of each group.
+        """
         covariance = kernel.radial(self.radial, self.radial) + self.explicit(kernel)
+        changes = [self.curves[:, group] for group in groups]
+        evidence = self._evidence(covariance)
+        return [
+            self._evidence(covariance - kernel.curves * curves @ curves.T) < evidence
+            for curves in changes
+        ]
+
+    def _evidence(self, covariance: ndarray) -> float:
         modes = [_mode(covariance, output, np.zeros(len(covariance))) for output in self.outputs]
         return sum(mode.evidence if mode else -np.inf for mode in modes)
 

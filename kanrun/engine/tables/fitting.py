@@ -16,23 +16,21 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from kanrun.engine.tables.encoder import CURVATURES, KINDS, Encoder, EncoderPolicy
+from kanrun.engine.tables.encoder import CURVATURES, KINDS, Encoder, TablePolicy
 from kanrun.engine.tables.evidence import EvidenceRows, fit_kernel
 from kanrun.engine.tables.folds import Folds, Predict, assign_folds, training_rows
 from kanrun.engine.tables.kernel import Centres, Kernel
 from kanrun.engine.tables.likelihoods import Likelihood, Power
 from kanrun.engine.tables.posterior import condition
-from kanrun.engine.tables.reduced_basis import RowInputs
+from kanrun.engine.tables.reduced_basis import ReducedBasis, RowInputs
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
     MARGIN,
-    ROOM,
-    STRAIGHT_ROOM,
     link_map,
     output_map,
 )
-from kanrun.engine.tables.table_model import LatentFit, TableModel, TablePolicy, in_units
+from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Family, Points, deviation
 
@@ -164,14 +162,6 @@ class _Problem:
     def _order(self, rows: int) -> Int[ndarray, " rows"]:
         return np.random.default_rng([self.seed, _STREAM]).permutation(rows)
 
-    def _encoder(self, points: Points, kind: str) -> Encoder:
-        rule = self.policy.extrapolation
-        usual = ROOM if kind == "full" else STRAIGHT_ROOM
-        room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(rule, usual)
-        exposure = self.policy.exposure
-        policy = EncoderPolicy(self.policy.shapes, kind, room, rule == "zero", exposure)
-        return Encoder.of(points.x, points.shares, policy)
-
     def _evidence_rows(self, rows: int) -> int:
         outputs = min(self._outputs, _EVIDENCE_CLASSES)
         work = self.points.x.shape[1] + _OUTPUT_WORK * (outputs - 1)
@@ -217,7 +207,7 @@ class _Problem:
         return found[int(np.argmax(gains))]
 
     def _searched(self, points: Points, rows: ndarray, kind: str) -> _Learned:
-        encoder = self._encoder(points, kind)
+        encoder = Encoder.of(points.x, points.shares, self.policy, kind)
         u = encoder.inputs.apply(points.x[rows])
         functions = encoder.functions(u)
         every = self._likelihoods(points.take(rows))
@@ -240,6 +230,7 @@ class _Problem:
         if kind == "full":
             bent = any(shape in CURVATURES for _, shape in self.policy.shapes)
             kernel, found = fit_kernel(sample, powers=not bent)
+            encoder, sample = _with_needed_curves(encoder, kernel, replace(sample, outputs=found))
         else:
             kernel, found = _fit_lines(sample)
         for place, likelihood in zip(frequent, found, strict=True):
@@ -323,6 +314,30 @@ class _Problem:
             return model
         known = family.with_dispersion(points.y, model.held_out, points.shares)
         return replace(model, family=known)
+
+
+def _with_needed_curves(
+    encoder: Encoder, kernel: Kernel, sample: EvidenceRows
+) -> tuple[Encoder, EvidenceRows]:
+    """Return the encoder and the rows without curves of inputs that lower the evidence.
+
+    Otherwise, the common variance of all curves would make effects wiggly for which there is no
+    evidence.
+    """
+    basis = encoder.basis
+    column = basis.column[~encoder.is_line]
+    bent = np.unique(column)
+    is_needed = sample.is_needed(kernel, [np.flatnonzero(column == j) for j in bent])
+    kept = ~np.isin(column, bent[~np.array(is_needed, dtype=bool)])
+    functions = encoder.is_line.copy()
+    functions[~encoder.is_line] = kept
+    fewer = ReducedBasis(
+        basis.breakpoints,
+        basis.coefficients[functions],
+        basis.column[functions],
+        basis.order[functions],
+    )
+    return replace(encoder, basis=fewer), replace(sample, curves=sample.curves[:, kept])
 
 
 def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, list[Likelihood]]:

@@ -156,35 +156,26 @@ def _baselines(family: Family) -> dict[str, Any]:
 def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> ndarray:
     """Fit `estimator` to standardised inputs, and predict outputs or class probabilities at `x`.
 
-    For fractions (`binomial`), each row is replaced by one row of each class, weighted by y and
-    1 - y.
+    For fractions (`binomial`), each row is replaced by one row of each class, weighted by 1 - y and
+    y.
     """
+    if family.name == "binomial":
+        weights = np.concatenate([1 - train.y, train.y])[:, 0] * np.tile(train.shares, 2)
+        labels = np.repeat([0.0, 1.0], len(train))[:, None]
+        both = Points(np.tile(train.x, (2, 1)), labels, weights).take(np.flatnonzero(weights))
+        return _predicted(estimator, both, x, Family(classes=2))[:, 1:]
     mean = train.x.mean(0)
     std = deviation(train.x)
     std = np.where(std > 0, std, 1.0)
-    inside = (train.x - mean) / std
-    scaled = (x - mean) / std
-    weights = train.weights
     unit = 0 if family.has_link else in_own_units(train.y.ravel())[1]
-    y = np.ldexp(train.y, -unit)
-    if fractions := family.name == "binomial":
-        inside = np.tile(inside, (2, 1))
-        y = np.repeat([1, 0], len(train))
-        weights = np.concatenate([train.y, 1 - train.y])[:, 0] * np.tile(train.shares, 2)
-        kept = weights > 0
-        inside = inside[kept]
-        y = y[kept]
-        weights = weights[kept]
-    elif family.has_link:
-        y = y[:, 0]
+    y = np.ldexp(train.y[:, 0] if family.has_link else train.y, -unit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimator.fit(inside, y, sample_weight=weights)
-    if fractions:
-        return np.asarray(estimator.predict_proba(scaled)[:, 1:])
+        estimator.fit((train.x - mean) / std, y, sample_weight=train.weights)
+    scaled = (x - mean) / std
     if not family.classes:
-        found = np.asarray(estimator.predict(scaled), dtype=np.float64)
-        return np.ldexp(found.reshape(len(x), -1), unit)
-    out = np.zeros((len(x), family.classes))
-    out[:, estimator.classes_.astype(int)] = estimator.predict_proba(scaled)
-    return out
+        predicted = np.asarray(estimator.predict(scaled), dtype=np.float64)
+        return np.ldexp(predicted.reshape(len(x), -1), unit)
+    probabilities = np.zeros((len(x), family.classes))
+    probabilities[:, estimator.classes_.astype(int)] = estimator.predict_proba(scaled)
+    return probabilities

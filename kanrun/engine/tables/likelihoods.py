@@ -11,7 +11,7 @@ Johnson, Biometrika 87 (2000) 954-959.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -116,13 +116,11 @@ class Likelihood:
     def with_parameters(self, dispersion: float, exponent: float) -> Likelihood:
         """Return the likelihood with this dispersion and this exponent of the output."""
         power = Power.of(self.y, self.weights, self.power.unit, self.power.shift, exponent)
-        return Likelihood(self.family, self.y, self.weights, power, dispersion)
+        return replace(self, power=power, dispersion=dispersion)
 
     def take(self, rows: ndarray | slice) -> Likelihood:
         """Return the likelihood of some of the rows, with the same transform."""
-        return Likelihood(
-            self.family, self.y[rows], self.weights[rows], self.power, self.dispersion
-        )
+        return replace(self, y=self.y[rows], weights=self.weights[rows])
 
     def start(self) -> float:
         """Return the link of the mean output, about which the latent function varies.

@@ -111,10 +111,10 @@ class ReducedBasis:
     def values(self, u: RowInputs) -> RowFunctions:
         """Evaluate the functions; beyond their grids, they continue as straight lines."""
         values = np.empty((len(u), len(self.column)))
-        for j, mine in enumerate(self.places):
-            if len(mine):
-                splines = _b_splines(u[:, j], self.breakpoints[[j]])
-                values[:, mine] = splines @ self.coefficients[mine].T
+        for rows in blocks(len(u), u.shape[1] * self.coefficients.shape[1]):
+            splines = _b_splines(u[rows], self.breakpoints)
+            for j, mine in enumerate(self.places):
+                values[rows, mine] = splines[:, j] @ self.coefficients[mine].T
         return values
 
 
@@ -140,13 +140,10 @@ def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
 
 
 def _b_splines(u: ndarray, breakpoints: ndarray, derivative: int = 0) -> ndarray:
-    """Return the B-splines of one input, or their derivatives, shape (rows, splines).
-
-    The grid `breakpoints` has the shape (1, G + 1).
-    """
+    """Return the B-splines of each input, or their derivatives, shape (rows, inputs, splines)."""
     grid = Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
-    local, interval = local_basis(torch.as_tensor(u[:, None]), grid, derivative)
-    return dense_rows(local, interval, grid.functions)[:, 0].numpy()
+    local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
+    return dense_rows(local, interval, grid.functions).numpy()
 
 
 def _energy(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
@@ -159,7 +156,8 @@ def _energy(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
     """
     nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
     half = np.diff(breakpoints[0])[:, None] / 2
-    values = _b_splines((breakpoints[0, :-1, None] + half * (nodes + 1)).ravel(), breakpoints, 2)
+    points = breakpoints[0, :-1, None] + half * (nodes + 1)
+    values = _b_splines(points.reshape(-1, 1), breakpoints, 2)[:, 0]
     return np.asarray(values.T @ (values * (stiffness[:, None] * half * weights).reshape(-1, 1)))
 
 
@@ -178,11 +176,13 @@ def _demmler_reinsch(
         size: Standard deviation of the scores.
         limit: Largest number of functions.
     """
-    splines = _b_splines(u, breakpoints)
+    functions = breakpoints.shape[1] + DEGREE - 1
+    if not limit:
+        return np.zeros((0, functions))
+    splines = _b_splines(u[:, None], breakpoints)[:, 0]
     mean = weights @ splines
     gram = (splines * weights[:, None]).T @ splines - np.outer(mean, mean)
-    functions = len(gram)
-    if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO or not limit:
+    if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO:
         return np.zeros((0, functions))
     is_empty = np.histogram(u, breakpoints[0])[0] == 0
     energy = _energy(breakpoints, np.where(is_empty, _GAP_STIFFNESS, 1.0)) * size**3

@@ -16,7 +16,7 @@ from numpy import ndarray
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
-from kanrun.engine.tables.encoder import Encoder
+from kanrun.engine.tables.encoder import Encoder, TablePolicy
 from kanrun.engine.tables.evidence import EvidenceRows
 from kanrun.engine.tables.folds import Folds
 from kanrun.engine.tables.kernel import Centres, Kernel
@@ -40,38 +40,6 @@ _WIDENING_ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class TablePolicy:
-    """Settings of the model of a table; see docs/tables.md."""
-
-    #: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
-    family: str = "gaussian"
-    #: Whether inputs may interact; otherwise there are no radial parts.
-    pairs: bool = True
-    #: Pairs (index of an input, shape), see `encoder.SHAPES`. These inputs are not in the radial
-    #: parts. If a shape is convex or concave, the output is not transformed.
-    shapes: tuple[tuple[int, str], ...] = ()
-    #: Extrapolation beyond the training range: `clip`, `linear`, `constant` or `zero`.
-    extrapolation: str = "clip"
-    #: Lower and upper limit of the outputs.
-    bounds: tuple[float, float] = (-np.inf, np.inf)
-    #: Index of the input (exposure) to which the outputs are proportional; None without one.
-    exposure: int | None = None
-    #: Number of folds of the cross-validation; below 2, leave-one-out predictions replace folds.
-    folds: int = 5
-    #: Whether only one of the folds is held out.
-    single_fold: bool = False
-
-    @property
-    def is_local(self) -> bool:
-        """Whether there are radial parts.
-
-        Linear and zero extrapolation exclude them, because radial parts do not continue as straight
-        lines.
-        """
-        return self.pairs and self.extrapolation not in ("linear", "zero")
-
-
-@dataclass(frozen=True, eq=False)
 class LatentFit:
     """Latent functions of the outputs, as fitted to the rows of a table.
 
@@ -88,10 +56,6 @@ class LatentFit:
     centres: Centres
     outputs: tuple[Posterior, ...]
     sample: EvidenceRows
-
-    def latent(self, x: RowInputs) -> RowOutputs:
-        """Return the latent functions at x in the user's units, shape (rows, outputs)."""
-        return self.at_scores(self.encoder.inputs.apply(x))
 
     @cached_property
     def weights(self) -> tuple[ndarray, ndarray]:
@@ -121,7 +85,7 @@ class LatentFit:
     @property
     def kind(self) -> str:
         """Kind of the model, one of `encoder.KINDS`."""
-        return self.encoder.policy.kind
+        return self.encoder.kind
 
     @property
     def freedom(self) -> float:
@@ -135,9 +99,8 @@ class LatentFit:
         The constant model uses the mean of all rows, so that its predictions are equal.
         """
         if self.kind == "mean":
-            return np.tile(
-                [each.level for each in self.outputs], (len(self.outputs[0].left_out), 1)
-            )
+            rows = len(self.outputs[0].left_out)
+            return np.tile([output.level for output in self.outputs], (rows, 1))
         return np.stack([output.left_out for output in self.outputs], 1)
 
 

@@ -41,7 +41,7 @@ def to_kan(model: TableModel) -> KAN:
     breakpoints = encoder.basis.breakpoints
     if model.exposure is not None:
         breakpoints, edges = _with_logarithm(model, model.exposure, breakpoints, edges)
-    extrapolation: Extrapolation = "zero" if encoder.policy.ends else "linear"
+    extrapolation: Extrapolation = "zero" if encoder.policy.extrapolation == "zero" else "linear"
     level = mixing @ np.array([each.level for each in outputs])
     kernel = fit.kernel
     centres = fit.centres

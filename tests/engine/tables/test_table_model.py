@@ -228,6 +228,7 @@ def test_importance_and_anova_rank_the_relevant_inputs_first():
     assert anova["log10_bayes_factor"]["c"] > 20
     assert anova["log10_bayes_factor"]["d"] < 0
     assert 3 < anova["degrees_of_freedom"]["c"] < 15
+    assert anova["degrees_of_freedom"]["d"] < 1.1  # without evidence, no curve
     assert (importance["std"] > 0).all()
     pairs = pair_table(model, {name: [j] for j, name in enumerate(names)})
     assert {pairs["input_1"][0], pairs["input_2"][0]} == {"a", "b"}
