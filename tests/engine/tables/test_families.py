@@ -144,7 +144,8 @@ def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
 def test_intervals_of_fractions_contain_as_much_as_their_binomial_distribution_says(trials, level):
     shares = (0.8, 0.9, 0.95)
     fractions = np.arange(trials + 1) / trials
-    nominal, measured = [], []
+    nominal = []
+    measured = []
     for seed in (3, 4):
         rng = np.random.default_rng(seed)
         x = rng.uniform(-2, 2, (3500, 2))
@@ -155,9 +156,9 @@ def test_intervals_of_fractions_contain_as_much_as_their_binomial_distribution_s
         ends = [model.interval(x[500:], share) for share in shares]
         nominal.append([(likely * ((a <= fractions) & (fractions <= b))).sum(1) for a, b in ends])
         measured.append([((a <= y[500:]) & (y[500:] <= b))[:, 0] for a, b in ends])
-    nominal, measured = np.mean(nominal, axis=(0, 2)), np.mean(measured, axis=(0, 2))
-    assert np.abs(measured - nominal).max() < 0.03
-    assert (measured > np.array(shares) - 0.03).all()
+    covered = np.mean(measured, axis=(0, 2))
+    assert np.abs(covered - np.mean(nominal, axis=(0, 2))).max() < 0.03
+    assert (covered > np.array(shares) - 0.03).all()
     low, high = ends[-1]
     assert (low == 0).any()
     if trials == 1:
