@@ -52,8 +52,12 @@ _TERMS = 8
 _INTERVALS = (5, 10, 20, 40)
 #: Default number of intervals of the first grid on tensor products of splines.
 _TENSOR_INTERVALS = 8
-#: Default hidden widths of an MLP; default and highest allowed degree of a KAN.
-_MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
+#: Default hidden widths of an MLP.
+_MLP_HIDDEN = [16, 16]
+#: Default degree of a KAN.
+_DEGREE = 5
+#: Highest allowed degree of a KAN.
+_MAX_DEGREE = 20
 
 MAX_VARIABLES = 3
 #: Patterns of conditions as sentences: "[FORMULA] periodic in VARIABLE" and "EQUATION at PLACES".

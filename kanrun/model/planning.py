@@ -118,15 +118,19 @@ AUTO_COEFFICIENTS = 2000
 #: Number of second-order steps without a lower validation error after which the training of a
 #: network without grids stops.
 PATIENCE = 20
-#: Classifiers: order of the differences that the smoothness penalty uses, and its weight unless one
-#: is set.
-CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
+#: Order of the differences in the smoothness penalty of classifiers.
+CLASSIFICATION_ORDER = 2
+#: Default weight of the smoothness penalty of classifiers.
+CLASSIFICATION_WEIGHT = 1e-3
 #: Weight of LBFGS's smoothness penalty in regression at degree 3; `lbfgs_weight` computes the
 #: weight at other degrees.
 CUBIC_WEIGHT = 1e-21
-#: Number of random starts of second-order solvers: STARTS for networks with at most WIDE edges,
-#: FEW_STARTS for larger networks.
-STARTS, FEW_STARTS, WIDE = 8, 3, 50
+#: Number of random starts of second-order solvers, for networks with at most `WIDE` edges.
+STARTS = 8
+#: Number of random starts for networks with more edges.
+FEW_STARTS = 3
+#: Largest number of edges of a network that gets `STARTS` random starts.
+WIDE = 50
 #: By `model.budget`: largest number of nodes in the first hidden layer of a growing shape, and
 #: number of candidates for each width.
 BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}

@@ -49,9 +49,10 @@ _SMALLEST = 1e-12
 _MAX_MARGIN = 1e6
 #: Distance h between points of the map of a link. The relative error for exp is h^2 / 8.
 _LINK_STEP = 0.028
-#: Smallest number of rows in a bin of predictions, and largest number of bins, for estimating the
-#: scale of errors.
-_BIN_ROWS, _MAX_BINS = 100, 8
+#: Smallest number of rows in a bin of predictions, for estimating the scale of errors.
+_BIN_ROWS = 100
+#: Largest number of such bins.
+_MAX_BINS = 8
 #: Quantile levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 

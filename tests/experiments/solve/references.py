@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 FOLDER = Path(__file__).parents[3] / "experiments/solve/references"
-#: Number of points of a table along each variable, and of nodes on a contour.
-POINTS, CONTOUR = 64, 64
-#: Real values on evenly spaced points of a period to the parts of an equation that are not linear.
+#: Number of points of a table along each variable.
+POINTS = 64
+#: Number of nodes on a contour.
+CONTOUR = 64
 
 
 def etdrk4(linear, nonlinear, start, end, steps):
