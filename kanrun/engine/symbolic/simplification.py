@@ -320,9 +320,9 @@ def _claim(form: Expr, step: Writing, left: float) -> None:
     """
     terms = expansion_terms(form)
     operations = float(sympy.count_ops(form))
-    count_work(COSTS.operation * operations)
-    if terms > _MAX_TERMS:
+    if terms > _MAX_TERMS or COSTS.operation * operations > left:
         raise _TooLarge
+    count_work(COSTS.operation * operations)
     if step in _LIGHT:
         return
     numbers = sum(1 if each.is_Float else len(str(each)) / _SHORT for each in decimals(form))
