@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.errors import UsageError
+from kanrun.errors import InvalidData, UsageError
 from kanrun.points import Array
 from kanrun.targets.table_files import DEFAULT_LIMITS, TableFile, TableLimits
 from kanrun.targets.table_text import (
@@ -73,7 +73,7 @@ def check_values(
     remedy: str = "",
     kind: str = "number",
 ) -> None:
-    """Raise UsageError if a column has values that are missing, infinite or of the wrong kind.
+    """Raise InvalidData if a column has values that are missing, infinite or of the wrong kind.
 
     Args:
         name: Name of the column.
@@ -105,7 +105,7 @@ def check_values(
     advice = ""
     if texts or "{" not in remedy:
         advice = remedy.format(name=name, rows=_listed(sorted(wrong)), texts=_listed(texts))
-    raise UsageError(
+    raise InvalidData(
         f"column {name!r} of {where} has {', '.join(sentences)}; "
         f"correct or remove such rows{advice}."
     )

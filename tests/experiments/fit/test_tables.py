@@ -107,8 +107,11 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run)
     for wrong, message in (
         (there.rename(columns={"rooms": "Rooms"}), "x has no column 'rooms'.*did you mean Rooms"),
         (there[["rooms"]], r"x has no column 'area \(m2\)'; its columns are rooms"),
-        (there.assign(rooms=["a", "b", "c"]), "column 'rooms' holds 'a', which is not a number"),
-        (there.assign(rooms=[1, np.nan, 2]), "column 'rooms' contains NaN"),
+        (
+            there.assign(rooms=["a", "b", "c"]),
+            "column 'rooms' of x has 3 values that are not numbers",
+        ),
+        (there.assign(rooms=[1, np.nan, 2]), "column 'rooms' of x has 1 missing value"),
         (pd.concat([there, there], axis=1), "two columns called 'rooms'"),
         (np.zeros((4, 3)), r"x has 3 columns, and the model has 2 inputs: rooms, area \(m2\)"),
         (np.zeros(3), "x has 3 columns"),
