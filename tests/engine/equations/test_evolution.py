@@ -8,7 +8,8 @@ import torch
 from made_systems import finished, parsed
 from scipy.integrate import solve_ivp
 
-from kanrun.engine.equations import Windows, controller, slab_solution
+from kanrun.engine.equations import EquationPolicy, Field, Windows, controller, slab_solution
+from kanrun.engine.equations import solve as solve_any
 from kanrun.engine.equations.controller import Controller, march_to_end
 from kanrun.engine.equations.evolution import evolution_system
 from kanrun.engine.equations.slab import slab_field
@@ -331,3 +332,11 @@ def test_jumps_at_the_ends_of_the_range_do_not_count():
     jumps = "heaviside(t) + heaviside(t - 1) + heaviside(t - 0.4)"
     found = parsed({"t": [0, 1]}, f"u_t = {jumps}", ["u = 0 at t=0"]).jumps(0)
     assert found == pytest.approx([0.4])
+
+
+def test_an_initial_guess_is_refused():
+    heat = make(BOX, "u_t = u_xx", ["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"])
+    drawn = torch.Generator().manual_seed(0)
+    guess = object.__new__(Field)
+    with pytest.raises(UsageError, match="start from initial values"):
+        finished(solve_any(heat, heat, EquationPolicy(), drawn, first=guess))
