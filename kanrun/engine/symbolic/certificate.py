@@ -149,7 +149,8 @@ def certify(formula: Formula | None, network: Function, held_out: VerificationDa
         scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
         data = SearchData(fresh, truth(fresh), fresh, truth(fresh))
         is_known = error <= data.exact * scale
-        is_form = is_known or has_true_form(formula, data, held_out.operations)
+        # A formula that is worse than the mean has no form worth a long fit of its constants.
+        is_form = is_known or (not r2 <= 0 and has_true_form(formula, data, held_out.operations))
     return Certificate(
         difference, error, network_error, r2, len(fresh), YES_NO[is_known], YES_NO[is_form]
     )
