@@ -56,7 +56,7 @@ _PAIRED_COLUMNS = 12
 _STREAM = 31
 
 #: Names of the levels of each column of text, by the name of the column. Every level but the last
-#: is an indicator among the inputs, called `column=level`.
+#: is represented by an indicator among the inputs, which is called `column=level`.
 Levels = Mapping[str, Sequence[str]]
 
 
@@ -109,7 +109,7 @@ def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
 
 
 def _columns(inputs: Sequence[str], levels: Levels) -> dict[str, list[int]]:
-    """Return the indices of the inputs that belong to each column, with columns of text first."""
+    """Map each column name to the indices of the column's inputs; columns of text are first."""
     columns = {
         name: [inputs.index(f"{name}={level}") for level in names[:-1]]
         for name, names in levels.items()
@@ -119,16 +119,16 @@ def _columns(inputs: Sequence[str], levels: Levels) -> dict[str, list[int]]:
 
 
 class _Contrast(NamedTuple):
-    """What the centred effect of some inputs, at some points, consists of.
+    """Features from which the effect of some inputs, at some points, is computed.
 
-    The effect is averaged over rows.
+    The effect is averaged over rows, and its mean over rows is subtracted (it is centred).
 
     Attributes:
-        functions: Functions of the inputs, centred by their means over rows, shape (points,
-            functions). Functions of other inputs are 0.
-        own: Factors of the radial covariances that depend on the inputs, see `Centres.factors`,
+        functions: Lines and curves of these inputs, centred by their means over rows, shape
+            (points, functions). The columns of lines and curves of other inputs are 0.
+        own: Factors of the radial covariances that depend on these inputs (see `Centres.factors`),
             centred by their means over rows, shape (points, 2, R).
-        others: The other factors, for each row, shape (rows, 2, R).
+        others: Factors that depend on the other inputs, for each row, shape (rows, 2, R).
     """
 
     functions: ndarray
@@ -204,11 +204,17 @@ class _Grid(NamedTuple):
 
     @staticmethod
     def of(x: ndarray, levels: Sequence[str], most: int, ends: tuple[float, float]) -> _Grid:
-        """Return the points of a column whose inputs in the rows are `x`, (rows, inputs).
+        """Return at most `most` points along a column.
 
-        They are all its values or, if there are more than `most`, evenly spaced values between the
-        quantiles `ends`, or its most frequent levels. `levels` are the names of all levels; empty
-        for a column of numbers.
+        A column of numbers has all its values as points or, if there are more than `most` values,
+        evenly spaced ones between the quantiles `ends`. A column of text has its most frequent
+        levels as points.
+
+        Args:
+            x: The column's inputs in the training rows, shape (rows, inputs of the column).
+            levels: Names of all levels of the column; empty for a column of numbers.
+            most: Largest number of points.
+            ends: Lower and upper quantile level.
         """
         if not levels:
             values = np.unique(x)
@@ -225,7 +231,7 @@ class _Grid(NamedTuple):
     def nearest(self, x: ndarray) -> ndarray:
         """Return the index of the point nearest to each row of inputs x, shape (rows,).
 
-        It is -1 for rows whose level is not among the points.
+        The index is -1 for rows whose level is not among the points.
         """
         distances = cdist(x, self.inputs)
         return np.where(self.levels.any() & (distances.min(1) > 0), -1, distances.argmin(1))
@@ -240,8 +246,8 @@ def effect_table(
 ) -> DataFrame:
     """Return predictions along each column, averaged over the other columns, with a 95% band.
 
-    The band (`lower` to `upper`) is for each point by itself, with the kernel as given. A column of
-    text has one point per `level` that occurs in the rows; `x` is then the number of the level.
+    The band (`lower` to `upper`) is pointwise, and ignores the uncertainty of the kernel. A column
+    of text has one point per `level` that occurs in the rows; `x` is then the number of the level.
     """
     tables = []
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
@@ -281,8 +287,8 @@ def importance_table(
 
     `permutation_importance` is the increase of the loss (see `loss_of`) when the values of a column
     are permuted, averaged over folds; `std` is its standard deviation over folds. In each fold, the
-    model of the fold predicts the rows to which it was not fitted. Without folds, the model
-    predicts five parts of its own training rows.
+    model of the fold predicts the held-out rows. Without folds, the training rows are divided into
+    `PARTS` parts, each of which is predicted by the model that was fitted to all rows.
     """
     folds: list[tuple[Callable[[ndarray], ndarray], ndarray]]
     if model.folds is None:
@@ -349,7 +355,7 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
 
 
 def _without(fit: LatentFit, columns: Sequence[int]) -> float:
-    """Return the logarithm of the evidence of the kernel without these inputs."""
+    """Return the log evidence of the kernel after the inputs `columns` are removed."""
     column = fit.encoder.basis.column
     is_line = fit.encoder.is_line
     sample = fit.sample
@@ -396,9 +402,10 @@ def pair_maps(
     """Return predictions on a grid over both columns of each strong pair.
 
     Predictions are averaged over the other columns. The grid covers the ranges between the 1% and
-    99% quantiles; `rows` is the number of training rows nearest to a grid point. For a column of
-    text, the grid has its most frequent levels by number, and `level_1` or `level_2` has their
-    names. The output is the first one or, for classes, the last class.
+    99% quantiles; `rows` is the number of training rows that are nearest to a grid point. For a
+    column of text, the grid contains the numbers of its most frequent levels, and `level_1` or
+    `level_2` contains their names. Only the first output is predicted or, for classes, the
+    probability of the last class.
     """
     o = len(outputs) - 1 if model.outputs is None else 0
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]

@@ -48,7 +48,7 @@ class TablePolicy:
     extrapolation: str = "clip"
     #: Lower and upper limit of the outputs.
     bounds: tuple[float, float] = (-np.inf, np.inf)
-    #: Index of the input (exposure) to which the outputs are proportional; None without one.
+    #: Index of the exposure, an input to which the outputs are proportional; None if there is none.
     exposure: int | None = None
     #: Number of folds of the cross-validation; below 2, leave-one-out predictions replace folds.
     folds: int = 5
@@ -59,8 +59,8 @@ class TablePolicy:
     def is_local(self) -> bool:
         """Whether there are radial parts.
 
-        Linear and zero extrapolation exclude them, because radial parts do not continue as straight
-        lines.
+        There are none with linear or zero extrapolation, because radial parts do not continue as
+        straight lines.
         """
         return self.pairs and self.extrapolation not in ("linear", "zero")
 

@@ -45,7 +45,7 @@ _RATE_STD = 1.0
 _VARIANCE_STD = 3.0
 #: Standard deviation of the exponent of the output about 1.
 _POWER_STD = 0.7
-#: Lower limit of the logarithms of rates and variances, which are 0 there.
+#: Lower limit of the logarithms of rates and variances. At this limit, they are set to 0.
 _LOWEST = -14.0
 #: Upper limit of the logarithms of rates and variances.
 _HIGHEST = 8.0
@@ -82,10 +82,10 @@ class EvidenceRows:
 
     Attributes:
         radial: Inputs of the radial parts.
-        lines: Values of the straight lines, shape (rows, lines); without lines, their variance in
-            the kernel is 0.
+        lines: Values of the straight lines, shape (rows, lines). If there are no lines,
+            `Kernel.lines` is set to 0.
         curves: Values of the curves, shape (rows, curves), scaled so that all have the same prior
-            variance; without curves, their variance in the kernel is 0.
+            variance. If there are no curves, `Kernel.curves` is set to 0.
         outputs: Likelihood of each output, or of each class against the others.
         taking_part: Whether each input is used in the radial parts, shape (inputs,).
     """
@@ -110,13 +110,16 @@ class EvidenceRows:
         return np.asarray(covariance)
 
     def log_evidence(self, kernel: Kernel) -> float:
-        """Return the log evidence of a kernel on the rows, without the prior of the kernel."""
+        """Return the log evidence of a kernel on the rows.
+
+        The prior of the hyperparameters is not included.
+        """
         return self._evidence(kernel.radial(self.radial, self.radial) + self.explicit(kernel))
 
     def is_needed(self, kernel: Kernel, groups: Sequence[ndarray]) -> list[bool]:
         """Return for each group of curves whether the evidence is larger with it than without it.
 
-        `groups` are the indices of the curves of each group.
+        Each array in `groups` contains the indices of the curves of one group.
         """
         covariance = kernel.radial(self.radial, self.radial) + self.explicit(kernel)
         changes = [self.curves[:, group] for group in groups]
@@ -131,7 +134,7 @@ class EvidenceRows:
         return sum(mode.evidence if mode else -np.inf for mode in modes)
 
     def first(self, count: int) -> EvidenceRows:
-        """Return the first `count` of the rows."""
+        """Return the first `count` rows."""
         part = slice(count)
         outputs = [output.take(part) for output in self.outputs]
         return EvidenceRows(
@@ -142,11 +145,12 @@ class EvidenceRows:
 def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likelihood]]:
     """Return the kernel with the largest evidence, and the likelihoods with their parameters.
 
-    The search starts on the first rows, from the pairs in `_STARTS`. The best result is the start
-    of the search on all rows, whose steps are scaled by the curvature of the evidence there.
+    The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. A second
+    search, on all rows, begins at the best result, with the parameters scaled by the curvature of
+    the evidence there.
 
     Args:
-        rows: The rows.
+        rows: Rows from which the kernel is estimated.
         powers: Whether the exponents of Gaussian outputs are fitted; otherwise they stay 1.
     """
     problem = _Problem(rows.first(_FIRST_ROWS), powers)
@@ -166,8 +170,8 @@ class _Result(NamedTuple):
 
     Attributes:
         parameters: Vector of hyperparameters, see `_Problem`.
-        surprise: Minus their log posterior.
-        units: Approximate standard deviation of each parameter.
+        surprise: Minus the log posterior of the hyperparameters.
+        units: Approximate posterior standard deviation of each hyperparameter.
     """
 
     parameters: ndarray
@@ -180,7 +184,8 @@ class _Problem:
 
     The vector of hyperparameters holds, in this order: log w and log m of all inputs, the
     logarithms of the four variances, the logarithms of the dispersions of all outputs, and the
-    exponents of all outputs. Parameters that the model does not have are fixed by their limits.
+    exponents of all outputs. Parameters that the model does not have are fixed, because
+    their lower and upper limits are equal.
     """
 
     def __init__(self, rows: EvidenceRows, powers: bool) -> None:
@@ -216,7 +221,7 @@ class _Problem:
 
     def unpacked(self, p: ndarray) -> tuple[Kernel, list[Likelihood]]:
         """Convert a vector of hyperparameters to the kernel and the likelihoods."""
-        p = np.clip(p, *self.limits.T)  # conversion between units rounds
+        p = np.clip(p, *self.limits.T)  # rounding may move it past a limit
         values = np.exp(p)
         values[: self.ends[2]] *= p[: self.ends[2]] > _LOWEST + _SMALLEST
         smooth_rates, rough_rates, variances, dispersions, _ = np.split(values, self.ends)
@@ -289,7 +294,7 @@ class _Mode:
 
     Attributes:
         latent: Latent values minus the level `Likelihood.start()`, shape (rows,).
-        scores: K^-1 times these values, shape (rows,).
+        scores: K^-1 times `latent`, shape (rows,).
         root: W^1/2, shape (rows,).
         factor: Lower Cholesky factor of I + W^1/2 K W^1/2.
         terms: Log likelihood and its derivatives.
@@ -308,8 +313,9 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
     """Return the most probable latent values; None if the covariance is not positive definite.
 
     Newton's method begins at the latent values `start` (rows,). Let z = f + W^-1 s be the working
-    response, with the score s. A step is K a with a = (K + W^-1)^-1 z, which equals z - W^-1 a. For
-    Gaussian outputs, the first step is exact, and the latter form avoids cancellation.
+    response, with the score s. A step replaces f by K a, where a = (K + W^-1)^-1 z. K a is equal to
+    z - W^-1 a, which is used for Gaussian outputs because it avoids cancellation; for these, the
+    first step is exact.
     """
     level = likelihood.start()
     f = start

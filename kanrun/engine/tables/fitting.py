@@ -39,8 +39,7 @@ from kanrun.points import Family, Points, deviation
 EVIDENCE_ROWS = 800
 #: Smallest number of rows from which the kernel is estimated, however many inputs there are.
 _FEWEST_EVIDENCE_ROWS = 200
-#: Largest value of inputs x rows^2, which is the number of values that a step of the kernel search
-#: reads.
+#: Largest value of inputs x rows^2, the number of values that a step of the kernel search reads.
 _EVIDENCE_WORK = 2e7
 #: Number of inputs that take as much work as one additional output.
 _OUTPUT_WORK = 10
@@ -48,7 +47,7 @@ _OUTPUT_WORK = 10
 _EVIDENCE_CLASSES = 8
 #: Largest number of centres of the radial parts.
 _CENTRES = 1500
-#: Number of centres for very large tables, for which more would be too expensive.
+#: Number of centres for very large tables, for which more centres would be too expensive.
 _FEWEST_CENTRES = 300
 #: Number of rows among which centres are chosen.
 _CANDIDATE_ROWS = 6000
@@ -73,9 +72,10 @@ _NORMAL_QUARTILES = 1.349
 _LEAST_UNIT = 0.1
 #: Prior variance that replaces a variance of 0 in the kernel.
 _ABSENT = 1e-12
-#: Margin of the link map for linear models (see `link_map`), in which straight lines continue.
+#: Margin of `link_map` for linear models and linear extrapolation. Within the margin, straight
+#: lines continue.
 _LINEAR_LINK_MARGIN = 1.0
-#: Number that is combined with the seed for the random numbers that choose rows.
+#: Combined with the seed, so that the choice of rows does not share random numbers with folds.
 _STREAM = 20_511
 
 
@@ -89,6 +89,10 @@ def fit_table(
         classes: Number of classes; None if the outputs are numbers.
         policy: Settings of the model; by default `TablePolicy()`.
         seed: Seed for the choice of the rows that determine the kernel, and for the folds.
+
+    Returns:
+        The model in the user's units. It has no folds if `policy.folds` is less than 2, or if there
+        are fewer than two different rows per fold.
 
     Source of the kernel and of its evidence: C. Rasmussen and C. Williams, Gaussian Processes for
     Machine Learning (2006), chapters 2, 3 and 5.
@@ -104,7 +108,7 @@ def fit_table(
 
 
 class _Learned(NamedTuple):
-    """What is estimated from the evidence of some rows; the attributes are as in `LatentFit`."""
+    """Result of the kernel search on a sample of rows; see `LatentFit` for the attributes."""
 
     encoder: Encoder
     kernel: Kernel
@@ -245,9 +249,10 @@ class _Problem:
         return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most, noise)
 
     def folds(self, whole: LatentFit) -> Folds | None:
-        """Predict each fold by a model that was fitted without it.
+        """Predict the rows of each fold by a model that was fitted without these rows.
 
-        Folds that would begin after the time limit are omitted; None if all were.
+        `whole` are the latent functions fitted to all rows. Folds that would begin after the time
+        limit are omitted. If no fold is left, the result is None.
         """
         points = self.points
         policy = self.policy
@@ -275,7 +280,7 @@ class _Problem:
         return Folds(values, number, np.array(seconds), predict) if predict else None
 
     def model(self, points: Points, fit: LatentFit, folds: Folds | None) -> TableModel:
-        """Return the model in the user's units for latent functions fitted to `points`."""
+        """Return the model in the user's units, whose latent functions are `fit` (on `points`)."""
         policy = self.policy
         family = self.family
         outputs = None
@@ -319,10 +324,12 @@ class _Problem:
 def _with_needed_curves(
     encoder: Encoder, kernel: Kernel, sample: EvidenceRows
 ) -> tuple[Encoder, EvidenceRows]:
-    """Return the encoder and the rows without curves of inputs that lower the evidence.
+    """Remove the curves of every input whose curves lower the evidence.
 
-    Otherwise, the common variance of all curves would make effects wiggly for which there is no
-    evidence.
+    Otherwise, the common variance of all curves would make the effects of these inputs wiggly.
+
+    Returns:
+        The encoder and the sample of rows, both without these curves.
     """
     basis = encoder.basis
     column = basis.column[~encoder.is_line]
@@ -343,7 +350,8 @@ def _with_needed_curves(
 def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, list[Likelihood]]:
     """Return the kernel of a linear or constant model, and the likelihoods.
 
-    The variance of the lines is the geometric mean of the estimates from the individual outputs.
+    The variance of the lines is estimated from each output; the kernel has the geometric mean of
+    these estimates.
     """
     prior = np.full(rows.lines.shape[1], _LINES)
     found = [condition(rows.lines, prior, [each], rescale=True)[0] for each in rows.outputs]

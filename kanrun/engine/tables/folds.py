@@ -21,7 +21,7 @@ OURS = "kanrun"
 Predict = Callable[[RowInputs], RowOutputs]
 #: Smallest probability, which keeps the log loss of a class that a model excludes finite.
 _MIN_PROBABILITY = 1e-12
-#: Number that is combined with the seed for the random numbers of folds.
+#: Combined with the seed, so that folds do not share the random numbers of other purposes.
 _STREAM = 20_404
 #: Largest number of rows for which more than one fold is held out.
 _MAX_FOLD_ROWS = 10_000
@@ -35,9 +35,11 @@ class Folds:
 
     Attributes:
         values: Predictions, shape (rows, outputs); NaN for rows that are never held out.
-        number: Number of the fold that holds out each row, shape (rows,); -1 for none.
+        number: Number of the fold that holds out each row, shape (rows,); -1 for rows that no fold
+            holds out.
         seconds: CPU time of each fold's fit.
-        predict: For each fold, a function from inputs (rows, inputs) to predictions by its model.
+        predict: One function per fold. It maps inputs (rows, inputs) to the predictions of the
+            model that was fitted without the fold's rows.
     """
 
     values: ndarray
@@ -51,9 +53,10 @@ def assign_folds(
 ) -> Int[ndarray, " rows"]:
     """Assign each row to the fold that holds it out, stratified by class.
 
-    Rows of a group stay together. Rows that are ordered in time are divided into successive parts,
-    each of which is predicted from the rows before it; the first part is in no fold. With `single`,
-    or for large tables, there is only one fold.
+    All rows of a group (`points.groups`) are in the same fold. If rows are ordered in time
+    (`points.forward`), they are divided into successive parts, and each part is predicted from the
+    rows before it; the first part is in no fold. With `single`, or for large tables, only one fold
+    is held out, unless the rows have groups that are not ordered in time.
 
     Returns:
         The number of the fold of each row, shape (rows,); -1 for rows in no fold.
@@ -82,7 +85,10 @@ def assign_folds(
 
 
 def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " training"]:
-    """Return the training rows of a fold: all others, or only earlier rows if rows have times."""
+    """Return the indices of the training rows of fold number `fold`.
+
+    These are all rows outside the fold or, if rows are ordered in time, the rows before the fold.
+    """
     if not points.forward or points.groups is None:
         return np.flatnonzero(number != fold)
     return np.flatnonzero(points.groups < points.groups[number == fold].min())
@@ -91,7 +97,11 @@ def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " 
 def loss_of(
     predicted: RowOutputs, y: ndarray, family: Family, weights: ndarray | None = None
 ) -> float:
-    """Return the log loss (classes), the mean deviance (outputs with a link), or the RMSE."""
+    """Return the loss of predictions, averaged over rows.
+
+    It is the log loss for classes, the mean deviance for outputs with a link function, and the root
+    mean square error over rows and outputs otherwise.
+    """
     if family.classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
         return float(np.average(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)), weights=weights))
@@ -101,7 +111,9 @@ def loss_of(
 
 
 def cross_validate(points: Points, family: Family, folds: Folds, *, baselines: bool) -> DataFrame:
-    """Compare the automatic model with the `baselines` on the same folds.
+    """Compare the automatic model with baselines of scikit-learn on the same folds.
+
+    Without `baselines`, the table contains only the automatic model.
 
     Returns:
         A row per fold and model: `model`, `fold`, `loss` (see `loss_of`) and `cpu_seconds`.
@@ -156,8 +168,8 @@ def _baselines(family: Family) -> dict[str, Any]:
 def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> ndarray:
     """Fit `estimator` to standardised inputs, and predict outputs or class probabilities at `x`.
 
-    For fractions (`binomial`), each row is replaced by one row of each class, weighted by 1 - y and
-    y.
+    Fractions (`binomial`) are fitted by a classifier: a row with the fraction y becomes one row of
+    class 0 with the weight 1 - y and one row of class 1 with the weight y.
     """
     if family.name == "binomial":
         weights = np.concatenate([1 - train.y, train.y])[:, 0] * np.tile(train.shares, 2)

@@ -19,11 +19,14 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
-#: Pivoted Cholesky may leave at most this fraction of the radial variance at each row.
+#: Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of the
+#: radial variance.
 _CHOLESKY_TOLERANCE = 1e-6
-#: Pivoted Cholesky may leave at most this fraction of the noise variance at each row.
+#: Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of the
+#: noise variance.
 _NOISE_TOLERANCE = 0.01
-#: If pivoted Cholesky leaves less than this fraction of the radial variance, that is only rounding.
+#: Variances below this fraction of the radial variance are only rounding errors of the pivoted
+#: Cholesky factorisation.
 _ROUNDING = 1e-13
 
 
@@ -111,7 +114,7 @@ class RadialInputs:
 class Centres:
     """Inducing points of the radial parts (Nystroem approximation).
 
-    At these rows, the approximate covariance is exact.
+    The approximate covariance between any row and a centre is exact.
 
     Attributes:
         inputs: Inputs of the R centres.
@@ -129,8 +132,8 @@ class Centres:
 
         The next centre is the row with the largest variance given the previous centres (H.
         Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440). The
-        choice ends early if the remaining variances are small compared with the variance `noise` of
-        the noise and with the kernel.
+        choice ends early if the remaining variances are small compared with both the noise variance
+        `noise` and the radial variance.
         """
         whole = kernel.radial_variance
         most = min(most, len(rows)) if whole else 0
@@ -168,7 +171,11 @@ class Centres:
         return np.asarray(features.T)
 
     def transposed(self, coefficients: ndarray) -> ndarray:
-        """Convert coefficients of features to weights of covariances (R, outputs)."""
+        """Convert coefficients of `features` to weights of the covariances with the R centres.
+
+        Both have the shape (R, outputs), and both give the same latent functions:
+        features @ coefficients = covariances @ weights.
+        """
         if not len(self.inputs):
             return coefficients
         return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")

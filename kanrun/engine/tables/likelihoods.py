@@ -80,7 +80,10 @@ class Power:
         return np.asarray(np.where(scaled >= 0, up, -down) * np.exp(-self.log_slope))
 
     def invert(self, z: ndarray) -> ndarray:
-        """Convert transformed outputs back; infinite outside the range of the transform."""
+        """Convert transformed outputs `z` back to outputs.
+
+        Values of `z` outside the range of the transform become infinite.
+        """
         sizes = np.abs(z) * np.exp(self.log_slope)
         exponent = self.exponent if abs(self.exponent) > _LOGARITHM else 0.0
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -162,12 +165,13 @@ class Likelihood:
             return self.family.deviance(y, mean), y - mean, mean, -mean
         mean = expit(f)
         spread = mean * (1 - mean)
-        # The last two terms make the deviance 0 if the mean equals y; the dispersion depends on it.
+        # With the last two terms, the deviance is 0 if the mean equals y. The dispersion is
+        # estimated from the deviance, so it depends on these terms.
         deviance = 2 * (np.logaddexp(0, f) - y * f + xlogy(y, y) + xlogy(1 - y, 1 - y))
         return deviance, y - mean, spread, -spread * (1 - 2 * mean)
 
     def by_exponent(self) -> ndarray:
-        """Return the derivatives of the transformed outputs with respect to the exponent."""
+        """Differentiate the transformed outputs with respect to the exponent, shape (rows,)."""
         high, low = (
             self.with_parameters(self.dispersion, self.power.exponent + step).power.apply(self.y)
             for step in (_POWER_STEP, -_POWER_STEP)

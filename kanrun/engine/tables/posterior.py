@@ -3,9 +3,10 @@
 The latent function of an output is f(x) = level + h(x)' b, with features h(x), coefficients b with
 the diagonal prior covariance P, and a level with a flat prior. The most probable b minimises
 -log p(y | f) + b' P^-1 b / 2 and is found by Newton's method. The posterior covariance of b is the
-inverse of H = h' W h + P^-1, where W is minus the second derivative of log p for each row
-(Laplace's approximation; exact for Gaussian outputs). A common factor of the prior variances, and
-the dispersion, are chosen to maximise the evidence on all rows.
+inverse of H = h' W h + P^-1, where the rows of h are the centred features of the table's rows, and
+the diagonal matrix W contains minus the second derivative of log p for each row (Laplace's
+approximation; exact for Gaussian outputs). A common factor of the prior variances, and the
+dispersion, are chosen to maximise the evidence on all rows.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LARGEST_STEP = 4.0
 #: Smallest information of a row, relative to the mean over rows; it limits the row's noise
 #: variance.
 _LEAST_INFORMATION = 1e-3
-#: Relative rounding of the diagonal of a normal matrix, for each of its columns.
+#: Relative increase of the diagonal of a normal matrix per column, which covers rounding errors.
 _ROUNDING = 4 * np.finfo(float).eps
 #: Limits of the logarithm of the common scale of the prior variances.
 _SCALES = (-3.0, 3.0)
@@ -41,9 +42,9 @@ _SCALES = (-3.0, 3.0)
 _DISPERSIONS = (-23.0, 3.0)
 #: Initial dispersion, as a fraction of the variance of the output.
 _NOISE_FRACTION = 0.1
-#: Smallest variance of the output from which the initial dispersion is derived.
+#: Lower limit of the variance of the output from which the initial dispersion is derived.
 _LEAST_SQUARE = 1e-8
-#: Smallest value of 1 - leverage.
+#: Lower limit of 1 - leverage, which keeps leave-one-out residuals finite.
 _LEAST_LEFT = 1e-6
 #: Largest number of steps of non-negative least squares per constraint.
 _NNLS_STEPS = 100
@@ -51,7 +52,9 @@ _NNLS_STEPS = 100
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Weighted central moments of features and outputs; centring eliminates the level.
+    """Central moments of features x and an output y, with row weights w.
+
+    Centring eliminates the level.
 
     Attributes:
         gram: Sum of w (x - mean)(x - mean)' over rows, shape (features, features).
@@ -71,7 +74,7 @@ class Moments:
 
     @staticmethod
     def of(features: ndarray, weights: ndarray, y: ndarray) -> Moments:
-        """Compute the moments of `features` (rows, p) and outputs `y` (rows,) block by block."""
+        """Compute the moments of `features` (rows, features) and `y` (rows,) block by block."""
         size = features.shape[1]
         gram = np.zeros((size, size))
         right = np.zeros(size)
@@ -91,7 +94,7 @@ class Moments:
         return Moments(gram, right, float(weights @ (y - level) ** 2), count, mean, level)
 
     def divided(self, dispersion: float) -> Moments:
-        """Return the moments with weights divided by `dispersion`."""
+        """Return the moments with `gram` and `right` divided by `dispersion`."""
         return replace(self, gram=self.gram / dispersion, right=self.right / dispersion)
 
 
@@ -138,14 +141,16 @@ def condition(
     rescale: bool,
     constraints: ndarray | None = None,
 ) -> list[Posterior]:
-    """Compute the posterior of each output, or of each class.
+    """Return one posterior per likelihood, given all rows.
 
     Args:
         features: Shape (rows, features).
         prior: Prior variances (features,).
         likelihoods: One likelihood per output; for more than two classes, one per class.
-        rescale: Whether to estimate the scale of the prior variances and the dispersion.
-        constraints: Matrix A of shape (constraints, features): coefficients satisfy A b >= 0.
+        rescale: Whether to estimate a common scale of the prior variances, and the dispersion;
+            otherwise the scale is 1, and the dispersions of `likelihoods` are used.
+        constraints: Matrix A of shape (constraints, features): the coefficients b are required to
+            satisfy A b >= 0. None if there are no constraints.
     """
     if likelihoods[0].is_gaussian:
         return [
@@ -225,9 +230,10 @@ def _by_newton(
 
 
 def _working(likelihoods: Sequence[Likelihood], latent: ndarray, k: int) -> tuple[ndarray, ndarray]:
-    """Return weights (rows,) and working responses (rows,) of one Newton step.
+    """Return the weights (rows,) and working responses (rows,) of one Newton step.
 
-    They define the least-squares problem of output (or class) number k, for dispersion 1.
+    Both define the weighted least-squares problem of output (or class) number `k` at the values
+    `latent` (rows, outputs), for dispersion 1.
     """
     likelihood = replace(likelihoods[k], dispersion=1.0)
     f = latent[:, k]
@@ -270,11 +276,12 @@ class _Solution(NamedTuple):
         prior: ndarray,
         constraints: ndarray | None,
     ) -> _Solution:
-        """Solve the problem with these moments, weights and responses; it changes `moments`."""
+        """Solve the least-squares problem; `moments.gram` is overwritten."""
         hessian = moments.gram
         diagonal = np.diag_indices(len(hessian))
-        # With almost no noise, rounding exceeds 1 / prior; with this, a Cholesky factor exists
-        # (Demmel, On floating point errors in Cholesky, LAPACK Working Note 14, 1989).
+        # With almost no noise, rounding errors exceed 1 / prior. Increasing the diagonal ensures
+        # that a Cholesky factor exists (Demmel, On floating point errors in Cholesky, LAPACK
+        # Working Note 14, 1989).
         hessian[diagonal] *= 1 + _ROUNDING * len(hessian)
         hessian[diagonal] += 1 / prior
         factor = _cholesky(hessian)
@@ -297,7 +304,7 @@ class _Solution(NamedTuple):
             leverage[part] = (half**2).sum(0)
         left = np.maximum(1 - weights * (leverage + 1 / weights.sum()), _LEAST_LEFT)
         left_out = y - (y - self.level - features @ self.coefficients) / left
-        # LAPACK prints a complaint about a matrix without rows.
+        # For a matrix without rows, LAPACK would print an error message.
         has_rows = len(self.factor) > 0
         inverse = linalg.lapack.dtrtri(self.factor, lower=1)[0] if has_rows else self.factor
         determined = 1 - (inverse**2).sum(0) / prior
@@ -307,7 +314,8 @@ class _Solution(NamedTuple):
 def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
     """Minimise b'H b / 2 - b'r subject to A b >= 0.
 
-    The Lagrange multipliers are found by non-negative least squares.
+    H is given by its lower Cholesky factor `factor`, r is `right`, and A is `constraints`. The
+    Lagrange multipliers are found by non-negative least squares.
 
     Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23.
     """
@@ -329,8 +337,8 @@ def _scale(
         moments: Moments of each output.
         prior: Prior variances (features,).
         is_known: Whether the dispersion is known to be 1.
-        rows: Sum of the weights of the rows. With a link, the weights in `moments` differ, because
-            they include the information of the rows.
+        rows: Sum of the weights of the rows. For outputs with a link, `moments.count` differs from
+            this sum, because each weight is multiplied by the information of its row.
     """
     root = np.sqrt(prior)
     spectra = []

@@ -56,7 +56,7 @@ class ErrorDistribution:
 
     @staticmethod
     def of(predicted: PerRow, errors: PerRow) -> ErrorDistribution:
-        """Fit the distribution to `errors` of predictions by maximum likelihood."""
+        """Fit the distribution by maximum likelihood to the `errors` of predictions `predicted`."""
         middles, scale = error_scale(predicted, errors)
         relative = errors / np.interp(predicted, middles, scale)
         unit = max(float(np.sqrt(np.mean(relative**2))), np.sqrt(np.finfo(float).tiny))
@@ -92,10 +92,11 @@ class ErrorDistribution:
 
 
 def proper_scores(model: TableModel, y: RowOutputs, new: Points | None = None) -> ProperScores:
-    """Return the scores of new rows or, if there are none, of the held-out training rows.
+    """Return the scores of the rows `new` or, if it is None, of the held-out training rows.
 
     The error distribution of new rows is estimated from all held-out predictions, and that of a
-    fold from the other folds. `y` (rows, outputs) are the outputs of the training rows.
+    fold from the predictions of the other folds. `y` (rows, outputs) are the outputs of the
+    training rows.
     """
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
     inside = model.held_out_rows

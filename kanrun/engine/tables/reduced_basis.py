@@ -24,25 +24,28 @@ from scipy import linalg
 
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_breakpoints
 
-#: Degree of the splines; the quadrature of f''^2 is exact for it.
+#: Degree of the splines. It is also the number of quadrature points per interval, which integrate
+#: f''^2 exactly.
 DEGREE = 3
 #: Number of intervals of the grid of an input.
 INTERVALS = 32
-#: Number of intervals of the grid of an input that has only a line.
+#: Number of intervals of the grids if only lines are fitted.
 LINE_INTERVALS = 2
-#: Weight of equal spacing in the grid; the rest follows the distinct values.
+#: Weight of equally spaced breakpoints in a grid; the remaining weight is that of the quantiles of
+#: the distinct values.
 GRID_EPS = 0.5
-#: Factor of the integral of f''^2 in intervals without rows.
+#: Factor by which the integral of f''^2 is multiplied in intervals without rows.
 _GAP_STIFFNESS = 100.0
-#: Roughness from which a function counts as zero on the rows.
+#: Functions with at least this roughness count as zero on the rows and are left out.
 _ROUGHEST = 1e7
-#: Ridge, relative to the mean of the diagonal, for a positive definite eigenproblem.
+#: Ridge that makes the right matrix of the eigenproblem positive definite, relative to the mean of
+#: its diagonal.
 _RIDGE = 1e-13
 #: Total variance of the B-splines below which an input counts as constant.
 _SQUARED_ZERO = 1e-20
-#: Largest number of rows that are used at once.
+#: Largest number of rows that are processed at once, to limit memory.
 _BLOCK = 4096
-#: Largest number of numbers that are used at once.
+#: Largest number of array entries that are computed at once, to limit memory.
 _BLOCK_NUMBERS = 1 << 23
 
 PerRow = Float[ndarray, " rows"]
@@ -57,11 +60,12 @@ class ReducedBasis:
     """Functions of all inputs, with mean 0 on the training rows.
 
     The variance of a function on the rows is the inverse of its roughness. Therefore all lines can
-    have the same prior variance, and so can all curves. The roughness is measured relative to that
-    of the first curve of the input; for lines of inputs with more than two values it is 1.
+    have the same prior variance, and so can all curves. Roughness is measured relative to that of
+    the input's first curve and is at least 1, so lines have the variance 1. Lines of inputs with
+    two values are scaled differently, see `of`.
 
     Attributes:
-        breakpoints: Grids, shape (inputs, G + 1).
+        breakpoints: Grid of each input, with G intervals, shape (inputs, G + 1).
         coefficients: B-spline coefficients of each function, shape (functions, G + 3).
         column: Index of the input of each function, shape (functions,).
         order: Position of each function among those of its input, shape (functions,); 0 is the
@@ -77,10 +81,10 @@ class ReducedBasis:
     def of(u: RowInputs, functions: int, weights: PerRow | None = None) -> ReducedBasis:
         """Return the basis for scores `u` of training rows, with at most `functions` per input.
 
-        A constant input has no functions. An input with two values has only a line, which is scaled
-        by the size of the jump between the values, relative to an input with equally frequent
-        values. The levels of a category are then random effects with the same prior variance, and
-        effects of rare levels are shrunk most.
+        A constant input has no functions. An input with two values has only a line, whose values
+        differ by 2, however frequent the two values of the input are. The levels of a category are
+        therefore random effects with the same prior variance, and effects of rare levels are shrunk
+        most.
         """
         shares = np.ones(len(u)) if weights is None else weights
         shares = shares / shares.sum()
@@ -105,11 +109,14 @@ class ReducedBasis:
 
     @cached_property
     def places(self) -> tuple[Int[ndarray, " functions"], ...]:
-        """Indices of the functions of each input."""
+        """For each input, the indices of its functions."""
         return tuple(np.flatnonzero(self.column == j) for j in range(len(self.breakpoints)))
 
     def values(self, u: RowInputs) -> RowFunctions:
-        """Evaluate the functions; beyond their grids, they continue as straight lines."""
+        """Evaluate all functions at scores `u`, shape (rows, functions).
+
+        Beyond their grids, the functions continue as straight lines.
+        """
         values = np.empty((len(u), len(self.column)))
         for rows in blocks(len(u), u.shape[1] * self.coefficients.shape[1]):
             splines = _b_splines(u[rows], self.breakpoints)
@@ -135,7 +142,7 @@ def blocks(rows: int, width: int = 1) -> list[slice]:
 
 
 def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
-    """Return the indices of at most `count` evenly spaced rows."""
+    """Return the indices of at most `count` of `rows` rows, evenly spaced from first to last."""
     return np.linspace(0, rows - 1, min(rows, count)).astype(int)
 
 

@@ -20,7 +20,8 @@ def merge_copies(points: Points) -> tuple[Points, Int[ndarray, " rows"]]:
     scaled to the mean 1. If the copies have different times, the earliest one is kept.
 
     Returns:
-        The points without copies, and the index of each original row among them, shape (rows,).
+        The points without copies and, for each original row, the index of the merged row that
+        represents it, shape (rows,).
     """
     rows, inputs = points.x.shape
     table = DataFrame(np.concatenate([points.x, points.y], 1))
@@ -39,13 +40,19 @@ def merge_copies(points: Points) -> tuple[Points, Int[ndarray, " rows"]]:
 
 
 def _is_unexplained(different: DataFrame, inputs: int, rows: int) -> Bool[ndarray, " different"]:
-    """Return for each distinct row whether chance cannot explain that it is repeated.
+    """Return, for each row of `different`, whether chance cannot explain that the row is repeated.
 
-    A column has many values if the square of their number exceeds the number of rows. Repetitions
-    are unexplained only if at least one such column has mostly unique values, in more than half of
-    the distinct rows. They may also be due to chance if only outputs have many values and the
-    inputs determine the outputs. Otherwise, the repetition of a row is unexplained if no other
-    distinct row has the same values in the columns with many values.
+    A column has many values if the square of their number exceeds `rows`, the number of rows of the
+    table. Chance cannot explain the repetition of a row if no other distinct row has the same
+    values in all columns with many values. There are two exceptions, in which chance may explain
+    every repetition: if no column with many values has mostly unique values (values that occur in
+    one distinct row each, and in more than half of these rows), or if only outputs have many values
+    and no two distinct rows have the same inputs.
+
+    Args:
+        different: The distinct rows of the table. Its first `inputs` columns are the inputs.
+        inputs: Number of inputs.
+        rows: Number of rows of the table, including repeated ones.
     """
     counts = {int(j): different[j].value_counts() for j in different.columns}
     many = [j for j, count in counts.items() if len(count) ** 2 > rows]

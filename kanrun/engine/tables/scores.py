@@ -18,13 +18,14 @@ from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
 
 #: Exposures may be outside the range of the training rows by this factor.
 _EXPOSURE_ROOM = 1e3
-#: Fraction of the range of scores by which their maps extend on either side.
+#: The map of an input extends beyond the training range by this fraction of the range on either
+#: side.
 ROOM = 0.25
-#: The same fraction for linear models and linear extrapolation.
+#: Value of `ROOM` for linear models and for linear extrapolation.
 STRAIGHT_ROOM = 1e3
 #: Fraction of the training range of the output by which predictions may lie outside this range.
 MARGIN = 0.1
-#: The same fraction for a linear model, which extrapolates.
+#: Value of `MARGIN` for a linear model, which extrapolates.
 LINEAR_MARGIN = 10.0
 #: Inputs with at most this many distinct values are only standardised, and have no gaps.
 _FEW_VALUES = 8
@@ -35,10 +36,11 @@ _LIGHT_TAIL = 2.5
 _NORMAL_FRACTION = 0.5
 #: Number of points of the map of an input.
 _KNOTS = 33
+#: Quantile levels of these points.
 _QUANTILES = np.linspace(0, 1, _KNOTS)
 #: Number of points of the map of a transformed output within the training range.
 _OUTPUT_KNOTS = 129
-#: Number of points of that map beyond each end of the training range.
+#: Number of points of the map of a transformed output beyond each end of the training range.
 _BEYOND = 8
 #: Neighbouring values further apart than this fraction of the input's range enclose a gap, in which
 #: nothing is learned.
@@ -47,11 +49,12 @@ _GAP = 0.1
 _SMALLEST = 1e-12
 #: Upper limit of the margin, in multiples of the training range of the output.
 _MAX_MARGIN = 1e6
-#: Distance h between points of the map of a link. The relative error for exp is h^2 / 8.
+#: Spacing h of the points of the map of a link. For exp, the relative error of linear interpolation
+#: is h^2 / 8.
 _LINK_STEP = 0.028
 #: Smallest number of rows in a bin of predictions, for estimating the scale of errors.
 _BIN_ROWS = 100
-#: Largest number of such bins.
+#: Largest number of bins of predictions, for estimating the scale of errors.
 _MAX_BINS = 8
 #: Quantile levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
@@ -92,7 +95,7 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
     values = (points - mean) / std
     if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
         points = np.quantile(distinct, _QUANTILES)
-        # where points are closer, slopes would overflow
+        # Where points are closer than this, slopes would overflow.
         apart = np.diff(points) > _SMALLEST * (high - low)
         points = np.append(points[:-1][apart], high)
         rank = _ranks(x, weights, points)
@@ -158,11 +161,13 @@ def output_map(
     margin: float = MARGIN,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> PiecewiseScaling:
-    """Return the map between latent functions and outputs in the user's units.
+    """Return the map from outputs in the user's units to latent values.
 
-    A transformed output is averaged over the `residuals` of its transform (smearing; N. Duan, JASA
-    78 (1983) 605-610). Beyond the training range the inverse transform continues as a straight
-    line. The map is constant beyond the training range widened by `margin`, and at `bounds`.
+    If an output is transformed by a power, a latent value corresponds to the mean output over the
+    latent value plus the `residuals` of the transformed output (smearing; N. Duan, JASA 78 (1983)
+    605-610). Beyond the training range, the inverse transform continues as a straight line. Outputs
+    are limited to `bounds` and to the training range, widened on either side by `margin` times its
+    width.
     """
     pairs = zip(y.T, powers, residuals.T, strict=True)
     found = [_output_map(*each, min(margin, _MAX_MARGIN), bounds) for each in pairs]
@@ -200,9 +205,10 @@ def _output_map(
 
 
 def with_logarithm(inputs: PiecewiseScaling, j: int, exposures: PerRow) -> PiecewiseScaling:
-    """Return the maps of all inputs, where that of input number `j` is the logarithm.
+    """Replace the map of input number `j` by the logarithm; the other maps are unchanged.
 
-    It extends beyond the `exposures` (rows,) by the factor `_EXPOSURE_ROOM` on either side.
+    The logarithm is defined for the range of `exposures` (rows,), widened by the factor
+    `_EXPOSURE_ROOM` on either side.
     """
     ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
     logarithm = link_map(Family("poisson"), ends, margin=0.0)
@@ -214,9 +220,9 @@ def with_logarithm(inputs: PiecewiseScaling, j: int, exposures: PerRow) -> Piece
 
 
 def per_exposure(points: Points, j: int, family: str) -> Points:
-    """Divide the outputs by the exposures, input number `j`.
+    """Convert outputs to rates by dividing them by the exposures, which are input number `j`.
 
-    For counts (`poisson`), the weights are multiplied by the exposures.
+    For counts (`poisson`), the weights of the rows are multiplied by the exposures.
     """
     exposures = points.x[:, j]
     weights = points.shares * exposures if family == "poisson" else points.weights
@@ -226,11 +232,11 @@ def per_exposure(points: Points, j: int, family: str) -> Points:
 def link_map(
     family: Family, eta: ndarray, *, highest: float = np.inf, margin: float = MARGIN
 ) -> PiecewiseScaling:
-    """Return the map from the mean to its link function, for predictions `eta` of the link.
+    """Return the map from the mean of an output to the link of the mean (such as its logarithm).
 
-    It covers the range of `eta` up to `highest`, extended on either side by `margin` times its
-    width (at least 1), and is constant beyond. Linear interpolation between its points has a
-    relative error of at most 1e-4.
+    The map covers the range of the predicted links `eta`, cut at `highest` and then extended on
+    either side by `margin` times its width (or by `margin`, if the width is below 1). Outside, the
+    map is constant. Linear interpolation between its points has a relative error of at most 1e-4.
     """
     low = float(eta.min())
     high = float(min(eta.max(), highest))
@@ -240,7 +246,7 @@ def link_map(
 
 
 def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarray:
-    """Return quantiles of the errors at `levels`, as they vary with the prediction.
+    """Return the quantiles of the errors at the quantile levels `levels`, for bins of predictions.
 
     Returns:
         One row per bin, in increasing order of prediction: mean prediction, then the quantiles.

@@ -96,7 +96,7 @@ class LatentFit:
     def left_out(self) -> RowOutputs:
         """Leave-one-out latent values of the training rows, shape (rows, outputs).
 
-        The constant model uses the mean of all rows, so that its predictions are equal.
+        For the constant model, they are the mean of all rows, so that all predictions are equal.
         """
         if self.kind == "mean":
             rows = len(self.outputs[0].left_out)
@@ -110,15 +110,15 @@ class TableModel:
 
     Attributes:
         fit: The latent functions.
-        family: Distribution of the outputs, with the dispersion on held-out rows.
-        outputs: Map between latent functions and outputs; None for classes.
+        family: Distribution of the outputs, with the dispersion estimated from held-out rows.
+        outputs: Map from outputs in the user's units to latent values; None for classes.
         u: Scores of the training rows, shape (rows, inputs).
         left_out: Leave-one-out predictions of the training rows, shape (rows, outputs).
-        folds: Predictions of held-out rows by folds; None without folds.
-        policy: The settings.
+        folds: Predictions of held-out rows by the models of the folds; None without folds.
+        policy: Settings of the model.
         different: Indices of the training rows that are not copies of earlier ones.
-        exposure: Index of the input by which outputs are multiplied; None for rates per unit of
-            exposure, and without exposures.
+        exposure: Index of the exposure, the input by which predicted rates are multiplied; None if
+            the model predicts rates per unit of exposure, or if there is no exposure.
     """
 
     fit: LatentFit
@@ -180,9 +180,9 @@ class TableModel:
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
         """Return quantiles of the errors on held-out rows, as they vary with the prediction.
 
-        Predictions and errors are in the network's units; for outputs with a link, errors are
-        normal scores. The quantile levels are moved away from 0.5 to correct for the finite number
-        of rows.
+        Predictions and errors are in the units of the latent functions; for outputs with a link,
+        the errors are normal scores of the outputs. The quantile levels are moved away from 0.5 to
+        correct for the finite number of rows.
 
         Args:
             y: Outputs of the training rows, shape (rows, outputs).
@@ -215,8 +215,9 @@ class TableModel:
         clipped.
 
         Returns:
-            Standard deviations in the network's units, shape (2, inputs, outputs): below the
-            training range, then above it. None for classes and outputs with a link.
+            Standard deviations in the units of the latent functions, shape (2, inputs, outputs):
+            first below the training range, then above it. None for classes and for outputs with a
+            link.
         """
         if self.outputs is None or self.family.has_link:
             return None
@@ -257,7 +258,10 @@ class TableModel:
         return replace(self, u=self.u[place], left_out=left_out, folds=folds, different=different)
 
     def with_exposures(self, exposures: PerRow) -> TableModel:
-        """Return the model of the outputs, which are the rates times the exposures (rows,)."""
+        """Convert a model of rates to the model of the outputs, which are rates times exposures.
+
+        `exposures` (rows,) are those of the training rows.
+        """
         j = self.policy.exposure
         assert self.outputs is not None  # An invariant: counts and sizes are numbers.
         assert j is not None
@@ -276,8 +280,8 @@ class TableModel:
 def in_units(latent: RowOutputs, outputs: PiecewiseScaling | None) -> ndarray:
     """Convert latent values (rows, outputs) to outputs in the user's units.
 
-    If the map `outputs` is None, the latent values are logits, and class probabilities (rows,
-    classes) are returned.
+    `outputs` is the map from outputs to latent values. If it is None, the latent values are logits,
+    and class probabilities (rows, classes) are returned.
     """
     if outputs is not None:
         return outputs.invert(latent)

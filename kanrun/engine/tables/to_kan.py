@@ -24,7 +24,7 @@ from kanrun.engine.tables.reduced_basis import DEGREE
 if TYPE_CHECKING:
     from kanrun.engine.tables.table_model import TableModel
 
-#: Specification of all edges.
+#: Specification of all spline edges.
 _SPEC = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
 
 
@@ -66,7 +66,14 @@ def to_kan(model: TableModel) -> KAN:
 def _with_logarithm(
     model: TableModel, j: int, breakpoints: ndarray, edges: ndarray
 ) -> tuple[ndarray, ndarray]:
-    """Return the grids and edges with straight edges from input number j."""
+    """Replace all edges from input number `j`, the exposure, by the identity function.
+
+    The score of the exposure is its logarithm, which is thus added to each latent function.
+
+    Returns:
+        The grids (inputs, G + 1) and the B-spline coefficients of all edges (outputs, inputs,
+        splines). The array `edges` is changed in place.
+    """
     breakpoints = breakpoints.copy()
     low, high = model.inputs.values[j][[0, -1]]
     breakpoints[j] = np.linspace(low, high, breakpoints.shape[1])
