@@ -41,8 +41,8 @@ CORNER_RADIUS = 0.1
 #: If all prescribed values are below this fraction of the equations' source terms, they count as
 #: zero, and the sizes of the unknowns are estimated from the source terms.
 VANISHING = 1e-12
-#: When the change of an unknown is measured, the unknown counts as at least this fraction of its
-#: estimated size.
+#: Smallest number by which changes of an unknown are divided to make them relative, as a fraction
+#: of its estimated size.
 NEGLIGIBLE = 1e-6
 #: Weights of conditions and of observations that are used to measure residuals rather than to
 #: minimise them.
@@ -98,7 +98,7 @@ class Collocation:
 
     Attributes:
         system: The system.
-        policy: Numbers of points.
+        policy: Numbers of collocation and test points.
         inside: Seed of the points at which equations are fitted.
         candidates: Seed of the points that show where to refine.
         unseen: Seed of the points at which residuals are measured after the fit.
@@ -108,7 +108,8 @@ class Collocation:
     def __init__(self, system: System, policy: EquationPolicy, generator: Generator) -> None:
         """Draw the seeds of the points, and estimate the sizes of the unknowns.
 
-        An unknown about which nothing is prescribed gets the largest size, or 1.
+        If no condition, observation or source term prescribes the size of an unknown, the largest
+        size of the other unknowns is used, or 1 if there is none.
         """
         self.system = system
         self.policy = policy
@@ -122,9 +123,11 @@ class Collocation:
         self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def _largest(self, blocks: Sequence[Block]) -> Tensor:
-        """Return the largest value that `blocks` prescribe for each unknown; 0 if none does.
+        """Estimate the size of each unknown from the terms of `blocks` that contain no unknown.
 
-        It is the residual of each block if all unknowns are zero, in units of the block.
+        The residual of a block with all unknowns set to zero, divided by the unit of the block, is
+        the value that the block prescribes: 5 for the condition u = 5. Return the largest
+        prescribed value for each unknown, shape (unknowns,), or 0 if no block prescribes one.
         """
         sizes = torch.zeros_like(self.sizes)
         for block in (each for each in blocks if each.partner is None):
@@ -157,9 +160,9 @@ class Collocation:
     def collocation(self, solution: Field) -> tuple[Tensor, Tensor]:
         """Return the collocation points inside the box, and their quadrature weights with mean 1.
 
-        In one variable they are Gauss points of each interval. The objective is then the integral
-        of the squared residual, with which splines converge faster than with other points. In
-        several variables they are low-discrepancy points with equal weights.
+        In one variable, the points are Gauss points of each interval. The objective is then the
+        integral of the squared residual, and splines converge faster than with other points. In
+        several variables, low-discrepancy points with equal weights are used.
         """
         policy = self.policy
         ends = breakpoints_of(solution)
@@ -231,7 +234,10 @@ class Collocation:
         return self.scaled(blocks, solution)
 
     def scaled(self, blocks: Sequence[Block], solution: Field | None = None) -> list[Block]:
-        """Return blocks whose units are the sizes of their terms; residuals then have no unit."""
+        """Return the blocks with the size of their largest term as unit.
+
+        The residuals of these blocks are dimensionless. For `solution`, see `_unit`.
+        """
         return [replace(block, unit=self._unit(block, solution)) for block in blocks]
 
     def _unit(self, block: Block, solution: Field | None = None) -> float:
@@ -261,7 +267,7 @@ class Collocation:
         return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
 
     def squares(self, solution: Field, constants: Tensor, points: Tensor) -> Tensor:
-        """Return the sum over all equations of the squared residual at each point, (points,)."""
+        """Return the squared residual at each point, summed over the equations, (points,)."""
         problem = ResidualProblem(solution, self.equations(points), constants)
         rows = problem.residual(problem.unknowns).view(-1, len(points))
         return rows.square().sum(0).nan_to_num(posinf=0.0)
@@ -284,8 +290,8 @@ class Collocation:
     def narrow_residual(self, solution: Field, constants: Tensor) -> float:
         """Return the root mean square residual near narrow features of the formulas.
 
-        It is measured for each variable with narrow features, and the largest value is returned; 0
-        if there are none.
+        The residual is measured separately for each variable in which formulas have narrow
+        features. Return the largest value, or 0 if there are no narrow features.
         """
         found = 0.0
         for number in range(len(self.system.box)):
@@ -298,7 +304,10 @@ class Collocation:
         return found
 
     def change(self, solution: Field, previous: Field) -> float:
-        """Return the relative change (root mean square) of the unknown that changes most."""
+        """Return the relative change from `previous` to `solution`, as a root mean square.
+
+        If there are several unknowns, return the change of the one that changes most.
+        """
         box = self.system.box
         count = self.policy.test_points
         points = low_discrepancy(box, count, self.unseen, edges_of(solution))
@@ -312,12 +321,12 @@ class Collocation:
 class ConditionWeights:
     """Weights of conditions and observations, adapted from grid to grid.
 
-    The weight of conditions grows on each grid as long as their part of the objective falls. If
-    they are incompatible with each other, their part rises instead, and with a larger weight they
-    would outweigh the equation and the observations. The weight then returns to its previous value
-    and stays there. The weight of observations falls on each grid as long as their part of the
-    objective exceeds that of the equation, because observations have errors and the equation has
-    none.
+    The weight of the conditions grows from grid to grid as long as their contribution to the
+    objective falls. If conditions contradict each other, their contribution rises instead, and with
+    a larger weight they would outweigh the equation and the observations. In this case, the weight
+    returns to its previous value and stays there. The weight of the observations falls from grid to
+    grid as long as their contribution to the objective exceeds that of the equation, because
+    observations have errors and the equation has none.
 
     Attributes:
         present: Current weights of conditions and of observations, relative to the equation.

@@ -27,17 +27,17 @@ from kanrun.formulas.equations import Relation
 #: Smallest divisor in scalings; protects against division by zero.
 TINY = 1e-300
 #: Damping of the normal equations when the sensitivity is measured, for Jacobian columns of unit
-#: norm. With a larger value, other functions that fit as well are not noticed; a smaller one is
-#: below rounding.
+#: norm. With a larger value, the sensitivity of underdetermined equations is underestimated; a
+#: smaller one is below rounding.
 OPEN_DAMPING = 1e-15
 #: Number of steps of the power method that measures the sensitivity. With fewer steps the
 #: sensitivity is underestimated; each step is one solution of the normal equations.
 POWER_STEPS = 20
-#: When the relative change of an unknown is measured, the unknown counts as at least this fraction
+#: Smallest number by which changes of an unknown are divided to make them relative, as a fraction
 #: of its estimated size.
 QUIET = 1e-3
-#: Smallest singular value used for standard errors, relative to the largest; smaller ones are
-#: raised to it.
+#: Smallest singular value that is used for standard errors, relative to the largest. Smaller
+#: singular values are replaced by it.
 SINGULAR = 1e-12
 #: Default target of a block: the residual itself is to vanish at all points.
 ZERO = torch.zeros(1, dtype=torch.float64)
@@ -78,16 +78,16 @@ class Block:
 
     @property
     def scale(self) -> float:
-        """Factor that converts a residual to a row, without the root of its quadrature weight."""
+        """Factor that converts residuals to rows, apart from the root of the quadrature weights."""
         return sqrt(self.weight / len(self.points)) / self.unit
 
     def residual(
         self, field: Field, constants: Tensor, x: Tensor, *, jacobian: bool = False
     ) -> tuple[Float[Tensor, " points"], Float[Tensor, "points columns"]]:
-        """Compute left - right at `x`, and its Jacobian if `jacobian` is true.
+        """Return left - right at the points `x`, and its Jacobian if `jacobian` is true.
 
-        The columns of the Jacobian are the unknowns of the field, then the unknown parameters.
-        Otherwise, the second result has no columns.
+        The Jacobian has one column per unknown of the field, then one per unknown parameter. If
+        `jacobian` is false, the second result has no columns.
         """
         with torch.enable_grad():
             jets, parameters = field.jets(x, self.monomials)
@@ -134,7 +134,7 @@ class ResidualProblem(Problem):
     def solution(
         self, unknowns: Float[Tensor, " unknowns"]
     ) -> tuple[Field, Float[Tensor, " constants"]]:
-        """Return the field and the unknown parameters that the vector `unknowns` stands for."""
+        """Convert the vector `unknowns` to a field and the unknown parameters."""
         values, constants = unknowns.tensor_split([self._count])
         self._field.set_unknowns(values)
         return deepcopy(self._field), constants.clone()
@@ -153,9 +153,9 @@ class ResidualProblem(Problem):
         return float(sum(rows.square().sum() for rows, _ in found))
 
     def misfit(self, unknowns: Tensor) -> float:
-        """Return the relative root mean square difference from the observations.
+        """Return the root mean square difference of the solution from the observations.
 
-        It is relative to the units of the blocks, and 0 if there are no observations.
+        Differences are divided by the units of their blocks. Return 0 if there are no observations.
         """
         data = [block.weight for block in self.blocks if block.kind == "data"]
         return sqrt(self.loss(unknowns, "data") / sum(data)) if data else 0.0
@@ -179,7 +179,7 @@ def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> Array:
         constants: Unknown parameters, shape (constants,).
 
     Returns:
-        Arguments, shape (points, names).
+        Arguments in the order of `Relation.names`, shape (points, names).
     """
     return torch.cat([points, values, constants.expand(len(points), -1)], dim=1).numpy()
 
@@ -187,7 +187,10 @@ def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> Array:
 def arguments_at(
     relation: Relation, field: Field | Windows, constants: Tensor, points: Tensor
 ) -> Array:
-    """Return the arguments of a relation for a solution at `points`, shape (points, names)."""
+    """Evaluate the arguments of a relation (see `arguments_of`) for a solution at `points`.
+
+    The result has the shape (points, names).
+    """
     every = relation.derivatives
     found = field.derivatives(points, [each.index for each in every])
     values = found[:, [each.unknown for each in every], range(len(every))]
@@ -226,10 +229,11 @@ def standard_errors(
 
 
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"]) -> float:
-    """Return the largest relative change of the solution per change of the residuals.
+    """Measure how strongly the solution reacts to changes of the residuals.
 
-    Both changes are root mean squares, that of the solution over `points`. Large values mean that
-    other functions satisfy the equations and conditions almost as well.
+    Return the largest ratio of the relative change of the solution to the change of the residuals.
+    Both changes are root mean squares; the solution is evaluated at `points`. A large value means
+    that other functions satisfy the equations and conditions almost as well.
     """
     field = problem.solution(problem.unknowns)[0]
     monomials = Monomials.covering([], points.shape[1])
@@ -249,8 +253,8 @@ def largest_response(linear: Linearisation, relative: Rows) -> float:
     """Return the largest singular value of U J^+ (J^+ is the pseudo-inverse), by the power method.
 
     U (`relative`) is the Jacobian of the solution, divided by its size, with respect to the
-    coefficients; J is the Jacobian of the residuals. For underdetermined equations, values up to
-    1e7 occur. The value is infinite if conjugate gradients did not converge.
+    coefficients. J (`linear`) is the Jacobian of the residuals. For underdetermined equations,
+    values up to 1e7 occur. Return infinity if conjugate gradients did not converge.
     """
     equations = NormalEquations(linear)
     solve = equations.solver(OPEN_DAMPING)

@@ -19,7 +19,9 @@ NO_CONSTANTS = torch.zeros(0, dtype=torch.float64)
 
 @dataclass(frozen=True)
 class Residuals:
-    """Residuals at points that were not used for fitting, in units of the largest term.
+    """Summary of residuals (left - right) at points that were not used for fitting.
+
+    Residuals are divided by the size of the largest term of their equation or condition.
 
     Attributes:
         rms: Root mean square residual.
@@ -33,7 +35,10 @@ class Residuals:
 
     @classmethod
     def of(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> Residuals:
-        """Summarise pairs of points (rows, variables) and residuals (rows,)."""
+        """Summarise pairs of points, shape (rows, variables), and residuals, shape (rows,).
+
+        If there are no pairs, all values are 0.
+        """
         if not parts:
             return cls(0.0, 0.0, ())
         points, residual = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -44,16 +49,19 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Correction:
-    """Newton step from a solution, in a space in which one variable has half as long intervals.
+    """Newton step from a solution, whose size estimates the error of the solution.
+
+    The step is taken in a space of splines in which the intervals of one variable are halved.
 
     Attributes:
-        at: Values of the variable at the points of the residual, shape (points,).
+        at: Values of this variable at the points where residuals are evaluated, shape (points,).
         squares: Squared residuals before the step, times quadrature weights, shape (points,).
-        size: Relative root mean square of the unknown that changes most.
+        size: Root mean square of the step relative to the solution, for the unknown that changes
+            most.
         equation: Residuals of the equations before the step, at points not used for fitting.
-        conditions: The same for the conditions.
-        remaining: Root mean square residual of the equations after the step, divided by that
-            before the step.
+        conditions: Residuals of the conditions before the step, at points not used for fitting.
+        remaining: Root mean square residual of the equations after the step, as a fraction of
+            the one before the step.
     """
 
     at: Array
@@ -72,24 +80,27 @@ class EquationStage:
         intervals: Number of intervals per variable; None for networks without grids.
         solution: Solution on this grid.
         unknowns: Number of unknowns of the least squares problem.
-        steps: Number of steps.
-        objective: Sum of squared rows at the solution; in a window of time, `equation.rms` squared.
+        steps: Number of solver steps; in windows of time, the mean over all windows.
+        objective: Sum of the squared, weighted residuals at the solution; in a window of time,
+            `equation.rms` squared.
         equation: Residuals of the equations at points not used for fitting.
         conditions: Residuals of the conditions at points not used for fitting.
         change: Estimated relative error if the solver estimates it; for networks, the relative root
             mean square change of the solution from the previous grid, None on the first grid.
-        seconds: CPU time in seconds.
-        points: Collocation points inside the box, shape (points, variables).
-        window: Number of the window of time.
+        seconds: CPU time in seconds: of this grid, or per window of time; for networks, since the
+            solver was created.
+        points: Points to show in figures, shape (points, variables): the collocation points of
+            networks, otherwise the breakpoints of the grid.
+        window: Index of the window of time; 0 without windows.
         constants: Unknown parameters, shape (constants,).
         standard_errors: Standard errors of the unknown parameters; NaN without observations.
-        sensitivity: Largest relative change of the solution if all residuals change by 1 in the
-            root mean square; None if it was not computed.
+        sensitivity: Largest relative change of the solution, divided by the change of the residuals
+            that causes it (both as root mean squares); None if it was not computed.
         data: Root mean square difference from the observations, relative to the sizes of the
             unknowns.
         least_data: Smallest value of `data` on any grid so far.
         inflation: Largest factor by which a standard error grows because the other parameters are
-            unknown too, see `standard_errors`.
+            unknown too, see `residuals.standard_errors`.
     """
 
     intervals: int | None
@@ -117,7 +128,7 @@ class Solution:
 
     Attributes:
         network: The solution as a function: one field, or one field per window of time.
-        last: Record of the last grid, or of each window.
+        last: Record of the last grid; for windows of time, one record per window.
         solved_until: Value of the last variable up to which the system was solved.
         estimate: Estimated relative L2 error of the whole solution; None if the solver does not
             estimate errors.
@@ -127,8 +138,9 @@ class Solution:
         doubt: Why the estimate may be wrong, for example because the equation is ill-posed; or
             None.
         contradiction: Contradiction between the equation and its conditions, or None.
-        unseen: Largest part of the residual, at points not used for fitting, that varies on a scale
-            finer than the grid; None if the solver did not look for it.
+        unseen: Residual caused by features that are narrower than the grid (`Unseen.size`, the
+            largest of all windows). For networks, the residual near narrow features of the
+            formulas. None if the solver did not look for such features.
     """
 
     network: Field | Windows
@@ -144,9 +156,9 @@ class Solution:
 
 @dataclass(frozen=True)
 class Missed:
-    """A condition that is violated by functions which satisfy the equation.
+    """Condition that functions violate if they satisfy the equation.
 
-    `text` is the condition, and `difference` is the largest absolute value of left - right.
+    `text` is the condition, and `difference` is the largest |left - right| on `face`.
     """
 
     text: str
@@ -174,7 +186,7 @@ class Grids:
     """Grids of the solver on tensor products of splines.
 
     Attributes:
-        intervals: Number of intervals per variable of each planned grid.
+        intervals: One number per planned grid: its number of intervals in each variable.
         grows: Whether finer grids follow as long as they help.
     """
 
@@ -187,13 +199,14 @@ class Ansatz:
     """Settings of the network solver: the network, the form of the unknowns, and the grids.
 
     Attributes:
-        create: Function of the keyword `generator` that creates a network whose inputs are the
-            variables, scaled to [-1, 1].
+        create: Function that creates a network; its only argument is the keyword `generator`. The
+            inputs of the network are the variables, scaled to [-1, 1].
         form: How the outputs of the network are combined into the unknowns.
-        intervals: Number of intervals of each planned grid. A network without grids has None for
-            each repetition of the training with new weights of the conditions.
+        intervals: Number of intervals of each planned grid. For networks without grids, one None
+            per training run; the weights of the conditions change from run to run.
         grows: Whether finer grids follow as long as they help.
-        free_terms: Whether the number of terms is chosen from the initial values.
+        free_terms: Whether the number of terms of a separated form is chosen from the initial
+            values. If false, it is at most `form.terms`.
     """
 
     create: Callable[..., Network]
@@ -203,6 +216,7 @@ class Ansatz:
     free_terms: bool = False
 
 
-#: Settings of a solver: for networks, for tensor products of splines, or for slabs of time with
-#: solutions that are splines of space times polynomials of time.
+#: Settings that select a solver: `Ansatz` for networks, `Grids` for tensor products of splines,
+#: `EvolutionSystem` for slabs of time, in each of which the solution is a sum of splines in space
+#: times polynomials in time.
 Method = Ansatz | Grids | EvolutionSystem

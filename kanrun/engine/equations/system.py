@@ -1,6 +1,6 @@
 """Systems of differential equations on a box, with their conditions and observations.
 
-Points in the box and on its faces are drawn here too.
+This module also generates points in the box and on its faces.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ JUMP_POINTS = 2001
 #: range than this fraction of its length are ignored. A larger value puts breakpoints beside jumps.
 JUMP_ERROR = 1e-15
 Array = NDArray[np.float64]
-#: Homogeneous linear conditions on an unknown at the lower and the upper end of space; None for an
-#: end without conditions. Entry (i, r) is the factor of the derivative of order r in condition i.
+#: Homogeneous linear conditions on one unknown: a matrix for the lower and one for the upper end of
+#: the space variable, or None for an end without conditions. Entry (i, r) is the factor of the
+#: derivative of order r in condition i.
 Walls = tuple[Array | None, Array | None]
 #: A face, edge or corner of the box: (number, value) of each variable that is fixed there.
 Face = tuple[tuple[int, float], ...]
@@ -51,8 +52,10 @@ class Condition:
     """Relation that holds on `faces` of the box, or between both ends of a variable.
 
     Attributes:
-        periodic: Number of the variable at whose two ends left - right must be equal; None for a
-            condition on faces.
+        relation: The relation, left - right = 0.
+        faces: Faces on which the relation holds; empty for a periodic condition.
+        periodic: Index of the variable in which the condition is periodic: left - right must have
+            the same value at both ends of its range. None for a condition on faces.
     """
 
     relation: Relation
@@ -89,7 +92,8 @@ class Condition:
 class IncompatibleCorner:
     """Corner at which `relation`, a condition on one face, contradicts those on the other faces.
 
-    `difference` is the residual that the other conditions leave in `relation` at the corner.
+    `face` is the corner. `difference` is |left - right| of `relation` there, for the values that
+    the other conditions prescribe.
     """
 
     face: Face
@@ -145,9 +149,10 @@ class System:
         return tuple({d.name: d for each in self.equations for d in each.derivatives}.values())
 
     def bends(self, order: int) -> list[Relation]:
-        """Return one relation per unknown and variable that says that the unknown is straight.
+        """Return relations that set the derivatives of order `order` to zero.
 
-        For equations of order 2, it is u_xx = 0.
+        There is one relation per unknown and variable. For order 2, these are u_xx = 0, u_yy = 0
+        and so on, so that the solution is as straight as possible.
         """
         vocabulary = self.vocabulary
         names = [f"{u}_{x * order}" for u in vocabulary.unknowns for x in vocabulary.variables]
@@ -166,9 +171,9 @@ class System:
     def jumps(self, number: int) -> list[float]:
         """Return the values of variable `number` at which formulas jump or have a kink, sorted.
 
-        There, the argument of `sign` or `abs`, or the difference of two arguments of `min` or
-        `max`, is zero. Only arguments that depend on this variable alone are examined. Conditions
-        are searched as well for the last variable, otherwise only equations.
+        At these values, the argument of `sign` or `abs`, or the difference of two arguments of
+        `min` or `max`, is zero. Only arguments that depend on this variable alone are examined. The
+        equations are searched and, for the last variable (time), the conditions as well.
         """
         (low, high), name = self.box[number].tolist(), self.vocabulary.variables[number]
         relations = [*self.equations]
@@ -205,7 +210,10 @@ class System:
 
     @property
     def is_evolution(self) -> bool:
-        """Whether conditions in the last variable (time) exist, but none at its upper end."""
+        """Whether the last variable (time) has conditions, but none at its upper end.
+
+        It is false if a condition is periodic in time.
+        """
         last = len(self.box) - 1
         end = float(self.box[-1, 1])
         faces = [face for each in self.conditions for face in each.faces]
@@ -215,7 +223,7 @@ class System:
 
 
 def highest_orders(equations: Sequence[Relation], number: int) -> list[int]:
-    """Return, for each unknown, the highest order of its derivatives in variable `number`."""
+    """Return each unknown's highest order of derivatives with respect to variable `number`."""
     orders = [0] * len(equations[0].vocabulary.unknowns)
     for each in (derivative for relation in equations for derivative in relation.derivatives):
         orders[each.unknown] = max(orders[each.unknown], each.index[number])
@@ -250,10 +258,10 @@ def low_discrepancy(
 ) -> Float[Tensor, "points variables"]:
     """Return the first `count` points of a scrambled Sobol sequence in a box.
 
-    If `edges` (breakpoints of each variable, scaled to [-1, 1]) are given, half of the point
-    density of each variable is spread evenly over its intervals, whatever their length; the other
-    half stays uniform. To get fewer points, reduce `count`; do not take every fourth point, because
-    those may all lie in the same quarter of the box.
+    If `edges` (breakpoints of each variable, scaled to [-1, 1]) are given, the density of the
+    points in each variable is the mean of a uniform density and of one with equally many points in
+    each interval. To get fewer points, reduce `count`; do not take every fourth point, because
+    these may all lie in the same quarter of the box.
     """
     sequence = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
     # The sequence is drawn up to a power of two, at which it is balanced.
@@ -270,10 +278,11 @@ def on_face(
 ) -> Float[Tensor, "points variables"]:
     """Return about `count` points of a face; a single point if all variables are fixed on it.
 
-    If `edges` (breakpoints of each variable, scaled to [-1, 1]) are given, the points follow them
-    and number at least about three per interval. On a face with one free variable, points are
-    evenly spaced within each interval. With two, they form a low-discrepancy sequence, so that each
-    variable takes as many different values as there are points.
+    If `edges` (breakpoints of each variable, scaled to [-1, 1]) are given, the points are denser
+    where intervals are short, and there are at least about three points per interval. On a face
+    with one free variable, points are evenly spaced within each interval. With two free variables,
+    the points form a low-discrepancy sequence, so that each variable takes as many different values
+    as there are points.
     """
     fixed = dict(face)
     free = [number for number in range(len(box)) if number not in fixed]

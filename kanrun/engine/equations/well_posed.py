@@ -43,10 +43,11 @@ def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | 
 
 
 def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple[float, float]:
-    """Return the largest real part and the largest modulus of the rates l of waves.
+    """Return the largest real part and the largest modulus of l, for waves exp(i k x + l t).
 
-    `slopes` are the derivatives of each equation's residual with respect to its derivatives at one
-    point, and `k` is the wavenumber. Both results are 0 if a rate is not finite.
+    `k` is the wavenumber. `slopes` has one array per equation: the partial derivatives of its
+    residual with respect to u_x, u_t and so on, at one point. Both results are 0 if a value of l is
+    not finite.
     """
     offsets = np.cumsum([0, *system.orders])
     # System of first order in time for the unknowns and their time derivatives below the highest.
