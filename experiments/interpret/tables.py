@@ -305,9 +305,9 @@ def prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
 def accuracy_records(
     found: Sequence[tuple[InterpretationProblem, Interpretation]],
 ) -> Records:
-    """Yield the accuracy of the formulas of all logits and of the network on held-out points.
+    """Yield the accuracy of the formulas, and of the network, as classifiers on held-out points.
 
-    There are no records if the outputs are not logits or a formula is missing.
+    Nothing is yielded if the outputs are not logits, or if a logit has no formula.
     """
     first = found[0][0]
     formulas = [result.formula for _, result in found]

@@ -14,10 +14,10 @@ from kanrun.engine.symbolic.formula import Formula, Function
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 
-#: A formula counts as having the form of the true one only if it has at most this many times as
-#: many operations, plus `_MORE_OPERATIONS`.
+#: The number of operations of a formula in the true form is at most this multiple of the number of
+#: operations of the true formula, plus `_MORE_OPERATIONS`.
 _LONGER = 1.5
-#: Number of operations that a formula in the true form may have in addition (see `_LONGER`).
+#: Number of operations that is added to `_LONGER` times those of the true formula.
 _MORE_OPERATIONS = 2
 #: Largest error, relative to the standard deviation of y, of a formula in the true form after its
 #: constants are fitted to exact points.
@@ -44,10 +44,12 @@ class Certificate:
         recovered: `yes` if the formula equals the true function to rounding, otherwise `no`;
             `unknown` if the true function is not known.
         same_form: `yes` if the formula equals the true function once its constants are fitted to
-            exact points, none of these constants could be 0, and the formula is not much longer
-            than the true one; otherwise `no` or `unknown`.
-        accepted_form: `yes` if the formula is written in an accepted form of the true function or
-            is at most as long as the shortest one; otherwise `no` or `unknown`.
+            exact points, setting any of these constants to 0 would change the formula, and the
+            formula is not much longer than the true one. Otherwise `no`; `unknown` if the true
+            function is not known.
+        accepted_form: `yes` if the formula is exact and is written in an accepted form of the true
+            function or is at most as long as the shortest accepted form. Otherwise `no`; `unknown`
+            if the true formula is not known.
     """
 
     difference: float = np.nan
@@ -68,7 +70,8 @@ class VerificationData:
         x: Inputs of the held-out points, shape (N, inputs).
         y: Outputs of the held-out points, shape (N,).
         domain: Lower and upper bound of each input, shape (inputs, 2).
-        fresh: New points in the domain, whose outputs are not known, shape (points, inputs).
+        fresh: Inputs of new points in the domain, shape (points, inputs); their outputs are not
+            given.
         truth: The true function, if it is known.
         operations: Number of operations of the true formula, if it is known.
     """
@@ -91,7 +94,7 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
     Args:
         formula: The formula.
         data: Points of the true function, without noise.
-        operations: Number of operations of the true formula; None means no limit.
+        operations: Number of operations of the true formula; None if the length is not limited.
     """
     expression = formula.expression
     most = np.inf if operations is None else _LONGER * operations + _MORE_OPERATIONS

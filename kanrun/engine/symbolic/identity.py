@@ -2,9 +2,10 @@
 
 A truncated series can agree with a smooth function on a range up to rounding. Its last terms are
 then about as small as its error, whereas every part of the true formula is much larger than the
-error. To measure the sizes of the independent parts of a formula, each column of its Jacobian is
-multiplied by its constant; the singular values are these sizes. In an approximation, they decrease
-step by step down to the error. In the true function, the smallest one is far above the error.
+error. To measure the sizes of the independent parts of a formula, its Jacobian with respect to the
+constants is computed, and each column is multiplied by its constant. The singular values of this
+matrix are the sizes. In an approximation, the sizes decrease step by step down to the error. In the
+true function, the smallest size is far above the error.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
 from kanrun.engine.symbolic.sparse import is_noise, smooth_columns
 
-#: If a truncated series had a further term, the term would have about this size, relative to the
-#: error, or more; then the points show that there is none (15 bits). Approximations of 40 special
+#: The points show that a formula is not a truncated series if the next term of such a series would
+#: be at least this many times as large as the error (15 bits). Approximations of 40 special
 #: functions on four ranges reach at most 3 bits; those of theta functions, whose terms decrease
-#: faster and faster, reach 14.5; most true formulas in collections of known formulas reach more
-#: than 30.
+#: faster and faster, reach 14.5 bits; most true formulas in collections of known formulas reach
+#: more than 30 bits.
 _VISIBLE = 2.0**15
 #: Residuals whose RMS is below this fraction of the standard deviation of y count as rounding.
 _TINY = 2e-14
@@ -40,8 +41,9 @@ class Evidence:
     the docstring of this module.
 
     Attributes:
-        error: RMS error of the formula, but at least the rounding error of its largest part.
-        smallest: Size of its smallest part.
+        error: RMS error of the formula, or the rounding error of its largest part if that is
+            larger.
+        smallest: Size of the smallest part of the formula.
         next_part: Expected size of the next part if the formula were a truncated series: the size
             of the smallest part divided by the largest ratio of two successive parts.
         is_rounding: Whether the residuals are rounding, that is, tiny or not smooth.

@@ -1,8 +1,9 @@
 """Least squares over all pairs of rows at once, from inner products alone.
 
-For unit rows with the inner products p with a target and g with each other, a pair explains the
-part (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the target's sum of squares. A million pairs
-take about 10 ms.
+Let rows i and j have norm 1, inner products p_i and p_j with a target, and the inner product g_ij
+with each other. A least-squares fit by both rows then explains
+(p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) of the target's sum of squares. A million pairs take
+about 10 ms.
 """
 
 from __future__ import annotations
@@ -16,22 +17,23 @@ from kanrun.engine.symbolic.candidates import Array
 BLOCK = 100_000
 #: Smallest number of rows that are compared with all others at once.
 ROWS = 32
-#: A row is dropped if the fixed rows leave less than this fraction of its norm.
+#: A row is dropped if projecting out the fixed rows leaves less than this fraction of its norm.
 _LEFT = 1e-8
-#: A pair is dropped if one row leaves less than this fraction of the other's squared norm.
+#: A pair is dropped if projecting out one of its rows leaves less than this fraction of the squared
+#: norm of the other.
 APART = 1e-7
 
 
 def explained_by_pairs(left: Array, p: Array, right: Array, s: Array, apart: float) -> Array:
-    """Return the sum of squares of a target that each pair of unit rows explains, shape (M, L).
+    """Return the sum of squares of a target that each pair of rows explains, shape (M, L).
 
     Args:
-        left: First rows of the pairs, shape (M, N).
+        left: First rows of the pairs, with norm 1, shape (M, N).
         p: Inner products of the first rows with the target, shape (M,).
-        right: Second rows of the pairs, shape (L, N).
+        right: Second rows of the pairs, with norm 1, shape (L, N).
         s: Inner products of the second rows with the target, shape (L,).
-        apart: Two rows are parallel if one leaves less than this fraction of the other's squared
-            norm.
+        apart: Two rows are parallel if projecting out one of them leaves less than this fraction of
+            the squared norm of the other.
 
     Returns:
         The sums of squares; -inf for two rows that are parallel.
@@ -59,19 +61,22 @@ def nearest_pairs(
     others: Array | None = None,
     floor: float = 0.0,
 ) -> list[tuple[float, int, int]]:
-    """Return the pairs of entries that explain y best.
+    """Return the pairs of entries that explain y best, in addition to the fixed rows.
 
     Args:
         y: Values to explain, shape (N,).
         entries: Values of the entries, shape (M, N).
-        fixed: Rows (K, N) that are part of every sum.
-        kept: Number of pairs.
-        others: Entries among which the second of a pair is; by default `entries`.
-        floor: Pairs that leave a smaller fraction count as equally good; among these, the pairs
-            with the smallest indices are best.
+        fixed: Rows that are part of every fit, shape (K, N).
+        kept: Largest number of pairs that are returned.
+        others: Values of the entries from which the second entry of each pair is chosen, shape (L,
+            N); by default `entries`.
+        floor: Pairs that leave a smaller fraction unexplained count as equally good. Among these,
+            the pairs with the smallest sums of indices come first.
 
     Returns:
-        Tuples (fraction left, i, j), best first.
+        Tuples (fraction, i, j), best first. The fraction is the part that the pair leaves
+        unexplained of the squares that the fixed rows leave. i is an index of `entries`, j of
+        `others`.
     """
     q = np.linalg.qr(fixed.T)[0]
     rest = y - q @ (q.T @ y)

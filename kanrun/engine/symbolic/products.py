@@ -41,7 +41,7 @@ _WAVE_ARGUMENTS = 60
 _PAIRED = 300
 #: Largest number of pairs of a function and an argument for which the scale is optimised.
 _REFINED = 150
-#: Largest number of products with one function, or pairs of columns, that are fitted.
+#: Largest number of products with one function that are fitted, and of pairs of functions.
 KEPT = 40
 #: Number of scales that are tried between the neighbours of the best scale on the grid.
 _FINER = 13
@@ -50,7 +50,7 @@ _FINER = 13
 _ZOOMS = (0.1, 0.03, 0.01)
 #: Number of scales that are tried in each range of `_ZOOMS`.
 _ZOOMED = 7
-#: In 1 + c z, if z is negative at some points: values of -c z at the minimum of z that are tried.
+#: Values of -c z at the minimum of z that are tried in 1 + c z if z is negative at some points.
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
 )
@@ -61,11 +61,13 @@ _BATCH = 200_000
 _COLUMNS = 8000
 #: Exponents of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
-#: Number of exponents of each function for which the scale is optimised.
+#: Number of the best exponents of each function for which the scale is optimised beyond the grid.
 _POWERS_KEPT = 8
-#: Smallest part of a column's norm that the inputs must leave.
+#: A column is dropped if projecting out the logarithms of the inputs leaves less than this fraction
+#: of its norm.
 _LEFT = 1e-6
-#: Two columns count as parallel if one leaves less than this fraction of the other's squared norm.
+#: Two columns count as parallel if projecting out one of them leaves less than this fraction of the
+#: squared norm of the other.
 _PARALLEL = 2e-4
 
 
@@ -80,7 +82,7 @@ class Products:
     def power_laws(self) -> list[Template]:
         """Return power laws whose exponents are near the least-squares exponents.
 
-        The least-squares fit is made to log |y|, and to y itself.
+        One least-squares fit is made to log |y|, and another to y itself.
         """
         sample = self.sample
         templates = []
@@ -118,7 +120,10 @@ class Products:
         return templates
 
     def template(self, monomial: Monomial, factors: tuple[Factor, ...]) -> list[Template]:
-        """Return the product with its least-squares coefficient; none if it is not finite."""
+        """Return a list with the product and its least-squares coefficient, as a template.
+
+        The list is empty if the coefficient is 0 or not finite.
+        """
         sample = self.sample
         with np.errstate(all="ignore"):
             value = sample.coordinates.value(monomial)
@@ -181,7 +186,7 @@ class Products:
             yield [Column(function, monomial, c) for c in grid[good].tolist()], table[:, good]
 
     def _projected(self, logs: Array) -> tuple[NDArray[np.intp], Array]:
-        """Project the inputs out of columns (N, columns), and drop those of which nothing is left.
+        """Project the logarithms of the inputs out of columns, and drop columns that these explain.
 
         Returns:
             The indices of the columns that remain, and their projections, scaled to length 1.
@@ -194,7 +199,10 @@ class Products:
         return good, rest[:, good] / norms[good]
 
     def singles(self) -> Iterator[Template]:
-        """Yield products with one function, whose scale is optimised for each exponent."""
+        """Yield the best products of powers of the inputs and one factor F(c z)^q, best first.
+
+        The scale c is optimised for each function F, monomial z and exponent q.
+        """
         self.build()
         seen: set[object] = set()
         ranked: list[tuple[float, Array, Column, float]] = []
@@ -242,10 +250,12 @@ class Products:
         return refined
 
     def _losses(self, function: Candidate, z: Array, grid: Array, powers: Array) -> Array:
-        """Return the losses of log |y| for powers of F(c z), shape (powers, scales).
+        """Return the losses of regressions of log |y| on the inputs and a power of F(c z).
 
-        A loss is the weighted sum of squared residuals minus a constant that is the same for all.
-        It is inf if the function is not defined at a point.
+        The exponents of the inputs are fitted, those of F(c z) are `powers`, and the scales c are
+        `grid`. A loss is the weighted sum of squared residuals minus a constant that is the same
+        for all. It is inf if F(c z) is 0 or not defined at a point. The result has the shape
+        (powers, scales).
         """
         count_work(5 * COSTS.edge)
         logs = log_columns(function, z, grid)
@@ -294,7 +304,11 @@ class Products:
         return self.rounded(exponents, tuple(factors), tuple(sorted(e for e in extra if e[1])))
 
     def pairs(self) -> Iterator[Template]:
-        """Yield products with two functions."""
+        """Yield products of powers of the inputs and two factors F(c z)^q, best pairs first.
+
+        The functions and scales c are those of `columns`, which `build` finds; `singles` calls
+        `build`.
+        """
         if len(self.columns) < 2:
             return
         good, values = self._projected(
@@ -319,14 +333,14 @@ class Products:
             yield from self._pair(pair)
 
     def _spread(self, columns: Sequence[Column], values: Array) -> list[int]:
-        """Return indices of columns whose pairs are compared.
+        """Return the indices of about `_PAIRED` columns whose pairs are compared.
 
-        These are the columns that explain most, alone or in addition to one of the best columns. At
-        most four columns have the same function and monomial.
+        These are the columns that explain most of log |y|, alone or in addition to one of the best
+        columns. At most four columns have the same function and monomial.
 
         Args:
             columns: The columns, best first.
-            values: Their projections, scaled to length 1, shape (N, columns).
+            values: Projections of the columns, scaled to norm 1, shape (N, columns).
         """
         counts: dict[object, int] = {}
         chosen: list[int] = []
@@ -371,9 +385,10 @@ class Products:
 
 
 def _on_values(sample: Sample, start: Array) -> Array:
-    """Fit the exponents to y itself; `start` has the exponents from log |y|, which noise biases.
+    """Fit a power law to y itself, starting from its fit to log |y|, which noise biases.
 
-    If a value is not finite, `start` is returned.
+    `start` and the result are the logarithm of the coefficient and the exponents, shape (inputs +
+    1,). If a value is not finite, `start` is returned.
     """
     logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
     sizes = np.hypot(sample.noise, RELATIVE * sample.y)

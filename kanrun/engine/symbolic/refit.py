@@ -31,8 +31,8 @@ from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
 
-#: If errors are relative, residuals are divided by the values of the graph; these are first limited
-#: to within this factor of |y|.
+#: If errors are relative, residuals are divided by the values of the graph. Before the division,
+#: each value is limited to the interval from |y| / `_NEAR` to `_NEAR` * |y|.
 _NEAR = 2.0
 #: A quick refit ends when steps reduce the loss by less than this fraction.
 QUICK = 1e-2
@@ -40,15 +40,15 @@ QUICK = 1e-2
 _GRID_STEPS = 25
 #: Weight of the smoothness penalty on finer grids.
 PENALTY = 1e-16
-#: Refinement ends if the error on a finer grid exceeds the lowest error by this factor.
+#: Refinement ends if the validation error on a finer grid exceeds the lowest error by this factor.
 _GRID_GROWTH = 1.5
-#: Relative error above which the number of intervals is doubled further, because the function may
-#: have a narrow feature.
+#: Validation error, relative to the standard deviation of y, above which the number of intervals is
+#: doubled further, because the function may have a narrow feature.
 _UNRESOLVED = 3e-3
-#: Weight of the smoothness penalty on these finer grids; it is small because narrow features have
-#: large derivatives.
+#: Weight of the smoothness penalty on grids that are doubled further (see `_UNRESOLVED`). It is
+#: small because narrow features have large derivatives.
 _SHARP_PENALTY = 1e-22
-#: Smallest number of points per coefficient on these finer grids.
+#: Smallest number of points per spline coefficient on grids that are doubled further.
 _POINTS_EACH = 4
 
 #: Levenberg-Marquardt policy for graphs. Evaluating a graph costs more than solving the linear
@@ -74,9 +74,8 @@ class RefitSettings:
     Attributes:
         steps: Largest number of steps.
         floor: RMS residual below which the refit ends.
-        gain: Smallest useful relative decrease of the loss. The refit ends after `patience`
-            successive steps with a smaller decrease.
-        patience: Number of such steps.
+        gain: Smallest useful relative decrease of the loss in one step (see `patience`).
+        patience: Number of successive steps with too small a decrease after which the refit ends.
         penalty: Weight of the smoothness penalty.
         damping: Initial damping of the Levenberg-Marquardt method.
     """
@@ -93,8 +92,9 @@ class GraphFitting(Problem):
     """Least-squares problem for the parameters of a graph.
 
     If the errors of the data are relative, residuals are divided by the initial values of the
-    graph, limited to within a factor `_NEAR` of |y|. A tensor of unknowns shares its memory with
-    the NumPy array.
+    graph, limited to within a factor `_NEAR` of |y|. The unknowns are then the parameters of the
+    graph, scaled so that the columns of the initial Jacobian have norm 1. Otherwise the unknowns
+    are the parameters themselves.
     """
 
     def __init__(self, graph: Graph, data: SearchData, settings: RefitSettings) -> None:
@@ -114,7 +114,7 @@ class GraphFitting(Problem):
         self._rows = _smoothness_rows(graph, weight) * self._sizes
 
     def at(self, unknowns: Tensor) -> Graph:
-        """Return the graph with these parameters."""
+        """Return the graph for the given unknowns, after scaling them back to parameters."""
         return self.graph.with_parameters(unknowns.numpy() * self._sizes)
 
     def objective(self, unknowns: Tensor) -> float:
@@ -199,8 +199,9 @@ class ConstantsFitting(Problem):
 def fit_constants(problem: ConstantsFitting) -> Array:
     """Return the least-squares constants (constants,), starting from the problem's initial values.
 
-    Minimising the sum of squares fixes them only to half of float64's digits. Gauss-Newton steps
-    give the remaining digits; they continue as long as each step is shorter than the last.
+    Minimising the sum of squares determines the constants only to half of the digits of a float64.
+    Gauss-Newton steps determine the remaining digits; they continue as long as each step is shorter
+    than the previous one.
     """
     with np.errstate(all="ignore"):
         state, _ = minimise(problem, THOROUGH, StoppingCriteria(2000, 0.0, 1e-15, 12))
@@ -240,7 +241,7 @@ def refit_on_grids(
 ) -> Graph:
     """Refit a graph, adapting its grids to the ranges of their arguments.
 
-    A refit followed by an adaptation is repeated `rounds` times; a last refit follows.
+    Refitting and then adapting the grids is repeated `rounds` times. A last refit follows.
     """
     for _ in range(rounds):
         graph = fitted_grids(refit(graph, data, settings), data.x, margin=margin)
@@ -248,9 +249,11 @@ def refit_on_grids(
 
 
 def _smoothness_rows(graph: Graph, weight: float) -> Array:
-    """Return a matrix R such that |R p|^2 is the smoothness penalty of the parameters p.
+    """Return a matrix R (rows, parameters): |R p|^2 is the smoothness penalty of parameters p.
 
-    The penalty is `weight` times the sum over splines in the docstring of this module.
+    The penalty of a spline with G intervals and coefficients c is `weight` * G^(2m - 1) |D^m c|^2,
+    where D^m is the m-th difference and m = degree + 2 (or the number of coefficients minus one, if
+    that is smaller). The penalties of all splines are added.
     """
     blocks = []
     for edge, columns in zip(graph.edges, graph.parameter_slices(), strict=True):
@@ -266,9 +269,9 @@ def _smoothness_rows(graph: Graph, weight: float) -> Array:
 def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
     """Train a graph on finer grids, and return the one with the lowest validation error.
 
-    The numbers of intervals in `grids` are used one after another, until the error grows. If the
-    error is still large after the last one, the number is doubled as long as this is so, because
-    the function may have a narrow feature.
+    The numbers of intervals in `grids` are used one after another, until the error grows. Because
+    the function may have a narrow feature, the last number is then doubled repeatedly as long as
+    the error is still large, each doubling at least halves the error, and there are enough points.
     """
 
     def finer(graph: Graph, intervals: int, penalty: float) -> Graph:

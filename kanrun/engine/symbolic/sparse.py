@@ -1,9 +1,10 @@
 """Search for formulas by sparse regressions, and rank them by their description lengths in bits.
 
-Several stages propose templates: power laws, products with functions, and sums. The constants of
-each template are fitted to y. The search ends when the residual of the shortest description is only
-rounding, or only noise. It counts as noise if smooth functions of the inputs explain no more of it
-than they would by chance.
+Several stages propose templates, which are structures of formulas (see `templates`): power laws,
+products with functions, and sums. The constants of each template are fitted to y. The search ends
+when the residual of the formula with the shortest description is only rounding, or only noise. A
+residual counts as noise if smooth functions of the inputs explain no more of it than they would by
+chance.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from kanrun.engine.symbolic.templates import Coordinates, Template
 #: Angular frequencies of fast sines and cosines among the smooth functions, for inputs scaled to
 #: [-1, 1].
 _FAST = range(9, 22, 2)
-#: A residual counts as noise if chance explains its smooth part with more than this probability (F
-#: test).
+#: A residual counts as noise if the F test gives a p-value above this: the probability that smooth
+#: functions explain so much of pure noise by chance.
 _CHANCE = 1e-3
-#: Number of the best formulas that are returned as a ranking.
+#: Largest number of formulas in a ranking.
 RANKED = 10
 #: Number of the best formulas from which terms are removed, one at a time, after every stage.
 _SHORTENED = 3
@@ -38,18 +39,20 @@ _SHORTENED = 3
 _NO_FIT = 0.7
 #: An error counts as exact if it is at most this multiple of ROUNDING.
 _EXACT = 10.0
-#: Smallest noise that weights assume, relative to the standard deviation of y.
+#: Smallest standard deviation of the noise on which the weights of the points are based, relative
+#: to the standard deviation of y.
 _LEAST_NOISE = 1e-4
-#: A formula with more bits than this does not end the search, because there may be a shorter one.
+#: A formula whose structure and constants take more bits than this does not end the search, because
+#: there may be a shorter one.
 _LONGEST = 90.0
-#: Number of bits of a short product with one function; earlier stages are skipped by it (see
-#: `ProposalStage`).
+#: Number of bits of the shortest products with one function. The stage that proposes these products
+#: is skipped if a formula with fewer bits already leaves only noise (see `ProposalStage`).
 _SINGLE = 22.0
-#: The same for a short sum without functions.
+#: Number of bits of the shortest sums without functions (see `_SINGLE`).
 _SUM = 38.0
-#: The same for a short sum with a function.
+#: Number of bits of the shortest sums with a function (see `_SINGLE`).
 _SUM_OF_FUNCTIONS = 48.0
-#: The same for a short product with two functions.
+#: Number of bits of the shortest products with two functions (see `_SINGLE`).
 _PAIR = 52.0
 #: Largest number of points in sparse regressions. More points take proportionally more work.
 LARGEST_SAMPLE = 2000
@@ -115,8 +118,8 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
 
     Args:
         residual: Residuals, shape (N,).
-        value: Values of the formula, shape (N,). They and their square root are used as two further
-            smooth functions.
+        value: Values of the formula, shape (N,). Their absolute values, and the square roots of
+            these, are two further smooth functions.
         columns: Values of smooth functions, shape (N, functions).
     """
     size = np.abs(value) / (np.abs(value).max() or 1.0)
@@ -134,8 +137,9 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
 def first_noise(y: Array, columns: Array) -> float:
     """Return an upper bound of the standard deviation of the noise in y (N,).
 
-    It is the RMS residual of a fit by smooth columns (N, functions). If many |y| are too small for
-    so much noise, the bound is smaller. It is at least 0.001 standard deviations of y.
+    The bound is the RMS residual of a least-squares fit by the smooth `columns` (N, functions). If
+    many |y| are too small for so much noise, the bound is smaller. It is at least 0.001 times the
+    standard deviation of y.
     """
     shares = np.array([0.1, 0.25, 0.5])
     sizes = np.quantile(np.abs(y), shares) / stats.norm.isf((1 - shares) / 2)

@@ -37,16 +37,17 @@ from kanrun.engine.symbolic.term_columns import TermColumns, build_dictionary, c
 _FIRST = 1000
 #: Number of the best pairs that are fitted, and to which further terms are added.
 _PAIRS = 40
-#: Number of sines and cosines with a phase that are fitted, and to which further terms are added.
-#: The same number of damped ones is used.
+#: Number of undamped sines and cosines with a phase that are fitted, and to which further terms are
+#: added. The same number of damped ones is used.
 _WAVES = 6
-#: Number of candidates with three terms, and with four terms, that are fitted.
+#: Largest number of sums that are fitted after each of the two extensions by one term.
 _LONGER = 20
 #: Numbers of simple terms from which backward elimination starts.
 _ELIMINATED = (40, 120, 250)
 #: A sine and a cosine may be combined if their frequencies differ by at most this fraction.
 _ONE_FREQUENCY = 0.25
-#: Fraction of the squares of the target that rounding may leave when pairs are compared.
+#: Pairs of terms that leave less than this fraction of the squares of the target count as equally
+#: good, because the rest may be rounding.
 _ROUNDING = 1e-12
 #: Largest number of terms of a sum.
 _MOST_TERMS = 12
@@ -77,7 +78,7 @@ def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
 
 
 def _shape(term: Term) -> object:
-    """Return the structure of a term with a sine or cosine, whichever of the two it is."""
+    """Return a key that two terms share if they differ only in scales and in sine versus cosine."""
     *others, wave = term.factors
     return wave.monomial, [(each.function, each.monomial) for each in others]
 
@@ -170,9 +171,11 @@ class Sums:
             yield self.template(chosen, self._solved(chosen)[1])
 
     def _score(self, rest: Array, bits: Array, least: float = 1e-26) -> Array:
-        """Return the bits of sums that leave the sums of squares `rest`.
+        """Return the description lengths (bits) of sums of terms, up to a constant.
 
-        Sums that leave less than the fraction `least` of the target count as equally good.
+        `rest` contains the sum of squared residuals that each sum leaves of the target, and `bits`
+        the bits of its terms. Sums that leave less than the fraction `least` of the squares of the
+        target count as equally good.
         """
         total = float(self.target @ self.target)
         return np.asarray(self.half * np.log2(np.maximum(rest / total, least)) + bits)
@@ -203,7 +206,8 @@ class Sums:
     def _waves(self) -> list[tuple[int, ...]]:
         """Return the best sums of a constant and the sine and cosine of one argument.
 
-        Damped waves (times an exponential) follow the others.
+        Each sum is a tuple of indices of terms. Sums in which the sine and cosine are multiplied by
+        an exponential follow the others.
         """
         places: dict[object, list[int]] = {}
         for i, term in enumerate(self.terms):
@@ -256,7 +260,8 @@ class Sums:
     def _eliminated(self, count: int) -> list[tuple[int, ...]]:
         """Return the sums of at most `_MOST_TERMS` terms that remain in backward elimination.
 
-        The elimination starts from the `count` simplest monomials.
+        The elimination starts from the `count` simplest monomials. Each sum is a tuple of indices
+        of terms.
         """
         plain = [i for i, term in enumerate(self.terms) if not term.factors]
         kept = sorted(plain, key=lambda i: self.bits[i])[: min(count, len(self.target) // 4)]
@@ -285,8 +290,8 @@ class Sums:
 def sums(sample: Sample, functions: bool) -> Iterator[Template]:
     """Yield templates that are sums of few terms.
 
-    Without `functions`, sums for y and y^2 are tried; with functions, sums for y and log y. Each is
-    tried with the factor of `constant_slopes` and without it.
+    Without `functions`, sums are fitted to y and y^2; with `functions`, to y and log |y|. Each sum
+    is tried with the common factor M from `constant_slopes`, and without a common factor.
     """
     common = constant_slopes(sample)
     for factor in dict.fromkeys([common, ()]):
