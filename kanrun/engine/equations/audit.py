@@ -35,7 +35,7 @@ from kanrun.formulas.equations import Derivative, Relation
 
 #: Smallest number of test points per cell and variable.
 PLACES_OF_CELL = 3
-#: Smallest number of test points in time of a slab, which is a single cell of time.
+#: Smallest number of test points in time of a slab. (In time, a slab is a single cell.)
 PLACES_OF_SLAB = 12
 #: Distances of additional test points from each end of a slab, as fractions of its length. A slab
 #: that is shortened towards a jump ends just beyond the jump, where other test points miss it.
@@ -46,11 +46,11 @@ NODES_OF_SLAB = 16
 TRACED = 65
 #: Number of points in space at which the values of the unknowns are evaluated.
 TRACED_IN_SPACE = 201
-#: Assumed CPU seconds of an audit, apart from those per point.
+#: Assumed CPU seconds per audit, to which `SECONDS_OF_POINT` is added for each point.
 SECONDS_OF_AUDIT = 1.5e-3
 #: Assumed CPU seconds per point of an audit.
 SECONDS_OF_POINT = 1.4e-7
-#: Smallest size of an unknown by which its values are divided, as a fraction of its estimated size.
+#: Smallest number by which values of an unknown are divided, as a fraction of its estimated size.
 QUIET = 1e-6
 #: Length of the scanned range of an unknown's values, relative to the range of values that
 #: occurred. The margin on either side makes a new scan unnecessary in most of the next slabs.
@@ -78,10 +78,11 @@ class ValueScan:
         self._known: dict[int, tuple[float, float, Array]] = {}
 
     def __call__(self, unknown: int, values: Array) -> Array:
-        """Return values of an unknown near which terms may change fast, sorted.
+        """Return the values of an unknown near which terms may change fast, sorted.
 
-        `values` are values that the unknown takes; the result covers at least their range. For
-        unknowns in terms with other names, the result is dense in the whole range.
+        The search covers at least the range of `values`, which are values that the unknown takes in
+        the solution. If a term contains the unknown together with other unknowns or variables, any
+        value may matter; the result is then a dense sample of the whole range.
         """
         crossed = self._crossed[unknown]
         if not (crossed or self._alone[unknown]):
@@ -131,9 +132,10 @@ def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> 
         scan: Scan of the formulas.
         number: Number of the variable.
         span: Sorted array whose first and last entries are the ends of the part.
-        passed: One array per unknown, for values near which terms change fast. With one variable,
-            it has the points at which the unknown takes such a value; with several variables, the
-            values.
+        passed: One array per unknown. In one variable, it holds the points at which the unknown
+            takes a value near which terms change fast; these become test points. In several
+            variables, it holds the values themselves; unless all arrays are empty, the whole part
+            of the range is sampled densely.
     """
     low, high = span[[0, -1]]
     found = [scan.narrow(number)]
@@ -159,7 +161,7 @@ class SlabAudit:
         self.counted = 0.0
 
     def __call__(self, slab: Slab, sizes: Array) -> Unseen | None:
-        """Audit a slab and return its unseen residual; None if all formulas are polynomials.
+        """Audit a slab and return its unseen residual, or None if all formulas are polynomials.
 
         `sizes` are the magnitudes of the unknowns, shape (unknowns,).
         """
@@ -169,7 +171,11 @@ class SlabAudit:
             return None
 
         def unit(relation: Relation, slopes: Array) -> float:
-            """Return the unit of a residual: the largest time derivative term per slab length."""
+            """Return the unit of a residual: the estimated size of its largest time derivative.
+
+            A derivative of order r has the size of its unknown, divided by (range of time)^(r - 1)
+            and by the length of the slab, and is multiplied by its coefficient.
+            """
             terms = [
                 np.abs(slopes[:, i]).max() * sizes[e.unknown] / self.length ** (e.index[-1] - 1)
                 for i, e in enumerate(relation.derivatives)
@@ -200,13 +206,14 @@ class SlabAudit:
         return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
 
     def _passed(self, slab: Slab) -> list[Array]:
-        """Return, for each unknown, what in a slab lies at values near which terms change fast.
+        """Return the argument `passed` of `places_in` for a slab, one array per unknown.
 
-        With one variable, these are times at which the unknown takes such values; with several
-        variables, the values themselves (see `places_in`).
+        It is based on the values of the unknown near which terms change fast. With one variable,
+        the array holds the times at which the unknown takes these values; with several variables,
+        it holds the values.
         """
         system = self.system
-        # Skipped if not needed, because evaluating the unknowns takes longer than the rest of the
+        # The unknowns are evaluated only if needed, because that takes longer than the rest of the
         # audit.
         if not self.values.is_needed:
             return [np.zeros(0)] * len(system.orders)

@@ -1,9 +1,10 @@
 """Test for linear equations that have no solution, because the conditions contradict them.
 
-If a solution exists, the residual falls from grid to grid. If it stays the same, no function that
-satisfies the conditions has a smaller residual, because least squares problems of linear equations
-have no local minima. The conditions that contradict the equation are then found by solving the
-equation with a tiny weight of the conditions.
+If a solution exists, the residual falls from grid to grid. If the residual stays the same, no
+function that satisfies the conditions has a smaller one, because least squares problems of linear
+equations have no local minima. To find the conditions that contradict the equation, it is then
+solved again with a tiny weight of the conditions; these are the conditions that the result
+violates.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ SMALLEST_RESIDUAL = 1e-2
 #: Distances from the ends of a range at which breakpoints resolve boundary layers, relative to the
 #: length of the range.
 LAYERS = 0.5 ** np.arange(1.0, 24.0)
-#: Number of equal intervals, to which the breakpoints of layers are added: in one variable, and in
-#: two.
+#: Number of equal intervals to which the breakpoints of boundary layers are added, for equations in
+#: one variable and in two.
 INTERVALS = (64, 8)
-#: Weight of the conditions, relative to the equation, with which functions that satisfy only the
-#: equation are found.
+#: Weight of the conditions, relative to the equation, when the solver looks for functions that
+#: satisfy the equation alone.
 RELEASED = 1e-6
-#: The equation counts as satisfied if its residual is at most this fraction of the residual with
-#: the full weight of the conditions.
+#: With this small weight, the equation counts as satisfied if its residual is at most this fraction
+#: of the residual with the full weight of the conditions.
 SATISFIED = 0.02
 #: Conditions are reported if they are violated by at least this fraction of the largest violation.
 NAMED = 0.1
@@ -75,8 +76,9 @@ def find_contradiction(
 def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
     """Return a space with additional breakpoints near both ends of the variable `layered`.
 
-    They resolve boundary layers of any width. If the residual is the same on finer grids because a
-    layer is narrower than the grid, it is smaller in this space.
+    The breakpoints resolve boundary layers down to a relative width of about 1e-7. If the residual
+    stays the same on finer grids only because a boundary layer is narrower than their intervals,
+    the residual in this space is smaller.
     """
     system = rows.system
     axes = list[Space]()
@@ -98,8 +100,8 @@ def _solved(
     layers.
 
     Returns:
-        The problem, whose `unknowns` are the solution; and the root mean square residual of the
-        equations.
+        The least squares problem, with the solution as its `unknowns`; and the root mean square
+        residual of the equations.
     """
     parts = patches(rows, space, solution=solution, condition_weight=condition_weight)
     problem = TensorProblem(space, parts)

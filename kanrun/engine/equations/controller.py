@@ -48,15 +48,16 @@ from kanrun.engine.least_squares import gauss_newton
 from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Slabs shorter than this fraction of the range of time are assumed to resolve transient layers,
-#: for example after jumps of the initial values. Their breakpoints are not required again.
+#: for example after jumps of the initial values. More accurate solutions need not have as many
+#: intervals as these slabs.
 LAYER = 1e-3
 #: Times at which the error of a slab is measured; -1 is its start and 1 its end.
 ERROR_TIMES = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.0])
-#: The size of an unknown, by which errors are divided, decreases at most to this fraction from one
-#: slab to the next.
+#: Errors are divided by the size of the unknown. From one slab to the next, this size decreases at
+#: most to this fraction.
 SIZE_MEMORY = 0.1
-#: Largest norm, in local tolerances, that the term of the highest degree in time may have in an
-#: accepted slab.
+#: Largest size of the term of the highest degree in time in an accepted slab, as a multiple of the
+#: local tolerance.
 LAST_COEFFICIENT = 2.0
 #: Number of intervals of the first slab at the local tolerance `AT_TOLERANCE`. At other tolerances
 #: it is multiplied by (tolerance / AT_TOLERANCE)^(-1 / (DEGREE + 1)).
@@ -71,7 +72,7 @@ AT_TOLERANCE = 1e-6
 FIRST_SLABS = 64.0
 #: The shortest allowed slab is the range of time divided by this number.
 MAX_SLABS = 1e20
-#: Length of the shortest allowed slab, in spacings of float64 numbers at its start. In a shorter
+#: Length of the shortest allowed slab, in units of the float64 spacing at its start. In a shorter
 #: slab, the points of the fit and of the audit would coincide.
 FEWEST_SPACINGS = 100.0
 #: Factor by which a slab is shortened if its Gauss-Newton steps do not converge.
@@ -87,16 +88,16 @@ MAX_RESIZED = 4
 ALLOWANCE = 0.7
 #: Largest number of times that a slab is refused because of features that it does not resolve.
 MAX_REFUSALS = 60
-#: If less than 1 minus this fraction of the unresolved residual is due to time, breakpoints are
-#: added; otherwise the slab is shortened.
+#: Breakpoints are added if at least this fraction of the unresolved residual is due to space, that
+#: is, not due to time; otherwise the slab is shortened.
 SPATIAL = 0.5
-#: Assumed CPU seconds per Gauss-Newton step, apart from those per unknown.
+#: Assumed CPU seconds per Gauss-Newton step, to which `SECONDS_OF_UNKNOWN` is added per unknown.
 SECONDS_OF_STEP = 1e-3
 #: Assumed CPU seconds per unknown and Gauss-Newton step.
 SECONDS_OF_UNKNOWN = 2.4e-6
-#: Number of Gauss-Newton steps that take as long as the error estimate of a slab.
+#: Assumed CPU time of the error estimate of a slab, in Gauss-Newton steps.
 STEPS_OF_CORRECTION = 3
-#: Assumed CPU seconds to evaluate the residuals of a slab and to turn it into a network.
+#: Assumed CPU seconds to evaluate the residuals of a slab and to convert the slab to a network.
 SECONDS_OF_SLAB = 6e-3
 
 
@@ -107,8 +108,8 @@ class Controller:
         system: The system.
         tolerance: Local tolerance: largest error that a slab may add, relative to the unknowns.
         budget: Largest amount of work, in estimated CPU seconds.
-        before: Solution with a larger local tolerance, whose breakpoints are a lower bound; or
-            None.
+        before: Solution with a larger local tolerance, whose numbers of intervals are lower bounds
+            for this one; or None.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class Controller:
         self._allowed = 0.0
 
     def run(self) -> Iterator[March]:
-        """Solve slab by slab; yield all slabs so far after each accepted slab."""
+        """Solve slab by slab; after each accepted slab, yield the march with all slabs so far."""
         march = self.march
         began = process_time()
         first = (self.high - self.low) / (FIRST_SLABS * self.refinement)
@@ -244,7 +245,7 @@ class Controller:
 
         Returns:
             The least squares problem for the error of the slab; the Newton step, which maps
-            residuals to unknowns; and the error if there is none at the start of the slab.
+            residuals to unknowns; and the error of the slab if it starts without an error.
         """
         space = slab.space.halved
         zeros = [np.zeros((space.functions, order)) for order in self.system.orders]
@@ -279,7 +280,7 @@ class Controller:
     def _resize(self, own: Slab, share: float, length: float) -> float:
         """Halve intervals, or shorten the slab, because the slab adds too much error.
 
-        Intervals are halved as long as that at least halves the error.
+        Intervals are halved as long as each halving reduces the error to less than half.
 
         Args:
             own: Error that the slab adds.
@@ -340,10 +341,11 @@ class Controller:
     def _fewest(self, intervals: int) -> int:
         """Return the smallest allowed number of intervals at the current time and tolerance.
 
-        It is `intervals`, which refers to `AT_TOLERANCE`, scaled to the local tolerance. If a
-        previous solution `before` is known, it is at least the number of intervals that `before`
-        needed at any later time, scaled in the same way, because early errors may grow. Very short
-        slabs of `before`, which resolve transient layers, are ignored.
+        `intervals` is the number at the local tolerance `AT_TOLERANCE`; it is scaled to the
+        tolerance of this solution. If there is a less accurate solution `before`, the result is
+        also at least the largest number of intervals that `before` has from now on, scaled in the
+        same way, because early errors may grow. Very short slabs of `before`, which resolve
+        transient layers, are ignored.
         """
         found = max(round(intervals * self.refinement), FEWEST_INTERVALS)
         if (before := self.before) is None:
@@ -354,7 +356,7 @@ class Controller:
         return max(found, round(finer * max((e.space.intervals for e in later), default=0)))
 
     def _begin(self) -> None:
-        """Set state, error and sizes from the initial values, or from the values after a jump."""
+        """Set the state, its error, and the sizes of the unknowns at the start or after a jump."""
         accepted = self.march.accepted
         values = FirstValues(self.system, self.march.end, accepted[-1].slab if accepted else None)
         self.sizes = values.sizes
@@ -381,8 +383,8 @@ class Controller:
     def _next_space(self, space: Space, values: list[Array]) -> Space:
         """Return the space of the next slab.
 
-        `values` are the spline coefficients of the unknowns at the end of the last slab, which has
-        the space `space`. The same space is returned if its spline error is small enough.
+        `space` is the space of the last slab, and `values` are the spline coefficients of the
+        unknowns at its end. If the error of these splines is suitable, return `space` itself.
         """
         if not space.degree:
             return space
@@ -402,7 +404,8 @@ def march_to_end(
 ) -> March:
     """Solve a system with one local tolerance, from the start to the end of the range of time.
 
-    For the arguments, see `Controller`. If the solution ends early, `March.stopped` says why.
+    For the arguments, see `Controller`. If the solution ends early, `March.stopped` of the result
+    says why.
     """
     controller = Controller(system, tolerance, budget, before)
     for march in controller.run():

@@ -1,8 +1,8 @@
 """Estimate of the error of a solution on tensor products of splines.
 
-The estimate is one Newton step in a richer space, in which the intervals of one variable are half
-as long. The residual at the points of that space, which were not used for fitting, shows where
-intervals should be halved.
+The error is estimated by one Newton step in a richer space of splines, in which the intervals of
+one variable are halved. The residual at the Gauss points of that space, which were not used for
+fitting, shows where intervals should be halved.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from kanrun.engine.least_squares import NormalEquations
 
 
 def correction(rows: Collocation, solved: TensorProblem, number: int, field: Field) -> Correction:
-    """Take one Newton step from a solution, with half as long intervals of one variable.
+    """Halve the intervals of one variable, and take one Newton step from a solution.
 
     Args:
         rows: Collocation of the system.
         solved: Least squares problem, whose `unknowns` are the solution.
-        number: Number of the variable.
+        number: Index of the variable whose intervals are halved.
         field: The solution as a network, from which the units of the residuals are computed.
     """
     coarse = solved.space
@@ -63,7 +63,7 @@ def correction(rows: Collocation, solved: TensorProblem, number: int, field: Fie
 def relative_size(
     rows: Collocation, solved: TensorProblem, space: TensorSpace, change: Array
 ) -> float:
-    """Return the root mean square of a change of a solution, of the worst unknown.
+    """Return the relative size of a change of a solution, for the unknown that changes most.
 
     Args:
         rows: Collocation of the system, for the estimated sizes of the unknowns.
@@ -72,7 +72,7 @@ def relative_size(
         change: Coefficients of the change in `space`.
 
     Returns:
-        The size relative to the solution.
+        Root mean square of the change, divided by that of the unknown.
     """
     solution = solved.coefficients(solved.unknowns)
     gauss = [axis.gauss for axis in space.axes]

@@ -17,8 +17,8 @@ from kanrun.engine.equations.slab import EvolvingState, Slab
 from kanrun.engine.equations.space import Space, kinks_of, with_breakpoints, with_kinks
 from kanrun.engine.equations.system import Array
 
-#: Time by which slabs end before a jump in time and start after it, in units in the last place of
-#: the largest time.
+#: Time between a jump in time and the end of the slab before it, and between the jump and the start
+#: of the slab after it, in units in the last place of the largest time.
 ROUNDINGS = 8
 #: Length of the shortest slab after a jump in time, as a multiple of `jump_margin`.
 RESOLVED = 10
@@ -29,16 +29,18 @@ ROUNDING = 1e-13
 ERROR_RULE = np.polynomial.legendre.leggauss(20)
 #: Number of points in space at which the sizes of the unknowns are measured.
 SIZE_POINTS = 201
-#: Largest relative L2 error of the splines at the initial values, in local tolerances.
+#: Largest relative L2 error of the splines that approximate the initial values, as a fraction of
+#: the local tolerance.
 INITIAL_ERROR = 0.01
 #: An interval is halved if its squared error is above this fraction of the largest one.
 HALVED = 0.02
-#: Length below which intervals are not halved, divided by the local tolerance and the range.
+#: Length below which intervals are not halved, as a fraction of the range, divided by the local
+#: tolerance.
 SHORTEST_INTERVAL = 0.01
 
 
 def jump_margin(system: EvolutionSystem) -> float:
-    """Return the time by which slabs end before a jump in time, and start after it."""
+    """Return the time between a jump and the end of the slab before it, see `ROUNDINGS`."""
     return ROUNDINGS * float(np.spacing(float(system.box[-1].abs().max())))
 
 
@@ -69,9 +71,9 @@ class FirstValues:
         return self.slab.at_end(self.system.orders) if self.slab else []
 
     def value(self, x: Array, unknown: int) -> Array:
-        """Return u - lift and its time derivatives below the order of the equation.
+        """Return u - lift and its time derivatives below the order of the equation in time.
 
-        The lift is the one after the jump.
+        After a jump, `lift` is the function that satisfies the conditions after the jump.
 
         Args:
             x: Points in space, shape (points,).
@@ -107,7 +109,7 @@ class FirstValues:
         return np.where(found > SMALLEST_SIZE * largest, found, largest)
 
     def state(self, intervals: int, kept: Array, tolerance: float) -> EvolvingState:
-        """Approximate the values by splines, with a small fraction of the local tolerance as error.
+        """Approximate the values by splines; the error is a small fraction of the local tolerance.
 
         Args:
             intervals: Number of equal intervals to start with.
@@ -115,7 +117,8 @@ class FirstValues:
             tolerance: Local tolerance.
 
         Returns:
-            The splines. Their error is larger if intervals became too short or too many.
+            The splines. If intervals would become too short or too many, halving ends early and
+            the error is larger.
         """
         system = self.system
         if system.variables == 1:
@@ -126,7 +129,7 @@ class FirstValues:
         scanned = np.zeros(0) if self.slab else narrow_ends(system.initial_scan.cells[0])
         breakpoints = with_breakpoints(breakpoints, np.union1d(kept, scanned))
         shortest = SHORTEST_INTERVAL * tolerance
-        # Layers that are thinner would spread by diffusion faster than slabs can resolve.
+        # Layers thinner than this would spread by diffusion faster than slabs can resolve.
         if self.slab:
             shortest = max(shortest, np.sqrt(RESOLVED * jump_margin(system) / self.duration))
         shortest *= self.high - self.low

@@ -1,7 +1,7 @@
 """Record of a solution in slabs of time: the accepted slabs and their accumulated errors.
 
-Errors are stored as mean squares, for each unknown and slab. They become relative errors only when
-they are divided by the sizes of the unknowns over all slabs.
+Errors are stored as mean squares, for each unknown and slab. Relative errors are computed at the
+end, when the sizes of the unknowns over all slabs are known.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from kanrun.engine.equations.slab import Slab
 from kanrun.engine.equations.space import DEGREE
 from kanrun.engine.equations.system import Array
 
-#: When errors are divided by the size of an unknown, it counts as at least this fraction of the
+#: Smallest size of an unknown by which its errors are divided, as a fraction of the size of the
 #: largest unknown.
 SMALLEST_SIZE = 1e-12
 #: Smallest divisor; protects against division by zero.
 TINY = 1e-300
 #: Number of intervals above which none is halved.
 MAX_INTERVALS = 4000
-#: Breakpoints are added if the estimated error of the splines at the end of a slab, in local
-#: tolerances, exceeds this.
+#: Breakpoints are added if the estimated error of the splines at the end of a slab exceeds this
+#: fraction of the local tolerance.
 SPLINE_ERROR = 0.02
 #: Breakpoints are removed if the estimated error of the splines is below this fraction of
 #: `SPLINE_ERROR`.
@@ -68,7 +68,7 @@ class March:
     end: float
     accepted: list[Accepted] = field(default_factory=list)
     steps: int = 0
-    #: Largest `Unseen.size` of an accepted slab.
+    #: Largest `Unseen.size` among the slabs accepted so far.
     unseen: float = 0.0
     #: Point of a feature that no slab resolves, or None.
     unresolved: list[float] | None = None
@@ -96,16 +96,20 @@ class March:
         return found
 
     def errors(self) -> Array:
-        """Return the estimated relative L2 error in each slab, of its worst unknown, (slabs,)."""
+        """Return the estimated relative L2 error in each slab, shape (slabs,).
+
+        If there are several unknowns, the error in a slab is that of the worst unknown.
+        """
         squares = np.stack([each.errors for each in self.accepted])
         found: Array = (np.sqrt(squares) / self.sizes()).max(axis=1)
         return found
 
     @property
     def estimate(self) -> float:
-        """Estimated relative L2 error of the worst unknown, over all slabs or at the end.
+        """Estimated relative L2 error of the worst unknown.
 
-        The larger of the two values is used.
+        It is the error over all slabs or the error at the end of the last slab, whichever is
+        larger.
         """
         squares = self._mean([each.errors for each in self.accepted])
         last = self.accepted[-1].last_errors
@@ -117,7 +121,7 @@ def next_length(length: float, last: float) -> float:
 
     Args:
         length: Length of this slab.
-        last: Norm of its term of the highest degree in time, in local tolerances.
+        last: Size of its term of the highest degree in time, divided by the local tolerance.
     """
     return length * float(np.clip(SAFETY * max(last, TINY) ** (-1 / DEGREE), *SLAB_GROWTH))
 
@@ -128,7 +132,7 @@ def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
     Args:
         intervals: Number of intervals of this slab.
         fewest: Smallest allowed number of intervals.
-        error: Estimated error of the splines, in local tolerances.
+        error: Estimated error of the splines, divided by the local tolerance.
     """
     relative = error / SPLINE_ERROR
     if relative <= 1 and not (relative < SUPERFLUOUS and intervals > fewest):

@@ -38,19 +38,20 @@ from kanrun.engine.equations.time_polynomials import (
 )
 from kanrun.engine.least_squares import ElementRows, Pattern, gauss_newton
 
-#: Number of additional Radau points in the space that estimates errors. With more points, errors in
-#: time are estimated more accurately; each costs a quarter of a slab's time.
+#: Number of additional Radau points when errors are estimated. With more points, errors in time are
+#: estimated more accurately; each point costs a quarter of the CPU time of a slab.
 RICHER_STAGES = 2
 #: Largest number of Gauss-Newton steps of a slab.
 MAX_STEPS = 12
 #: A step that changes an unknown by more than this multiple of its size counts as divergence.
 DIVERGED = 1e6
-#: A step uses the previous Jacobian again if the change of the last step was at most this fraction
-#: of the change before it (for the first step: of the size of the unknowns).
+#: A step reuses the previous Jacobian if the last step was at most this fraction of the step before
+#: it. (The first step is compared with the size of the unknowns.)
 SAME_JACOBIAN = 0.1
-#: Steps have converged if the change is below this fraction of the local tolerance.
+#: Steps have converged if the last change is below this fraction of the local tolerance.
 CONVERGED = 1e-3
-#: The same limit if the changes no longer halve from step to step.
+#: Steps have also converged if the last change is below this fraction of the local tolerance, and
+#: changes no longer halve from step to step.
 NEARLY_CONVERGED = 1e-2
 
 
@@ -58,7 +59,10 @@ NEARLY_CONVERGED = 1e-2
 def _layout(
     space: Space, unknowns: int, variables: int, stages: int
 ) -> tuple[TensorSpace, Pattern]:
-    """Return the space of splines times free polynomials, and the unknowns of each interval."""
+    """Return the space of splines times free polynomials, and the positions of its coefficients.
+
+    The second result lists the positions in the vector of unknowns that each interval depends on.
+    """
     # `degree` only serves to count the free polynomials, of which there are `stages`.
     times = Space(np.array([0.0, 1.0]), (), degree=stages - 1)
     axes = (space, times) if variables > 1 else (times, space)
@@ -73,11 +77,12 @@ class SlabProblem(TensorProblem):
 
     Args:
         system: The system.
-        state: Solution at the start of the slab; with a `base`, its error there.
+        state: Solution at the start of the slab; if there is a `base`, the error of the solution
+            there.
         span: Start and end of the slab.
         sizes: Magnitudes of the unknown functions, shape (unknowns,).
-        base: Solved slab to be corrected: the unknowns are then those of the correction. None to
-            solve for the solution itself.
+        base: Solved slab whose correction is to be found: the problem is then solved for the
+            correction. None to solve for the solution itself.
     """
 
     def __init__(
@@ -107,7 +112,7 @@ class SlabProblem(TensorProblem):
         self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
 
     def _given(self, unknown: int) -> list[Part]:
-        """Return the parts of an unknown that the state at the start of the slab determines."""
+        """Return the terms of an unknown that follow from the state at the start of the slab."""
         state = self.state
         order = self.system.orders[unknown]
         values = state.values[unknown][:, :order]
@@ -137,7 +142,7 @@ class SlabProblem(TensorProblem):
         return found
 
     def _unit_patches(self, pattern: Pattern) -> list[Patch]:
-        """Return the unscaled equations at Gauss points of space and Radau points of time."""
+        """Return the unscaled equations at the Gauss points in space and Radau points in time."""
         system = self.system
         stages = self.stages
         s, weights = radau_points(stages)
@@ -164,9 +169,10 @@ class SlabProblem(TensorProblem):
         return [patch_at(block, places, pattern, offsets) for block in blocks]
 
     def _offsets(self, parts: Sequence[Sequence[Part]]) -> dict[str, Array]:
-        """Evaluate all derivatives in the equations for known `parts` of the unknowns.
+        """Evaluate all derivatives in the equations for known terms (`parts`) of the unknowns.
 
-        Return values at the collocation points, shape (points,), by the name of the derivative.
+        Return a dictionary from the names of the derivatives, such as u_xx, to their values at the
+        collocation points, shape (points,).
         """
         s, _ = radau_points(self.stages)
         orders = range(max(self.system.orders) + 1)
@@ -194,10 +200,11 @@ class SlabProblem(TensorProblem):
         return found
 
     def _unit(self, patch: Patch, zeros: Array) -> float:
-        """Return the unit of an equation's residual.
+        """Return the number by which an equation's residual is divided.
 
-        It is the largest coefficient of a time derivative times the size of its unknown, evaluated
-        at the vector `zeros`, or 1 if this is zero or not finite.
+        It is the largest coefficient of a time derivative, times the size of its unknown.
+        Coefficients are evaluated for the vector of unknowns `zeros`. Return 1 if the number is
+        zero or not finite.
         """
         with np.errstate(all="ignore"):
             slopes = patch.relation.slopes(patch.arguments(zeros))
@@ -268,9 +275,10 @@ class SlabProblem(TensorProblem):
         return Slab(*self.span, tuple(parts))
 
     def last_coefficient(self, unknowns: Tensor) -> float:
-        """Return the largest norm of an unknown's term of the highest degree in time.
+        """Return the size of the term of the highest degree in time.
 
-        It is the root mean square over space, relative to the size of the unknown.
+        The size is the root mean square over space, relative to the size of the unknown. If there
+        are several unknowns, return the largest size.
         """
         gauss = self.state.space.gauss
         norms = []
@@ -280,5 +288,8 @@ class SlabProblem(TensorProblem):
         return float((norms / self.sizes).max())
 
     def largest_change(self, move: Tensor) -> float:
-        """Return the largest change of a coefficient in the step `move`, relative to the sizes."""
+        """Return the largest change of a spline coefficient in the step `move`.
+
+        Changes are divided by the size of the unknown function.
+        """
         return float((np.abs(self.splines(move)).max(axis=(1, 2)) / self.sizes).max())

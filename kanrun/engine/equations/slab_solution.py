@@ -37,20 +37,21 @@ LARGEST_TOLERANCE = 1e-2
 SMALLEST_TOLERANCE = 1e-13
 #: Bounds of the ratio of two successive local tolerances.
 FACTORS = (0.03, 0.3)
-#: The next local tolerance is chosen so that the expected error is this fraction of `tolerance`.
+#: Expected error of the next solution, as a fraction of the wanted error. The next local tolerance
+#: is chosen accordingly.
 AIMED = 0.3
 #: After the tolerance is met, a more accurate solution is computed if that is expected to take at
 #: most this time, in estimated CPU seconds.
 CHEAP = 3.0
-#: Estimated CPU seconds after which the more accurate solution is abandoned.
+#: Estimated CPU seconds after which this more accurate solution is abandoned.
 TRIED = 6.0
 #: Estimated error below which no more accurate solution is tried.
 ENOUGH = 1e-11
 #: Smallest relative error that is reported, because of rounding.
 ROUNDING_ERROR = 1e-12
-#: Policy with the number of points of a slab at which residuals are measured after the fit.
+#: Number of points of a slab at which residuals are measured after the fit, as a policy.
 CHECKS = EquationPolicy(test_points=128)
-#: In the units of residuals, an unknown counts as at least this fraction of the largest unknown.
+#: Smallest size of an unknown in the units of residuals, as a fraction of the largest unknown.
 QUIET = 1e-6
 
 
@@ -94,9 +95,10 @@ def solve_evolution(
 def _best_march(
     system: EvolutionSystem, tolerance: float, budget: float
 ) -> tuple[March, str, str | None]:
-    """Return the most accurate march, why the solver stopped, and a doubt about the march.
+    """Solve with smaller and smaller local tolerances, and return the most accurate march.
 
-    The reason is empty if the wanted error is reached; for the doubt, see `_doubt`.
+    Also return why the solver stopped (empty if the wanted error is reached), and why the estimated
+    error may be wrong (see `_doubt`; None if there is no reason).
     """
     local = min(LOCAL * tolerance, LARGEST_TOLERANCE)
     left = budget
@@ -132,10 +134,11 @@ def _best_march(
 
 
 def _next_tolerance(march: March, tolerance: float, left: float) -> float | None:
-    """Return the next local tolerance; None if the wanted error is met and more would be expensive.
+    """Return the next local tolerance, or None if the solver should stop after `march`.
 
-    The work is assumed to grow like the local tolerance to the power -1 / (DEGREE + 1). `left` is
-    the remaining budget.
+    It should stop if the error is at most `tolerance`, and a more accurate solution is not needed
+    or would be expensive. The work is assumed to grow like the local tolerance to the power
+    -1 / (DEGREE + 1). `left` is the remaining budget in estimated CPU seconds.
     """
     estimate = max(march.estimate, TINY)
     is_met = march.estimate <= tolerance
@@ -147,9 +150,9 @@ def _next_tolerance(march: March, tolerance: float, left: float) -> float | None
 
 
 def _doubt(system: EvolutionSystem, march: March) -> str | None:
-    """Return why the estimated error may be wrong, or None.
+    """Return why the estimated error may be wrong, or None if there is no reason.
 
-    The reason is a feature that no slab resolves, or that the equation is ill-posed.
+    Either no slab resolves some feature of the equations, or the equation is ill-posed.
     """
     if march.unresolved is not None:
         return not_seen(system, march.unresolved)
@@ -204,9 +207,10 @@ def slab_residuals(
         sizes: Magnitudes of the unknowns over the whole range of time, shape (unknowns,).
 
     Returns:
-        Residuals of the equations; and differences at the start of the slab from the end of the
-        previous slab or from the initial values, relative to the size of each unknown in this slab
-        or in the whole range, whichever is larger. All other conditions hold by construction.
+        Residuals of the equations; and differences between the start of the slab and the end of the
+        previous slab (or the initial values). Each difference is divided by the size of the unknown
+        in this slab or in the whole range, whichever is larger. All other conditions hold by
+        construction.
     """
     part = System(system.vocabulary, field.box, system.equations, ())
     rows = Collocation(part, CHECKS, Generator().manual_seed(0))

@@ -1,11 +1,11 @@
-"""Solver of equations in at most two variables: one slab of splines on the whole box.
+"""Solver of equations in at most two variables, with tensor products of splines on the whole box.
 
-The solution is a tensor product of splines (`tensor_splines.py`), found by least squares on one
-grid after the other. Its error is estimated as in slabs of time (`controller.py`): by one Newton
-step in a richer space, in which the intervals of one variable are half as long. The next grid
-halves those intervals in which most of this correction lies, or in which an audit (`audit.py`)
+On each of a sequence of grids, the coefficients of the solution (`tensor_splines.py`) are fitted by
+least squares. The error is estimated as in slabs of time (`controller.py`): by one Newton step in a
+richer space of splines, in which the intervals of one variable are halved. The next grid halves the
+intervals with the largest residuals in this richer space, or those in which an audit (`audit.py`)
 finds features that the grid does not resolve. A singular value decomposition of the coefficients
-turns the result into a KAN: the shortest sum of products of one function per variable.
+converts the result to a KAN: the shortest sum of products of one function per variable.
 """
 
 from __future__ import annotations
@@ -72,14 +72,15 @@ MAX_INTERVALS = 8192
 #: Factors by which the number of intervals grows, in this order of preference. The smaller one is
 #: used if `MAX_WORK` does not allow the larger one.
 GROWTHS = (2.0, 1.4)
-#: In two variables, a variable keeps its intervals if halving them changes the solution by less
-#: than this fraction of what halving those of the other one does.
+#: In two variables, the intervals of a variable are kept if halving them changes the solution by
+#: less than this fraction of the change when the intervals of the other variable are halved.
 NEGLIGIBLE_CORRECTION = 0.05
-#: Residual above which finer grids follow whatever the estimated error, because narrow layers may
-#: lie between the points.
+#: Root mean square residual above which finer grids follow even if the estimated error is small,
+#: because narrow layers may lie between the points.
 SETTLED = 1e-2
-#: The estimate is trusted if the Newton step removes all but this fraction of the residual, since
-#: the richer space then resolves what causes the error. A larger value trusts coarser grids.
+#: Largest fraction of the residual that may remain after the Newton step for the estimated error to
+#: be trusted: the richer space then resolves what causes the error. A larger value trusts coarser
+#: grids.
 LEFT = 0.5
 #: Assumed CPU seconds per multiplication of a factorisation.
 SECONDS_OF_WORK = 4e-10
@@ -93,8 +94,9 @@ STEPS_OF_CORRECTION = 4
 ROUNDING_ERROR = 1e-12
 #: Estimated error below which no finer grid follows once the tolerance is met.
 ENOUGH = 1e-11
-#: Ratio of the estimated error to that of the grid before, above which no finer grid follows once
-#: the tolerance is met, since rounding dominates. A larger value solves grids that gain nothing.
+#: If the estimated error is above this fraction of the estimated error on the previous grid, no
+#: finer grid follows once the tolerance is met, because rounding dominates. A larger value solves
+#: grids that gain nothing.
 STALLED = 0.5
 
 
@@ -135,8 +137,10 @@ class TensorSolver:
     def is_trusted(self, tolerance: float) -> bool:
         """Return whether the richer space resolves what causes the error.
 
-        In one variable, the Newton step must remove most of the residual, unless what the residual
-        can change is below the tolerance. In two variables, each step removes only a part of it.
+        In one variable, the Newton step must remove most of the residual, unless the residual is so
+        small that it changes the solution by less than `tolerance`. In two variables, the result is
+        always true, because each step halves the intervals of one variable only and therefore
+        removes only part of the residual.
         """
         (step, *others) = self.corrections
         is_small = step.equation.rms * (self.sensitivity or 1.0) <= tolerance
@@ -149,10 +153,11 @@ class TensorSolver:
         return is_small and self.has_seen(tolerance) and self.is_trusted(tolerance)
 
     def first_space(self, intervals: int) -> TensorSpace:
-        """Return the space of the first grid.
+        """Return the spline space on the first grid.
 
-        It has the breakpoints of the initial guess if there is one. Otherwise they are equally
-        spaced, with `intervals` per variable, and additional ones where explicit terms are narrow.
+        If there is an initial guess, its breakpoints are used. Otherwise, breakpoints are equally
+        spaced, with `intervals` per variable; further breakpoints are added where explicit terms
+        have narrow features.
         """
         if self.first is not None and (ends := breakpoints_of(self.first)) is not None:
             return self._space([*ends.T.numpy()])
@@ -169,13 +174,14 @@ class TensorSolver:
         return narrow if narrow.work <= MAX_WORK else self._space(even)
 
     def finer_space(self, intervals: int | None, tolerance: float) -> TensorSpace | None:
-        """Return the space of the next grid: intervals are halved where the solution changes most.
+        """Return the spline space on the next grid; intervals with large residuals are halved.
 
         Args:
-            intervals: Number of intervals per variable; None to choose it. It is then twice as
-                large, or as large as `MAX_WORK` and `MAX_INTERVALS` allow.
-            tolerance: Error above which the residual that the audit found decides where intervals
-                are halved.
+            intervals: Number of intervals per variable. If None, the number grows by the first of
+                the factors `GROWTHS` that `MAX_WORK` allows, up to `MAX_INTERVALS`; a variable with
+                a small correction keeps its intervals.
+            tolerance: Wanted error. If the audit finds unresolved features at this tolerance,
+                intervals are halved where the unseen residual is large.
 
         Returns:
             The space, or None if the limits allow no finer one.
@@ -243,7 +249,8 @@ class TensorSolver:
         self.corrections = [
             correction(self.rows, problem, number, field) for number in range(len(self.box))
         ]
-        # If the solution changed by more than the last estimate, this estimate is as wrong.
+        # If the solution changed by more than its last estimated error, that estimate was too small
+        # by the ratio of the two. The new estimate is assumed to be too small by the same factor.
         change = 0.0
         if before is not None:
             change = relative_size(self.rows, problem, space, problem.coefficients(move))
