@@ -1,7 +1,7 @@
-"""Layers of spline edges: their functions, initialisation, change of grid, and norms (here).
+"""Layers of spline edges: their functions, initialisation and changes of grids, and norms of edges.
 
-Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), or `mean_abs`, the paper's mean
-|phi| (arXiv 2404.19756, eq. 2.17).
+The norm of an edge function phi is either `rms`, sqrt(mean phi^2 + EPSILON), or `mean_abs`, the
+mean of |phi| (arXiv 2404.19756, eq. 2.17). Means are over samples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kanrun.engine.layers.radial_layer import RadialLayer
 from kanrun.engine.layers.spline_layer import LearnedEdge, SplineLayer
 from kanrun.errors import UsageError
 
-#: Added under the root of a norm, so that the norm of a zero edge can be differentiated.
+#: Added to the mean square under the root, so that the norm of a zero edge can be differentiated.
 EPSILON = 1e-12
 
 

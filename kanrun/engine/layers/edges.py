@@ -150,7 +150,7 @@ def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
 class EdgesAt:
     """Basis functions and base function of a layer's edges, evaluated at inputs x.
 
-    They are either values or derivatives.
+    `basis` and `base` are either values or first derivatives.
 
     Attributes:
         x: The inputs.
@@ -216,9 +216,11 @@ class Edges:
         upstream: Float[Tensor, "samples y out"],
         at: EdgesAt,
     ) -> None:
-        """Write the layer's columns of the Jacobian into `block`, with upstream = d y / d x_out.
+        """Write the layer's columns of the network's Jacobian into `block`.
 
-        d y / d coefficient = upstream w_s B(x_in) and d y / d w_b = upstream b(x_in).
+        `upstream` is d y / d s, the derivative of the network's outputs y with respect to the
+        layer's sums s. With the layer's inputs x, the columns are d y / d c = upstream w_s B(x) and
+        d y / d w_b = upstream b(x), or d y / d w = upstream (b(x) + spline(x)) for single weights.
         """
         count = self.mask.numel() * at.basis.shape[-1]
         factors = upstream[..., None] * self.spline_weight
@@ -250,11 +252,11 @@ class Edges:
 def linearised(
     layers: Sequence[Edges], products: Sequence[int], x: Tensor
 ) -> tuple[Tensor, Float[Tensor, "samples y terms"], Int[Tensor, "samples terms"], int]:
-    """Return f(x), its Jacobian stored by nonzeros, and the number of unknowns.
+    """Return the network's outputs at x, their Jacobian, and the number of unknowns.
 
-    The Jacobian consists of values (samples, y, terms) and their column numbers (samples, terms).
-    `products` are the numbers of multiplication nodes per layer. The derivatives of the outputs
-    with respect to each layer's outputs are propagated backwards.
+    Only entries of the Jacobian that can be nonzero are stored, as values (samples, outputs, terms)
+    and their column numbers (samples, terms). `products` has the number of multiplication nodes of
+    each layer. Derivatives with respect to each layer's outputs are propagated backwards.
     """
     trace = list[tuple[EdgesAt, Tensor]]()
     columns = list[Tensor]()
@@ -293,7 +295,10 @@ def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor,
 
 
 def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, sums * rest]:
-    """Return for each sum the value of its node; those of multiplication nodes appear twice."""
+    """Return, for each sum, the value of the node that it belongs to.
+
+    A multiplication node has two sums, so its value appears twice.
+    """
     if not products:
         return nodes
     plain = nodes.shape[0] - products
@@ -354,7 +359,7 @@ def domain_of(
 ) -> Float[Tensor, "inputs 2"]:
     """Convert `domain`, one pair (low, high) for all inputs or one per input, to a tensor.
 
-    Raises UsageError if it has another shape or is not finite.
+    Raises UsageError if `domain` has another shape or is not finite.
     """
     check_place(dtype, device)
     try:

@@ -4,8 +4,8 @@ Each scheme sets the parameters of a SplineLayer in place. With G + k basis func
 function, an edge has G + k + 1 terms; the three variance-aware schemes divide the variance among
 these terms.
 Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2));
-`lecun`, `glorot`, `power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that move the
-coefficients alone: no base (w_b = 0), coefficients N(0, 0.3^2 / inputs).
+`lecun`, `glorot`, `power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that train
+only the coefficients: w_b = 0, coefficients N(0, 0.3^2 / inputs).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: Number of points per input over which the variance-aware schemes average.
 PROBES = 2048
-#: Exponents p of the power law (inputs x terms)^-p for the standard deviations: of base weights,
-#: and of coefficients.
+#: Exponents p of the power law (inputs x terms)^-p: first that for the standard deviation of base
+#: weights, then that for coefficients.
 POWER = (0.25, 1.75)
 #: Standard deviation of the initial coefficients under `paper`, from the KAN paper. Larger values
 #: begin with rougher functions.
@@ -34,8 +34,8 @@ PAPER = 0.1
 #: Standard deviation of the initial coefficients under `spline`, before it is divided by the root
 #: of the number of inputs. Larger values begin with rougher functions.
 SPLINE = 0.3
-#: Number of points per interval at which splines are fitted to the base function that they
-#: subtract.
+#: Number of points per interval at which splines are fitted to the base function, which is then
+#: subtracted from the initial splines.
 POINTS = 3
 
 

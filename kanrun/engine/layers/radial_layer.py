@@ -23,13 +23,14 @@ class RadialLayer(SplineLayer):
 
     The distances from centre r are s_r = sum_i w_i (x_i - z_ri)^2 / 2 and
     q_r = sum_i m_i |t_i(x_i) - t_i(z_ri)|. The functions t_i are piecewise linear, and constant
-    beyond their ends. Written as a KAN, each distance is a hidden node, whose inner edges are its
-    terms and whose outer edge is an exponential times its height.
+    beyond their ends. Written as a KAN, each distance is a hidden node: the edges into the node are
+    the terms of the distance, and the edge to output o is exp(-distance) times the height a_or or
+    b_or.
 
     Parameters are `level` c (outputs,) and `heights` (2, outputs, centres), a and b. Buffers are
     `centres` z (centres, inputs), `smooth_rates` w and `rough_rates` m (inputs,), and `points` and
-    `ranks` (inputs, points), between which the t_i are linear. Methods that concern edges refer to
-    the splines phi only.
+    `ranks` (inputs, points): t_i interpolates linearly between its values `ranks` at `points`.
+    Methods that concern edges refer to the splines phi only.
     """
 
     level: Tensor
@@ -47,7 +48,7 @@ class RadialLayer(SplineLayer):
             splines.grid.breakpoints, splines.outputs, splines.spec, uniform=splines.uniform
         )
         layer.load_state_dict(splines.state_dict())
-        assert isinstance(layer, RadialLayer)  # An invariant: `on_grid` builds its own class.
+        assert isinstance(layer, RadialLayer)  # `on_grid` builds the class that it is called on.
         for name in _PARAMETERS:
             setattr(layer, name, nn.Parameter(numbers[name]))
         for name in _BUFFERS:
@@ -67,7 +68,7 @@ class RadialLayer(SplineLayer):
         return splines + (radial + self.level).reshape(splines.shape)
 
     def _ranked(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples inputs"]:
-        """Return t_i(x_i), which maps each input piecewise linearly to its rank."""
+        """Return t_i(x_i), the piecewise linear map of each input to its rank."""
         columns = x.T.contiguous()
         above = torch.searchsorted(self.points, columns).clamp(1, self.points.shape[1] - 1)
         low = self.points.gather(1, above - 1)

@@ -221,8 +221,9 @@ class SplineLayer(nn.Module):
     def penalty_rows(self, order: int | None, start: int) -> list[tuple[Tensor, Tensor]]:
         """Return the rows of the smoothness penalty as pairs (columns, values), both (rows, terms).
 
-        One pair holds the differences of w_s c. If the base weights are trained, a second pair has
-        one row for each of them. The layer's first unknown is column `start`.
+        The first pair has the divided differences of w_s c of this `order`. If the base weights are
+        trained, a second pair has one row per base weight. The layer's first unknown is column
+        `start`.
         """
         bands = difference_bands(self.grid, order)
         edges = torch.arange(self.mask.numel(), device=bands.device)[:, None]
@@ -244,7 +245,7 @@ class SplineLayer(nn.Module):
         return seen.view(self.inputs, functions)
 
     def freeze_spline_scale(self) -> None:
-        """Do not train weights that only scale the coefficients (w_s, or w without a base)."""
+        """Stop training weights that only scale the coefficients: w_s, or w without a base."""
         if self.spec.trained_scales == "all":
             self.spec = replace(self.spec, trained_scales="base")
             self._choose_trained()
@@ -305,9 +306,10 @@ class SplineLayer(nn.Module):
 class LearnedEdge:
     """The function phi(x) = w_b b(x) + w_s spline(x) on one edge of a layer.
 
-    Call it with a number or a tensor x of any shape; the argument `derivative` is the order of the
-    derivative. The result has the shape of x and is differentiable with respect to x and to the
-    layer's parameters, whose present values are used. The function of a pruned edge is zero.
+    Call the object with a number or a tensor x of any shape; the argument `derivative` is the order
+    of the derivative. The result has the shape of x, is computed with the layer's present
+    parameters, and can be differentiated with respect to x and to these parameters. The function
+    of a pruned edge is zero.
 
     Attributes:
         is_pruned: Whether the edge is pruned.

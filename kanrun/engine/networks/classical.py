@@ -45,13 +45,14 @@ class MLP(Network):
 
     Args:
         shape: The widths, such as [2, 16, 1].
-        activation: Name of the activation.
+        activation: Name of the activation function: `silu`, `relu`, `tanh`, `gelu`, `sin` or
+            `identity`.
         generator: Source of random numbers; None: torch's own.
         dtype: torch.float32 or torch.float64; None: torch's default.
         device: Device of the parameters; None: torch's default.
 
     Raises:
-        UsageError: If a value breaks its rule.
+        UsageError: If an argument is invalid.
 
     Examples:
         >>> from kanrun import MLP
@@ -78,7 +79,7 @@ class MLP(Network):
             )
         check_place(dtype, device)
         self.activation = activation
-        # With None, the parameters would not be initialised.
+        # With device=None, `skip_init` would leave the parameters without memory.
         where = torch.get_default_device() if device is None else device
         self.linear = nn.ModuleList(
             nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=where)
@@ -280,7 +281,7 @@ class BSpline(Curve):
         super().__init__(functions, outputs, domain)
         self.degree = degree
         points = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)[0]
-        # With the end points, these are degree + 1 equal knots at either end.
+        # Together with the end points, this makes degree + 1 equal knots at either end.
         knots = [points[:1].expand(degree), points, points[-1:].expand(degree)]
         self.register_buffer("knots", torch.cat(knots)[None])
 

@@ -50,7 +50,8 @@ class KANSize:
         shape: Widths, inputs first.
         intervals: Number of grid intervals G.
         degree: Degree k of the splines.
-        products: Number of multiplication nodes of each hidden layer; each has two sums of edges.
+        products: Number of multiplication nodes of each hidden layer; each node multiplies two sums
+            of edge outputs.
     """
 
     shape: tuple[int, ...]
@@ -80,8 +81,8 @@ class Convention:
         name: Name of the convention.
         formula: The number as a formula.
         source: Where the convention is used.
-        each: Number of further parameters per edge.
-        degree: Factor of the degree k.
+        each: Number of parameters per edge besides those that depend on G or k.
+        degree: Factor that multiplies the degree k.
         nodes: Number of parameters per node that is not an input.
     """
 
@@ -194,7 +195,7 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
     """
     k = degree
     linear = extrapolation == "linear"
-    # Deciding whether a value is inside takes operations, and so does the multiplication by the
+    # Number of operations to test whether an input is inside the grid, and to multiply by the
     # result.
     policy = {"linear": 0, "constant": 3, "base": 3, "zero": 3 + k + 1}[extrapolation]
     if k == 0:
@@ -217,8 +218,8 @@ TOLERANCE = 0.02
 #: Largest number of neurons of a hidden layer that is tried. If more are needed, the match is not
 #: close.
 WIDEST = 1 << 14
-#: Largest difference, in neurons, of the tried widths from the best equal widths. A larger value
-#: finds closer matches with less even widths.
+#: Largest difference, in neurons, between a tried width and the best equal width. A larger value
+#: finds closer matches whose widths differ more.
 REACH = 16
 
 
@@ -227,9 +228,9 @@ class SizeMatch:
     """Hidden widths of a network whose size was matched to another.
 
     Attributes:
-        hidden: The hidden widths.
-        value: Size of the network: its number of parameters or FLOPs.
-        wanted: Size that was to be matched.
+        hidden: Widths of the hidden layers.
+        value: Size that these widths give, in parameters or FLOPs.
+        wanted: Size to be matched, in the same unit.
     """
 
     hidden: tuple[int, ...]
@@ -278,7 +279,7 @@ def _match(
         raise UsageError(f"The size to match must be positive, not {wanted}.")
 
     def largest(widths: Callable[[int], tuple[int, ...]]) -> int:
-        """Return the largest n with a measure of at most `wanted`, at least 1."""
+        """Return the largest n at which `widths(n)` measure at most `wanted`; at least 1."""
         fits = range(1, WIDEST + 1)
         return max(1, bisect_left(fits, True, key=lambda n: measure(widths(n)) > wanted))
 

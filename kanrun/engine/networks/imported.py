@@ -30,19 +30,24 @@ from kanrun.engine.splines import equally_spaced, extend
 from kanrun.errors import UsageError, no_file
 
 State = Mapping[str, Any]
-#: Base function of a checkpoint without a configuration: the default of both libraries.
+#: Base function if a checkpoint has no configuration: the default of both libraries.
 DEFAULT_BASE = "silu"
-#: Number of factors of a multiplication node without a configuration: pykan's default.
+#: Number of factors of a multiplication node if there is no configuration: pykan's default.
 DEFAULT_ARITY = 2
-#: Largest number of edges that a message names.
+#: Largest number of edges or keys that a message names.
 _NAMED = 3
-#: Key of the grid of the first layer, by library, after a prefix such as `module.`.
+#: Key of the first layer's grid, by which a library's state dict is recognised. A prefix such as
+#: `module.` may precede it.
 _MARKS = {"pykan": "act_fun.0.grid", "efficient-kan": "layers.0.grid"}
 
 
 @dataclass
 class ImportedNetwork:
-    """Layers and products of another library's network, and which inputs the file contains."""
+    """A network of another library.
+
+    `products` has the number of multiplication nodes of each layer. `samples` are inputs that were
+    stored with the network, shape (samples, inputs); None if there are none.
+    """
 
     library: str
     layers: list[SplineLayer] = field(default_factory=list)
@@ -56,10 +61,10 @@ def read_network(source: str | Path | State, base: str | None = None) -> Importe
     Args:
         source: A file (`torch.save` or safetensors), the path of a pykan checkpoint without its
             endings `_state` and `_config.yml`, or a state dict.
-        base: Name of the base function; None: the configuration's, else silu.
+        base: Name of the base function; None: that of the configuration, or silu if there is none.
 
     Raises:
-        UsageError: If the file cannot be read, or the network has parts that kanrun lacks.
+        UsageError: If the file cannot be read, or kanrun does not support a part of the network.
     """
     config = dict[str, Any]()
     samples = None
@@ -98,7 +103,10 @@ def read_network(source: str | Path | State, base: str | None = None) -> Importe
 
 
 def _load(path: Path) -> Any:
-    """Return the tensors of a file. Nothing in it is executed. Raises UsageError."""
+    """Return the tensors of a file, without executing any code that the file contains.
+
+    Raises UsageError if the file cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -117,14 +125,14 @@ def _load(path: Path) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML with None in place of Python objects, such as a base function stored as one."""
+    """Reads YAML with None in place of Python objects, as which pykan may store a base function."""
 
 
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Return the configuration of a pykan checkpoint. Raises UsageError."""
+    """Return the configuration of a pykan checkpoint; raise UsageError if it cannot be read."""
     try:
         config = yaml.load(path.read_text("utf-8"), _PlainLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -135,7 +143,11 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _bare(state: State, name: str) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors in float64, without the common prefix of their keys, and the library."""
+    """Return the tensors in float64, and the name of the library that they come from.
+
+    The common prefix of the tensors' names is removed. Raises UsageError if the library is not
+    recognised or a value is not finite.
+    """
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -207,9 +219,10 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
 def _multiply(
     network: ImportedNetwork, groups: list[list[int]], shift: Tensor, *, last: bool
 ) -> None:
-    """Add layers of identity edges that multiply nodes within each group and add the constants.
+    """Add layers of identity edges that multiply the nodes within each group.
 
-    Afterwards there is one node per group, in the order of `groups`.
+    The constants `shift`, one per group, are added to the products. Afterwards there is one node
+    per group, in the order of `groups`.
     """
     natural = [[node] for node in range(len(groups))]
     while groups != natural or bool(shift.any()) or (last and network.products[-1]):
@@ -227,7 +240,7 @@ def _multiply(
 
 
 def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[list[int]]:
-    """Return, for each node in order, the indices of the sums whose product it is."""
+    """Return one list per node of layer `number`: the indices of the sums that it multiplies."""
     given = config.get("mult_arity", DEFAULT_ARITY)
     if isinstance(given, list):
         factors = list(given[number + 1])
@@ -244,10 +257,11 @@ def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[
 
 
 def _paired(groups: Sequence[Sequence[int]]) -> tuple[list[int], int, list[list[int]]]:
-    """Return the order of a layer's sums, its number of products, and the groups of its nodes.
+    """Return the order of a layer's sums, its number of products, and the groups that remain.
 
-    A layer can multiply pairs of sums, which must come last. Further factors of a group become
-    nodes, which later layers multiply.
+    `groups` are lists of sums to be multiplied. A layer can only multiply pairs of sums, which must
+    come last. Other factors of a group become nodes of their own. The groups that remain are lists
+    of nodes, which later layers multiply.
     """
     waiting = [(g, one) for g, group in enumerate(groups) for one in (group[2:] or group[1:1])]
     single = [(g, group[0]) for g, group in enumerate(groups) if len(group) == 1]
@@ -300,10 +314,11 @@ def _layer(
     alive: Tensor | None = None,
     shift: Tensor | None = None,
 ) -> SplineLayer:
-    """Return a layer with these knots, and the constants (out) that are added to its sums.
+    """Return a layer whose breakpoints are the knots `grid` of another library.
 
-    `grid` has the knots (inputs, G + 2k + 1). `edges` are the coefficients (out, inputs, G + k),
-    the weights of the base function, and the weights of the splines.
+    `grid` has the shape (inputs, G + 2k + 1). `edges` are the coefficients (out, inputs, G + k),
+    the weights of the base function, and the weights of the splines, both (out, inputs). `alive` is
+    false for pruned edges. The constants `shift` (out,) are added to the layer's sums.
     """
     coefficients, base_weight, spline_weight = edges
     alive = torch.ones_like(base_weight, dtype=torch.bool) if alive is None else alive.clone()
@@ -319,7 +334,8 @@ def _layer(
     grid = torch.where(flat[:, None], torch.arange(grid.shape[1], dtype=grid.dtype), grid)
     coefficients = pad(torch.where(flat[:, None], 0.0, coefficients), (degree, degree))
     for out in [] if shift is None else shift.nonzero()[:, 0].tolist():
-        # B-splines sum to one on the whole grid, and outside it keep the values at its ends.
+        # B-splines sum to one on the grid, and keep their values outside it. A number added to all
+        # coefficients of a spline is therefore added to its values.
         into = int((spline_weight[out] * alive[out]).abs().argmax())
         if spline_weight[out, into] == 0 or not alive[out, into]:
             coefficients[out, into] = 0.0

@@ -143,7 +143,10 @@ class KAN(Network):
         generator: Generator | None,
         products: Sequence[int] = (),
     ) -> KAN:
-        """Return an untrained network; the first grid is on `domain`, others on [-1, 1]."""
+        """Return an untrained network, with grids of the first layer on `domain`.
+
+        The grids of the other layers are on [-1, 1].
+        """
         layers = []
         for i, (inputs, outputs) in enumerate(pairwise(shape)):
             ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
@@ -247,7 +250,7 @@ class KAN(Network):
     def plot(
         self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
     ) -> Any:
-        """Draw the network with a plot of each edge function; high scores are drawn stronger.
+        """Draw the network with a plot of each edge function; the line shows the edge's score.
 
         Args:
             x: Samples on which scores are computed, shape (samples, inputs); default: uniform
@@ -315,7 +318,7 @@ class KAN(Network):
         return EXTRAPOLATION_NOTES[self.edge_layers[0].spec.extrapolation]
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
-        """Return names and parameters: per layer the coefficients, then the base weights."""
+        """Return pairs (name, parameter): per layer the coefficients, then the base weights."""
         named = []
         for number, layer in enumerate(self.edge_layers):
             named.append((f"layers.{number}.coefficients", layer.coefficients))
@@ -324,7 +327,11 @@ class KAN(Network):
         return named
 
     def linearise(self, x: Inputs) -> tuple[Float[Tensor, "samples out"], LocalRows]:
-        """Return f(x) and its Jacobian, stored by nonzeros: k + 1 per edge, for any grid."""
+        """Return f(x) and its Jacobian with respect to the unknowns.
+
+        Only entries that can be nonzero are stored: k + 1 per edge for any grid, and one more if
+        base weights are trained.
+        """
         with torch.no_grad():
             edges = [layer.edges for layer in self.edge_layers]
             y, rows, columns, unknowns = linearised(edges, self.products, x)

@@ -134,8 +134,8 @@ class Network(nn.Module):
     def for_second_order(self) -> Network:
         """Return a copy in which parameters that only scale other parameters are not trained.
 
-        These are the spline scales w_s (for a single weight w, if there is no base function), since
-        they only scale the coefficients.
+        These are the spline scales w_s, or the single weights w if there is no base function. They
+        only scale the coefficients.
         """
         new = deepcopy(self)
         for layer in new.edge_layers:
@@ -159,7 +159,7 @@ class Network(nn.Module):
                 parameter.copy_(part.view_as(parameter))
 
     def linearise(self, x: Inputs) -> tuple[Tensor, LocalRows | DenseRows]:
-        """Return f(x) and the Jacobian J = df/du, with one row per sample and output.
+        """Return f(x) and its Jacobian with respect to `unknowns`, one row per sample and output.
 
         This default uses reverse-mode differentiation of each sample. Subclasses should override it
         with a closed form, which is faster and does not load torch's compiler.
@@ -179,9 +179,9 @@ class Network(nn.Module):
             return self(x), DenseRows(jacobian.detach().flatten(0, 1))
 
     def lower(self) -> list[Network]:
-        """Return the networks of the first 1, 2, ... layers, without the whole network.
+        """Return the networks that consist of the first 1, 2, ... layers, but not all layers.
 
-        The unknowns of each of them are the first unknowns of this network.
+        The unknowns of each returned network are the first unknowns of this network.
         """
         return []
 
@@ -190,10 +190,10 @@ class Network(nn.Module):
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
-        """Return the rows D of the smoothness penalty |D u|^2, with differences of `order`.
+        """Return the rows D of the smoothness penalty |D u|^2 of the unknowns u.
 
-        The rows are the divided differences of w_s c on each edge, and one row for each trained
-        base weight w_b. A network without splines has no rows.
+        The rows are the divided differences of w_s c on each edge, of this `order` (None: degree +
+        2), and one row for each trained base weight w_b. A network without splines has no rows.
         """
         parts = list[tuple[Tensor, Tensor]]()
         start = 0
@@ -327,16 +327,16 @@ class Network(nn.Module):
         return self._measured(moved, x)
 
     def covers(self, x: Inputs, share: float) -> bool:
-        """Return whether all hidden activations lie in their grids and cover enough of them.
+        """Return whether all hidden activations at `x` lie in their grids and fill them.
 
-        They must cover at least the fraction `share` of each grid.
+        The range of a node's activations must be at least the fraction `share` of its grid.
         """
         return all(layer.grid.covers(values, share) for layer, values in self.edge_inputs(x)[1:])
 
     def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded:
         """Return the network with the layers `moved`, and the change of its outputs at `x`.
 
-        Each layer is given with the method by which it was transferred.
+        `moved` pairs each layer with the method by which the layer was transferred.
         """
         if not moved:
             return Regridded(deepcopy(self))

@@ -162,7 +162,7 @@ Outer = Callable[[Tensor], Tensor]
 def add_node(
     network: Network, inner: Float[Tensor, "inputs functions"], outer: Outer, x: Inputs
 ) -> Network:
-    """Return the network with another node in its first hidden layer.
+    """Return the network with one more node in its first hidden layer.
 
     Args:
         network: A network with a hidden layer.
@@ -250,12 +250,14 @@ def product_directions(
     count: int,
     degree: int = DEGREE,
 ) -> list[tuple[float, Float[Tensor, "inputs degree"]]]:
-    """Return eigenvalues and eigenvectors of the quadratic form that fits y / slope best.
+    """Return eigenvalues and eigenvectors of the matrix of products of inputs that fits y best.
 
-    The form is the matrix M of `kanrun.engine.training.growth`. The `count` eigenvalues with the
-    largest magnitude are returned, largest first, each with its eigenvector (inputs, degree).
-    `degree` is reduced if there are too few samples; if they are too few even for degree 1, or
-    there is only one input, the list is empty.
+    `y` is fitted by `slope` times a linear combination of Legendre polynomials of each input, and
+    of products of the polynomials of two inputs. The coefficients of the products form a symmetric
+    matrix, called M in `kanrun.engine.training.growth`. The `count` eigenvalues with the largest
+    magnitude are returned, largest first, each with its eigenvector (inputs, degree). `degree` is
+    reduced if there are too few samples. If there are too few even for degree 1, or only one input,
+    the list is empty.
     """
     inputs = x.shape[1]
     pairs = list(combinations(range(x.shape[1]), 2))
@@ -298,7 +300,10 @@ def _spline(points: Tensor, function: Outer, like: SplineLayer) -> Tensor:
 
 
 def _enlarged(layer: SplineLayer, breakpoints: Tensor, outputs: int) -> SplineLayer:
-    """Return the layer with additional inputs and outputs, whose edges are zero."""
+    """Return the layer with additional inputs and outputs, whose edges are zero.
+
+    `breakpoints` are those of all inputs, the old inputs first.
+    """
     new = SplineLayer.on_grid(breakpoints, outputs, layer.spec, uniform=layer.uniform)
     with torch.no_grad():
         for name, value in new.state_dict(keep_vars=True).items():

@@ -2,12 +2,14 @@
 
 For x in interval j of a grid (breakpoints b_j <= x < b_{j+1}, the last interval closed), only the
 basis functions B_j ... B_{j+k} of degree k are non-zero. A value therefore costs O(k^2) for any
-grid. `Grid.extrapolation` continues each function outside the grid; at distances above the square
-root of the largest number it is constant, so that nothing overflows.
+grid. `Grid.extrapolation` defines how each function continues outside the grid. At distances above
+the square root of the largest floating-point number, the function is constant, so that nothing
+overflows.
 Source: C. de Boor, A Practical Guide to Splines, ch. IX-X (recurrence and derivative).
 
-The values are differentiable with respect to x to any order (under `torch.compile` once), at
-breakpoints from the right, but not with respect to the knots. The backward pass of the r-th
+The values can be differentiated with respect to x to any order (under `torch.compile` only once),
+but not with respect to the knots. At breakpoints, derivatives are those from the right. The
+backward pass of the r-th
 derivative of the basis computes the (r + 1)-th. In forward mode, under the transforms of
 `torch.func` and under `torch.compile`, torch differentiates the arithmetic itself.
 """
@@ -25,8 +27,8 @@ from torch import Tensor
 from kanrun.engine.splines.compiled import is_traced
 from kanrun.engine.splines.knots import Batch, Grid, find_interval, largest
 
-#: Largest degree whose basis on a uniform grid is computed from powers by one small matrix. With
-#: higher degrees, powers lose digits.
+#: Largest degree at which the basis on a uniform grid is computed as a constant matrix times powers
+#: of the position. At higher degrees, this product loses digits.
 UNIFORM_MATRIX_DEGREE = 5
 
 
@@ -34,12 +36,13 @@ class Place(NamedTuple):
     """Position of inputs in a grid.
 
     Attributes:
-        held: Nearest point of the domain, shape (..., inputs). On a uniform grid, its position in
-            its interval, in [0, 1].
-        beyond: Signed distance from that point, shape (..., inputs), clipped to +- `largest`. On a
-            uniform grid, in units of an interval.
-        interval: Interval of that point, shape (..., inputs).
-        scale: Number of intervals per unit, shape (inputs,); None unless the grid is uniform.
+        held: Nearest point of the domain, shape (..., inputs). If `scale` is not None, this is the
+            position of that point within its interval, from 0 to 1.
+        beyond: Signed distance from that point, shape (..., inputs), clipped to +- `largest`. If
+            `scale` is not None, the distance is in units of an interval.
+        interval: Index of the interval of that point, shape (..., inputs).
+        scale: Number of intervals per unit, shape (inputs,). None unless the grid is uniform and
+            its degree is 1 to `UNIFORM_MATRIX_DEGREE`.
     """
 
     held: Tensor
@@ -60,7 +63,10 @@ def locate(x: Batch, grid: Grid) -> Place:
 
 
 def positions(x: Batch, grid: Grid) -> Place:
-    """Return the position of x in a uniform grid, counted in intervals from its lower end."""
+    """Return the position of x in a uniform grid, counted in intervals from the grid's lower end.
+
+    In contrast to `locate`, both `held` and `interval` are this position, clamped to [0, G].
+    """
     limit = largest(x.dtype)
     scale = grid.scale
     t = (x - grid.low) * scale
@@ -90,7 +96,10 @@ def local_basis(
 
 
 def _derivative(x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
-    """Return a derivative with respect to x times `place.scale`, differentiable in x."""
+    """Return a derivative of the local basis that can be differentiated with respect to x.
+
+    The derivative is taken with respect to x * `place.scale`, or x if the scale is None.
+    """
     if is_traced():
         return local_basis_at(locate(x, grid), grid, derivative)
     if not (torch.is_grad_enabled() and x.requires_grad):
@@ -105,16 +114,17 @@ def pull_back(
     grid: Grid,
     derivative: int,
 ) -> Batch:
-    """Return the gradient with respect to x, given the one with respect to the local basis.
+    """Return the gradient of a loss with respect to x.
 
-    `gradient` belongs to the derivative of order `derivative` - 1 of the basis.
+    `gradient` is the gradient with respect to the values of the local basis, or with respect to
+    its derivative of order `derivative` - 1 if `derivative` exceeds 1.
     """
     slopes = (gradient * _derivative(x, place, grid, derivative)).sum(-1)
     return slopes if place.scale is None else slopes * place.scale
 
 
 class _LocalBasis(torch.autograd.Function):
-    """Derivative of order r of the local basis; its own derivative has order r + 1."""
+    """Derivative of order r of the local basis; the backward pass uses that of order r + 1."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
@@ -133,7 +143,8 @@ _local_basis: Callable[[Tensor, Place, Grid, int], Tensor] = _LocalBasis.apply
 def local_basis_at(place: Place, grid: Grid, derivative: int) -> Tensor:
     """Compute a derivative of the local basis, shape (..., inputs, k + 1), without autograd rules.
 
-    In memory, the functions are the first dimension, so that each operation has long loops.
+    In memory, the dimension of the k + 1 functions comes first, so that each operation runs over
+    long rows.
     """
     if derivative > grid.degree:
         return place.held.new_zeros(*place.held.shape, grid.degree + 1)
@@ -144,10 +155,11 @@ def local_basis_at(place: Place, grid: Grid, derivative: int) -> Tensor:
 
 
 def _uniform(place: Place, grid: Grid, derivative: int) -> Tensor:
-    """Compute a derivative on a uniform grid: a constant matrix times powers of the position h.
+    """Compute a derivative of the local basis on a uniform grid.
 
-    Values are continued linearly by other powers: outside the grid, h^m is replaced by
-    h^(m-1) (h + m b), with b the distance from the grid in intervals.
+    It is a constant matrix times powers of the position h within the interval. For values that are
+    extrapolated linearly, h^m is replaced outside the grid by h^(m-1) (h + m b), with b the
+    distance from the grid in intervals.
     """
     h = place.held
     continued = not derivative and grid.extrapolation == "linear"
@@ -164,7 +176,8 @@ def _uniform(place: Place, grid: Grid, derivative: int) -> Tensor:
 def _recurrence(place: Place, grid: Grid, derivative: int) -> Tensor:
     """Compute a derivative by de Boor's recurrence, all functions of a degree at once.
 
-    Up to degree k - derivative, this is the recurrence of values; above, that of derivatives.
+    Up to degree k - `derivative`, each step computes the values of the next degree. Each of the
+    remaining steps differentiates once.
     """
     k = grid.degree
     held = place.held
@@ -199,19 +212,21 @@ def near_knots(
 
 
 def widen(left: Tensor, right: Tensor) -> Tensor:
-    """Return functions of the next degree: `left` counts for the same index, `right` for the next.
+    """Return functions of the next degree: function i is left[i] + right[i - 1].
 
-    Both have the functions in the first dimension; the result has one function more.
+    The first dimension of `left`, `right` and the result is the function. The result has one
+    function more, and missing terms count as zero.
     """
     return torch.cat([left[:1], left[1:] + right[:-1], right[-1:]])
 
 
 def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...]:
-    """Return the polynomials of a derivative of the local basis on a grid of unit spacing.
+    """Return the polynomial coefficients of a derivative of the local basis for unit spacing.
 
-    Column i belongs to function i, counted from the left. The rows are the coefficients of the
-    powers of the position u in [0, 1] in the interval. For values (`derivative` 0), that of u^p is
-    binom(k, p) / k! sum_{s >= i} (-1)^(s - i) binom(k + 1, s - i) (k - s)^(k - p), k the degree.
+    Row p has the coefficients of u^p, where u in [0, 1] is the position within the interval. Column
+    i belongs to function i of the k + 1 non-zero ones, counted from the left. For values
+    (`derivative` 0) and degree k, the coefficient of u^p is
+    binom(k, p) / k! sum_{s >= i} (-1)^(s - i) binom(k + 1, s - i) (k - s)^(k - p).
     Source: K. Qin, General matrix representations for B-splines, The Visual Computer 16 (2000).
     """
     k = degree
@@ -224,8 +239,8 @@ def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...
     return tuple(tuple(coefficient(p, i) for i in range(k + 1)) for p in powers)
 
 
-#: Transposed `uniform_powers`, shape (functions, powers), by degree, derivative, and whether the
-#: precision is double.
+#: Results of `uniform_powers`, transposed to the shape (functions, powers). The keys are the
+#: degree, the order of the derivative, and whether the precision is double.
 POWERS = {
     (k, r, double): torch.tensor(uniform_powers(k, r), dtype=dtype).T.contiguous()
     for k in range(1, UNIFORM_MATRIX_DEGREE + 1)

@@ -1,7 +1,8 @@
-"""Queries of torch's compiler and transforms, with all private names of torch that splines use.
+"""Functions that ask whether torch is compiling or transforming, and guide its compiler.
 
-Each function says what breaks without it. `tests/engine/layers/test_compiled.py` fails as soon as
-torch no longer needs it.
+All private names of torch that splines use are in this module. The docstring of each function says
+what breaks without the function, and `tests/engine/layers/test_compiled.py` fails as soon as torch
+no longer needs it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def is_traced() -> bool:
 def kept(x: Tensor) -> Tensor:
     """Return x, and make a compiler store it in contiguous memory instead of recomputing it.
 
-    The compiler stores x because of its view by strides. Otherwise every operation that reads x
-    computes it again, one number at a time, and layers take up to 40 times as long.
+    The strided view forces the compiler to store x. Otherwise, every operation that reads x would
+    compute x again, one number at a time, and layers would take up to 40 times as long.
     """
     if not torch.compiler.is_compiling():
         return x

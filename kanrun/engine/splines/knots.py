@@ -33,7 +33,7 @@ Breakpoints = Float[Tensor, "inputs points"]
 Extrapolation = Literal["linear", "constant", "zero", "base"]
 
 
-#: Smallest interval of a grid drawn from data, as a fraction of the interval of a uniform grid.
+#: Smallest width of an interval of a grid fitted to data, as a fraction of that of a uniform grid.
 MINIMUM_SPACING = 1e-2
 #: Upper limit of the fraction MINIMUM_SPACING, which is increased if a low precision requires it.
 MAXIMUM_SHARE = 0.5
@@ -45,8 +45,8 @@ RARE = 0.01
 FAR = 1.0
 #: Smallest number of samples at which some of them can count as outliers.
 FEW = 20
-#: Largest deviation of equally spaced knots, and smallest distance of breakpoints, in units of the
-#: machine epsilon times the largest knot.
+#: Largest deviation at which knots count as equally spaced, and smallest spacing of breakpoints, in
+#: units of the machine epsilon times the largest knot.
 SPACING_ROUNDINGS = 8
 
 
@@ -57,8 +57,8 @@ class Grid:
     Attributes:
         knots: Shape (inputs, G + 2 degree + 1), strictly increasing inside the domain.
         degree: Degree of the splines.
-        uniform: Whether the knots of each input are equally spaced. Intervals are then computed,
-            otherwise they are searched.
+        uniform: Whether the knots of each input are equally spaced. If so, the interval of an input
+            value is computed from its position; otherwise it is found by bisection.
         extrapolation: Continuation of each basis function outside the domain: `linear` keeps the
             slope at the end, `constant` and `base` keep the value, `zero` is zero.
     """
@@ -73,7 +73,7 @@ class Grid:
         return replace(self, knots=self.knots.double())
 
     def covers(self, values: Inputs, share: float) -> bool:
-        """Return whether `values` lie inside the grid and span at least `share` of every range."""
+        """Return whether `values` lie in the grid and span the fraction `share` of each range."""
         low = values.amin(0)
         high = values.amax(0)
         inside = (low >= self.low) & (high <= self.high)
@@ -171,8 +171,8 @@ def uniform_breakpoints(
 def redivide(breakpoints: Breakpoints, intervals: int) -> Float[Tensor, "inputs new"]:
     """Return breakpoints of `intervals` intervals with the same ends and the same density.
 
-    Between the old breakpoints, the new ones are equally spaced. If `intervals` is a multiple of
-    the old number, the old breakpoints are exactly among the new ones.
+    The new breakpoints are interpolated linearly between the old ones. If `intervals` is a multiple
+    of the old number of intervals, every old breakpoint is exactly a new one.
 
     Raises:
         UsageError: If intervals < 1, or two breakpoints are equal after rounding.
@@ -208,20 +208,20 @@ def breakpoints_from_data(
 ) -> Breakpoints:
     """Return breakpoints over the range of `x`: (1 - adapt) uniform + adapt quantiles.
 
-    Outliers do not count for the range: samples more than `FAR` widths of the bulk outside the
-    bulk, which excludes the fraction `RARE` of the samples at either end. The range is wider if
-    breakpoints would otherwise be equal after rounding. A constant input gets a range as wide as
-    its absolute value, at least 1. No interval is narrower than `MINIMUM_SPACING` of the uniform
-    interval, so repeated values never lead to equal breakpoints. Source: arXiv 2404.19756, section
-    2.2 "grid updates"; pykan uses the range of all samples.
+    The range excludes outliers. The bulk of the samples is all but the fraction `RARE` at either
+    end, and an outlier is a sample that is farther from the bulk than `FAR` times the width of the
+    bulk. The range is widened if breakpoints would otherwise be equal after rounding. A constant
+    input gets a range as wide as its absolute value, at least 1. No interval is narrower than
+    `MINIMUM_SPACING` times a uniform interval, so repeated values never lead to equal breakpoints.
+    Source: arXiv 2404.19756, section 2.2 "grid updates"; pykan uses the range of all samples.
 
     Args:
         x: Samples.
         intervals: Number of intervals.
         adapt: Weight of the quantiles, in [0, 1].
         margin: Fraction of the range by which the grid is wider on either side.
-        ends: The range, in place of that of the samples; then there is no margin, and samples
-            outside the range are moved to its ends.
+        ends: Range of each input; None: the range of the samples. If it is given, there is no
+            margin, and samples outside the range are moved to its ends.
     """
     if ends is not None:
         low, high = ends.unbind(1)
@@ -232,8 +232,7 @@ def breakpoints_from_data(
     low = order[rare]
     high = order[x.shape[0] - 1 - rare]
     width = high - low
-    # A constant input has no width, so distances are measured relative to the width of its own
-    # grid.
+    # A constant input has a bulk of width zero, so the width of the grid that it will get is used.
     reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
     near = (order >= low - reach) & (order <= high + reach)
     infinite = torch.inf
@@ -243,25 +242,28 @@ def breakpoints_from_data(
 
 
 def rare_samples(samples: int) -> int:
-    """Return the largest possible number of outliers at either end of this number of samples."""
+    """Return how many of `samples` samples can be outliers at either end."""
     return math.ceil(RARE * samples) if samples >= FEW else 0
 
 
 def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
-    """Return the largest absolute output over the samples, without the `rare_samples` largest."""
+    """Return the largest absolute output, after the `rare_samples` largest samples are excluded."""
     count = values.shape[0]
     return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)
 
 
 def _grain(low: Tensor, high: Tensor) -> Tensor:
-    """Return the smallest distance of breakpoints near `low` and `high` in this precision."""
+    """Return the smallest spacing that breakpoints near `low` and `high` have in this precision."""
     return SPACING_ROUNDINGS * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
 def mixed_breakpoints(
     order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float
 ) -> Tensor:
-    """Return breakpoints over [low, high] and a margin: (1 - adapt) uniform + adapt quantiles."""
+    """Return breakpoints over [low, high] and a margin: (1 - adapt) uniform + adapt quantiles.
+
+    The quantiles are those of `order` (samples, inputs), whose values lie in [low, high].
+    """
     width = high - low
     grain = _grain(low, high)
     least = (intervals * grain - width) / 2

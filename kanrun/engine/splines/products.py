@@ -34,17 +34,18 @@ from kanrun.engine.splines.knots import Coefficients, Grid, Inputs
 #: Above this ratio of the number of all basis functions of an input to that of the nonzero ones,
 #: gathering is faster (measured).
 SPARSE_ABOVE = 11.0
-#: Number of entries up to which dense rows are faster on any grid, because they take fewer calls
-#: (measured).
+#: Number of entries (samples x inputs x basis functions) up to which dense rows are faster on any
+#: grid, because they need fewer calls (measured).
 DENSE_NUMBERS = 1 << 19
 #: Number of coefficients up to which compiled layers with few intervals use dense rows on one
 #: thread. With 80 coefficients dense rows take 0.7 times as long as gathering, with 184 1.2 times,
 #: with 2048 1.3 times. On several threads dense rows are always used, because gathering would need
 #: atomic operations.
 FUSED_DENSE_NUMBERS = 150
-#: Number of groups from which keys are sorted as 32-bit integers; 16-bit integers sort faster.
+#: Number of table rows from which row indices are sorted as 32-bit integers. With fewer rows, they
+#: are sorted as 16-bit integers, which is faster.
 INT16_GROUPS = 1 << 15
-#: Numbers of the factors of a gathered product: weights, table, upstream gradient.
+#: Positions of the three factors of a gathered product: weights, table, upstream gradient.
 FACTORS = 0, 1, 2
 
 
@@ -73,7 +74,7 @@ def splines_of_edges(
     interval: Int[Tensor, "samples inputs"],
     table: Coefficients,
 ) -> Float[Tensor, "samples out inputs"]:
-    """Return the splines with the coefficients `table`, one per output and input."""
+    """Return the value of each edge's spline, with the coefficients `table`, at each sample."""
     samples, inputs, local = basis.shape
     index = table_index(interval, local, table.shape[-1]).reshape(samples * inputs, local)
     values = weighted_rows(basis.flatten(0, 1), table.flatten(1).T, index)
@@ -83,7 +84,7 @@ def splines_of_edges(
 def spline_values(
     x: Inputs, coefficients: Coefficients, grid: Grid
 ) -> Float[Tensor, "samples out inputs"]:
-    """Return the splines with these coefficients at x, one per output and input."""
+    """Return the value of each edge's spline, with these coefficients, at x."""
     return splines_of_edges(*local_basis(x, grid), coefficients)
 
 
@@ -92,10 +93,10 @@ def dense_rows(
     interval: Int[Tensor, "samples inputs"],
     functions: int,
 ) -> Float[Tensor, "samples inputs functions"]:
-    """Scatter the local basis into rows of all `functions` of each input.
+    """Scatter the local basis into rows of all `functions` basis functions of each input.
 
-    The scatter has one dimension, and the local functions vary slowest, because torch is slow in
-    short dimensions.
+    All indices are flattened to one dimension, in which the local functions vary slowest, because
+    torch is slow along short dimensions.
     """
     count = interval.numel() * functions
     starts = torch.arange(0, count, functions, device=basis.device) + interval.flatten()
@@ -107,32 +108,37 @@ def dense_rows(
 def table_index(
     interval: Int[Tensor, "samples inputs"], local: int, functions: int
 ) -> Int[Tensor, "samples terms"]:
-    """Return the indices of the local functions in a table of the functions of all inputs.
+    """Return the row index of each local function in a table of the functions of all inputs.
 
-    The indices of the second input follow those of the first one, and so on.
+    The table lists the `functions` functions of the first input, then those of the second, and so
+    on.
     """
     first = first_places(interval, functions)
     return (first[..., None] + torch.arange(local, device=interval.device)).flatten(1)
 
 
 def first_places(interval: Tensor, functions: int) -> Tensor:
-    """Return the index of the first local function in this table, shape (samples, inputs)."""
+    """Return the row of each first local function in the table of `table_index`.
+
+    The shape is (samples, inputs).
+    """
     return interval + torch.arange(interval.shape[1], device=interval.device) * functions
 
 
 # Let T = sum w[b, s] t[index[b, s], o] g[b, o] with weights w (b, s), a table t (r, o) and upstream
 # gradients g (b, o). The gathered product is the derivative of T with respect to g. Its gradients
 # are the derivatives of T with respect to w and t. Each of the three derivatives is bilinear in the
-# other two factors, so the gradients of all of them are again such derivatives, and the product is
-# differentiable to any order (torch's embedding_bag is not). The kernels cost O(terms) for any
-# length of the table. Under the transforms of `torch.func` and in forward mode, torch's own
-# arithmetic is used, with a tensor of the shape (b, s, o).
+# other two factors, so the gradient of a derivative is again one of the three derivatives. The
+# product can therefore be differentiated to any order (torch's embedding_bag cannot). The cost of
+# the kernels is proportional to the number of terms, for any length of the table. Under the
+# transforms of `torch.func` and in forward mode, ordinary torch operations are used, with a tensor
+# of the shape (b, s, o).
 
 
 def _by_arithmetic(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return the derivative of T with respect to the factor number `by` of (w, t, g).
+    """Return the derivative of T (defined above) with respect to factor number `by` of (w, t, g).
 
-    `first` and `second` are the other two factors, in order; `rows` is the length of the table.
+    `first` and `second` are the other two factors, in order. `rows` is the length of the table.
     """
     if by == 0:
         return (first[index] * second[:, None]).sum(-1)
@@ -201,7 +207,7 @@ class _Slope(torch.autograd.Function):
 
 
 def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return the derivative of T as `_by_arithmetic` does, differentiable to any order."""
+    """Return the same as `_by_arithmetic`, in a form that can be differentiated to any order."""
     return (_by_arithmetic if is_traced() else _Slope.apply)(by, first, second, index, rows)
 
 
@@ -219,8 +225,8 @@ def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
 def fuses(grid: Grid) -> bool:
     """Return whether torch is compiling and `fused_sums` can be used on the grid.
 
-    The grid must be uniform and of degree 2 to 5. In degree 1, slopes jump at the centres of the
-    functions, which `fused_sums` does not represent.
+    The grid must be uniform and of degree 2 to 5. In degree 1, the slopes of the basis functions
+    jump at their centres, and `fused_sums` does not represent these jumps.
     """
     fits = grid.uniform and 1 < grid.degree <= UNIFORM_MATRIX_DEGREE
     return fits and torch.compiler.is_compiling() and not is_transformed()
@@ -265,10 +271,10 @@ def _functions(place: Place, count: int, grid: Grid, derivative: int, dim: int =
 
 
 class _EveryFunction(torch.autograd.Function):
-    """All basis functions and the base, with their slopes as the backward pass.
+    """All basis functions and the base function, with a backward pass that uses their slopes.
 
-    Torch would otherwise differentiate every operation. A compiler fuses the loops, because they
-    scatter nothing.
+    Without this backward pass, torch would differentiate every operation. The compiler can fuse the
+    loops, because nothing is scattered.
     """
 
     @staticmethod
@@ -290,7 +296,10 @@ class _EveryFunction(torch.autograd.Function):
 
 
 class _GatheredSums(torch.autograd.Function):
-    """Sums of the k + 1 non-zero functions and of the base, with slopes as the backward pass."""
+    """Sums over inputs of splines and weighted base functions, gathered from the coefficients.
+
+    Only the k + 1 non-zero basis functions are computed. The backward pass uses their slopes.
+    """
 
     @staticmethod
     def forward(
@@ -334,7 +343,8 @@ class _GatheredSums(torch.autograd.Function):
 def _combined(weights: Tensor, rows: Tensor, index: Tensor, base: Tensor, weight: Tensor) -> Tensor:
     """Return the weighted sum of consecutive `rows` and of the base, shape (samples, inputs, out).
 
-    The rows begin at `index`; there are as many as `weights`. The base has its own `weight`.
+    The sum takes as many rows as there are `weights`, from row `index` (samples, inputs) on. The
+    base function is multiplied by `weight` (out, inputs).
     """
     total = kept(base)[..., None] * kept(weight.T)
     for step, local in enumerate(weights):
@@ -353,14 +363,14 @@ def fused_sums(
     base: tuple[Inputs, Inputs],
     weight: Float[Tensor, "out inputs"],
 ) -> Float[Tensor, "samples out"]:
-    """Return the sums over inputs of splines and weighted bases, in loops that a compiler fuses.
+    """Return sums over inputs of splines and weighted base functions, in loops that torch fuses.
 
     Args:
         x: Inputs.
         table: Coefficients of the splines.
         grid: Uniform grid for which `fuses` is true.
-        base: Values of the base function at x, and its slopes.
-        weight: Factors of the base.
+        base: Values and slopes of the base function at x.
+        weight: Weights that multiply the base function.
     """
     rest = grid.degree, grid.uniform, grid.extrapolation
     if prefers_sparse(grid.functions, grid.degree) or (
