@@ -72,7 +72,9 @@ def cells(cfg: FitConfig) -> list[Cell]:
 def prepare(
     cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None
 ) -> Fit | TableFitting:
-    """Build everything that a training needs. `target` replaces the target of the settings.
+    """Prepare the training run of one seed: build its data, model settings and plan.
+
+    If given, `target` replaces the target of the settings.
 
     Raises UsageError if the settings conflict.
     """
@@ -92,12 +94,12 @@ def run(
     resume: Checkpoint | None = None,
     prepared: Fit | TableFitting | None = None,
 ) -> Records:
-    """Train one network. Yield a row per step, and all other records at the end."""
+    """Train one model; yield a row per step during training, and all other records at the end."""
     yield from (prepared or prepare(cfg, cell, seed)).run(cell, seed, resume)
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the default figures of a training; none if the run has several cells.
+    """Yield the default figures of a training run; none if the run has several cells.
 
     They show the loss, predictions and residuals, and for KANs also the edges and the network.
     """
@@ -121,7 +123,7 @@ def claims(tables: Tables) -> Claims:
 
 @dataclass(frozen=True)
 class Fit:
-    """A training together with its settings."""
+    """A prepared training run of one seed, and the settings of `kanrun fit`."""
 
     cfg: FitConfig
     training: Training
@@ -166,9 +168,10 @@ class Fit:
 
 
 def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:
-    """Build everything that the training of one seed needs.
+    """Build the data and the plan for training with one seed.
 
-    `target` replaces the target of the settings. Raises UsageError if the settings conflict.
+    If given, `target` replaces the target of the settings. Raises UsageError if the settings
+    conflict.
     """
     problem = make_problem(cfg, target or cfg.target, cfg.sampling, seed)
     if cfg.extra_points and (problem.dataset.target.function is None or cfg.sampling.noise):
@@ -180,7 +183,7 @@ def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:
 
 
 class Progress:
-    """Records of a training: a row per step and per grid, and checkpoints to resume from."""
+    """Convert events of training to records: rows per step and per grid, and checkpoints."""
 
     def __init__(self, state: TrainingState, resume: Checkpoint | None, why: str) -> None:
         self._why = why if resume is None else ""  # reported once, before the first step

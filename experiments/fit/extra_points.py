@@ -1,4 +1,4 @@
-"""After training on a function: add points where the error is large, and report kinks and jumps.
+"""After training on a function, add points where the error is large, and report kinks and jumps.
 
 A random sample leaves gaps between the values of the hidden activations, and few values near the
 ends of their ranges. In these gaps, where neither training nor validation points lie, the error can
@@ -39,7 +39,7 @@ ROUNDS = 4
 AGREEING = 2.0
 #: Relative error on new points below which no more points are added.
 ACCURATE = 1e-12
-#: Number of test points, those with the largest errors, near which kinks are searched for.
+#: Kinks are searched for near this many test points, those with the largest errors.
 LARGEST_ERRORS = 16
 #: Words in notes for a place at which a function is not smooth.
 NOT_SMOOTH = "a kink, a jump or an infinite slope"
@@ -120,9 +120,10 @@ def add_points(
 ) -> tuple[LearningProblem, Trained, float]:
     """Add up to `most` samples of the problem's function where the errors of `trained` are largest.
 
-    Up to ROUNDS rounds follow each other as long as the error on new points is more than twice the
-    first training error, or the last round more than halved the error on new points. Later training
-    errors are not used, because the added points are those with the largest residuals.
+    Points are added in at most ROUNDS rounds, and the network is trained again in each. A round
+    follows if the error on new points is more than twice the first training error, or if the last
+    round more than halved the error on new points. Later training errors are not used, because the
+    added points are those with the largest residuals.
 
     Returns:
         The problem and the trained network of the round with the lowest error on new points, and

@@ -40,7 +40,8 @@ from kanrun.targets.encoding import EMPTY
 from .config import FitConfig
 
 MIN_ROWS = 10  # smallest number of training rows; fewer do not determine the model's variances
-#: Largest relative difference of two cross-validated losses that count as equal: about 0.0%.
+#: Largest relative difference at which two cross-validated losses count as equal. Smaller
+#: differences are displayed as 0.0%.
 SAME_LOSS = 5e-4
 
 #: Notes about the simpler kinds of models, by kind.
@@ -226,7 +227,7 @@ def _table(name: str, table: DataFrame) -> Table:
 
 
 def prepare_table(cfg: FitConfig, seed: int, target: Target | None) -> TableFitting:
-    """Read and split the table of the settings, or `target` in its place.
+    """Read and split the table; if given, `target` replaces the table of the settings.
 
     Raises UsageError if the target is not a table, has too few rows, or does not suit the settings.
     """

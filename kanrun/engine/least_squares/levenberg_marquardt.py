@@ -30,8 +30,9 @@ Unknowns = Float[Tensor, " unknowns"]
 #: Largest number of smaller dampings that a damping search tries, each a tenth of the last. With
 #: more trials, successful steps become longer, at the cost of one linear solution per trial.
 MAX_DECREASES = 3
-#: Largest number of larger dampings that a damping search tries before the step counts as failed:
-#: three times 10, then times 100. With fewer, training ends earlier.
+#: Largest number of larger dampings that a damping search tries before the step counts as failed.
+#: Each of the first three is 10 times the last damping, the others 100 times. With fewer trials,
+#: the iteration ends earlier.
 MAX_INCREASES = 6
 #: The search for smaller dampings ends if the last one gained less than this fraction of the
 #: remaining objective or of the step's decrease, whichever is smaller. With a smaller value, more
@@ -48,8 +49,8 @@ MATRIX_UNKNOWNS = 6000
 CG_TOLERANCE = 1e-8
 #: Largest number of iterations of conjugate gradients; a step that needs more is truncated.
 CG_MAX_ITERATIONS = 60
-#: If the Cholesky factorisation fails because of rounding: pairs (factor, added) with which it is
-#: tried again, with the damping factor * mu + added.
+#: If the Cholesky factorisation fails because of rounding, it is tried again with the damping
+#: factor * mu + added, for each of these pairs (factor, added).
 RETRIES = ((30.0, 1e-13), (1000.0, 1e-12))
 #: Lower bound of squared column norms, as a fraction of the largest one. With a larger value,
 #: unknowns with little effect move less; a smaller value amplifies rounding errors.
@@ -65,7 +66,7 @@ class Linearisation:
     Attributes:
         rows: Rows of the Jacobian J.
         residual: Residual r.
-        frozen: Unknowns that must not move.
+        frozen: Mask of the unknowns that must not change; None if all may change.
     """
 
     rows: Rows
@@ -175,7 +176,7 @@ class State:
 
 
 def begin(problem: Problem, policy: LMPolicy, damping: float | None = None) -> State:
-    """Return the state before the first step. `damping` overrides the initial one of `policy`."""
+    """Return the state before the first step. If given, `damping` replaces `policy.damping`."""
     loss = problem.objective(problem.unknowns)
     loss = loss if isfinite(loss) else inf
     first = policy.damping if damping is None else damping
@@ -183,7 +184,10 @@ def begin(problem: Problem, policy: LMPolicy, damping: float | None = None) -> S
 
 
 def step(problem: Problem, state: State, policy: LMPolicy) -> State:
-    """Return the state after one step."""
+    """Return the state after one step.
+
+    If no damping lowers the objective, the unknowns are unchanged and `improved` is False.
+    """
     equations = NormalEquations(problem.linearise(state.unknowns), state.max_squared_norms)
     if problem.columns_can_vanish:
         state = replace(state, max_squared_norms=equations.squared_norms)
@@ -200,7 +204,7 @@ def minimise(
 ) -> tuple[State, int]:
     """Minimise the objective; return the final state and the number of steps taken.
 
-    `damping` overrides the initial damping of `policy`. `ended` is called before each step, and the
+    If given, `damping` replaces `policy.damping`. `ended` is called before each step, and the
     iteration ends if it returns True.
     """
     state = begin(problem, policy, damping)
@@ -299,8 +303,8 @@ class NormalEquations:
 
     Args:
         linear: The linearisation, with J and r.
-        squared_norms: Squared column norms (unknowns,) for the scaling; they are used where they
-            are larger than those of J.
+        squared_norms: Squared column norms of earlier Jacobians (unknowns,). Where they are larger
+            than those of J, they are used for the scaling instead.
 
     Attributes:
         squared_norms: Squared column norms that are used for the scaling.
@@ -369,8 +373,9 @@ class NormalEquations:
         """Solve the damped equations for the right-hand side `g` by conjugate gradients.
 
         `near` is the preconditioner, which approximately solves the equations. For banded normal
-        equations it is a factorisation, which loses accuracy for smooth functions if the
-        differential equation has a high order or the grid is fine; the iteration restores it.
+        equations, `near` is a factorisation, which loses accuracy for smooth functions if the
+        differential equation has a high order or the grid is fine; the iteration restores the
+        accuracy.
         """
         rows = self.linear.rows
         solution = torch.zeros_like(g)

@@ -27,7 +27,8 @@ PIECE = 1 << 24
 BLOCK = 192
 #: Numbers that are added in turn to the unit diagonal until the Cholesky factorisation succeeds.
 RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
-#: Map from a right-hand side to the solution of a least-squares problem or its normal equations.
+#: Function that returns the solution of a least-squares problem, or of its normal equations, for a
+#: right-hand side.
 Solve = Callable[[Tensor], Tensor]
 
 
@@ -207,16 +208,21 @@ class Pattern:
 
     @cached_property
     def _below(self) -> tuple[Tensor, Tensor]:
-        """Entries of element products on or below the diagonal, and their indices in the bands."""
+        """Indices that `bands` uses to add up the lower triangles of element products.
+
+        The first tensor contains the flat indices of their entries in all products, the second one
+        the flat indices to which these entries belong in the bands, column by column.
+        """
         row = self.index[:, :, None]
         column = self.index[:, None, :]
         entries = (row >= column).flatten().nonzero()[:, 0]
         return entries, (column * (self.width + 1) + row - column).flatten()[entries]
 
     def bands(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
-        """Return the assembled sum of element products, in LAPACK's lower banded storage.
+        """Add up the element products in one matrix in LAPACK's lower banded storage.
 
-        Its shape is (width + 1, unknowns).
+        Row and column i of the product of an element belong to the unknown `index[element, i]`. The
+        result has the shape (width + 1, unknowns).
         """
         entries, places = self._below
         total = products.new_zeros((self.width + 1) * self.unknowns)
@@ -230,11 +236,11 @@ class Pattern:
 
 
 class ElementRows:
-    """Matrix with one dense block per element, and the methods of `LocalRows`.
+    """Matrix with one dense block of rows per element, and the methods of `LocalRows`.
 
     Attributes:
-        pattern: Unknowns of each element.
-        values: Blocks, shape (elements, rows, terms).
+        pattern: Unknowns on which each element depends, which are the columns of its block.
+        values: Dense blocks, shape (elements, rows, terms).
         unknowns: Number of columns.
     """
 

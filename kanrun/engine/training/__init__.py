@@ -1,12 +1,12 @@
 """Training of networks: the main loop (here), and its parts in the other modules of the package.
 
-A training compares random starts or grows the shape of the network, trains on one grid after
-another, selects the grid with the lowest validation error, and makes a final fit. `train` is a
-generator: it yields a `Step` after every solver step, a `Stage` after every grid, and a `Snapshot`
-every few seconds on a grid that takes long; it returns a `Trained`. The stages and the last
-snapshot contain everything that is needed to resume, so a training that is interrupted and resumed
-ends with exactly the same numbers. Test errors are measured and reported but never used for
-selection.
+A training run first compares random starts or grows the shape of the network. It then trains on one
+grid after another, selects the grid with the lowest validation error, and makes a final fit.
+`train` is a generator: it yields a `Step` after every measurement of the errors (usually every
+solver step), a `Stage` after every grid, and a `Snapshot` every few seconds on a grid that takes
+long; it returns a `Trained`. The stages and the last snapshot contain everything that is needed to
+resume, so a run that is interrupted and resumed ends with exactly the same numbers. Test errors are
+measured and reported but never used for selection.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ LOGITS = 5.0
 
 @dataclass(frozen=True)
 class Trained:
-    """Result of a training.
+    """Result of a training run.
 
     Attributes:
         network: The chosen stage's network after the final fit.
         chosen: The stage (grid) with the lowest validation error.
-        errors: Errors of `network`; the validation error is that before the final fit, which
-            trains on the validation points too.
+        errors: Errors of `network`. The validation error was measured before the final fit, because
+            this fit also uses the validation points.
         stages: All stages, in order.
         seconds: Seconds of training.
     """
@@ -104,10 +104,24 @@ def train(
     generator: Generator,
     progress: TrainingState | None = None,
 ) -> Events[Event, None, Trained]:
-    """Train a network made by `create`, or resume the training whose state is `progress`.
+    """Train a network, or resume an interrupted training run.
 
-    Raises TrainingFailed, with the stage and the step, if a value becomes NaN or infinite. The
-    stages and snapshots that were yielded before hold the last valid states.
+    Args:
+        create: Function that creates a random network, given a random generator.
+        data: Samples for training, validation and testing.
+        plan: Solver, grids, starts, growth and penalty.
+        generator: Generator of all random numbers.
+        progress: State of the run to resume; None for a new run.
+
+    Yields:
+        Steps, stages, snapshots and, if the shape grew, one `Grown`.
+
+    Returns:
+        The trained network, its errors and all stages.
+
+    Raises:
+        TrainingFailed: If a value becomes NaN or infinite; the message names the stage and the
+            step. The stages and snapshots that were yielded earlier are the last valid states.
     """
     state = progress or TrainingState()
     snapshot = state.snapshot
@@ -147,7 +161,12 @@ def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) ->
 
 
 def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
-    """Return the training to continue, and a record of the growth of the shape, if any."""
+    """Compare random starts, or grow the shape, before the grids of the schedule.
+
+    Returns:
+        The `GridTraining` that continues with the schedule, and a list that contains the record of
+        the growth or, if the shape does not grow, is empty.
+    """
     plan = setup.plan
     samples = setup.data.train
     generator = setup.generator
@@ -167,7 +186,7 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
         for one in rivals if len(rivals) > 1 else ():
             one.compare(plan.schedule[0])
         return min(rivals, key=lambda one: one.lowest), []
-    # A single start takes these quick steps too, because they adapt the hidden grids.
+    # Even a single start is trained briefly if that adapts the grids of hidden layers.
     settles = plan.update_grid and len(network.shape) > 2
     settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
     if plan.starts > 1 or settles:
@@ -181,8 +200,9 @@ def _grown_classifier(
 ) -> tuple[GridTraining, list[Grown]]:
     """Grow the shape by least squares on 0/1 class indicators.
 
-    Return the cross-entropy training that begins with the grown network, and a record of the
-    growth.
+    Returns:
+        The `GridTraining` that minimises the cross-entropy, starting from the grown network, and a
+        list with the record of the growth.
     """
     data = setup.data
 
@@ -204,8 +224,9 @@ def _grown_classifier(
 def _final_fit(chosen: Stage, setup: Setup) -> Network:
     """Return a copy of the chosen network, refitted to training and validation points together.
 
-    Networks that are linear in their unknowns are solved exactly; others take up to FINAL_STEPS
-    second-order steps. Without validation points or a second-order solver, the copy is unchanged.
+    If the network is linear in its unknowns, the refit is exact; otherwise it takes up to
+    FINAL_STEPS second-order steps. Nonlinear networks are not refitted if there are no validation
+    points, or if the solver is not of second order.
     """
     network = deepcopy(chosen.network)
     everything = setup.data.everything

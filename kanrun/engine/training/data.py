@@ -1,4 +1,4 @@
-"""Samples and plan of a training, and measures of a network's error on samples."""
+"""Samples and plan of a training run, and measures of a network's error on samples."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ class Samples:
 
     @property
     def roots(self) -> Tensor | None:
-        """Square roots of the weights divided by their mean, shape (samples, 1), or None.
+        """Square roots of the weights relative to the mean weight, shape (samples, 1).
 
-        Least-squares rows are multiplied by them.
+        The rows of least-squares problems are multiplied by these roots. None without weights.
         """
         if self.weights is None:
             return None
@@ -97,7 +97,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples of a training.
+    """Samples of a training run.
 
     Attributes:
         train: Samples to fit.
@@ -106,7 +106,7 @@ class TrainingData:
         unit: Factors (outputs,), in float64, that convert differences of outputs to the user's
             units, in which errors are reported. They differ from 1 for outputs smaller than 1/100
             or larger than 100, which `kanrun.targets` standardises. None means 1.
-        task: What is learned.
+        task: Whether numbers (`regression`) or classes (`classification`) are learned.
     """
 
     train: Samples
@@ -160,7 +160,8 @@ def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Ten
 def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> float | None:
     """Return the root mean square error over samples and outputs, or None without samples.
 
-    It is in the user's units; for classification, it is that of the class probabilities.
+    The error of numbers is in the user's units. For classification, it is the error of the class
+    probabilities.
     """
     if samples is None or len(samples) == 0:
         return None
@@ -274,17 +275,19 @@ class Plan:
     Attributes:
         solver: Name of the solver.
         intervals: Numbers of grid intervals to train on in turn; empty for networks without grids.
-        steps: Maximum number of steps on each grid; None: a number chosen by the solver.
-        starts: Number of random starts, of which the best is trained further. Second-order solvers
-            compare them in short trainings on a coarse grid, others on the first grid. If the shape
-            grows, this is the number of candidates at each width.
+        steps: Maximum number of steps on each grid; None: see `steps_for`.
+        starts: Number of random starts, of which the best is trained further. Starts are compared
+            by short training runs on a coarse grid if the solver is of second order, otherwise by
+            training on the first grid. If the shape grows, this is the number of candidates at each
+            width.
         weight: Weight of the smoothness penalty; None: chosen by validation (second-order solvers).
         first_weight: First weight that validation tries, relative to outputs of unit standard
             deviation and a domain of unit width.
         order: Order of the penalised differences; None: degree + 2.
         growth: Limits within which the shape grows from the additive model; None: no growth.
         update_grid: Whether hidden grids are adapted to the range of the activations.
-        grid_eps: Share of uniform spacing in redrawn grids, 0 to 1; the rest follows quantiles.
+        grid_eps: Weight of equal spacing in adapted grids, 0 to 1. The remaining weight is that of
+            quantiles of the activations.
         freeze_unseen: Whether coefficients stay fixed if no sample lies in the support of their
             basis functions.
         stop_early: Whether the schedule ends after two grids in a row without improvement.
@@ -324,14 +327,14 @@ class Plan:
 
     @property
     def second_order(self) -> bool:
-        """True if the solver minimises a sum of squares by second-order steps."""
+        """Whether the solver minimises a sum of squares by second-order steps."""
         return bool(self.settings.second_order)
 
     def steps_for(self, unknowns: int) -> int:
         """Return the maximum number of solver steps on a grid with this number of unknowns.
 
-        If `steps` does not give it, networks with more unknowns get fewer Levenberg-Marquardt
-        steps, because their steps cost more.
+        It is `steps`, unless that is None. By default, networks with more unknowns get fewer
+        Levenberg-Marquardt steps, because each step costs more.
         """
         if self.steps is not None:
             return self.steps
@@ -375,14 +378,14 @@ def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
 def choose_solver(
     rows: int, parameters: int, first: int, active: int, task: Task, *, double: bool
 ) -> tuple[str, str]:
-    """Return the name of the solver for a training of this size, and a sentence with the reason.
+    """Return the name of the solver for a problem of this size, and a sentence with the reason.
 
     Args:
         rows: Number of samples times number of outputs.
         parameters: Number of parameters on the last grid.
         first: Number of parameters on the first grid.
         active: Number of parameters that affect the outputs at one sample.
-        task: What is learned.
+        task: Whether numbers (`regression`) or classes (`classification`) are learned.
         double: Whether the precision is float64.
     """
     lm = max(second_order_work(rows, parameters), START_WORK * first**3)

@@ -48,13 +48,13 @@ MIN_WEIGHT = 1e-30
 #: Upper bound (exclusive) of the weights of the smoothness penalty that are tried. A larger value
 #: allows smoother functions.
 MAX_WEIGHT = 1e2
-#: Factor between weights that are tried.
+#: Ratio of consecutive weights that are tried.
 WEIGHT_FACTOR = 100.0
-#: Largest number of lower weights tried on each grid but the last. More tries take more steps
-#: there.
+#: Largest number of lower weights that are tried on each grid but the last. More tries take more
+#: steps.
 TRIES = 5
-#: Largest number of lower weights tried on the last grid, whose result is final. More tries may
-#: lower its error and take more steps.
+#: Largest number of lower weights that are tried on the last grid, whose error is final. More tries
+#: may lower this error, but take more steps.
 LAST_TRIES = 8
 #: Smallest relative decrease of the validation error for which a new weight is kept.
 MIN_GAIN = 0.03
@@ -127,10 +127,10 @@ class GridTraining:
 
     @property
     def ends(self) -> bool:
-        """True if training should not continue on finer grids.
+        """Whether training should not continue on finer grids.
 
-        This is so if the next grid would have too many unknowns, or if knots were inserted. With
-        `plan.stop_early`, it is also so if only rounding errors are left, or if the last UNHELPFUL
+        Training ends if the next grid would have too many unknowns, or if knots were inserted. With
+        `plan.stop_early`, it also ends if only rounding errors are left, or if the last UNHELPFUL
         grids brought no improvement.
         """
         if not self.stages:
@@ -242,8 +242,8 @@ class GridTraining:
     def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
         """Transfer the network to the next grid; return the main solver run and the transfer.
 
-        On the first grid, LBFGS first takes a few steps; then hidden grids are redrawn if the
-        activations do not cover them.
+        On the first grid, LBFGS takes a few steps before hidden grids are adapted to the
+        activations. They are adapted only if the activations do not cover them.
         """
         before = self.stages[-1].errors.train if self.stages else None
         network = self.network
@@ -271,7 +271,8 @@ class GridTraining:
         solver = setup.solver(network, self.penalty)
         hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
         if self.log.stage == 1 and hidden and plan.settings.curvature:
-            # Once the ranges of the activations have settled, redraw hidden grids that do not fit.
+            # The ranges of the activations have settled after these steps, so adapt hidden grids
+            # that do not fit them.
             yield from SolverRun(solver, min(SETTLING, budget), setup, progress).run(self.log)
             progress = Progress(progress.network, progress.error)
             if not network.covers(x, FILLED):
@@ -308,10 +309,10 @@ class GridTraining:
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
         """Try lower penalty weights while they help, and higher weights if no lower one helps.
 
-        Before that, penalties on second differences are tried on the first grid if its fit is poor,
+        On the first grid, penalties on second differences are tried before, if the fit is poor,
         since noise is then likely. With the largest weight, edge functions are nearly straight
-        lines. The usual penalty on differences of high order does not prevent overfitting, because
-        it does not penalise polynomials of lower degree.
+        lines. The usual penalty on differences of order m > 2 does not prevent overfitting, because
+        it does not penalise polynomials of degree below m.
 
         `budget` is the number of steps of the main run, and `settled` whether it ended by a
         stopping rule. Only then are higher weights tried; otherwise they could win merely by their
@@ -331,7 +332,11 @@ class GridTraining:
             yield from self._walk(higher, max(3, budget // 3), MISSES)
 
     def _weights(self, factor: float, tries: int) -> list[SmoothnessPenalty]:
-        """Return up to `tries` penalties, each `factor` times as large as the one before."""
+        """Return up to `tries` penalties whose weights change by `factor` from one to the next.
+
+        The first is the present weight times `factor`. Weights outside MIN_WEIGHT to MAX_WEIGHT are
+        left out.
+        """
         weights = (self.penalty.weight * factor ** (n + 1) for n in range(tries))
         inside = (weight for weight in weights if MIN_WEIGHT * 0.9 <= weight < MAX_WEIGHT)
         return [replace(self.penalty, weight=weight) for weight in inside]
@@ -343,10 +348,12 @@ class GridTraining:
         patience: int,
         far: float = TOO_FAR,
     ) -> Events[Step, None, bool]:
-        """Train with one penalty after the other, each from the network that the last one reached.
+        """Train with each penalty in turn, starting from the network reached with the previous one.
 
-        The best network is kept. The walk ends after more than `patience` penalties in a row that
-        do not help, or at an error of more than `far` times the best. Return whether any helped.
+        A penalty helps if it lowers the validation error by at least the fraction MIN_GAIN; its
+        network and the penalty are then kept. The search ends after more than `patience` penalties
+        in a row that do not help, or if an error exceeds `far` times the best error. Return whether
+        any penalty helped.
         """
         kept = False
         missed = 0
@@ -368,9 +375,11 @@ class GridTraining:
     def _trained(
         self, network: Network, penalty: SmoothnessPenalty, steps: int
     ) -> Events[Step, None, Progress]:
-        """Train `network` for up to `steps` steps; return the best network after any of them.
+        """Train a copy of `network` for up to `steps` steps.
 
-        The error of `network` before the first step is not considered.
+        Returns:
+            The best network after any of the steps, with its validation error. The error before the
+            first step is not considered.
         """
         progress = Progress(network, inf)
         solver = self.setup.solver(deepcopy(network), penalty)
@@ -388,5 +397,5 @@ def without_help(errors: Sequence[float]) -> int:
 
 
 def first_penalty(plan: Plan) -> SmoothnessPenalty:
-    """Return the smoothness penalty that a training begins with."""
+    """Return the smoothness penalty with which training begins."""
     return SmoothnessPenalty(plan.first_weight if plan.weight is None else plan.weight, plan.order)

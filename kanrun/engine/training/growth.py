@@ -65,16 +65,17 @@ from kanrun.monitoring import time_limit_reached
 
 #: Largest number of samples on which shapes are compared; more would not change their order.
 MAX_SAMPLES = 1000
-#: Largest number of unknowns of a network when widths are compared; finer grids are not tried.
+#: Widths are compared only on grids with at most this many unknowns.
 COMPARED_UNKNOWNS = 700
-#: Largest number of unknowns of a network, per output value of the training samples, when widths
-#: are compared.
+#: Widths are compared only on grids with at most this many unknowns per output value of the
+#: training samples.
 UNKNOWNS_PER_VALUE = 0.5
-#: An additional identity layer is kept if it reduces the error to below this fraction.
+#: An additional identity layer is kept if the error with it is below this fraction of the error
+#: without it.
 DEEPER = 0.5
 #: Relative error below which no identity layer is tried, because a finer grid works as well.
 EXACT = 1e-3
-#: Damping of the first step when only the last layer is fitted, a linear problem.
+#: Damping of the first step if only the last layer is fitted, which is a linear problem.
 LAST_DAMPING = 1e-10
 
 
@@ -99,11 +100,11 @@ class Growth:
     """Growth of one network.
 
     Attributes:
-        setup: Data, plan and random generator of the training.
+        setup: Data, plan, random generator and clock of the training run.
         penalty: Smoothness penalty while the shape grows.
         policy: Limits of the growth.
-        trainings: One training per shape tried, in order.
-        reason: Why growth ended.
+        trainings: The `GridTraining` of each shape that was tried, in order.
+        reason: Description of why growth ended.
     """
 
     setup: Setup
@@ -119,16 +120,16 @@ class Growth:
 
     @property
     def best(self) -> GridTraining:
-        """Training with the lowest error."""
+        """The element of `trainings` with the lowest error."""
         return min(self.trainings, key=lambda one: one.lowest)
 
     @property
     def winner(self) -> GridTraining:
-        """Training to continue with: the one with the lowest error.
+        """The `GridTraining` to continue with, which is that of the best shape.
 
-        It restarts from its first grid if the shapes were compared on a subset of the samples. It
-        also restarts if its fit is poor, because the data are then probably noisy and the first
-        grid needs smoothing.
+        Training restarts from the network of its first grid if the shapes were compared on a subset
+        of the samples. It also restarts if the fit is poor, because the data are then probably
+        noisy and the first grid needs smoothing.
         """
         training = self.best
         poor = training.lowest > NOISY * baseline_error(self.setup.data)
@@ -149,7 +150,8 @@ class Growth:
     def run(self, create: Create) -> None:
         """Grow the shape, starting from an additive model.
 
-        Its edges and its grid are those of the first layer of a network made by `create`.
+        The additive model has the edge settings and the grid of the first layer of a network that
+        `create` makes.
         """
         x = self._part.data.train.x
         generator = self.setup.generator

@@ -73,8 +73,8 @@ class Curvature:
             samples = objective.samples
             part = samples.part(slice(None, None, -(-len(samples) // SAMPLES)))
             counts = 1.0 if part.roots is None else part.roots.double().square()
-            # Per layer: its inputs, and the squared sensitivities u_o^2 of its sums, added up over
-            # the outputs of the network.
+            # For each layer: its inputs, and the squared derivatives u_o^2 of the network's outputs
+            # with respect to the layer's sums, added up over the outputs of the network.
             reaching = [part.x.detach()]
             sums = list[Tensor]()
             with torch.enable_grad():
@@ -93,11 +93,14 @@ class Curvature:
 
     @property
     def known(self) -> bool:
-        """False if the approximation is the identity."""
+        """Whether there is an approximation other than the identity."""
         return bool(self._inverses)
 
     def solve(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        """Return the inverse Hessian of `parameter` times `gradient`, in the gradient's shape."""
+        """Multiply `gradient` by the approximate inverse Hessian with respect to `parameter`.
+
+        The result has the shape of `gradient`.
+        """
         inverse = self._inverses.get(parameter)
         if inverse is None:
             return gradient
@@ -286,9 +289,10 @@ class LBFGS:
         return self.loss
 
     def state(self) -> dict[str, Tensor] | None:
-        """Return the history (oldest pair first), the number of steps, and which numbers may move.
+        """Return the history (oldest pair first), the number of steps, and the mask of free values.
 
-        None unless the next step recomputes the curvature, because the curvature is not stored.
+        The result is None unless the next step recomputes the curvature, because the curvature is
+        not stored.
         """
         if self._taken % RENEWED:
             return None
@@ -329,7 +333,8 @@ class LBFGS:
         if not slope < 0:
             return False
         start = LinePoint(0.0, start.value, start.gradient, slope)
-        # Try the full step first, except for a plain gradient, whose scale is unknown.
+        # Try the full step first, unless the direction is the gradient itself, whose scale is
+        # unrelated to that of the parameters.
         first = 1.0
         if not (self._pairs or self._curvature.known):
             first = min(1.0, 1.0 / max(float(start.gradient.abs().sum()), TINY))

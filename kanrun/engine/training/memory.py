@@ -1,16 +1,17 @@
 """Quadratic memory of earlier fits, without their samples: online Laplace in square-root form.
 
-Fit number s ends with the unknowns u_s and the function f(x; u_s) on its samples. Moving to other
-unknowns u changes this function. To second order, the memory penalises the change by
+Fit number s ends with the unknowns u_s and the function f(x; u_s) on its samples. Later fits with
+other unknowns u change this function. To second order, the memory penalises the change by
 
     Q_s(u) = weight mean |J_s (u - u_s)|^2,
 
-with J_s the Jacobian at u_s. On request, the outputs of hidden layers are kept in the same way:
-while they do not change, f is linear in the unknowns that may still move, so the quadratic model
-remains accurate for large steps. The sum over all fits is stored as |R u - z|^2 with triangular R:
-each fit appends the rows (J_s, J_s u_s), and a QR decomposition reduces them. The stored sum of the
-Q_s is therefore exact and positive semidefinite, and for n unknowns it needs n^2 numbers, whatever
-the number of fits. With `diagonal`, R keeps one number per unknown.
+with the Jacobian J_s of f at u_s. On request, the outputs of hidden layers are penalised in the
+same way. While these outputs do not change, f is linear in the remaining unknowns, so the quadratic
+model remains accurate for large steps. The sum over all fits is stored as |R u - z|^2 with a
+triangular matrix R: each fit appends the rows (J_s, J_s u_s) to (R, z), and a QR decomposition
+reduces them to n rows, where n is the number of unknowns. The stored sum of the Q_s is therefore
+exact up to a constant and positive semidefinite, and needs about n^2 numbers, whatever the number
+of fits. With `diagonal`, R is diagonal, and products of different unknowns are not remembered.
 Sources: G. Bierman, Factorization Methods for Discrete Sequential Estimation (1977), ch. V (the
 square-root information filter); Ritter et al., Online structured Laplace approximations,
 arXiv 1805.07810; Kao et al., Natural continual learning, arXiv 2106.08085.
@@ -29,7 +30,7 @@ from kanrun.engine.least_squares import DenseRows, LocalRows
 from kanrun.engine.networks import Network
 from kanrun.errors import UsageError
 
-#: Largest number of unknowns of a whole triangular factor, which then takes 128 MB.
+#: Largest number of unknowns if R is a full triangular matrix, which then takes 128 MB.
 MAX_UNKNOWNS = 4000
 #: Weight of a quadratic penalty that holds the unknowns near their values at the start of a fit
 #: with rehearsal. Without it, unknowns that no sample determines drift. Chosen on five peaks and a
@@ -42,7 +43,9 @@ PIECE = 1024
 
 @dataclass(frozen=True)
 class QuadraticMemory:
-    """Sum of |R u - z|^2 over blocks of unknowns u: one block of all, or one for each unknown.
+    """The sum of |R u - z|^2 over blocks, where u are the unknowns of a block.
+
+    Either one block holds all unknowns, or each unknown has its own block (`diagonal`).
 
     Attributes:
         factors: Triangular factors R, shape (blocks, size, size).
@@ -56,10 +59,10 @@ class QuadraticMemory:
     def anchor(cls, network: Network, weight: float, *, diagonal: bool) -> QuadraticMemory:
         """Return the memory weight * |u - u_0|^2, with u_0 the network's present unknowns.
 
-        With a weight of 0 the memory is empty.
+        With a weight of 0, the memory is empty. With `diagonal`, each unknown has its own block.
 
         Raises:
-            UsageError: If it is not `diagonal` and there are more than MAX_UNKNOWNS unknowns.
+            UsageError: If one block would have to hold more than MAX_UNKNOWNS unknowns.
         """
         unknowns = network.get_unknowns()
         size = 1 if diagonal else len(unknowns)
@@ -77,8 +80,8 @@ class QuadraticMemory:
     ) -> QuadraticMemory:
         """Return this memory with the network's present outputs at x (samples, inputs) added.
 
-        `weight` is the total weight of the samples. Changes of hidden nodes count `hidden` times as
-        much as changes of outputs; with 0, only outputs are remembered.
+        `weight` is the total weight of the samples. Changes of the nodes of hidden layers are
+        multiplied by `hidden` before they are squared; with 0, only outputs are remembered.
         """
         memory = self
         centres = network.get_unknowns()
@@ -105,7 +108,7 @@ class QuadraticMemory:
         return QuadraticMemory(reduced[..., :-1], reduced[..., -1])
 
     def rows(self) -> DenseRows | LocalRows:
-        """Return the triangular factors R as rows of a Jacobian over all unknowns."""
+        """Return the triangular factors R as rows of a Jacobian with one column per unknown."""
         blocks = len(self.factors)
         if blocks == 1:
             return DenseRows(self.factors[0])

@@ -1,4 +1,4 @@
-"""The objective of a training, as a function and as a least-squares problem.
+"""The objective of training, as a function and as a least-squares problem.
 
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight P(c)
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
@@ -12,9 +12,9 @@ integral hardly depends on the grid, so one weight can be used on all grids of a
 Sources: Eilers and Marx, Flexible smoothing with B-splines and penalties (1996). With an order
 m > degree, the penalty does not reduce the order of convergence of the spline.
 
-Weights of samples enter as least-squares rows scaled by their square roots. The Jacobian of a KAN
-is stored by its nonzeros (degree + 1 per edge), that of other networks densely. If it does not fit
-into memory, it is computed in blocks of samples.
+If samples have weights, their least-squares rows are multiplied by the square roots of the weights.
+The Jacobian of a KAN is stored by its nonzeros (degree + 1 per edge), and that of other networks
+as a dense matrix. A Jacobian that does not fit into memory is computed in blocks of samples.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ from kanrun.engine.training.data import (
 )
 from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
 
-#: Largest number of entries of the Jacobian in memory at once (but at least those of one sample).
+#: Largest number of entries of the Jacobian that are in memory at once; the rows of one sample are
+#: never divided.
 JACOBIAN_NUMBERS = 1 << 25
 #: Without a penalty, a coefficient is frozen if it would have to change by more than this many
 #: standard deviations of the outputs to explain the residual, because the data barely determine it.
@@ -78,9 +79,10 @@ class SmoothnessPenalty:
 class SmoothnessLoss:
     """Smoothness penalty times its weight, as a differentiable function of a network.
 
-    It is zero for networks without splines. The m + 1 coefficients of each difference are computed
-    once, for the grids that the network has at construction. They are multiplied by the root of the
-    weight in float64, because on fine grids the differences exceed the range of single precision.
+    It is zero for networks without splines. The squares of trained base weights are penalised too.
+    The m + 1 coefficients of each difference are computed once, for the grids that the network has
+    at construction. These coefficients are multiplied by the square root of the weight in float64,
+    because on fine grids they exceed the range of float32.
     """
 
     def __init__(self, network: Network, penalty: SmoothnessPenalty) -> None:
@@ -104,12 +106,12 @@ class SmoothnessLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """Objective of a training: the mean loss on samples plus penalties.
+    """Objective of training: the mean loss on samples plus penalties.
 
     Attributes:
         samples: Samples to fit.
         size: Number by which residuals are divided; see `output_scale`.
-        task: What is learned.
+        task: Whether numbers (`regression`) or classes (`classification`) are learned.
         penalty: Smoothness penalty.
         freeze_unseen: Whether coefficients of basis functions without samples are fixed.
         sparsity: Weight of the KAN paper's penalty on the size of edge functions.
@@ -143,9 +145,10 @@ class Objective:
         """Return this objective with the network's present outputs at `x` as additional samples.
 
         This is pseudo-rehearsal (Robins, Connection Science 7, 1995). `x` has the shape (samples,
-        inputs), and `counts` (samples,) are the weights of the rows, 1 by default. Of a classifier,
-        the outputs are its class probabilities. A weak quadratic penalty (ANCHOR) holds unknowns
-        that no sample determines; `freeze_unseen` is off.
+        inputs), and `counts` (samples,) are the weights of these samples, 1 by default. For a
+        classifier, class probabilities are used instead of outputs. A weak quadratic penalty
+        (ANCHOR) holds the unknowns near their present values, in case no sample determines them;
+        therefore `freeze_unseen` is switched off.
         """
         anchor = QuadraticMemory.anchor(network, ANCHOR, diagonal=True)
         y = predict(network, x)
@@ -169,11 +172,11 @@ class Objective:
         return loss + smoothness_loss(network) if self.penalty.weight else loss
 
     def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
-        """Return masks of the entries that may change, for parameters with fixed entries.
+        """Map each parameter that has fixed entries to a mask of the entries that may change.
 
         With `freeze_unseen`, a coefficient is fixed if no sample lies in the support of its basis
         function, given the present inputs of its layer. The base weight w_b of an edge is fixed if
-        any coefficient of this edge is. The spline scale w_s may still change. Without
+        any coefficient of this edge is fixed, but the spline scale w_s may still change. Without
         `freeze_unseen`, the result is empty.
         """
         free: dict[nn.Parameter, Tensor] = {}

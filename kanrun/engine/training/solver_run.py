@@ -25,8 +25,8 @@ from kanrun.engine.training.solvers import Solver
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Errors are measured on more samples than a step uses; this is the largest ratio of the two
-#: numbers.
+#: If a step uses few of many samples, errors are measured only after several steps: on average, on
+#: about this multiple of the samples that the steps use.
 MEASURED_FACTOR = 2
 #: Number of steps in a row below the plateau tolerance after which training on a grid ends.
 PLATEAU = 2
@@ -52,7 +52,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all solver runs of one training share: data, plan, random generator and clock."""
+    """Data, plan, random generator and clock, which all solver runs of a training run share."""
 
     data: TrainingData
     plan: Plan
@@ -92,8 +92,9 @@ class GridTransfer:
     Attributes:
         method: `start` if the grid did not change, `insertion` of knots, `least squares`, or
             `both` of these.
-        error: Change of the function by the transfer, relative to the function's size.
-        before: Training error on the grid before; None on the first grid.
+        error: Largest change of an output by the transfer, relative to the largest output; see
+            `Regridded.change`.
+        before: Training error on the previous grid; None on the first grid.
         after: Training error just after the transfer.
         kink: Number of the input and ends of the interval in which the residual is concentrated,
             if knots were inserted there; otherwise None.
@@ -108,7 +109,7 @@ class GridTransfer:
 
 @dataclass(frozen=True)
 class Stage:
-    """Result of the training on one grid.
+    """Result of training on one grid.
 
     Attributes:
         stage: Number of the stage, from 1.
@@ -119,7 +120,7 @@ class Stage:
         seconds: Seconds of training so far.
         penalty: Smoothness penalty of `network`.
         transfer: How the function was transferred to this grid.
-        random: State of the random generator.
+        random: State of the random generator at the end of the stage.
         truncated: Number of steps whose linear system was solved only approximately.
     """
 
@@ -156,8 +157,9 @@ class Progress:
         network: The network with the lowest validation error so far.
         error: Its validation error.
         taken: Number of steps so far.
-        stalled: Number of the last steps in a row below the plateau tolerance.
-        unimproved: Number of the last measurements in a row without a lower validation error.
+        stalled: Number of consecutive steps, up to the last one, that each lowered the objective by
+            a smaller fraction than the plateau tolerance.
+        unimproved: Number of measurements since the lowest validation error.
     """
 
     network: Network
@@ -177,7 +179,7 @@ class Progress:
 
 @dataclass
 class StepLog:
-    """Number of a stage, its number of steps so far, and how many of them were truncated."""
+    """Number of a stage, number of its steps so far, and number of its truncated steps."""
 
     stage: int
     steps: int = 0
@@ -193,7 +195,7 @@ class Snapshot:
     Attributes:
         network: The solver's network.
         progress: Progress of the main solver run of the stage.
-        log: Steps of the stage, including those of earlier solvers.
+        log: Numbers of steps of the stage, including steps of earlier solvers.
         solver: State of the solver.
     """
 
@@ -209,7 +211,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """State of an interrupted training.
+    """State of an interrupted training run.
 
     Attributes:
         stages: Finished stages.
@@ -221,7 +223,7 @@ class TrainingState:
 
 
 class SolverRun:
-    """Run of up to `limit` steps of `solver`, which updates `progress`.
+    """Up to `limit` steps of `solver`. The run updates `progress` after each measurement.
 
     The clock is stopped while test errors are measured and while the caller handles events.
 
@@ -239,7 +241,7 @@ class SolverRun:
         data = setup.data
         parts = (data.train, data.validation, data.test)
         rows = sum(len(samples) for samples in parts if samples is not None)
-        # Number of steps between two measurements: above 1 if a step uses few of many samples.
+        # Number of steps between two measurements; above 1 if a step uses few of many samples.
         self._every = max(1, rows // (MEASURED_FACTOR * solver.rows))
 
     def run(self, log: StepLog) -> Events[Step, None, None]:
@@ -283,7 +285,10 @@ class SolverRun:
 
 
 def take_steps(solver: Solver, limit: int) -> int:
-    """Take up to `limit` steps, or fewer if `spent` returns True; return their number."""
+    """Take steps until `spent` returns True, and at most `limit`; return the number of steps.
+
+    Steps also end at the time limit.
+    """
     taken = 0
     going = True
     while taken < limit and going:

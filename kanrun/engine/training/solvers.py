@@ -41,7 +41,7 @@ class Solver(Protocol):
     Attributes:
         network: The network that is trained.
         loss: The objective after the last step.
-        converged: Whether further steps cannot lower the objective.
+        converged: Whether the solver cannot lower the objective any further.
         rows: Number of samples that one step uses.
         tolerance: Training on a grid ends after a step that lowers the objective by a smaller
             fraction than this; 0 disables the rule.
@@ -117,10 +117,10 @@ class LevenbergMarquardt:
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return the damping, the largest column norms, the frozen unknowns and the penalty rows.
+        """Return the damping, squared column norms, frozen unknowns and penalty rows by name.
 
-        The penalty rows are stored because they depend on the edge scales of the initial network,
-        which may have been trained since.
+        The penalty rows are stored because they depend on the edge scales that the network had when
+        the solver was created; these may have been trained since.
         """
         kept = {
             "damping": torch.tensor(self.damping, dtype=torch.float64),
@@ -190,7 +190,7 @@ class Adam:
         self.loss = float("nan")
 
     def step(self) -> float:
-        """Take one step and return the objective on its batch, from before the step.
+        """Take one step and return the objective before it, on the batch of this step.
 
         Raises TrainingFailed if the objective is NaN or infinite.
         """
@@ -222,10 +222,10 @@ class Adam:
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return Adam's state, the number of steps, and the masks of numbers that may move.
+        """Return Adam's moments, the number of steps, and masks of the entries that may change.
 
-        The state of a parameter `name` has torch's names in its keys: `exp_avg/name`,
-        `exp_avg_sq/name` (the moments) and `step/name`; the masks have the keys `free/0`, ...
+        The keys for a parameter `name` consist of torch's names and `name`: `exp_avg/name` and
+        `exp_avg_sq/name` (the moments), and `step/name`. The masks have the keys `free/0`, ...
         """
         kept = {"taken": torch.tensor(self._taken)}
         kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}

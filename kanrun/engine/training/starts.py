@@ -1,7 +1,8 @@
-"""Random starts of second-order trainings: short trainings select the best ones.
+"""Random starts for second-order solvers: short training runs select the best starts.
 
 Narrow and deep networks have bad local minima. Several starts help to avoid these minima and cost
-little on a coarse grid. Before each round of steps, hidden grids are fitted to the activations.
+little on a coarse grid. Before each round of steps, the grids of hidden layers are adapted to the
+range of the activations.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessP
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Largest ratio of the second-best start's loss to the best one's at which both are compared on
-#: finer grids too, because their order on a coarse grid may be wrong.
+#: The two best starts are both trained on finer grids if the ratio of their losses is at most this,
+#: because their order on a coarse grid may be wrong.
 RIVAL = 4.0
 #: Number of grid intervals of the starts if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS = 4
@@ -38,8 +39,8 @@ SAMPLES_PER_UNKNOWN = 5
 MIN_SAMPLES = 400
 #: Damping of the first step of a start.
 DAMPING = 0.1
-#: Smallest damping of the first step of a later round. If the last damping of the round before was
-#: larger, that damping is used.
+#: Lower limit of the damping with which a round begins. Otherwise, a round begins with the last
+#: damping of the previous round.
 LEAST_DAMPING = 1e-4
 #: Each step tries at most six dampings, because a new linearisation is cheaper than a seventh.
 POLICY = LMPolicy(damping_search=False, max_trials=6)
@@ -73,7 +74,10 @@ class RandomStart:
 
 
 def rivals_among(starts: Sequence[RandomStart]) -> list[RandomStart]:
-    """Return the best two starts, best first, or only the best if the second is much worse."""
+    """Return the two best starts, best first, or only the best if the second is much worse.
+
+    The second is much worse if its loss exceeds RIVAL times the lowest loss.
+    """
     first, *others = sorted(starts, key=lambda start: start.loss)
     return [first, *(start for start in others[:1] if start.loss <= RIVAL * first.loss)]
 
