@@ -3,8 +3,8 @@
 Every slow operation estimates its work and adds it to a counter before it starts. A search
 therefore ends at the same formula on an idle and on a busy machine. The estimates depend on the
 number of points and on the size of what is computed, such as a graph, a regression or an
-expression. One unit of work takes about one second on one core of a busy machine. If a search uses
-much more CPU time than its counted work, it is stopped by the clock (`Budget`).
+expression. One unit of work takes about one second on one core of a busy machine. A search that
+uses much more CPU time than its counted work predicts is stopped by the clock (see `Budget`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class WorkCosts:
         step: One step of a fit, in addition to `trial` for each trial step.
         trial: One trial step of a fit.
         product: One scalar multiplication in a matrix product, factorisation or solution.
-        term: One entry of a dictionary, in addition to `term_value` for each point.
-        term_value: One value of a dictionary entry.
-        pair: One pair of terms whose explained variance is compared.
+        term: One term of a dictionary, in addition to `term_value` for each point.
+        term_value: One value of a dictionary term.
+        pair: The explained variance of one pair of terms.
         operation: One operation of an expression that is converted to a graph, or the rounding of
             one number.
-        transform: One operation of an expression that sympy transforms, for each expanded term and
-            decimal number.
-        likelihood: One covariance of a Gaussian process, for each input.
+        transform: One operation of an expression that sympy transforms, multiplied by the number of
+            terms after expansion and by one plus the number of decimal numbers.
+        likelihood: One entry of the covariance matrix of a Gaussian process, for each input.
     """
 
     edge: float = 1e-5
@@ -60,16 +60,19 @@ class WorkCosts:
     likelihood: float = 7e-9
 
     def evaluated(self, edges: int, splines: int, points: int) -> float:
-        """Return the units for evaluating a graph with `edges` edges, `splines` of them splines."""
+        """Return the units of work for evaluating a graph at `points` points.
+
+        Of its `edges` edges, `splines` are splines.
+        """
         return (edges + (SPLINE - 1) * splines) * (self.edge + self.value * points)
 
     def solved(self, rows: int, columns: int) -> float:
-        """Return the units for a least-squares solution, or a factorisation, of a matrix."""
+        """Return the units of work for factorising a matrix, or solving it in least squares."""
         each = self.value / 4 + self.product * LEAST_SQUARES * columns
         return 3 * self.edge + rows * columns * each
 
     def linearised(self, edges: int, parameters: int, points: int) -> float:
-        """Return the units for computing the slopes and the Jacobian of a graph."""
+        """Return the units of work for the slopes and the Jacobian of a graph."""
         return self.slopes * edges + self.entry * points * (parameters + edges)
 
 
@@ -83,7 +86,8 @@ COSTS = WorkCosts()
 _OVERRUN = 1.5
 #: CPU seconds that a timed search may take in addition to those per unit of budget.
 _MORE_SECONDS = 3.0
-#: Fraction of an enclosing limit that a budget may use, so that the inner budget ends first.
+#: Fraction of the remaining work of an enclosing budget that a new budget may use, so that the
+#: inner budget ends first.
 _BELOW_LIMIT = 0.95
 
 
@@ -101,7 +105,7 @@ _clock = _Clock()
 def work_done() -> float:
     """Return the units of work that this thread has done.
 
-    Only the difference between two calls has a meaning, as with `time.thread_time`.
+    Only the difference between two calls is meaningful, as with `time.thread_time`.
     """
     return _clock.done
 
@@ -114,7 +118,7 @@ def count_work(units: float) -> None:
 
 
 class WorkSpent(Exception):
-    """Raised when a part of a search has used up the work that it was allowed."""
+    """Raised when a search, or one of its stages, has used up its allowed work."""
 
 
 class Budget:
@@ -122,7 +126,8 @@ class Budget:
 
     If another budget is active, the new one gets at most 95% of its remaining work. Because the
     counted work is an estimate, a `timed` budget also limits the CPU seconds of the thread.
-    `stopped` tells whether that limit was reached, and `spent` whether it ended `limited` events.
+    `stopped` tells whether the limit of CPU seconds was reached, and `spent` whether `limited`
+    ended its events early.
     """
 
     def __init__(self, units: float, *, timed: bool = False) -> None:
@@ -152,9 +157,10 @@ class Budget:
 
     @contextlib.contextmanager
     def enforced(self, fraction: float = 1.0) -> Iterator[None]:
-        """Limit the work of a block to `fraction` of the remaining work, and obey outer limits.
+        """Limit the work of a `with` block to `fraction` of the remaining work.
 
-        Raises WorkSpent in the block.
+        Outer limits stay in force. If a limit is exceeded, `count_work` raises WorkSpent inside the
+        block.
         """
         outer = _clock.limit, _clock.end
         _clock.limit = min(outer[0], work_done() + fraction * self.left)

@@ -54,12 +54,12 @@ class Domain:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A function f for edges c f(a x + b) + d.
+    """A function f that is fitted to edges as c f(a x + b) + d.
 
     Attributes:
         name: Name of the function in settings and tables.
         expression: f as a sympy expression in x0.
-        complexity: Complexity of f; 1 for f(x) = x.
+        complexity: Penalty for f when formulas are compared; 1 for f(x) = x.
         free: Letters of the constants a, b, c, d that are not redundant.
         domain: Arguments at which f is defined.
     """
@@ -130,7 +130,7 @@ def apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
 
 
-#: Smallest divisor; divisors that could be zero are replaced by at least this.
+#: Smallest divisor. A divisor that could be zero is replaced by the larger of itself and this.
 TINY = 1e-300
 #: Number of decimal digits with which a float64 is written in an expression.
 DIGITS = 17
@@ -187,7 +187,7 @@ TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
 #: The candidate x.
 IDENTITY = TABLE["x"]
-#: The candidate 0, whose only free constant is the shift d; a constant function.
+#: The candidate 0. Its only free constant is the shift d, so it is a constant function.
 CONSTANT = TABLE["0"]
 #: The identity, for edges that pass a value unchanged. It is never fitted to an edge and adds no
 #: complexity.
@@ -242,8 +242,8 @@ GRID_STEPS = 81
 _FAR = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0)
 #: Signs of arguments on the grid.
 _SIGNS = np.array([1.0, -1.0])
-#: Distances from the middle of the argument's range at which a pole, or the end of a domain, is
-#: tried.
+#: Distances from the middle of the argument's range, in units of half the range, at which a pole or
+#: the end of a domain is tried.
 _BEYOND_POLES = 1 + np.logspace(-4, 1.5, 40)
 _SHIFTS = np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
 _RATES = np.logspace(-1.5, 1.3, 60)

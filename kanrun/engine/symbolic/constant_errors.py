@@ -20,7 +20,8 @@ from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
 from kanrun.formulas import variable
 
-#: A factor c counts as determined if |c| is more than this many standard errors.
+#: The factor c of an edge function c f(a x + b) + d counts as determined if |c| is more than this
+#: many standard errors.
 _DETERMINED = 2.0
 #: Terms of a sum count as cancelling if the standard deviation of one term is more than this many
 #: times that of the sum. In a formula for a damped wave, the terms are as large as their sum; in
@@ -31,7 +32,7 @@ Key = tuple[int, str]
 
 
 def standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
-    """Return the standard errors of the free constants of all symbolic edges.
+    """Return the standard errors of the free constants of all symbolic edges, by edge and letter.
 
     The result is empty if there are no more points than constants, or the Jacobian is not finite.
     """
@@ -56,8 +57,9 @@ def standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
 def is_determined(graph: Graph, data: SearchData) -> bool:
     """Return whether the points determine all terms of a formula.
 
-    This holds if the formula is exact. Otherwise every factor c must be more than `_DETERMINED`
-    standard errors away from 0, and the terms of the output must not cancel (`_CANCELS`).
+    This holds if the formula is exact. Otherwise the factor c of every edge function c f(a x + b) +
+    d, if it is free, must be more than `_DETERMINED` standard errors away from 0, and the terms of
+    the output must not cancel (`_CANCELS`).
     """
     if data.overall_error(graph) <= EXACT:
         return True
@@ -76,7 +78,10 @@ def is_determined(graph: Graph, data: SearchData) -> bool:
 
 
 def _standard_deviations(jacobian: Array) -> Array:
-    """Return the standard deviations (constants,) that the constants would have for unit noise."""
+    """Return the standard deviations (constants,) of fitted constants for noise of variance 1.
+
+    `jacobian` (N, constants) contains the derivatives of the values with respect to the constants.
+    """
     norms = np.linalg.norm(jacobian, axis=0)
     norms[norms == 0] = 1.0
     scaled = jacobian / norms

@@ -44,14 +44,14 @@ from kanrun.errors import KanrunError
 from kanrun.formulas import variable
 
 _Simple: TypeAlias = Spline | Symbolic
-#: A term: a node, and a function of the value of the node.
+#: A term of a sum, or a factor of a product: the index of a node, and a function of its value.
 _Term = tuple[int, _Simple]
 
 
 def graph_of_expression(expression: Expr, inputs: int) -> Graph:
     """Convert an expression in x0, x1, ... to a graph with `inputs` inputs.
 
-    All numbers but 0, 1 and -1 become free constants.
+    All numbers become free constants, except 0, 1, -1 and exponents that are simple fractions.
 
     Raises:
         KanrunError: If a function is not a candidate, or a number is not finite or not real.
@@ -91,9 +91,10 @@ def canonicalise(graph: Graph) -> Graph:
 
 
 def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | Spline]) -> Expr:
-    """Return the graph as an expression whose functions are undefined for sympy.
+    """Return the graph as an expression whose functions sympy does not know.
 
-    Sympy therefore does not transform them. They are added to the mapping `calls`, by name.
+    Sympy therefore does not transform the functions. Each function is added to the mapping `calls`,
+    under the name that the expression uses.
     """
     values = list(inputs)
     for node in range(graph.inputs, graph.output + 1):
@@ -149,7 +150,7 @@ def _scaled(expression: Expr) -> tuple[Expr, Expr]:
     If the leading coefficient is negligible, the largest coefficient is used instead.
 
     Returns:
-        The absolute value, and the quotient.
+        The divisor, and the quotient.
     """
     constant, rest = expression.as_coeff_Add()
     sizes = [abs(float(apart(term)[0])) for term in rest.as_ordered_terms()]
@@ -178,7 +179,7 @@ class _GraphBuilder:
         return node
 
     def node_of(self, expression: Expr) -> int:
-        """Return the node that computes the expression; add nodes if there is none."""
+        """Return the index of the node that computes the expression; add nodes if there is none."""
         if expression.is_Symbol:
             return int(str(expression)[1:])
         if expression not in self.known:

@@ -32,7 +32,8 @@ class TemplateFitting:
 
     Args:
         template: The template, with initial values of its constants.
-        coordinates: Values of the atoms at the points.
+        coordinates: The atoms (inputs and simple functions of inputs) with their values at the
+            points.
         y: Outputs, shape (N,).
         rows: Factors by which residuals are multiplied, shape (N,): 1 / std(y), or 1 / |y| if
             errors are relative.
@@ -50,7 +51,7 @@ class TemplateFitting:
         ]
 
     def values(self, constants: Array) -> Array:
-        """Return the weighted values (N,) of the template; nan where they are not real."""
+        """Return the values (N,) of the template times `rows`; nan where they are not real."""
         template = self.template
         parts = len(self._bases) + sum(map(len, self._arguments))
         count_work(COSTS.edge * (2 + parts) + COSTS.value / 2 * self.y.size * parts)
@@ -73,7 +74,10 @@ class TemplateFitting:
         return value * self.rows
 
     def jacobian(self, constants: Array, value: Array) -> Array:
-        """Return the Jacobian (N, constants) by finite differences."""
+        """Return the Jacobian (N, constants) of the weighted values, by finite differences.
+
+        `value` (N,) contains the weighted values at `constants`.
+        """
         columns = []
         for k, constant in enumerate(constants):
             step = _DIFFERENCE * abs(constant) or _DIFFERENCE
@@ -83,7 +87,11 @@ class TemplateFitting:
         return np.array(columns).T
 
     def run(self, steps: int = _STEPS) -> Fitted | None:
-        """Fit the constants; return None if values or derivatives are not finite."""
+        """Fit the constants in at most `steps` iterations.
+
+        The result is None if values or derivatives are not finite, if a constant has no effect, or
+        if there are too few points.
+        """
         constants = self.template.constants
         with np.errstate(all="ignore"):
             value = self.values(constants)
@@ -135,8 +143,8 @@ class Fitted:
 
     Attributes:
         template: The template.
-        error: RMS error, in the unit in which residuals are weighted.
-        bits: Description length.
+        error: RMS of the weighted residuals, with N - constants degrees of freedom.
+        bits: Description length of structure, constants and residuals.
         size: Bits of the structure, plus log2(N) / 2 for each constant.
         residual: Weighted residuals, shape (N,).
     """
@@ -206,11 +214,13 @@ def _bits_of_parts(constants: Array, parts: Array) -> float:
 
 
 def constant_bits(value: float, size: float, error: float, count: int) -> float:
-    """Return the number of bits that describe a constant by its digits, or by a nearby fraction.
+    """Return the number of bits of a constant, described by its digits or by a nearby fraction.
+
+    The shorter of the two descriptions counts.
 
     Args:
         value: The constant.
-        size: Effect of the constant on all values, in units of the noise.
+        size: Norm of the constant's effect on all values, in units of the noise.
         error: Relative standard error of the constant.
         count: Number of points.
     """

@@ -34,7 +34,7 @@ from kanrun.formulas import variable
 #: Number of pairs (k, b) that are tried for each function f(k u + b) of a term u; twice as many if
 #: u is an input.
 _CONSTANTS_EACH = 4
-#: Number of the simplest entries of which pairs are multiplied, divided, added and subtracted.
+#: Number of the simplest entries whose pairs are multiplied, divided, added and subtracted.
 _FACTORS = 120
 #: Number of the simplest products and sums to which functions are applied.
 _INNER = 300
@@ -45,8 +45,8 @@ _DICTIONARY_ENTRIES = 8000
 
 #: Largest number of entries in the dictionary of a single input before products are added.
 _OF_ONE = 3000
-#: Number of the simplest functions in the dictionary of a single input by which other entries are
-#: multiplied.
+#: Number of the simplest functions of a single input by which the other entries of its dictionary
+#: are multiplied.
 _ONES = 20
 
 Build = Callable[[], sympy.Expr]
@@ -249,7 +249,7 @@ _PLAIN = np.array([(1.0, 0.0)])
 
 
 def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the nonlinear candidates, one of each group that differs only by constants."""
+    """Return the nonlinear candidates, with only one of two that differ by constants (`TWINS`)."""
     names = {candidate.name for candidate in candidates}
     own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
     return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own
@@ -260,7 +260,8 @@ def powers_of(
 ) -> Dictionary:
     """Return the powers of each term with these exponents, if the powers are candidates.
 
-    Powers that are not in the table of candidates are used only if most of the table is allowed.
+    Powers that are not in `TABLE` are used only if there are more than half as many `candidates` as
+    functions in `TABLE`.
     """
     beyond = 2 * len(candidates) > len(TABLE)
     usable = [

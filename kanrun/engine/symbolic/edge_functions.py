@@ -39,7 +39,7 @@ class Spline:
     parameters: Array
     degree: int = 3
 
-    #: A spline has no name.
+    #: Name of the candidate, which a spline does not have.
     label: ClassVar[str] = ""
 
     @classmethod
@@ -97,7 +97,10 @@ class Spline:
         return columns @ self.parameters, slopes @ self.parameters, columns
 
     def refined(self, intervals: int, ends: tuple[float, float]) -> Spline:
-        """Return the least-squares approximation of this spline on another grid."""
+        """Return the least-squares approximation of this spline on other intervals.
+
+        These are `intervals` equal intervals between `ends`.
+        """
         points = np.linspace(*ends, _POINTS_EACH * (intervals + self.degree) + 1)
         return Spline.through(points, self.value(points), ends, intervals, self.degree)
 

@@ -38,10 +38,10 @@ _FIT = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 
 
 def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
-    """Match candidates to an edge, best score first.
+    """Fit candidates to an edge, and return the fitted candidates, best score first.
 
     Candidates that are not defined on the whole range of t, or that fit badly on the coarse grid,
-    are left out. Of two candidates that differ only by constants (see `TWINS`), one is matched.
+    are left out. Only one of two candidates that differ by constants is fitted (see `TWINS`).
 
     Args:
         t: Arguments of the edge, shape (N,).
@@ -72,7 +72,10 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
 
 
 def _match(data: SearchData, candidate: Candidate, a: float, b: float) -> EdgeMatch | None:
-    """Fit the constants of a candidate; return None if the result is not finite or not defined.
+    """Fit the constants of a candidate to an edge.
+
+    The result is None if the fit is not finite, or if the fitted function is not defined on the
+    whole range of the arguments.
 
     The initial pair (a, b) refers to f(a tau + b), where tau is the argument scaled to [-1, 1].
     """

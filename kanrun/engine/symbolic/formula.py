@@ -38,7 +38,7 @@ from kanrun.engine.symbolic.written_numbers import (
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
 
-#: Largest relative increase of the validation error that rounding a constant may cause.
+#: Largest relative increase of the validation error that rounding all constants may cause.
 _ROUNDING_TOLERANCE = 0.02
 #: A shift counts as zero if it is smaller than this fraction of its function's largest value.
 _NEGLIGIBLE = 1e-9
@@ -47,7 +47,7 @@ _TERM_STEPS = 40
 #: A constant may be rounded to a nice number within this many standard errors.
 _WINDOW = 3
 
-#: Work for one simplification of an expression.
+#: Units of work (see `budget`) for one simplification of an expression.
 _SIMPLIFIED = 2.0
 
 #: A proposed rounding: the index of the edge, the letter of the constant, and the nice number.
@@ -57,8 +57,8 @@ Proposal = tuple[int, str, sympy.Expr]
 def round_constants(graph: Graph, data: SearchData, allowed: float) -> Graph:
     """Replace constants by nice numbers, one at a time, and refit the others each time.
 
-    A nice number is kept if the relative validation error stays at most `allowed` or, with noisy
-    points, if the description length does not increase.
+    A nice number, such as a simple fraction, is kept if the relative validation error stays at most
+    `allowed` or, with noisy points, if the description length does not increase.
     """
     rejected: set[Proposal] = set()
     while (proposal := _nearest(graph, data, rejected)) is not None:
@@ -211,7 +211,7 @@ def finish_formula(
     Args:
         graph: The graph.
         data: Points of the search.
-        budget: Work that may be used.
+        budget: Work that the steps may use together.
         keep_terms: Whether all terms are kept, because the search has already tested each of them.
     """
     graph, names = canonicalise(graph), tuple(input_names(graph.inputs))

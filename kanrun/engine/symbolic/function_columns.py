@@ -28,7 +28,7 @@ from kanrun.engine.symbolic.templates import (
 )
 
 #: Smallest assumed relative error of y. It limits the weights of large values, which would
-#: otherwise decide alone.
+#: otherwise dominate the fit.
 RELATIVE = 0.01
 #: Exponents are multiples of 1 / EXPONENT_STEPS.
 EXPONENT_STEPS = 2
@@ -39,11 +39,10 @@ _POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
 _NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
 #: Range of c z over the points (radians) above which the tried ranges are equally spaced.
 _SLOW = 4.0
-#: Distance between the tried ranges of c z (radians). A fit of the scale reaches the values in
-#: between.
+#: Spacing of the tried ranges of c z (radians). A fit of the scale reaches the values in between.
 _APART = 1.3
-#: Largest range of c z (radians) that is tried in a sine or cosine: if z has several inputs, and if
-#: z is a power of the only input.
+#: Largest range of c z (radians) that is tried in a sine or cosine. The second number applies if
+#: the problem has a single input and z is this input; the first number applies to all other z.
 FAST = (60.0, 300.0)
 #: Periodic functions.
 WAVES = ("sin", "cos", "tan")
@@ -73,8 +72,9 @@ class Sample:
     def log_weights(self) -> Array:
         """Weights (N,) of the points in regressions of log |y|, scaled to at most 1.
 
-        A weight is the reciprocal of the error of log |y|. If |y| is below twice the noise, it is
-        0.
+        A weight is the reciprocal of the error of log |y|. Points with |y| below twice the noise
+        have weight 0, unless fewer than 50 points would be left; then the 50 points with the
+        largest |y| keep their weights.
         """
         size = np.abs(self.y)
         if not self.noise:
@@ -92,7 +92,7 @@ class Sample:
 
     @cached_property
     def base(self) -> Array:
-        """Weighted logarithms of the inputs and a constant, (N, inputs + 1)."""
+        """Weighted columns: a constant and the logarithms of the inputs, (N, inputs + 1)."""
         logs = self.coordinates.logs[: self.inputs]
         return np.column_stack([np.ones(len(self.y)), *logs]) * self.log_weights[:, None]
 
@@ -124,7 +124,7 @@ def _function(name: str, expression: sympy.Expr, bits: float) -> Candidate:
 ONE_PLUS = _function("1+x", 1 + X, OPERATION + 1)
 SINE = _function("sin", sympy.sin(X), FUNCTION)
 COSINE = _function("cos", sympy.cos(X), FUNCTION)
-#: For each candidate, the functions of monomials that are made from it.
+#: For each candidate, the functions F that are used as F(c z).
 _MADE: dict[str, tuple[Candidate, ...]] = {
     "exp": (
         _function("exp", sympy.exp(X), FUNCTION),
@@ -145,7 +145,11 @@ _MADE: dict[str, tuple[Candidate, ...]] = {
 
 
 def functions_for(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Return the functions of monomials that are used for these candidates and the user's own."""
+    """Return the functions F that are used as F(c z), with a scale c and a monomial z.
+
+    They are 1 + x, the functions of the built-in candidates (see `_MADE`), and the user's
+    functions.
+    """
     names = {each.name for each in candidates}
     own = [each for each in candidates if each.name not in TABLE]
     made = [each for name, functions in _MADE.items() if name in names for each in functions]
@@ -204,9 +208,10 @@ def monomials(
 
 
 def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Monomial]:
-    """Return the `cap` simplest monomials, without those that take at most two values.
+    """Return the `cap` simplest monomials, except those that take at most two values.
 
-    On the points, every function of such a monomial equals a straight line.
+    Monomials with two values are left out, because on the points every function of them equals a
+    straight line.
     """
     every = monomials(coordinates, cap, waves=waves)
     return [each for each in every if not take_two_values(coordinates.value(each))]
@@ -215,7 +220,7 @@ def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Mo
 def scales(
     function: Candidate, z: Array, size: float, middle: float, fastest: float = FAST[0]
 ) -> Array:
-    """Return the scales c that are tried in function(c z).
+    """Return the scales c, shape (scales,), that are tried in function(c z).
 
     Args:
         function: The function.
@@ -263,9 +268,10 @@ class Column:
         return self.function is not None and self.function.name == "exp"
 
     def factor(self, power: float) -> Factor | None:
-        """Return the factor of a product that this column becomes with the exponent `power`.
+        """Return the factor F(c z)^power that the column stands for in a product.
 
-        The result is None if the column has no function.
+        The power is rounded to a multiple of 1/2. If F is exp, its scale is multiplied by the power
+        instead. The result is None if the column is a monomial without a function.
         """
         if self.function is None:
             return None

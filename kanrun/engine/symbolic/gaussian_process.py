@@ -19,7 +19,8 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.tables.kernel import Kernel, RadialInputs
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
 
-#: Initial value and limits of each w_j, for inputs of variance 1.
+#: Initial value and limits of each rate w_j of the factors exp(-w_j (x_j - z_j)^2 / 2) of the
+#: kernel, for inputs of variance 1.
 _RATES = (0.1, 1e-6, 1e2)
 #: Initial value and limits of the kernel's variance, for outputs of variance 1.
 _VARIANCES = (30.0, 1e-2, 1e3)
@@ -27,7 +28,7 @@ _VARIANCES = (30.0, 1e-2, 1e3)
 _NOISES = (1e-6, 1e-9, 1.0)
 #: Largest number of steps of the search for the hyperparameters.
 _STEPS = 25
-#: Relative change of the likelihood at which this search ends.
+#: Relative change of the log likelihood at which the search for the hyperparameters ends.
 _RTOL = 2e-9
 #: Values that are added to the diagonal of the covariance, relative to the largest variance. The
 #: smallest one for which the Cholesky factorisation succeeds is used.
@@ -62,7 +63,7 @@ class GaussianProcess:
 
 
 def fit_process(x: RowInputs, y: PerRow, kernel: Kernel, noise: float) -> GaussianProcess:
-    """Fit the process to rows x (rows, inputs) with outputs y (rows,).
+    """Condition the process on rows x (rows, inputs) with outputs y (rows,).
 
     Raises:
         LinAlgError: If the covariance is not positive definite, even with the largest jitter.

@@ -232,9 +232,9 @@ def without_edges(graph: Graph, dead: set[int]) -> Graph:
 
 
 def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
-    """Return a graph with these edges, and with only the nodes that they use, renumbered.
+    """Return a graph with these edges, without the nodes that no edge leads to, renumbered.
 
-    The inputs and the output of `graph` are kept.
+    The inputs and the output of `graph` are kept even if they are not used.
     """
     inputs = graph.inputs
     used = sorted({edge.target for edge in edges} | {graph.output})
@@ -248,7 +248,7 @@ def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
 
 
 def depths(graph: Graph) -> list[int]:
-    """Return the layer of every node; inputs are in layer 0."""
+    """Return the layer of every node: the length of the longest path to it from an input."""
     depth = [0] * (graph.output + 1)
     for edge in graph.edges:
         depth[edge.target] = max(depth[edge.target], depth[edge.source] + 1)

@@ -15,7 +15,7 @@ from kanrun.engine.symbolic.graph import Edge, Graph, Operation, covering, witho
 
 #: Number of points per interval at which a spline is fitted to an edge and its base function.
 _POINTS_PER_INTERVAL = 6
-#: Smallest number of intervals of these splines.
+#: Smallest number of intervals of a spline that is fitted to an edge.
 _MIN_INTERVALS = 20
 
 
@@ -34,8 +34,8 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
     """Return output number `output` of `network` as a graph, without its pruned edges.
 
     Every edge, including its base function, is approximated by a spline by least squares. The
-    spline covers the grid of the edge if that is uniform and contains all arguments for x (N,
-    inputs); otherwise it covers the range of the arguments.
+    spline covers the grid of the edge if the grid is uniform and contains the arguments of the edge
+    at all points x (N, inputs). Otherwise the spline covers the range of these arguments.
     """
     layers = network.edge_layers
     with torch.no_grad():

@@ -96,14 +96,17 @@ class SearchData:
         return SearchData(x, y, x, y, self.relative)
 
     def spread(self, most: int) -> SearchData:
-        """Return at most `most` of the training points, evenly spaced, also for validation."""
+        """Return at most `most` training points, evenly spaced in their order.
+
+        The points are used both as training and as validation points.
+        """
         rows = np.linspace(0, len(self.y) - 1, min(len(self.y), most)).astype(int)
         x = self.x[rows]
         y = self.y[rows]
         return SearchData(x, y, x, y, self.relative)
 
     def relative_to_size(self) -> SearchData:
-        """Return the points with relative errors, without those whose y has lost digits."""
+        """Return the points with relative errors, without outputs that lost digits to underflow."""
         rows, held = (np.abs(y) > UNDERFLOW for y in (self.y, self.validation_y))
         x = self.x[rows]
         validation_x = self.validation_x[held]
@@ -129,7 +132,7 @@ class SearchData:
     def mean(self, x: Array) -> Array:
         """Predict the mean of y for each row of x, shape (N,).
 
-        If the noise is relative, it is the geometric mean.
+        If errors are relative, the prediction is the geometric mean of |y| with the sign of y.
         """
         mean = float(np.mean(self.logarithms.y if self.relative else self.y))
         return np.full(len(x), np.sign(self.y[0]) * np.exp(mean) if self.relative else mean)
@@ -138,8 +141,8 @@ class SearchData:
     def no_skill_error(self) -> float:
         """Relative validation error at or above which a model has no skill.
 
-        It is the error of predicting the mean of y, minus what the best of several models gains by
-        chance on this many points.
+        It is the error of predicting the mean of y, reduced by as much as the best of several
+        models may gain by chance on this many points.
         """
         return self.error(self.mean) * max(0.8, 1 - 2 / float(np.sqrt(self.validation_y.size)))
 
@@ -150,7 +153,7 @@ class SearchData:
     def has_enough_points(self, constants: int) -> bool:
         """Return whether a formula with this many constants may count as exact.
 
-        This needs enough points per constant.
+        It may if there are at least `_POINTS_PER_CONSTANT` points per constant plus `_MORE_POINTS`.
         """
         return _POINTS_PER_CONSTANT * constants + _MORE_POINTS <= self.count
 
