@@ -1,8 +1,8 @@
 """Find quotients of polynomials with few terms, by one sparse regression over many monomials.
 
 P / Q = y means P - y Q = 0, which is linear in the coefficients of P and Q. The quadratic equation
-y^2 = A + B y with polynomials A and B is linear too. The cosine and the sine of an angle may be
-variables in place of the angle.
+y^2 = A + B y with polynomials A and B is linear in their coefficients too. The cosine and the sine
+of an angle may be variables in place of the angle.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _NO_ERROR = 1e-12
 _SUDDEN = 1e-4
 #: Largest factor by which the error may grow when monomials are eliminated.
 _GROWTH = 10.0
-#: Smallest RMS error, relative to y (or to y^2 for quadratic equations), that is demanded.
+#: The RMS error that is demanded of a quotient is at least this, relative to y (or to y^2 for
+#: quadratic equations).
 _EPSILON = 5e-15
 #: Largest number of points to which quotients are fitted; the result must still agree with all
 #: points.
@@ -50,8 +51,8 @@ Powers = tuple[int, ...]
 #: difference may be an approximation of a root: near 1, one of degree 2 approximates a root to
 #: 1e-12.
 _ROUNDING = 3e-14
-#: Largest difference from y, relative to y, of a quotient, or of a root whose numbers were replaced
-#: by fractions.
+#: Largest difference from y, relative to y, of a formula that is returned; replacing the numbers
+#: under a root by fractions may cause such differences.
 _ROOT_ERROR = 1e-6
 #: Smallest range (radians) of an input that is tried as an angle.
 _LEAST_TURN = 0.95
@@ -97,7 +98,7 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
     Args:
         x: Variables, shape (N, inputs).
         y: Outputs, shape (N,).
-        size: Size of each output, shape (N,); differences are measured relative to it.
+        size: Sizes of the outputs, shape (N,); differences from y are measured relative to them.
         waves: Whether the last two variables are the cosine and the sine of an angle.
     """
 
@@ -154,7 +155,7 @@ def quotient_of_polynomials(x: Array, y: Array, size: Array, waves: bool) -> sym
     Args:
         x: Inputs, shape (N, inputs).
         y: Outputs, shape (N,).
-        size: Sizes (N,) to which errors are relative.
+        size: Sizes of the outputs, shape (N,); errors are measured relative to them.
         waves: Whether the last two inputs are the cosine and the sine of an angle.
     """
     left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
@@ -231,10 +232,11 @@ def _sudden(
 
 
 def _sparse_quotient(x: Array, t: Array, size: Array, monomials: _Monomials) -> sympy.Expr | None:
-    """Eliminate monomials from a quotient as far as the error allows; None if too many remain.
+    """Eliminate monomials from a quotient of polynomials as far as the error allows.
 
-    The coefficients are the null vector of all columns, which determines them up to a factor. The
-    largest coefficient of the denominator is set to 1, and least squares determine the others.
+    The coefficients are the null vector of the matrix of all columns, which determines them up to a
+    factor. The largest coefficient of the denominator is set to 1, and least squares determine the
+    others. The result is None if more than `_TERMS` monomials remain.
     """
     above, below, allowed = monomials
     scale = np.abs(x).max(0)
@@ -289,8 +291,9 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
 def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
     """Return the positive and the negative square root of a quotient, each in two forms.
 
-    In the first two, the quotient is factored and squared factors are taken out of the root, so
-    that these factors can change their sign. The last two are left as they are.
+    In the first two results, the quotient is factored and squared factors are taken out of the
+    root, so that these factors can change their sign. In the last two, the quotient is left as it
+    is.
     """
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}

@@ -30,7 +30,8 @@ _DEVIATIONS = 2.5
 _KNOWN = 1e-8
 #: Largest denominator of an exponent of a power law.
 _DENOMINATOR = 6
-#: Largest number of products or sums that are tried as the only variable of y.
+#: Largest number of products or sums of inputs that are tried as the only variable on which y
+#: depends.
 _INDICES = 4000
 #: Largest roughness of y along a single product or sum (see `single_index`).
 _ROUGH = 0.2
@@ -38,10 +39,10 @@ _ROUGH = 0.2
 _SINGULAR = 1e-8
 #: Largest denominator of an exponent in a dimensionless group.
 _LARGEST = 12
-#: Penalty for a fractional exponent when the pivots of groups are chosen.
+#: Penalty for a fractional exponent when the pivots of groups are chosen (see `in_groups`).
 _FRACTION_COST = 3.0
-#: Reward for a pivot whose values vary little: it is multiplied by the ratio of the smallest to the
-#: largest value.
+#: Reward for a pivot whose values vary little: this number times the ratio of the smallest to the
+#: largest absolute value.
 _PIVOT_GAIN = 0.1
 
 #: A column spans decades if an upper quantile of its absolute values is many times a lower one
@@ -50,9 +51,9 @@ _TAIL = 0.1
 #: Smallest ratio of the two quantiles for a column to span decades. If the logarithms of the values
 #: are uniform, this means that they cover 1.7 decades; uniform values of both signs never reach it.
 _DECADES = 20.0
-#: Smallest number of points with the same signs that are enough to find scalings.
+#: Smallest number of training points that `of_one_sign` may leave.
 _ENOUGH = 80
-#: Largest exponent of an input that is taken out as a factor.
+#: Largest absolute value of an exponent in the product that `power_factor` takes out of y.
 _LARGEST_POWER = 6.5
 
 #: Number of inputs from which on the search uses only the relevant ones.
@@ -66,9 +67,9 @@ _MATTERS = 0.05
 _ROWS = 500
 #: Settings of the table model that measures the importance.
 _POLICY = TablePolicy(folds=0)
-#: Units of work (see `budget`) to fit this model, per row.
+#: Units of work (see `budget`) to fit the table model that measures the importance, per row.
 _WORK = 8e-4
-#: Units of work to fit this model, per row and input.
+#: Units of work to fit the table model that measures the importance, per row and input.
 _INPUT_WORK = 6e-5
 #: An input is left out if the part of it that the other inputs do not determine is below this
 #: fraction of its norm.
@@ -110,7 +111,7 @@ class Reduction:
         return to_numpy(self.factor, input_names(self.inputs))(x)
 
     def data(self, data: SearchData) -> SearchData:
-        """Replace the points (x, y) by (u, v), which is nan or inf where it is not defined."""
+        """Replace the points (x, y) by (u, v); values are nan or inf where they are not defined."""
         with np.errstate(all="ignore"):
             return replace(
                 data,
@@ -136,9 +137,10 @@ class Reduction:
 
 
 def independent_inputs(data: SearchData) -> Reduction:
-    """Return the inputs that are not constant and not linear combinations of previous inputs.
+    """Return the reduction to inputs that are neither constant nor linear combinations of others.
 
-    For example, the last of several mutually exclusive indicators is left out.
+    An input is left out if the inputs before it determine it. For example, the last of several
+    mutually exclusive indicators is left out.
     """
     x = data.all_points.x
     inputs = data.x.shape[1]
@@ -179,7 +181,7 @@ def relevant_inputs(data: SearchData) -> Reduction:
 
 
 def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
-    """Return the dimensionless groups of the inputs, and a factor with the units of the output.
+    """Return the reduction to dimensionless groups, with a factor that has the units of the output.
 
     Args:
         data: Points of the search.
@@ -236,11 +238,12 @@ def power_law(data: SearchData) -> sympy.Expr | None:
 
 
 def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduction] | None:
-    """Find one product of powers, or one signed sum, of inputs along which y is least rough.
+    """Find one product of powers, or one sum of multiples, of inputs along which y is least rough.
 
-    Points are sorted by the product or sum. The roughness is the median distance of y from the line
-    through its neighbours, divided by the median step between neighbours. It is small if y depends
-    on this variable only, even if y varies fast, and about 1 if other inputs matter.
+    Exponents and multiples are small integers. Points are sorted by the product or sum. The
+    roughness is the median distance of y from the line through its two neighbours, divided by the
+    median step between neighbours. It is small if y depends on this variable only, even if y varies
+    fast, and about 1 if other inputs matter.
 
     Args:
         data: Points of the search.
@@ -249,7 +252,8 @@ def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduct
             roughness is relative to the median of |y|.
 
     Returns:
-        The roughness and the reduction, or None.
+        The roughness, and the reduction to the product or sum. None if nothing can be tried or,
+        with `alone`, if the smallest roughness is above `_ROUGH`.
     """
     x = data.x
     y = data.y
@@ -282,8 +286,9 @@ def of_one_sign(data: SearchData) -> SearchData:
     """Return points at which every column that spans decades has a single sign.
 
     If inputs or outputs span decades and have both signs, points are grouped by these signs. Of the
-    groups that are at least half as large as the largest, the one with the smallest standard
-    deviation of log |y| is returned. If it has too few points, all points are returned.
+    groups that have at least half as many points as the largest group, the one with the smallest
+    standard deviation of log |y| is returned. If this group has too few points, all points are
+    returned.
     """
     columns = np.column_stack([data.x, data.y])
     wide = np.array([column.min() <= 0 and _spans_decades(column) for column in columns.T])
@@ -309,10 +314,11 @@ def of_one_sign(data: SearchData) -> SearchData:
 
 
 def power_factor(data: SearchData, every: SearchData) -> Reduction | None:
-    """Fit log |y| by the inputs that span decades, and return the product of their powers, or None.
+    """Return a reduction whose factor is a product of powers of inputs that span decades, or None.
 
-    Exponents are rounded to multiples of 1/2, or to integers if the input is not positive at all
-    points of `every`.
+    The exponents are those of a least-squares fit to log |y|, rounded to multiples of 1/2, or to
+    integers if the input is not positive at all points of `every`. The result is None if no input
+    spans decades, an output is 0, an exponent is too large, or all exponents are 0.
     """
     inputs = data.x.shape[1]
     wide = [i for i in range(inputs) if _spans_decades(data.x[:, i]) and data.x[:, i].all()]

@@ -1,8 +1,8 @@
 """Sparse regression: approximate y by sums of few terms of a dictionary.
 
-The values are y, or a function of y such as 1/y or log |y|, optionally divided by a weight first.
-All pairs of terms are compared at once. Quotients of two sums are linear as well: each term of the
-denominator is multiplied by the values.
+What is approximated is y, or a function of y such as 1/y or log |y|; y may be divided by a weight
+before. All pairs of terms are compared at once. Quotients of two sums can be fitted by linear least
+squares as well, after each term of the denominator is multiplied by the approximated values.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from kanrun.engine.symbolic.problem import SearchData
 
 #: Largest number of points at which terms are compared.
 _POINTS = 80
-#: Number of dictionary entries that are used when a function of y, or y divided by a weight, is
-#: fitted.
+#: Number of the simplest dictionary entries that are used to fit y / weight, or a function of y.
 _SIMPLE = 3200
-#: Number of dictionary entries that are used for quotients, and when a function of y divided by a
-#: weight is fitted.
+#: Number of the simplest dictionary entries that are used for quotients, and to fit a function of y
+#: / weight.
 _FEW = 600
 #: Number of the simplest entries that are tried as weights.
 _WEIGHTS = 8
@@ -45,9 +44,10 @@ _PROMISING = 1e-4
 #: Largest relative error of an exact sum.
 _EXACT_SUM = 1e-10
 #: Fraction of the variance that rounding may leave unexplained. Pairs that leave less count as
-#: equally good, so the simplest one is best.
+#: equally good, so the simplest of these pairs is best.
 _EXACT = 1e-11
-#: Number of the first functions of y that are also fitted by quotients.
+#: Number of transformations of y, in the order of `output_transforms`, that are also fitted by
+#: quotients.
 _QUOTIENTS = 3
 
 
@@ -73,8 +73,8 @@ class OutputTransform:
     def rows(self) -> Array:
         """Weights (N,) of the points in the regression.
 
-        They convert errors of `values` to relative errors of y. If `size` is a number, all weights
-        are 1, because absolute errors of exact points need no weights.
+        A weight converts an error of `values` to an error of y, relative to `size`. If `size` is a
+        single number, all weights are 1, because exact points need no weights.
         """
         if np.ndim(self.size) == 0:
             return np.ones_like(self.values)
@@ -155,11 +155,11 @@ class TermSum:
 
     Attributes:
         transform: Transform of y that is regressed.
-        above: Builders of the terms of the numerator.
-        below: Builders of the terms of the denominator; empty for a sum.
-        coefficients: Coefficients of the terms above, then of those below, then the constant.
-        error: RMS error of y, relative to its standard deviation, or to the sizes of the transform
-            if there is one per point.
+        above: For each term of the numerator, a function that returns the term as an expression.
+        below: The same for each term of the denominator; empty for a sum.
+        coefficients: Coefficients of the numerator, then of the denominator, then the constant.
+        error: RMS error of y, relative to the standard deviation of y, or to `transform.size` if
+            that has one number per point.
     """
 
     transform: OutputTransform
@@ -180,9 +180,9 @@ class TermSum:
 def solve_terms(
     transform: OutputTransform, above: Dictionary, below: Dictionary | None = None
 ) -> TermSum:
-    """Fit the transformed outputs by all terms above and below, and a constant.
+    """Fit the transformed outputs by (sum of `above` + constant) / (1 - sum of `below`).
 
-    Coefficients whose contribution is only rounding are set to zero.
+    All terms are used. Coefficients whose contribution is only rounding are set to zero.
     """
     t = transform.values
     below = above.chosen([]) if below is None else below

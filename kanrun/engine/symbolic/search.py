@@ -63,8 +63,8 @@ def search(problem: SearchProblem) -> Iterator[Event]:
     """Search for a formula in the relevant inputs; short formulas are tried first.
 
     For each formula that fits well, a `SearchStage` and a `FittedStructure` are yielded. The search
-    ends if a formula is exact to rounding, if a residual is only noise, or if the budget is used
-    up.
+    ends if a formula is exact to rounding, if the residual of a formula is only noise, or if the
+    budget is used up.
     """
     run = FormulaSearch(problem)
     independent = independent_inputs(problem.data)
@@ -80,7 +80,7 @@ def search(problem: SearchProblem) -> Iterator[Event]:
 
 
 class FormulaSearch:
-    """State of a search: the problem, the budget, and the formulas in x0, x1, ... found so far."""
+    """State of a search: the problem, the budget, and the structures that were found so far."""
 
     def __init__(self, problem: SearchProblem) -> None:
         self.problem = problem
@@ -92,16 +92,18 @@ class FormulaSearch:
     def over(self) -> bool:
         """Return whether the search is finished.
 
-        It is if a formula is certain, if a residual is only noise, or if the budget is used up.
+        A search is finished if a formula is certain, if the residual of a formula is only noise, or
+        if the budget is used up.
         """
         return self.budget.over or any(each.is_certain or each.noise for each in self.structures)
 
     def stages(self, given: Reduction) -> Iterator[Event]:
         """Search in the variables of `given`, then in the fewer variables that a smooth fit finds.
 
-        The order depends on the smooth fit. If it shows that the points are noisy, all sparse
+        The order depends on the smooth fit. If the fit shows that the points are noisy, all sparse
         regressions are run before the number of variables is reduced. If it shows that the points
-        are exact, none is run before; otherwise only those for short formulas are.
+        are exact, no sparse regression is run before the reduction. Otherwise only the sparse
+        regressions for short formulas are run before it.
         """
         inner = given.data(self.data)
         if not given.variables:
@@ -130,7 +132,10 @@ class FormulaSearch:
                 yield from self.sparse(each)
 
     def expressions(self, given: Reduction) -> Iterator[Event]:
-        """Search for functions of one variable, or for small expressions of several."""
+        """Search for functions of one variable, or for small expressions of several variables.
+
+        The variables are those of `given`.
+        """
         inner = given.data(self.data)
         count = len(given.variables)
         name = "small expressions" if given.is_choice else "groups"
@@ -151,10 +156,11 @@ class FormulaSearch:
         expressions: Iterable[sympy.Expr],
         limit: float | None = None,
     ) -> Iterator[Event]:
-        """Fit expressions; yield the first certain formula, or else the good ones, shortest first.
+        """Fit expressions; yield the first certain formula or, if there is none, the good formulas.
 
-        If the budget is used up, the formulas that were fitted so far are yielded before WorkSpent
-        is raised.
+        A certain formula is exact to rounding. Of the good formulas, at most `_SHORTEST` are
+        yielded, those with the shortest descriptions first. If the budget is used up, the formulas
+        that were fitted so far are yielded before WorkSpent is raised.
 
         Args:
             name: Name of the structures.

@@ -41,12 +41,13 @@ _EQUAL = 10 * EXACT
 _USUAL = 0.9
 #: Fraction of its largest possible work that a transformation takes on average.
 _USUAL_WORK = 0.05
-#: The same fraction for the transformations in `_HEAVY`.
+#: Fraction of its largest possible work that a transformation in `_HEAVY` takes on average.
 _HEAVY_WORK = 0.35
 #: A fraction with this many characters takes sympy as long as one decimal number. Longer fractions
-#: take proportionally longer, because exact arithmetic keeps all digits.
+#: take proportionally longer, because exact arithmetic keeps all their digits.
 _SHORT = 4
-#: Largest relative difference between a squared coefficient and that of a perfect square.
+#: Largest relative difference between b^2 and 4 a c at which a u^2 + b u v + c v^2 counts as a
+#: perfect square.
 _SQUARE = 1e-4
 #: A wave is left out if its amplitude is below this fraction of the largest amplitude.
 _FAINT = 1e-13
@@ -80,7 +81,7 @@ def _by_functions(expression: Expr) -> Expr:
 
 
 def _divided(expression: Expr) -> Expr:
-    """Divide a numerator by a denominator, as a polynomial in the variables of the latter.
+    """Divide a numerator by a denominator, as polynomials in the denominator's variables.
 
     For example, (x + x y + y)/(x + 1) becomes y + x/(x + 1).
     """

@@ -1,4 +1,4 @@
-"""Smooth fits of y or log |y| by Gaussian processes, which show noise and have derivatives."""
+"""Smooth fits of y or log |y| by Gaussian processes, which estimate noise and derivatives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ ACCURATE = 1e-5
 #: Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
 #: this (or its square, if y changes sign).
 _WIDE = 1e4
-#: Probability of the lower quantile; the upper one has the complementary probability.
+#: Probability of the lower quantile (see `_WIDE`); the upper quantile has the complementary
+#: probability.
 _RARE = 0.1
 #: Smallest ratio of the largest to the smallest |y| for which noise can be recognised as
 #: proportional to y.
@@ -37,7 +38,7 @@ _NOISE = 5e-4
 _NOISE_FACTOR = 1.5
 #: Smallest gain of the log likelihood (nats) at which noise counts as proportional to y.
 _LIKELIER = 3.0
-#: Largest relative error of a fit to a smooth function without noise.
+#: Largest relative error of a smooth fit at which y counts as a smooth function without noise.
 _SMOOTH = 0.02
 
 
@@ -68,9 +69,10 @@ class GaussianProcessFit:
 
 @lru_cache(maxsize=4)
 def smooth_fit(data: SearchData) -> GaussianProcessFit:
-    """Return the most accurate Gaussian process fit of y or log |y| to inputs or their logarithms.
+    """Return the most accurate Gaussian process fit of y or log |y|.
 
-    Logarithms are tried if inputs are positive, and if the output does not change its sign.
+    It is a function of the inputs, or of their logarithms if all inputs are positive. log |y| is
+    tried if y does not change its sign.
     """
     fits: list[GaussianProcessFit] = []
     for of_inputs, of_output in itertools.product((False, True), repeat=2):
@@ -91,8 +93,8 @@ def is_exactly_smooth(data: SearchData) -> bool:
 def errors_are_relative(data: SearchData) -> bool:
     """Return whether errors should be measured relative to y.
 
-    This is so if y spans decades (`_WIDE`), or if the noise is proportional to y. To decide the
-    latter, log |y| is fitted; the residuals must be noise, and must be clearly more likely as
+    This is so if y spans decades (`_WIDE`), or if the noise is proportional to y. To decide whether
+    it is, log |y| is fitted. The residuals must be noise, and they must be clearly more likely as
     normal noise of log |y| than as normal noise of y.
     """
     size = np.abs(data.all_points.y)

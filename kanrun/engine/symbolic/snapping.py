@@ -1,8 +1,9 @@
 """Turn a trained network into a formula: prune it, retrain it, and snap its edges.
 
 To snap an edge is to replace its spline with a candidate function. Assignments of candidates to all
-edges are tried first. If none is as good as the network, edges are snapped one by one, and some may
-stay numeric. The validation error after all constants were refitted together decides.
+edges are tried first. If no assignment is as good as the network, edges are snapped one by one, and
+some may stay numeric. A replacement is accepted or rejected by the validation error after all
+constants were refitted together.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from kanrun.engine.symbolic.refit import (
     refit_on_grids,
 )
 
-#: Sums of small expressions with at least this relative error are dropped.
+#: Small expressions with at least this relative error are dropped by the search.
 SNAP_THRESHOLD = 0.05
 #: An edge may be removed if the error is then at most this multiple of the smallest error so far.
 _GROWTH = 1.3
@@ -136,8 +137,8 @@ def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure
     """Assign a candidate to every edge, and return the structure with the best formula.
 
     The assignments with the lowest total scores are refitted in turn, until a formula is exact or
-    the work is used up. The formula with the shortest description is best; the structure has no
-    formula if none is defined on the data.
+    the work is used up. The formula with the shortest description is best. The structure has no
+    formula if every refitted assignment is undefined on the data or has diverged constants.
     """
     values, outs = network.edge_outputs(problem.data.x)
     matches = {
@@ -204,7 +205,7 @@ def partly_symbolic(
             matches.
         problem: The search problem.
         allowed: Largest relative validation error after an edge is snapped.
-        allowance: Work after which no more candidates are tried.
+        allowance: Work that may be used; edges whose turn comes later stay numeric.
 
     Returns:
         The partly symbolic network, and a decision for each edge.

@@ -29,10 +29,11 @@ from kanrun.engine.symbolic.smooth_fit import ACCURATE, NO_FIT, GaussianProcessF
 
 #: Largest factor by which the error may grow when the number of variables is reduced.
 _ERROR_GROWTH = 1.5
-#: An input has no effect if its strength is below this fraction of the largest strength of an
-#: input.
+#: An input has no effect if its strength, the RMS change of the smooth fit that it causes, is below
+#: this fraction of the largest strength of an input.
 _IDLE = 1e-4
-#: An eigenvalue counts as zero if its square root is at most this.
+#: An eigenvalue of a scaled moment matrix (see `_null_vector`) counts as zero if its square root is
+#: at most this.
 _TOLERANCE = 0.03
 #: An output counts as constant if its RMS deviation, relative to the standard deviation of y, is at
 #: most this.
@@ -41,9 +42,9 @@ _CONSTANT = 1e-9
 _SLOPES = 80
 #: Typical ratio of the relative error of derivatives to the relative error of the fit.
 _SLOPE_ERROR = 3.5
-#: Largest number of joined pairs of inputs that are tried.
+#: Largest number of reductions that join two inputs to one variable and are tried.
 _PAIRS = 4
-#: Largest number of single scalings that are tried.
+#: Largest number of scalings that are tried alone.
 _SCALINGS = 3
 #: Largest factor by which a null vector is multiplied to make its entries integers.
 _DENOMINATOR = 6
@@ -52,7 +53,10 @@ _RATIONAL = 0.04
 
 
 def reduce_variables(data: SearchData) -> Reduction:
-    """Reduce the number of variables step by step, or return `Reduction.none`."""
+    """Return a reduction of the number of variables, which is found step by step.
+
+    If no reduction is found, or if it is not finite at all points, the result is `Reduction.none`.
+    """
     reduction = _reduction_of(data)
     inner = reduction.data(data)
     is_finite = np.isfinite(inner.x).all() and np.isfinite(inner.y).all()
@@ -109,8 +113,9 @@ def _smooth_start(
 ) -> tuple[Reduction, SearchData, GaussianProcessFit]:
     """Return a first reduction, the points in its variables, and a smooth fit to these points.
 
-    A factor is taken out if that makes the fit more accurate. If y varies too fast for a smooth fit
-    in all variables, a single product or sum of some of them is tried (see `single_index`).
+    `factor` is taken out of y if that makes the fit more accurate. If y varies too fast for a
+    smooth fit in all variables, a single product or sum of some of them is tried (see
+    `single_index`).
     """
     step = Reduction.none(data.x.shape[1])
     fit = smooth_fit(data)
@@ -151,9 +156,9 @@ def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
     values of v can hide errors of all others. Therefore the error of y is compared as well.
 
     Args:
-        before: Relative error of the fit before.
-        after: Relative error of v by the new fit.
-        in_y: Relative error of y by the new fit.
+        before: Relative error of the fit in more variables.
+        after: Relative error of the new fit of v.
+        in_y: Relative error of y that follows from the new fit of v.
         noise: Relative error of v that the noise of y causes; large if the factor is small.
     """
     allowed = max(_ERROR_GROWTH * before, ACCURATE)

@@ -27,7 +27,7 @@ OPERATION = 2.5
 FUNCTION = 4.0
 #: Number of bits that a denominator adds to the description of an exponent.
 _DENOMINATOR = 1.5
-#: Smallest range (radians) of a variable whose sine can be told from a straight line.
+#: Smallest range (radians) of a variable whose sine differs clearly from a straight line.
 _LEAST_TURN = 0.5
 #: Largest absolute value (radians) of a variable whose sine has few periods.
 _MOST_TURNS = 50.0
@@ -162,7 +162,8 @@ class Coordinates:
 def _waves_differ(values: Array) -> bool:
     """Return whether the sine of `values` (N,) can be told from a line and has few periods.
 
-    With many periods, sines of many frequencies could be tried, and there is no reason to prefer 1.
+    With many periods, sines of many frequencies could be tried, and there is no reason to prefer
+    the frequency 1.
     """
     is_moderate = np.ptp(values) > _LEAST_TURN and np.abs(values).max() < _MOST_TURNS
     return bool(is_moderate and not take_two_values(values))
@@ -211,7 +212,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Term:
-    """A coefficient times a monomial and factors."""
+    """A term: a coefficient times a monomial times the product of `factors`."""
 
     coefficient: float
     monomial: Monomial = ()

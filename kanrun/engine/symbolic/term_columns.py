@@ -35,10 +35,11 @@ _FUNCTIONS = 5000
 #: Smallest effective number of rows that determine the coefficient of a term; with fewer, the term
 #: could fit outliers.
 _ROWS = 4.0
-#: Significance level of the F test that log |y| does not depend linearly on the logarithm of an
-#: input.
+#: Significance level of the F test of whether log |y| depends on the logarithm of an input in a
+#: nonlinear way.
 _CONSTANT = 1e-4
-#: The dependence also counts as linear if its F ratio is at most this fraction of the largest one.
+#: The dependence also counts as linear if the F ratio of the input is at most this fraction of the
+#: largest F ratio of an input.
 _SMALL = 0.1
 
 
@@ -180,7 +181,11 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
 def _factors_of(
     function: Candidate, monomial: Monomial, z: Array, fastest: float
 ) -> Iterator[tuple[Factor, Array]]:
-    """Yield the powers of F(c z) that are finite for the scales c, with their values (N,)."""
+    """Yield the factors F(c z)^p for a grid of scales c and for a few powers p.
+
+    Each factor is followed by its values (N,). Factors that are constant, or not finite at a point,
+    are left out.
+    """
     powers = [Fraction(1, 2), Fraction(-1)] if function is ONE_PLUS else [Fraction(1)]
     size = float(np.abs(z).max())
     grid = scales(function, z, size, float(np.median(np.abs(z))) or size, fastest)
