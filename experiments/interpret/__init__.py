@@ -30,16 +30,17 @@ if TYPE_CHECKING:
 
 #: A target counts as recovered if at least this fraction of its seeds recovers the formula.
 MIN_FRACTION = 0.8
-#: Claimed largest ratio of the CPU seconds of an interpretation to its budget, apart from
-#: `MORE_SECONDS`.
+#: Largest number of CPU seconds of an interpretation per unit of its budget that is claimed, in
+#: addition to `MORE_SECONDS`.
 MAX_RATIO = 1.25
-#: CPU seconds that an interpretation may take in addition.
+#: CPU seconds that an interpretation may take in addition to `MAX_RATIO` times its budget.
 MORE_SECONDS = 2.0
-#: Claimed smallest fraction of the targets without noise that are recovered.
+#: Smallest fraction of the targets without noise that is claimed to be recovered.
 RECOVERED = 0.85
-#: Claimed smallest fraction of the targets with noise that are recovered up to their constants.
+#: Smallest fraction of the targets with noise that is claimed to be recovered up to the values of
+#: the constants.
 NOISY = 7 / 11
-#: Claimed smallest fraction of the exact formulas that are written in an accepted form.
+#: Smallest fraction of the exact formulas that is claimed to be written in an accepted form.
 ACCEPTED = 0.9
 
 
@@ -86,7 +87,7 @@ def _settings(cfg: InterpretConfig, cell: Cell) -> InterpretConfig:
 
 
 def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
-    """Interpret every output of the target, and yield the records of its stages and its result."""
+    """Interpret every output of the target, and yield the records of all stages and results."""
     import time
 
     from kanrun.engine.symbolic.budget import work_done
@@ -114,9 +115,9 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the figures by name: predictions, stages, final network and map of candidates.
+    """Yield figures with their names: predictions, residuals, stages, network and candidates.
 
-    For a suite, the only figure is the score card.
+    Figures without data are left out. For a suite, the only figure is the score card.
     """
     from kanrun.figures import network_diagram, predictions, residuals
 
@@ -146,8 +147,8 @@ def claims(tables: Tables) -> Claims:
 def score_claims(summary: pd.DataFrame) -> Claims:
     """Yield the claims about the targets whose true function is known.
 
-    There are separate claims about targets that the developers knew when they chose rules of the
-    search, and about those that they did not know (column `in_view`).
+    There are separate claims about targets that the developers knew when they chose the rules of
+    the search, and about all other targets (column `in_view`).
     """
     known = summary[summary["recovered"] != "unknown"]
     noisy = known["noise"] > 0
@@ -179,7 +180,7 @@ def score_claims(summary: pd.DataFrame) -> Claims:
         yield claim_at_most(sentence, ratio, 1.0, spread)
 
 
-#: Words for the outcomes in claims.
+#: Words that stand for the outcomes in claims.
 OUTCOMES = {
     "exact": "exact",
     "agrees": "agreeing",
@@ -188,7 +189,8 @@ OUTCOMES = {
     "failed": "failed",
     "wrong": "wrong",
 }
-#: Ends of the sentences of claims, by whether the targets were in view when rules were chosen.
+#: Ends of the sentences of claims, by whether the developers knew the targets when they chose the
+#: rules of the search.
 VIEWS = {True: ", in view of the rules", False: ", not in view of the rules"}
 
 

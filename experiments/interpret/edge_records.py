@@ -1,4 +1,4 @@
-"""Records of the edges of a structure: their matches, their decisions, and their curves."""
+"""Records of the edges of a network or formula: fitted candidates, decisions and curves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kanrun.runs.records import Row, Table, Value
 
 from .outcome import Interpretation
 
-#: Number of points of the curve of an edge.
+#: Number of points at which the function of an edge is evaluated for its curve.
 _POINTS = 81
 
 
@@ -42,10 +42,10 @@ def finite_row(table: str, **values: Value) -> Row:
 def match_rows(
     result: Interpretation, fit: FittedStructure, inputs: Sequence[str]
 ) -> Iterator[Row]:
-    """Yield the matches of each edge of the pruned network, best first, and the decision about it.
+    """Yield the fitted candidates of each edge, best first, and the decision about the edge.
 
-    If a formula was accepted, it replaced all edges at once; otherwise the edges were decided one
-    by one.
+    The edges are those of the pruned network. If a formula was accepted, it replaced all edges at
+    once; otherwise each edge was decided alone.
     """
     decisions = {decision.index: decision for decision in result.decisions}
     for index, matches in fit.matches.items():
@@ -74,7 +74,7 @@ def match_rows(
 def edge_table(
     steps: Sequence[SearchStage], samples: SearchData, inputs: Sequence[str], output: str
 ) -> Table:
-    """Return the curves of all edges at each stage, with the columns of `network_diagram`."""
+    """Return the curves of all edges at each stage as a table, which `network_diagram` can draw."""
     rows = [
         {**row, "stage": f"{number} {step.stage}", "pruned": False}
         for number, step in enumerate(steps, 1)
@@ -89,7 +89,7 @@ def _stage_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per edge of a graph, with its layer and its positions in the two adjacent layers.
 
-    An edge that skips layers is drawn as several successive edges, so it has one row per layer.
+    An edge that skips layers is drawn as a chain of edges, so it has one row per layer.
     """
     depth = depths(graph)
     taken = Counter[int]()
@@ -117,7 +117,7 @@ def _stage_rows(
 
 
 def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return the curve and the score of each edge, by its source and target node.
+    """Return the curve and the score of each edge; keys are pairs (source node, target node).
 
     Parallel edges between the same nodes, as in x exp(x), are combined into one.
     """

@@ -63,7 +63,7 @@ _MIN_POINTS = 20
 #: One in this many points is held out, and one in this many of the remaining points is used for
 #: validation.
 _HELD_OUT = 5
-#: Work of simplifying a formula again after it was converted to the user's units.
+#: Units of work for simplifying a formula again after it was converted to the user's units.
 _RESCALED = 0.2
 
 
@@ -89,12 +89,12 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
             classes, shifted to a mean of zero; with two classes, the only output is the log-odds
             of the second class.
         names: Names of the variables. By default, they are the names of the columns or of the
-            model's inputs, and x0, x1, ... if there are none. In formulas, other characters than
+            model's inputs, and x0, x1, ... if there are none. In formulas, characters other than
             letters, digits and underscores are replaced (`size m2` becomes size_m2).
         candidates: Names of the functions that an edge may become; default: all built-in functions.
         custom_candidates: Additional functions of x0, by name.
-        seed: Seed of the split and the search.
-        budget: Total work, in approximate CPU seconds. Progress is shown on stderr.
+        seed: Seed of the random split of the points, and of the search.
+        budget: Total work, in approximate CPU seconds of one core. Progress is shown on stderr.
 
     Returns:
         The formula with its outcome and certificate.
@@ -191,8 +191,8 @@ def interpretation(
 def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | Interpretation]:
     """Yield the stages of the search, the stages of the formula, then the interpretation.
 
-    If the search took much more CPU time than its budget, it was stopped, and the sentence of the
-    interpretation says so.
+    A search that takes much more CPU time than its budget is stopped, and the sentence of the
+    interpretation then says so. It also says if the budget ended the search too early.
     """
     cfg = given.cfg
     problem = given.search
@@ -233,7 +233,10 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
 
 
 def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:
-    """Yield the stages and structures of the search, which uses the given network or the data."""
+    """Yield the stages and structures of a search for the given network or, without one, the data.
+
+    Nothing is yielded if the output is constant.
+    """
     problem = given.search
     source = given.network
     data = problem.data
@@ -287,7 +290,7 @@ def _expression_in_user_units(
     names: Sequence[str],
     problem: InterpretationProblem,
 ) -> sympy.Expr:
-    """Write an expression in the variables `names` for `symbols`, and in the user's units."""
+    """Replace `symbols` by the variables `names`, and convert an expression to the user's units."""
     shifts = problem.scaling.shift.tolist()
     scales = problem.scaling.scale.tolist()
     swap = {

@@ -37,18 +37,19 @@ from kanrun.points import Array
 
 from .problem import Function, InterpretationProblem
 
-#: Stages whose graphs are numeric; a formula is compared with the best of these networks.
+#: Stages at which all edges are numeric (splines). A formula is compared with the best network of
+#: these stages.
 _NUMERIC = ("train", "prune", "retrain")
 #: Work for replacing edges one by one (approximate CPU seconds).
 _MIXED_WORK = 3.0
 #: Largest relative difference between an exact formula and the true function outside the data,
 #: where extrapolation amplifies rounding errors.
 _EXTRAPOLATED = 1e-9
-#: A formula is the known true function if both agree on domains up to this many times as wide as
-#: the data.
+#: A formula counts as the known true function if both agree on domains up to this many times as
+#: wide as that of the data.
 _FAR = 1e3
-#: Outcomes of formulas that reproduce all points, so that residuals say nothing about the errors of
-#: their constants.
+#: Outcomes of formulas that reproduce all points. The residuals are then only rounding, and say
+#: nothing about the errors of the constants.
 REPRODUCING = ("exact", "agrees", "wrong")
 #: An output is constant if its standard deviation is at most this fraction of its largest value.
 _CONSTANT = 1e-14
@@ -71,13 +72,15 @@ class Interpretation:
         sentence: The outcome as a sentence.
         formula: The formula, which maps points (samples, inputs) to values (samples,); None if
             there is none.
-        network: The function with which the formula was compared.
+        network: The function with which the formula was compared: the network or, if no network was
+            trained, the formula before it was rounded.
         certificate: The verification of the formula.
         seconds: Duration of the interpretation (seconds).
         structure_fit: The structure that was chosen, with its network and the matches of its edges.
-        steps: Stages of all structures.
+        steps: Stages of all structures that were tried.
         approximation: The best formula without splines, if it is worse than the network.
-        decisions: For each edge, whether it became symbolic, and the reason.
+        decisions: For each edge of the network, whether it became symbolic, and why; empty if edges
+            were not replaced one by one.
         rivals: The formulas with the shortest descriptions and their bits; the first is `formula`.
         relative: Whether the noise is proportional to the output; errors are then those of the
             logarithm of the output.
@@ -119,7 +122,11 @@ class Interpretation:
 
 
 def allowed_error(error: float, tolerance: float, data: SearchData) -> float:
-    """Return the largest error of a formula that may replace a network with this `error`."""
+    """Return the largest error of a formula that may replace a network with the given `error`.
+
+    `tolerance` is the allowed relative increase of the error. All errors are relative to the
+    standard deviation of the output.
+    """
     return max((1 + tolerance) * error, data.exact)
 
 
@@ -136,7 +143,8 @@ def stands_for(
         data: Points of the search.
 
     Returns:
-        True if the error is within the tolerance or not significantly larger than the network's.
+        True if the error of the formula is within the tolerance, or not significantly larger than
+        the error of the network.
     """
     if error <= min(allowed_error(network.error, tolerance, data), 1.0):
         return True
@@ -154,7 +162,7 @@ def outcome(
     Args:
         given: The problem.
         steps: Stages of the search.
-        structures: Structures that the search found.
+        structures: Structures that the search found, with their best formulas.
         budget: Budget of the interpretation; what is left is used for rounding and simplification.
     """
     data = given.search.data
@@ -301,7 +309,7 @@ def _reproducing(
 
 
 def is_truth(formula: Formula, held_out: VerificationData, width: float | Array = 2.0) -> bool:
-    """Return whether the formula equals the true function on a domain `width` times as wide.
+    """Return whether a formula equals the true function on a domain `width` times that of the data.
 
     `width` is a number or one factor per new point, shape (points, 1). If the true function is not
     known, the result is True.

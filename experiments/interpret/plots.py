@@ -27,19 +27,19 @@ from kanrun.figures.style import (
 if TYPE_CHECKING:
     import pandas
 
-#: Horizontal distance between two stages (inches).
+#: Horizontal gap between two stages (inches).
 GAP = 0.3
 #: Height of the title of a stage (inches).
 HEADING = 0.62
-#: Distance of the title from the output nodes (points); the names of the outputs stand in between.
+#: Gap between the title and the output nodes (points), in which the names of the outputs stand.
 ABOVE = 20
-#: Vertical distance between two rows of stages (inches).
+#: Vertical gap between two rows of stages (inches).
 BETWEEN = 0.15
 #: Width of the narrowest stage (inches).
 MIN_WIDTH = 1.9
 #: Width of the widest row of stages (inches).
 MAX_WIDTH = 11.0
-#: Colours of the outcomes.
+#: Colour of each outcome in the score card.
 OUTCOMES = {
     "exact": GREEN,
     "agrees": SKY,
@@ -48,7 +48,7 @@ OUTCOMES = {
     "failed": VERMILLION,
     "wrong": BLACK,
 }
-#: Largest number of candidates in the map.
+#: Largest number of candidates (columns) in the map.
 MAX_CANDIDATES = 30
 #: Smallest value of 1 - R^2 in the map; smaller ones are rounding.
 ROUNDING = 1e-16

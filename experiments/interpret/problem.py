@@ -48,11 +48,11 @@ from .config import InterpretConfig
 
 Function = Callable[[Array], Array]
 
-#: There is no warning if the RMS difference between a network and its graph is at most this
-#: fraction of the network's error.
+#: A network is faithfully represented by its graph, and there is no warning, if the RMS difference
+#: between them is at most this fraction of the network's error.
 _FAITHFUL = 0.1
-#: A smaller RMS difference between a network and its graph, relative to the standard deviation of
-#: y, is attributed to rounding.
+#: An RMS difference between a network and its graph counts as rounding if it is at most this,
+#: relative to the standard deviation of y.
 _ROUNDING = 1e-12
 #: Number of random points at which a formula is compared with the true function.
 _VERIFICATION_POINTS = 1000
@@ -73,7 +73,8 @@ class SourceNetwork:
         whole: The network as a graph of splines.
         pruned: The pruned network as a graph of splines.
         difference: Largest absolute difference between `itself` and `whole` on the samples.
-        faithful: Whether that difference is small compared with the network's error.
+        faithful: Whether the RMS difference between `itself` and `whole` is small compared with the
+            error of the network, or only rounding.
     """
 
     itself: Function
@@ -90,12 +91,13 @@ class InterpretationProblem:
     Attributes:
         cfg: The settings.
         inputs: Names of the inputs.
-        search: Points, candidates, policy and physical dimensions, in the units of the search.
+        search: Points, candidates, budget and physical dimensions, in the units of the search.
         held_out: Points for the verification, in the units of the search.
         scaling: Map from the user's inputs to the units of the search.
         unit: Output in the units of the search = (output in the user's units - `shift`) / `unit`.
         shift: See `unit`.
-        network: The network of a run, in the units of the search; None without one.
+        network: The network of a run, in the units of the search; None if the formula is searched
+            for in the points.
         name: Name of the target, followed by the name of the output if there are several.
         output: Name of the output.
         only: Whether the target has only this output.
@@ -135,7 +137,7 @@ class InterpretationProblem:
 
 
 def decimal_scales(values: Array) -> Scaling:
-    """Return a scaling by powers of ten that brings very large or very small columns near one.
+    """Return a scaling by powers of ten, which brings very large or very small columns near 1.
 
     The result of a search must not depend on units such as metres for distances between stars.
     Other columns stay unchanged, because formulas have simple constants in the user's units. The
@@ -200,8 +202,8 @@ def problems_in(
     Args:
         dataset: The points.
         cfg: The settings.
-        network: Network to interpret, which has the scalings of `dataset`; None: search in the
-            points, whose scalings are then chosen by `decimal_scales`.
+        network: Network to interpret, with the scalings of `dataset`. If None, the formula is
+            searched for in the points, and `decimal_scales` chooses the scalings.
 
     Raises:
         UsageError: If the outputs are classes, or there are no validation points.
@@ -330,7 +332,7 @@ def _problem(
 def source_network(network: Network, samples: SearchData, index: int) -> SourceNetwork:
     """Return output `index` of the network as a function, as a graph, and as a pruned graph.
 
-    The error on the validation points decides which edges are pruned.
+    The graphs have splines on their edges. The validation error decides which edges are pruned.
     """
     itself = values_of(network, index)
     whole = graph_of(network, samples.x, index)
@@ -347,7 +349,7 @@ def source_network(network: Network, samples: SearchData, index: int) -> SourceN
 def _dimensions(cfg: InterpretConfig, target: Target, index: int) -> Array | None:
     """Return the exponents of base units, shape (inputs + 1, base units), or None without units.
 
-    The last row belongs to output `index`.
+    The first rows belong to the inputs, and the last row to output number `index`.
     """
     units = getattr(cfg.target, "units", {})
     if not units:

@@ -31,12 +31,12 @@ from .problem import Function, InterpretationProblem
 
 #: Maximum number of constants whose intervals are printed.
 _MAX_SHOWN = 5
-#: If the two shortest descriptions differ by fewer bits than this, the data do not decide between
-#: them.
+#: If the description lengths of the best two formulas differ by fewer bits than this, the data do
+#: not decide between them.
 _UNDECIDED = 10.0
 #: Number of digits with which the constants of rivals are printed.
 _FEW_DIGITS = 5
-#: Number of points of the curve of a formula of one input.
+#: Number of points at which a formula of one input is evaluated for its curve.
 _GRID = 400
 
 
@@ -54,8 +54,8 @@ def records(
         result: The result, in the user's units.
         seed: Seed of the search.
         cpu_seconds: CPU time of the interpretation (seconds).
-        entry: Entry of the suite, whose result is compared with the known function; None without a
-            suite.
+        entry: Entry of the suite, if there is one; the result is then compared with the true
+            function. None without a suite.
     """
     formula = result.formula
     name = problem.name
@@ -107,7 +107,10 @@ def _formula_records(
 
 
 def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> str:
-    """Return the formula as text, with the digits that the points determine, or ""."""
+    """Return the formula as text, with the digits that the points determine.
+
+    If there is no formula, the text is empty.
+    """
     formula = result.formula
     if formula is None:
         return ""
@@ -167,7 +170,7 @@ def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) 
 
 
 def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
-    """Return the row of one stage: size of the structure, errors, and seconds.
+    """Return the row of one stage: numbers of edges and parameters, errors, and duration.
 
     Errors are in the units of the search.
     """
@@ -191,9 +194,9 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
 
 
 def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Records:
-    """Yield the effect of each input (see `exchange_effect`) on the formula, and a note about all.
+    """Yield a row with the effect of each input (see `exchange_effect`), and a note about them.
 
-    If there is no formula, the effects are those on the network.
+    The effects are those on the formula or, if there is none, on the network.
     """
     model = result.formula or result.network
     (x, y) = problem.points()
@@ -233,7 +236,7 @@ def _forms_rows(
 ) -> Records:
     """Yield rows for the formula and its rivals, with description lengths and probabilities.
 
-    If the data do not decide between the first two, a note follows.
+    If the data do not decide between the formula and its first rival, a note says so.
     """
     forms = _forms_row(formula, problem, result.outcome).values
     if not result.rivals:

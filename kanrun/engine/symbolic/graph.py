@@ -26,7 +26,7 @@ EdgeFunction: TypeAlias = Spline | Symbolic
 ROUNDING = 1e-14
 #: The constants of an edge count as diverged if c f is this many times as large as c f + d.
 _DIVERGED = 1e7
-#: Number of decimal digits by which 1 - R^2 must decrease for one unit of complexity.
+#: Number of decimal digits by which 1 - R^2 must decrease to justify one more unit of complexity.
 _DIGITS_PER_UNIT = 0.5
 
 
@@ -198,8 +198,8 @@ class EdgeMatch:
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
     """Remove the edges with indices `dead`, and nodes that no longer connect inputs to the output.
 
-    A removed edge counts as zero in a sum and as one in a product. A node with a single incoming
-    and a single outgoing edge is removed too if one of these edges is the identity.
+    A removed edge contributes 0 to a sum and 1 to a product. A node with a single incoming and a
+    single outgoing edge is removed too if one of these edges is the identity.
     """
     edges = [edge for i, edge in enumerate(graph.edges) if i not in dead]
     changed = True

@@ -66,7 +66,7 @@ def reduce_variables(data: SearchData) -> Reduction:
 def _reduction_of(data: SearchData) -> Reduction:
     """Return a reduction that was found on a subset of the points.
 
-    Its factor or its variables may be undefined at other points.
+    The factor or the variables of the reduction may be undefined at other points.
     """
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:

@@ -18,14 +18,14 @@ from kanrun.formulas.parsing import parse_expression
 
 #: Smallest relative error that a constant is assumed to have.
 PRECISION = 1e-9
-#: A constant below this size is assumed to have the same absolute error as a constant of this size.
+#: A constant below this size is assumed to have the absolute error of a constant of this size.
 _SMALL = 1e-3
 #: Largest denominator of a nice fraction.
 _MAX_DENOMINATOR = 20
 #: Largest number of significant digits of a nice decimal number.
 _MAX_DIGITS = 9
-#: A number counts as nice only if an equally simple number would be as near by chance with a
-#: probability below this.
+#: A number near a constant counts as nice only if the probability that an equally simple number is
+#: as near by chance is below this.
 _CHANCE = 0.05
 #: Units of which nice numbers are multiples, by their description length in bits.
 _UNITS = {
@@ -107,11 +107,11 @@ _LEAST_DECIMAL = 5
 _LARGEST_WHOLE = 1e9
 #: Largest number of characters of a decimal number that counts as exact.
 _SHORT = 11
-#: Length of one digit when expressions are compared; an operation has length 1.
+#: Length of one digit in the size of an expression, in which an operation has length 1.
 _DIGIT = 0.1
-#: Length of a decimal point or a fraction bar.
+#: Length of a decimal point or a fraction bar in the size of an expression.
 _FRACTION = 0.3
-#: Length that is added for a notation that is unusual in textbooks.
+#: Length that is added to the size of an expression for a notation that is unusual in textbooks.
 _UNUSUAL = 10.0
 #: Number of digits to which the numbers of two forms must agree; physical constants in data files
 #: have this many.
@@ -183,7 +183,7 @@ def size(expression: Expr) -> float:
 
 
 def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
-    """Return whether an expression has an accepted form, or is no longer than the shortest of them.
+    """Return whether an expression has an accepted form, or is no longer than the shortest one.
 
     Before forms are compared, the numbers of each product are combined into one, and decimal and
     large numbers are rounded to `_FORM_DIGITS` digits.
