@@ -52,13 +52,13 @@ def solve(
 
     Args:
         system: Equations with their conditions.
-        method: Solver, given by its settings: `Ansatz` for networks, `Grids` for tensor products of
-            splines, `EvolutionSystem` for slabs of time.
-        policy: Constants of the network solver, and the budget of all solvers.
+        method: Settings, whose type selects the solver: `Ansatz` for networks, `Grids` for tensor
+            products of splines, `EvolutionSystem` for slabs of time.
+        policy: Numbers of points and steps of the network solver, and the budget of all solvers.
         generator: Source of random initial guesses and points.
-        tolerance: Estimated relative L2 error at which solvers that estimate their error stop;
-            networks do not.
-        first: Initial guess; not possible in slabs of time.
+        tolerance: Estimated relative L2 error at which solvers stop. Networks ignore it, because
+            their solver does not estimate the error.
+        first: Initial guess, or None. Slabs of time accept none.
 
     Raises:
         UsageError: If there is an initial guess for a solution in slabs of time.

@@ -1,6 +1,7 @@
-"""Evolution equations: systems in time and at most one space variable, sorted by kind of condition.
+"""Evolution equations: systems in time and at most one space variable.
 
-`EvolutionSystem` is the form that the solver in slabs of time needs.
+`EvolutionSystem` is the form that the solver in slabs of time needs. It separates initial values
+from conditions at the ends of the space variable.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ _WallRow = tuple[Array, Expr]
 class EvolutionSystem(System):
     """System in time and at most one space variable, with its conditions sorted by kind.
 
-    Solvers work with u - lift, which satisfies homogeneous conditions at the ends of space (walls).
+    Solvers work with u - lift, which satisfies homogeneous conditions at both ends of the space
+    variable (the walls).
 
     Attributes:
         orders: Highest order of the time derivatives of each unknown.
-        initial: Initial values, with the key (number of the unknown, order of the time derivative).
+        initial: Initial values; the keys are (index of the unknown, order of the time derivative).
         walls: Homogeneous form of the conditions on each unknown at both ends of space.
         lifts: For each unknown, a function that satisfies its conditions at the ends of space; 0 if
             all of them are homogeneous.
@@ -93,12 +95,12 @@ class EvolutionSystem(System):
 
 
 def evolution_system(system: System) -> EvolutionSystem | None:
-    """Return the system in the form that the solver in slabs of time needs, or None.
+    """Convert a system to the form that the solver in slabs of time needs.
 
-    A system has this form if it has time and at most one space variable, initial values of every
+    Return None unless the system has time and at most one space variable, initial values of every
     unknown, and conditions at the ends of space that are either periodic or linear in the
-    derivatives of one unknown with constant factors. It must have no unknown parameters and no
-    observations, because these must be fitted over the whole range of time.
+    derivatives of one unknown with constant factors. Systems with unknown parameters or
+    observations are excluded, because these must be fitted over the whole range of time.
     """
     if len(system.box) > 2 or not system.is_evolution or system.constants or system.observations:
         return None
@@ -142,9 +144,10 @@ def evolution_system(system: System) -> EvolutionSystem | None:
 
 
 def _wall_row(system: System, condition: Condition, place: float) -> tuple[int, Array, Expr] | None:
-    """Return the unknown of a condition at an end of space, its factors and prescribed value.
+    """Return the unknown in a condition at an end of space, the factors, and the prescribed value.
 
-    Return None if the condition is not linear, contains several unknowns or time derivatives.
+    The factors of the space derivatives are ordered by the order of the derivative. Return None if
+    the condition is not linear, or if it contains several unknowns or time derivatives.
     """
     factors, rest = condition.linear() or ({}, sympy.S.Zero)
     unknowns = {each.unknown for each in factors}

@@ -28,8 +28,9 @@ from kanrun.engine.splines import equally_spaced
 from kanrun.errors import KanrunError
 
 Coordinates = Float[Tensor, "points variables"]
-#: One factor of each product in the separated form; maps points of its variable, scaled to [-1, 1]
-#: (points,), to values (points, unknowns, terms).
+#: Function that returns the factors of one variable in all products of the separated form. It maps
+#: values of the variable, scaled to [-1, 1], shape (points,), to factors, shape (points, unknowns,
+#: terms).
 Factor = Callable[[Array], Array]
 
 
@@ -57,7 +58,7 @@ class OutputForm:
         return self.unknowns * self.terms * self.factors
 
     def mask(self, inputs: int) -> Bool[Tensor, "outputs inputs"]:
-        """Return a mask of the edges that a network of one layer needs for this form."""
+        """Return a mask that is true for the edges that a network of one layer needs."""
         if not self.separated:
             return torch.ones(self.outputs, inputs, dtype=torch.bool)
         return torch.eye(inputs, dtype=torch.bool).repeat(self.unknowns * self.terms, 1)
@@ -78,7 +79,7 @@ class Field(Network):
 
     Attributes:
         network: Network whose inputs are the variables, scaled to [-1, 1].
-        form: How its outputs are combined into the unknowns.
+        form: How the outputs of the network are combined into the unknowns.
         box: Range of each variable, shape (variables, 2).
         sizes: Factors by which the combined outputs are multiplied, shape (unknowns,).
     """
@@ -147,7 +148,7 @@ class Field(Network):
 
     @property
     def _trained(self) -> Bool[Tensor, " numbers"]:
-        """Mask of the network's coefficients that belong to edges which are not masked out."""
+        """Mask of the network's coefficients that are trained: those of edges in the mask."""
         layers = self.network.edge_layers
         masks = [e.mask[..., None].expand_as(e.coefficients).flatten() for e in layers]
         return torch.cat(masks) if masks else torch.ones_like(self.network.get_unknowns()) > 0
@@ -210,9 +211,10 @@ class Windows(Network):
 
     @property
     def lowest(self) -> Float[Tensor, "windows variables"]:
-        """Lower bounds to which points are clipped: the start of each window but the first.
+        """Lower bounds to which the points of each window are clipped.
 
-        Bounds of the first window, and of other variables than time, are minus infinity.
+        The bound of time is the start of the window; the bounds of the first window and of all
+        other variables are minus infinity.
         """
         starts = torch.stack([field.box[:, 0] for field in self.parts])
         found = torch.full_like(starts, -torch.inf)
@@ -229,7 +231,7 @@ class Windows(Network):
     def derivatives(
         self, x: Coordinates, indices: Sequence[Sequence[int]]
     ) -> Float[Tensor, "points unknowns indices"]:
-        """Compute `Field.derivatives` at `x`, in the window of each point."""
+        """Compute derivatives like `Field.derivatives`, in the window that contains each point."""
         return self._joined(x, lambda field, part: field.derivatives(part, indices))
 
     def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
@@ -264,14 +266,14 @@ def spline_field(
     factors: Sequence[Factor],
     sizes: Tensor | None = None,
 ) -> Field:
-    """Interpolate a sum of products by splines, and return it as a field with one layer.
+    """Interpolate a sum of products by splines, and return the result as a field with one layer.
 
     Args:
         box: Range of each variable, shape (variables, 2).
         edges: Breakpoints of each variable, scaled to [-1, 1], because float64 would not resolve
             the shortest windows in units of the box.
         degree: Degree of the splines.
-        factors: Function of each variable that returns its factors of all products.
+        factors: One function per variable, which returns its factors of all products.
         sizes: Factors by which the sums are multiplied, shape (unknowns,); 1 by default.
     """
     points = interpolation_points(edges, degree)
@@ -316,12 +318,14 @@ def insert_knots(
 ) -> Field:
     """Return the same function on `intervals` intervals, most of them where residuals are large.
 
+    In each variable, the interval with the largest sum of squared residuals is halved repeatedly.
+    Grids of hidden layers stay uniform.
+
     Args:
         solution: Function to refine.
         intervals: New number of intervals per variable.
         points: Points at which residuals are known, shape (points, variables).
-        squares: Squared residuals at the points. In each variable, the interval with the largest
-            sum is halved repeatedly. Hidden layers keep uniform knots.
+        squares: Squared residuals at these points.
     """
     first, *hidden = solution.network.edge_layers
     pairs = zip(first.grid.breakpoints, solution.inner(points).T, strict=True)

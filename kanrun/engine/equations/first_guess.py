@@ -1,7 +1,8 @@
 """Initial guesses of nonlinear equations on tensor products of splines.
 
-If conditions have a large weight far from the solution, Levenberg-Marquardt tends to end in a bad
-minimum. The first steps therefore give them a small weight.
+If the conditions have a large weight while the coefficients are far from the solution,
+Levenberg-Marquardt tends to end in a bad minimum. In the first steps, their weight is therefore
+small.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ LIGHT = 1.0
 def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
     """Return initial coefficients for the first grid, and the number of steps taken to find them.
 
-    The coefficients are zero for linear equations. For others, they start from the smoothest
-    function that satisfies the conditions: its highest derivatives vanish in the mean.
+    For linear equations, the coefficients are zero. For nonlinear ones, the steps start from the
+    smoothest function that satisfies the conditions, whose highest derivatives have the smallest
+    mean square.
     """
     coefficients = np.zeros(space.shape)
     taken = 0

@@ -49,8 +49,8 @@ from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Number of random networks that are tried for a separated form (see `OutputForm`).
 RANDOM_IF_SEPARATED = 5
-#: Bounds of the standard deviation of random initial coefficients, in units of the solution. The
-#: standard deviation is drawn on a log scale.
+#: Bounds of the standard deviation of random initial coefficients, in units of the solution. For
+#: each network, the standard deviation is drawn log-uniformly between them.
 START_SIZES = (0.02, 0.5)
 #: Largest relative error with which products of splines on the first grid approximate the initial
 #: values.
@@ -68,9 +68,9 @@ LM = LMPolicy(damping=1e-4, min_damping=1e-15, damping_search=False, max_trials=
 #: Stopping criteria on grids coarser than the finest planned one. Stricter criteria spend steps
 #: on a solution that the next grid improves anyway.
 COARSE = StoppingCriteria(max_steps=15, rtol=1e-2)
-#: Relative decrease of the objective below which a step from a random initial guess counts as slow;
-#: after three slow steps in a row, the guess takes no more steps in this round. A smaller value
-#: gives poor guesses more steps.
+#: A step from a random initial guess counts as slow if it decreases the objective by less than this
+#: fraction. After three slow steps in a row, the guess takes no more steps in this round. A smaller
+#: value gives poor guesses more steps.
 START_RTOL = 1e-2
 #: Margin of a new hidden grid beyond the activations, as a fraction of their range. A larger
 #: margin leaves activations more room to grow but makes the grid coarser.
@@ -80,10 +80,10 @@ MARGIN = 0.1
 FILLED = 0.5
 
 
-#: Relative decrease of the objective below which steps end on the last planned grid and on finer
-#: ones.
+#: On the last planned grid and on finer ones, steps end after three in a row that decrease the
+#: objective by less than this fraction.
 STAGE_RTOL = 1e-3
-#: First damping on a refined grid if the solution is linear in the coefficients. A larger value
+#: Initial damping on a refined grid if the solution is linear in the coefficients. A larger value
 #: suppresses smooth changes, which change the residual of a fourth-order equation very little.
 DAMPING_IF_LINEAR = 1e-12
 #: Largest residual of the equation, as a fraction of the difference from the observations, at
@@ -95,7 +95,7 @@ SETTLED_CHANGE = 1e-3
 #: Relative change of the solution between two grids below which automatic refinement stops, for one
 #: variable and for several.
 ENOUGH_CHANGE = 1e-9, 1e-6
-#: Assumed CPU seconds of a step, apart from those below.
+#: Assumed CPU seconds per step, to which `SECONDS_OF_ENTRY` and `SECONDS_OF_PRODUCT` are added.
 SECONDS_OF_STEP = 5e-3
 #: Assumed CPU seconds per entry of the Jacobian.
 SECONDS_OF_ENTRY = 1e-8
@@ -174,10 +174,10 @@ class NetworkSolver:
         return solution.intervals is not None and count <= MAX_UNKNOWNS
 
     def _is_enough(self, stage: EquationStage) -> bool:
-        """Return whether refinement can stop.
+        """Return whether refinement should stop after a grid.
 
-        It can if the residual is not finite, if noise of the observations dominates, or if the
-        solution hardly changes from grid to grid.
+        It should stop if the residual is not finite, if noise of the observations dominates, or if
+        the solution hardly changed from the previous grid.
         """
         rms = stage.equation.rms
         change = stage.change
@@ -238,7 +238,7 @@ class NetworkSolver:
         self.seconds += steps * (SECONDS_OF_STEP + points * unknowns * of_entry)
 
     def sensitivity(self, stage: EquationStage) -> float:
-        """Compute `EquationStage.sensitivity` for a record."""
+        """Compute `EquationStage.sensitivity` for the solution in a record."""
         field = stage.solution
         rows = self.rows
         if field.form.separated:
@@ -248,10 +248,11 @@ class NetworkSolver:
         return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
 
     def first_guess(self) -> tuple[Field, Tensor]:
-        """Return an initial guess of the solution, and of the unknown parameters.
+        """Return an initial guess of the solution, and one of the unknown parameters.
 
-        A separated form starts from the initial values if possible. Otherwise, random networks take
-        a few steps each; in further rounds, only the best ones take more steps.
+        In a separated form, the guess is computed from the initial values if possible. Otherwise,
+        random networks take a few steps each; in further rounds, only the best networks take more
+        steps, and the best one of the last round is returned.
         """
         policy = self.policy
         form = self.ansatz.form
@@ -301,10 +302,11 @@ class NetworkSolver:
         return self.with_fitted_grids(candidate, self.inside)
 
     def _decomposed_values(self) -> Field | None:
-        """Return a field that has the initial values at all times, as sums of products.
+        """Return a field that is constant in time and equal to the initial values.
 
-        The products come from the singular value decomposition of the initial values on a grid.
-        Return None unless there are two variables besides time and nonzero initial values.
+        The field is a sum of products, from the singular value decomposition of the initial values
+        on a grid. Return None unless there are two variables besides time and nonzero initial
+        values.
         """
         system = self.system
         low = float(self.system.box[-1, 0])
@@ -334,10 +336,10 @@ class NetworkSolver:
             intervals *= 2
 
     def _products(self, given: Sequence[RowFunction], edges: Array, degree: int) -> Field:
-        """Return the field of one grid for `_decomposed_values`.
+        """Return the field of `_decomposed_values` on one grid.
 
-        `given` are the initial values as functions, one per unknown; `edges` are the breakpoints of
-        each variable on [-1, 1].
+        `given` are the initial values as functions, one per unknown. `edges` are the breakpoints of
+        each variable, scaled to [-1, 1], and `degree` is the degree of the splines.
         """
         box = self.system.box
         form = self.ansatz.form
@@ -355,10 +357,10 @@ class NetworkSolver:
         return spline_field(box, edges, degree, factors, sizes)
 
     def with_fitted_grids(self, solution: Field, points: Tensor) -> Field:
-        """Return the field with hidden grids that match the activations at `points`.
+        """Return the field with grids of hidden layers that fit the activations at `points`.
 
-        Second derivatives are zero outside a grid, so all activations must lie inside. Grids of
-        which the activations fill too small a fraction are redrawn as well.
+        Second derivatives are zero outside a grid, so all activations must lie inside. Grids are
+        also redrawn if activations fill less than the fraction `FILLED` of a grid.
         """
         blocks = self.rows.borders(self.policy.boundary_points, EQUAL_WEIGHTS)
         inner = solution.inner(torch.cat([points, *(block.points for block in blocks)]))

@@ -1,10 +1,10 @@
 """Search for narrow features in the formulas of equations, before they are solved.
 
-The explicit terms of an equation are those parts of its formulas that are functions of the
-variables and the unknowns, but not polynomials. A term is resolved on a cell if its interpolant at
-Gauss points predicts its values at other, randomly shifted points; other cells are halved. Cells
-that become narrow mark a narrow feature. `audit.py` applies the same test to the residual of a
-solution.
+The explicit terms of an equation are the parts of its formulas that are functions of the variables
+and the unknowns, but not polynomials. The range of each variable is divided into intervals, called
+cells. A term is resolved on a cell if its interpolant at Gauss points predicts the values of the
+term at other, randomly shifted points. Cells on which a term is not resolved are halved; cells that
+become narrow mark a narrow feature. `audit.py` applies the same test to the residual of a solution.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ POLYNOMIAL_POWER = 8
 #: Rounding error near narrow features, in units of the float64 epsilon divided by the relative
 #: width of the narrowest cell.
 NARROW_ROUNDING = 10.0
-#: Number of test points that an audit places in each narrow cell.
+#: Number of test points of an audit in each narrow cell.
 PLACES_OF_CELL = 3
 
 
@@ -99,7 +99,10 @@ class Scan:
 
     @cached_property
     def cells(self) -> tuple[Array, ...]:
-        """For each variable, the ends of cells on which all explicit terms are resolved."""
+        """For each variable, the ends of the cells on which all explicit terms are resolved.
+
+        There is one array per variable, shape (cells + 1,).
+        """
         return tuple(map(self._cells, range(len(self.names))))
 
     def _cells(self, number: int) -> Array:
@@ -130,13 +133,13 @@ class Scan:
     def narrow_values(self, number: int, low: float, high: float, places: int) -> Array:
         """Return values of an unknown near which terms change fast.
 
-        Only terms that contain no other variable or unknown are examined.
+        Only terms that contain nothing but this unknown are examined.
 
         Args:
-            number: Number of the unknown.
+            number: Index of the unknown.
             low: Smallest value to examine.
             high: Largest value to examine.
-            places: Number of values at which terms are evaluated.
+            places: Smallest number of values at which terms are evaluated.
         """
         terms = self.terms.get((self.unknowns[number],), [])
         curves = [_along(term, (self.unknowns[number],), 0, np.zeros(1)) for term in terms]
@@ -146,8 +149,8 @@ class Scan:
 def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]:
     """Return the largest sub-expressions that depend on `symbols` alone and are not polynomials.
 
-    Factors that depend on the same symbols are kept together, because a factor may change fast just
-    where another one is zero.
+    Factors of a product that depend on the same symbols are kept together, because a factor may
+    change fast just where another one is zero.
     """
     found = set[Expr]()
     for node in expressions:
@@ -182,7 +185,10 @@ def _along(term: Expr, names: Sequence[str], number: int, fixed: Array) -> Curve
 
 
 def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
-    """Return whether a term in two variables is resolved on equal cells; False in three."""
+    """Return whether a term in two variables is resolved on equal cells.
+
+    `contained` are the names of the variables in the term. For three variables, return False.
+    """
     if len(contained) != 2:
         return False
     function = to_numpy(term, contained)
@@ -230,16 +236,16 @@ def resolved_cells(
     jumps: Sequence[float] = (),
     places: int = PLACES,
 ) -> Array:
-    """Halve cells of a range until functions are resolved on each; return the ends of the cells.
+    """Halve cells of a range until functions are resolved on all; return the ends of the cells.
 
-    Very narrow cells are not halved, even if functions are not resolved on them.
+    Cells are not halved further if they become very narrow or too many.
 
     Args:
         curves: Functions to resolve.
         low: Lower end of the range.
         high: Upper end of the range.
         jumps: Additional ends of cells.
-        places: Number of test points that the whole range would have.
+        places: Density of the test points, as the number of test points in the whole range.
     """
     ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
     left = ends[:-1]

@@ -2,9 +2,10 @@
 
 On a slab, an unknown is u = lift + sum_j C_j(x) P_j(s), where the C_j are splines and the P_j are
 Legendre polynomials of s, which runs from -1 to 1 (`time_polynomials.py`). The lift satisfies the
-inhomogeneous conditions at the ends of space. If a slab has other breakpoints than the previous
-one, it still starts from exactly the old values: the difference between the old and the new splines
-fades out over the slab as a polynomial of time. `slab_problem.py` solves for the splines.
+inhomogeneous conditions at the ends of the space variable. If a slab has other breakpoints than the
+previous one, it still starts from exactly the old values: the difference between the old and the
+new splines fades out over the slab as a polynomial of time. `slab_problem.py` solves for the
+splines.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from kanrun.engine.equations.space import DEGREE, Space
 from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.time_polynomials import held_polynomials, legendre_values
 
-#: Breakpoints on [-1, 1] that differ by less than this count as equal.
+#: Breakpoints, scaled to [-1, 1], that differ by less than this count as equal.
 SAME_BREAKPOINT = 1e-14
 
 
@@ -45,10 +46,10 @@ class Part:
 
 
 def total(parts: Sequence[Part], x: Array, times: Array, space_order: int = 0) -> Array:
-    """Evaluate the sum of parts, or its derivative of order `space_order` in space.
+    """Evaluate the sum of several terms, or its derivative of order `space_order` in space.
 
     Args:
-        parts: Parts of one unknown.
+        parts: Terms of one unknown.
         x: Points in space, shape (points,).
         times: Values of Legendre polynomials, or of their time derivatives, shape (degrees, times).
         space_order: Order of the derivative in space.
@@ -71,7 +72,7 @@ class Slab:
     Attributes:
         start: Time at which the slab starts.
         end: Time at which the slab ends.
-        parts: Parts of each unknown; the sum of the parts of u is u - lift.
+        parts: Terms of each unknown (see `Part`); the sum of the terms of u is u - lift.
     """
 
     start: float
@@ -80,7 +81,7 @@ class Slab:
 
     @property
     def space(self) -> Space:
-        """Space in which the slab was solved, which is the space of the last part."""
+        """Spline space in which the slab was solved: the space of the last term of each unknown."""
         return self.parts[0][-1].space
 
     @property
@@ -104,8 +105,8 @@ class Slab:
         """Return each unknown (without its lift) and its time derivatives at the end of the slab.
 
         There is one array of spline coefficients per unknown, of shape (functions, order), for the
-        derivatives 0 to order - 1. Only the last part of an unknown is used, because the others
-        vanish at the end.
+        derivatives 0 to order - 1; `orders` has the order of each unknown. Only the last term of an
+        unknown is used, because the others vanish at the end.
         """
         half = (self.end - self.start) / 2
         degrees = self.parts[0][-1].coefficients.shape[1]
@@ -116,11 +117,12 @@ class Slab:
         ]
 
     def jumps(self, state: EvolvingState, orders: Sequence[int]) -> list[tuple[Part, ...]]:
-        """Return the differences of `state` from the slab at its start, as parts that fade out.
+        """Return `state` minus the slab at its start, as terms that fade out over the slab.
 
-        There are none for equations of first order in time. For higher orders, the derivative of
-        the polynomials agrees with the polynomials of the derivative at the Radau points only, so
-        that time derivatives at the start differ from those of `state`.
+        There are none for unknowns of first order in time. For higher orders, the method computes
+        time derivatives as polynomials of their own (see `free_polynomials`), which agree with the
+        exact time derivatives of the slab at the Radau points only. At the start, the latter
+        therefore differ from those of `state`.
         """
         half = (self.end - self.start) / 2
         found = list[tuple[Part, ...]]()
@@ -133,7 +135,7 @@ class Slab:
         return found
 
     def with_parts(self, more: Sequence[Sequence[Part]]) -> Slab:
-        """Return the slab with additional parts, which must vanish at its end."""
+        """Return the slab with additional terms of each unknown, which must vanish at its end."""
         pairs = zip(more, self.parts, strict=True)
         return Slab(self.start, self.end, tuple((*a, *b) for a, b in pairs))
 
@@ -157,10 +159,10 @@ class Slab:
         return found
 
     def by_interval(self, s: Array, sizes: Array) -> Float[Array, " intervals"]:
-        """Return the square of u - lift for each interval of space.
+        """Return the integral of (u - lift)^2 over each interval of space.
 
-        Squares are divided by the squared `sizes` of the unknowns, and summed over the times `s`
-        and the unknowns.
+        Each unknown u is divided by its entry in `sizes`. The integrals are summed over the times
+        `s` (from -1 to 1) and over the unknowns.
         """
         found: Array = (self._squares(s).sum(axis=2) / np.square(sizes)[:, None]).sum(axis=0)
         return found
@@ -172,9 +174,9 @@ class EvolvingState:
 
     Attributes:
         space: Space of the splines.
-        values: Spline coefficients of each u - lift and its time derivatives, shape (functions,
-            derivatives). Derivatives below the order of the equation are initial values of the
-            slab; further ones only improve the initial guess.
+        values: For each unknown u, the spline coefficients of u - lift and its time derivatives,
+            shape (functions, derivatives). Derivatives below the order of the equation in time are
+            initial values of the slab; higher ones only improve the initial guess.
         exact: State on other breakpoints that this state approximates, or None.
     """
 
@@ -183,7 +185,10 @@ class EvolvingState:
     exact: EvolvingState | None = None
 
     def moved(self, space: Space) -> EvolvingState:
-        """Approximate the state by least squares in another space, such as other breakpoints."""
+        """Approximate the state in another spline space, for example with other breakpoints.
+
+        The approximation is found by least squares; it keeps the original state as `exact`.
+        """
         old = self.exact or self
         values = [
             space.project(partial(old.space.evaluate, c), unknown)

@@ -33,7 +33,8 @@ DEGREE = 7
 #: Gauss rules in each interval: 4 points for the residuals of equations, 10 points for the least
 #: squares projection of a function onto splines.
 GAUSS, PROJECTION = map(np.polynomial.legendre.leggauss, (4, 10))
-#: Gauss rule for residuals in the space of half as long intervals that estimates errors.
+#: Gauss rule (3 points) for residuals in the space of halved intervals, in which errors are
+#: estimated.
 RICHER_GAUSS = np.polynomial.legendre.leggauss(3)
 #: Fraction of the breakpoints whose density is proportional to |d^4 u / dx^4|^(1/4), so that all
 #: intervals have similar errors; the others are equally spaced.
@@ -51,8 +52,8 @@ HALVED = 0.01
 NARROWEST = 1e-6
 #: Breakpoints that differ by less than this fraction of the range count as equal.
 SAME_BREAKPOINT = 1e-9
-#: An interval's squared residual counts as at least this fraction of the mean over all intervals,
-#: so that no interval stays wide merely because a coarse solution happens to be zero there.
+#: Added to the squared residual of each interval, as a fraction of the mean over all intervals, so
+#: that no interval stays wide merely because a coarse solution happens to be zero there.
 NEGLIGIBLE_SQUARES = 1e-2
 
 
@@ -62,12 +63,12 @@ class Places:
 
     Attributes:
         at: The points, shape (intervals, nodes).
-        functions: Numbers of the basis functions that differ from zero on each interval, shape
-            (intervals, local).
+        functions: Indices of the basis functions that differ from zero on each interval, shape
+            (intervals, local), where local = degree + 1.
         shares: Quadrature weights, shape (intervals, nodes); their sum is 1.
-        values: Function of the order of a derivative and the number of an unknown. It returns that
-            derivative of the basis functions which satisfy the boundary conditions of the unknown,
-            shape (intervals, nodes, local).
+        values: Function that evaluates basis functions. Its arguments are the order of a derivative
+            and the index of an unknown, whose boundary conditions the basis functions satisfy. It
+            returns the derivative of each basis function, shape (intervals, nodes, local).
     """
 
     at: Array
@@ -82,7 +83,7 @@ class Space:
 
     Attributes:
         breakpoints: Ends of the intervals, shape (intervals + 1,).
-        walls: Homogeneous boundary conditions of each unknown; empty if there are none.
+        walls: Homogeneous boundary conditions of each unknown (`Walls`); empty if there are none.
         periodic: Whether the splines are periodic.
         degree: `DEGREE`, or 0 for one constant function on one interval.
     """
@@ -121,7 +122,11 @@ class Space:
 
     @cached_property
     def grid(self) -> Grid:
-        """Grid whose breakpoints continue as knots beyond both ends: repeated, or periodically."""
+        """Grid of the splines: the breakpoints, with `degree` additional knots beyond either end.
+
+        The additional knots repeat the end or, for periodic splines, continue the breakpoints
+        periodically.
+        """
         ends = self.breakpoints
         degree = self.degree
         around = np.diff(ends) if self.periodic else np.zeros(1)
@@ -133,8 +138,8 @@ class Space:
     def order(self) -> Index:
         """Position of each basis function in a vector of unknowns, shape (functions,).
 
-        Periodic functions alternate between the two ends (0, n-1, 1, n-2, ...), so that matrices of
-        cyclic neighbours stay banded.
+        Periodic functions are taken from both ends in turn (0, n-1, 1, n-2, ...). The first and the
+        last function overlap, too, so that matrices would not be banded in the natural order.
         """
         places = np.arange(self.functions)
         if self.periodic:
@@ -142,23 +147,24 @@ class Space:
         return places
 
     def basis(self, x: Array, derivative: int) -> tuple[Array, Index]:
-        """Return derivatives of the nonzero basis functions at `x` (points,), and their numbers.
+        """Return derivatives of the basis functions that differ from zero at `x`, with indices.
 
-        `derivative` is the order. Both results have the shape (points, degree + 1).
+        `derivative` is the order of the derivatives, and `x` has the shape (points,). The second
+        result holds the indices of the basis functions. Both have the shape (points, degree + 1).
         """
         values, interval = local_basis(torch.as_tensor(x)[:, None], self.grid, derivative)
         numbers = interval.numpy() + np.arange(self.degree + 1)
         return values[:, 0].numpy(), numbers % self.functions
 
     def points(self, nodes: Array) -> Float[Array, "intervals nodes"]:
-        """Map `nodes` in [-1, 1] to each interval."""
+        """Map `nodes`, points in [-1, 1], to every interval."""
         shares = (nodes + 1) / 2
         return self.breakpoints[:-1, None] + np.diff(self.breakpoints)[:, None] * shares
 
     def places(self, rule: Rule, fixed: float | None = None) -> Places:
-        """Return the nodes of a quadrature rule in each interval.
+        """Return the nodes of a quadrature rule in each interval, with basis functions.
 
-        If `fixed` is given, return this single point instead; in a constant space, return 0.
+        If `fixed` is given, return only this point; in a constant space, return only the point 0.
         """
         nodes, weights = rule
         widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])
@@ -191,7 +197,7 @@ class Space:
     def _values(
         self, x: Float[Array, "intervals nodes"], derivative: int, unknown: int
     ) -> Float[Array, "intervals nodes local"]:
-        """Return `Places.values`."""
+        """Return a derivative of the basis functions at points `x`, see `Places.values`."""
         shaped = self.basis(x.reshape(-1), derivative)[0].reshape(*x.shape, -1)
         for side, count, follow in self._eliminated[unknown] if self.walls else ():
             turned = shaped[::-1, :, ::-1] if side else shaped
@@ -207,8 +213,8 @@ class Space:
         """For each unknown, the basis functions that boundary conditions eliminate.
 
         An entry holds the end (0 lower, 1 upper), the number of eliminated functions next to it,
-        and a matrix of shape (eliminated, following): the coefficients of the eliminated functions
-        are this matrix times those of the functions that follow.
+        and a matrix of shape (eliminated, following). The coefficients of the eliminated functions
+        are this matrix times the coefficients of the next functions, counted from the end.
         """
         found: list[list[tuple[int, int, Array]]] = [[] for _ in self.walls]
         for each, ends in zip(found, self.walls, strict=True):
@@ -224,9 +230,10 @@ class Space:
         return found
 
     def complete(self, coefficients: Array, unknown: int) -> Array:
-        """Compute the eliminated coefficients from the others, in place, and return all.
+        """Set the coefficients that boundary conditions eliminate, in place; return all of them.
 
-        `coefficients` has the shape (functions, ...); `unknown` chooses the boundary conditions.
+        `coefficients` has the shape (functions, ...); `unknown` is the index of the unknown whose
+        boundary conditions are used.
         """
         for side, count, follow in self._eliminated[unknown] if self.walls else ():
             turned = coefficients[::-1] if side else coefficients
@@ -314,7 +321,7 @@ def with_kinks(breakpoints: Array, kinks: Array) -> Array:
 
 
 def with_breakpoints(breakpoints: Array, more: Array) -> Array:
-    """Add those points of `more` to `breakpoints` that do not coincide with one of them."""
+    """Add the points `more` to `breakpoints`, except those that coincide with a breakpoint."""
     after = np.searchsorted(breakpoints, more).clip(1, len(breakpoints) - 1)
     distance = np.minimum(np.abs(more - breakpoints[after - 1]), np.abs(more - breakpoints[after]))
     new = more[distance > SAME_BREAKPOINT * (breakpoints[-1] - breakpoints[0])]
@@ -324,8 +331,9 @@ def with_breakpoints(breakpoints: Array, more: Array) -> Array:
 def kinks_of(system: System, number: int) -> Array:
     """Return the positions of kinks in variable `number`, each repeated by its multiplicity.
 
-    The equations jump or have a kink there. As repeated breakpoints, these positions leave only
-    derivatives below the order of the equations continuous.
+    Kinks are the values at which formulas of the equations jump or have a kink. If a position is
+    used as a breakpoint as often as it is repeated here, only derivatives of the spline below the
+    order of the equations are continuous there.
     """
     order = max(highest_orders(system.equations, number))
     return np.repeat(system.jumps(number), DEGREE + 1 - order)
@@ -368,7 +376,7 @@ def products(matrices: Array, least: float, most: int | None = None) -> list[Arr
 
     Args:
         matrices: One matrix per unknown, shape (unknowns, rows, columns).
-        least: Terms with singular values below this fraction of the largest are left out.
+        least: Terms whose singular value is below this fraction of the largest one are left out.
         most: Largest number of terms; None for no limit.
 
     Returns:

@@ -6,8 +6,8 @@ set; component 0 is the value. The jet of a sum is the sum of the tensors, and t
 is the truncated product of polynomials. The jet of f(z), with a univariate function f, is the
 Taylor series of f at the jet of z (Griewank and Walther, Evaluating Derivatives, ch. 13).
 
-The parameters are copied for every point. The value at a point then depends on its own copy alone,
-so that one backward pass gives the Jacobian rows of all points.
+Every point gets a copy of the network's parameters. The value at a point then depends only on the
+copy of this point, so that one backward pass computes the Jacobian rows of all points.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Monomials:
 
     @classmethod
     def covering(cls, needed: Iterable[Index], variables: int) -> Monomials:
-        """Return the smallest set that contains `needed`; `variables` is their number."""
+        """Return the smallest set that contains `needed`, for a number of variables."""
         below: set[Index] = {(0,) * variables}
         for index in needed:
             below |= set(itertools.product(*(range(each + 1) for each in index)))
@@ -57,7 +57,7 @@ class Monomials:
         return math.prod(map(math.factorial, index))
 
     def derivative(self, jet: Tensor, index: Index) -> Tensor:
-        """Return the derivative with the multi-index `index` from a jet, shape (points, width)."""
+        """Extract the derivative with the multi-index `index` from a jet, shape (points, width)."""
         return jet[self.indices.index(index)] * self.factorial(index)
 
     @cached_property
@@ -91,8 +91,8 @@ class Monomials:
     def compose(self, derivatives: Sequence[Tensor], z: Tensor) -> Tensor:
         """Return the jet of f(z) from the jet `z` and the derivatives of f at the value of z.
 
-        `derivatives` has one tensor per order, from 0 on, in the shape of the value of z. Further
-        axes hold several functions of the same argument.
+        `derivatives` has one tensor per order of f, from 0 on, in the shape of the value of z. If
+        the tensors have additional last axes, these hold several functions f of the same argument.
         """
         trailing = (1,) * (derivatives[0].ndim - z.ndim + 1)
         power = shift = torch.cat([torch.zeros_like(z[:1]), z[1:]])  # z - z_0
@@ -109,7 +109,7 @@ class Monomials:
 def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> list[Tensor]:
     """Return the derivatives of order 0 to `order` of an elementwise function at `z`.
 
-    They are differentiable with respect to `z`.
+    The derivatives are differentiable with respect to `z`.
     """
     with torch.enable_grad():
         at = z if z.requires_grad else z.detach().requires_grad_()

@@ -1,10 +1,11 @@
 """Tensor products of splines on a box, and systems of equations as sparse least squares problems.
 
-An unknown is u = offset + sum_ij c_ij X_i(x) Y_j(y). The X_i are splines; the Y_j are splines as
-well, or polynomials of time in a slab (`slab_problem.py`), or a single constant if there is no y.
-Residuals are evaluated at Gauss points of every cell, and conditions at Gauss points of every
-interval of a face. Rows of one cell depend only on the coefficients of that cell, so that the
-normal equations are banded.
+An unknown is u = offset + sum_ij c_ij X_i(x) Y_j(y), where the offset is a known function. The X_i
+are splines; the Y_j are splines as well, or polynomials of time in a slab (`slab_problem.py`), or a
+single constant if there is no y. A cell is an interval of x times an interval of y. Residuals are
+evaluated at Gauss points of every cell, and conditions at Gauss points of every interval of a face.
+Rows of one cell depend only on the few coefficients whose basis functions differ from zero there,
+so that the normal equations are banded.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ CONDITION_WEIGHT = 1e4
 #: Damping of the first step from an initial guess of a nonlinear equation, for Jacobian columns of
 #: unit norm. A larger value takes shorter steps; with a smaller one they may diverge.
 NONLINEAR_DAMPING = 1e-6
-#: Damping of all other first steps, and the smallest damping. A larger value suppresses smooth
-#: changes; with a smaller one the factorisation may fail because of rounding.
+#: Damping of the first step in all other cases, and the smallest damping. A larger value suppresses
+#: smooth changes; with a smaller one the factorisation may fail because of rounding.
 DAMPING = 1e-18
-#: Relative errors of an unknown are relative to at least this fraction of its estimated size.
+#: Smallest number by which errors of an unknown are divided to make them relative, as a fraction of
+#: its estimated size.
 QUIET = 1e-6
 #: Levenberg-Marquardt steps on all grids.
 LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
@@ -66,11 +68,12 @@ class Patch:
         relation: Relation whose residual (left - right) is to vanish.
         points: Points, shape (points, variables), ordered by the cell of x, the cell of y, the
             point of x and the point of y.
-        pattern: Numbers of the coefficients that each cell depends on.
-        bases: For each derivative in the relation, by name: the derivatives of the basis functions
-            of x and of y, two arrays of shape (cells, points, functions).
-        scale: Factors that turn residuals into rows, shape (points,).
-        offsets: Derivatives of the offset by name, shape (points,); those that are missing are 0.
+        pattern: For each cell, the positions of its coefficients in the vector of coefficients.
+        bases: For each derivative in the relation, by name such as u_xy: the derivatives of the
+            basis functions of x and of y, two arrays of shape (cells, points, functions).
+        scale: Factors by which residuals are multiplied to become rows, shape (points,).
+        offsets: Values of the derivatives of the offset by name, shape (points,). Derivatives that
+            are missing are 0.
     """
 
     relation: Relation
@@ -81,7 +84,10 @@ class Patch:
     offsets: Mapping[str, Array]
 
     def arguments(self, vector: Array) -> Array:
-        """Return the arguments of the relation for coefficients `vector`, shape (points, names)."""
+        """Return the arguments of the relation for a vector of coefficients.
+
+        The result has the shape (points, names), in the order of `Relation.names`.
+        """
         columns = [self.points]
         for each in self.relation.derivatives:
             x, y = self.bases[each.name]
@@ -101,7 +107,8 @@ class Patch:
         """Return the Jacobian of the scaled residuals with respect to the coefficients."""
         with np.errstate(all="ignore"):
             slopes = self.relation.slopes(self.arguments(vector)) * self.scale[:, None]
-        # Terms with the same basis functions of y are added before they are multiplied by these.
+        # Terms with the same basis functions of y are added before they are multiplied by these
+        # functions, to save multiplications.
         sums = dict[int, dict[int, tuple[Array, Array]]]()
         for number, each in enumerate(self.relation.derivatives):
             x, y = self.bases[each.name]
@@ -154,9 +161,9 @@ class TensorSpace:
         return places * self.unknowns + np.arange(self.unknowns)[:, None, None]
 
     def pattern(self, places: Sequence[Places]) -> Pattern:
-        """Return the positions of each cell's coefficients in a vector.
+        """Return the positions of each cell's coefficients in a vector of all coefficients.
 
-        `places` are the points of x and of y, with their basis functions.
+        `places` are the points of x and of y, with the basis functions that differ from zero there.
         """
         x, y = (each.functions for each in places)
         found = self.index[:, x[:, None, :, None], y[None, :, None, :]]
@@ -185,9 +192,10 @@ class TensorSpace:
         return found
 
     def places(self, rules: Sequence[Rule] = RULES, face: Face = ()) -> list[Places]:
-        """Return the nodes of a quadrature rule for each variable.
+        """Return the quadrature points of x and of y, with basis functions.
 
-        A variable that is fixed on `face` has its fixed value instead.
+        `rules` has one quadrature rule per variable. If a variable is fixed on `face`, its only
+        point is the fixed value.
         """
         fixed = dict(face)
         pairs = zip(self.axes, rules, strict=True)
@@ -266,9 +274,9 @@ def patches(
     equations: Sequence[Relation] | None = None,
     condition_weight: float = CONDITION_WEIGHT,
 ) -> list[Patch]:
-    """Return the equations and conditions of a system on tensor grids.
+    """Return the equations and conditions of a system as patches, on tensor grids of points.
 
-    Periodic conditions are left out, because the space satisfies them.
+    Periodic conditions are left out, because the splines in `space` satisfy them.
 
     Args:
         rows: Collocation of the system.
@@ -306,8 +314,8 @@ def patch_at(
     Args:
         block: Block from `block_at`.
         places: Points of x and of y, with their basis functions.
-        pattern: Numbers of the coefficients that each cell depends on.
-        offsets: Derivatives of the offset by name, shape (points,).
+        pattern: For each cell, the positions of its coefficients in the vector of coefficients.
+        offsets: Values of the derivatives of the offset by name, shape (points,).
     """
     bases = dict[str, tuple[Array, Array]]()
     for each in block.relation.derivatives:
@@ -352,14 +360,18 @@ def is_direct(system: System) -> bool:
 
 
 def tensor_residuals(parts: Sequence[Patch], vector: Array, factor: float = 1.0) -> Residuals:
-    """Summarise the residuals of patches, times `factor`, with the same weight for each patch."""
+    """Summarise the residuals of patches for the coefficients `vector`.
+
+    All residuals are multiplied by `factor`. Each patch has the same weight, whatever its number of
+    points.
+    """
     scale = factor * sqrt(sum(len(part.points) for part in parts) / max(len(parts), 1))
     every = [(part.points, part.residual(vector) * scale) for part in parts]
     return Residuals.of([(torch.as_tensor(at), torch.as_tensor(left)) for at, left in every])
 
 
 def tensor_sensitivity(rows: Collocation, solved: TensorProblem, field: Field) -> float:
-    """Compute `EquationStage.sensitivity` by the power method, relative to the solution.
+    """Compute `EquationStage.sensitivity` of a solution by the power method.
 
     Args:
         rows: Collocation of the system.

@@ -1,10 +1,10 @@
 """Polynomials of time on a slab, as Legendre coefficients in s, which runs from -1 to 1.
 
-Let an equation have order r in time. The value and r - 1 time derivatives at the start of the slab
-multiply `held_polynomials`. The coefficients to be solved for multiply `free_polynomials`, whose
-value and r - 1 derivatives vanish at the start. With residuals at the Radau points, this is the
-Radau IIA method for the equivalent system of first order (Hairer and Wanner, Solving ODEs II,
-section IV.5).
+Let an equation have order r in time. The solution on a slab is the sum of two sums: the known value
+and r - 1 time derivatives at the start of the slab, times `held_polynomials`; and the coefficients
+to be solved for, times `free_polynomials`, whose value and r - 1 derivatives vanish at the start.
+If the residual is zero at the Radau points, this is the Radau IIA method for the equivalent system
+of first order (Hairer and Wanner, Solving ODEs II, section IV.5).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def legendre_values(
 def radau_points(stages: int) -> tuple[Array, Array]:
     """Return the points and weights of the Radau quadrature rule on [-1, 1].
 
-    Both have the shape (stages,). The last point is 1, and the weights have the sum 2.
+    Both have the shape (stages,). The last point is 1, and the sum of the weights is 2.
     """
     unit = np.eye(stages + 1)
     points = np.sort(legroots(unit[-1] - unit[-2]).real)
@@ -55,11 +55,12 @@ def free_polynomials(
 ) -> Float[Array, "derivatives polynomials degrees"]:
     """Return Legendre coefficients of polynomials with an `order`-fold zero at -1.
 
-    The result also holds their derivatives up to `order`, as the equivalent system of first order
-    defines them: the highest is a polynomial of degree `stages` - 1; each lower one is the
-    integral of the next higher one's interpolant at the Radau points. Using exact second
-    derivatives instead would amplify fast oscillations (van der Houwen, Sommeijer and Cong, BIT 31,
-    1991). Polynomials are scaled to a largest value of about 1.
+    There are `stages` polynomials. Entry 0 of the result holds the polynomials, and entry r their
+    time derivatives of order r, up to `order`, as the equivalent system of first order defines
+    them: the highest derivative is a polynomial of degree `stages` - 1, and each lower one is the
+    integral of the interpolant of the next higher one at the Radau points. Exact second derivatives
+    would amplify fast oscillations (van der Houwen, Sommeijer and Cong, BIT 31, 1991). The
+    polynomials are scaled to a largest value of about 1.
     """
     points, _ = radau_points(stages)
     unit = np.eye(stages)
@@ -77,10 +78,10 @@ def free_polynomials(
 def held_polynomials(
     order: int, half: float, stages: int, ends: tuple[float, ...] = (-1.0,)
 ) -> Float[Array, "order degrees"]:
-    """Return Legendre coefficients of polynomials that carry on the values at the start of a slab.
+    """Return Legendre coefficients of polynomials that continue the values at the start of a slab.
 
-    For r < `order`, polynomial r has a time derivative of order r equal to 1 at the start. Its
-    other derivatives of orders below `order` vanish at all `ends`.
+    For r < `order`, the time derivative of order r of polynomial r is 1 at the start. All other
+    derivatives of orders below `order` vanish at all `ends`.
 
     Args:
         order: Order of the equation in time.

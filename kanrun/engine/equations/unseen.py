@@ -2,9 +2,9 @@
 
 On each cell of the grid, the residual is interpolated at Gauss points. If the interpolant agrees
 with the residual at other, randomly shifted points, the cell resolves all features of the
-equations. If it does not, the difference comes from features narrower than the cell; it is called
-the unseen residual. The size of the residual itself would be misleading, because in equations of
-order 3 and 4 it can be large although the error is small.
+equations. Otherwise, the difference comes from features narrower than the cell; this difference is
+called the unseen residual. The size of the residual itself would be misleading, because in
+equations of order 3 and 4 the residual can be large although the error is small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NODES_OF_CELL = 8
 #: A residual counts as resolved if the norm of its unpredicted part is at most this fraction of the
 #: norm of its predicted part.
 UNPREDICTED = 0.3
-#: Factor by which one differentiation of a polynomial of degree 7 amplifies rounding errors on a
+#: Factor by which each differentiation of a polynomial of degree 7 amplifies rounding errors on a
 #: cell of width 1 (Markov's inequality: the squared degree).
 MARKOV = 49.0
 
@@ -96,9 +96,9 @@ class Axis:
         return found
 
     def predicted(self, values: Array) -> Array:
-        """Interpolate `values` at the Gauss points, shape (nodes, columns), cell by cell.
+        """Interpolate values at the Gauss points cell by cell, and evaluate at the test points.
 
-        Return the interpolants at the test points, shape (places, columns).
+        `values` has the shape (nodes, columns), and the result has the shape (places, columns).
         """
         width = np.diff(self.ends)[self.cell]
         left = self.ends[self.cell]
@@ -111,21 +111,21 @@ class Axis:
         return found
 
 
-#: Function that evaluates a derivative of the solution on the tensor grid of x (points of x,) and y
-#: (points of y,); the result has the shape (points of x, points of y).
+#: Function that evaluates a derivative of the solution on a tensor grid. Its arguments are the
+#: derivative, the values of x and the values of y; the result has the shape (x, y).
 Values = Callable[[Derivative, Array, Array], Array]
 
 
 @dataclass(frozen=True)
 class Unseen:
-    """Unseen residual: what interpolants do not predict, on the tensor grid of test points.
+    """Unseen residual: residual minus interpolant, on the tensor grid of test points.
 
     Attributes:
         axes: Cells and test points of x and y.
-        left: Unpredicted part of the residual: root of the sum of squares over the equations, in
-            their units, shape (places of x, places of y).
-        left_by_y: Unpredicted part of interpolation in y alone, at the Gauss points of x, shape
-            (nodes of x, places of y).
+        left: Unseen residual at the test points, shape (places of x, places of y). With several
+            equations, the root of the sum of their squares, each in units of its equation.
+        left_by_y: Unseen residual if only y is interpolated, at the Gauss points of x and the test
+            points of y, shape (nodes of x, places of y).
         allowed: Largest `size` that counts as resolved: a fraction of the norm of the predicted
             residual, plus rounding. Callers add their tolerance.
     """
@@ -143,7 +143,7 @@ class Unseen:
 
     @property
     def size(self) -> float:
-        """Norm of `left`: the root mean square over x, averaged over y."""
+        """Norm of `left`: its root mean square over x, averaged over y."""
         return float(self.by_y @ self.axes[1].weights)
 
     @property
