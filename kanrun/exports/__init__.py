@@ -1,4 +1,4 @@
-"""Export of trained models, and of formulas of `kanrun interpret`, to files that need no kanrun.
+"""Export of trained models, and of formulas of `kanrun interpret`, to files usable without kanrun.
 
 Formulas are written as text, LaTeX, Python or C, with the names of the user's inputs. A formula
 from a run folder is parsed again by `kanrun.formulas`, which accepts only listed functions, before
@@ -59,10 +59,10 @@ def predict(table: Any) -> Array:
 '''
 #: Significant digits of the constants in source code.
 DIGITS = 17
-#: Largest denominator of fractions that stay fractions. Larger ones come from decimals, which are
-#: parsed as exact fractions, and are written as decimals again.
+#: Largest denominator of fractions that are exported as fractions. Fractions with larger
+#: denominators come from decimals, which are parsed exactly, and are exported as decimals.
 MAX_DENOMINATOR = 1000
-#: Names that parameters of a C function cannot have, in addition to the functions of formulas.
+#: Names that parameters of an exported C function cannot have, besides the names of functions.
 _C_NAMES = (
     "auto break case char const continue default do double else enum extern float for goto if "
     "inline int long register restrict return short signed sizeof static struct switch typedef "
@@ -101,7 +101,11 @@ def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
 
 
 def _python_source(document: Document) -> str:
-    """Return a Python file that needs only NumPy: `runtime` and what it imports from kanrun."""
+    """Return a Python file that needs only NumPy.
+
+    It consists of the source of `runtime`, of the functions that `runtime` imports from kanrun, and
+    the data of the model.
+    """
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     source = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
@@ -111,15 +115,16 @@ def _python_source(document: Document) -> str:
 
 
 def identifier(text: str) -> str:
-    """Return `text` as a name in C and Python: letters, digits, underscores, no keyword."""
+    """Convert `text` to a name that is valid in C and Python, and not a keyword of Python."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "model"
     return f"model_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
 
 
 def _program_bytes(model: Exportable) -> bytes:
-    """Return a .pt2 file for `torch.export.load`: x (rows, inputs) to y (rows, outputs).
+    """Return the content of a .pt2 file for `torch.export.load`.
 
-    The number of rows is arbitrary. Only torch is needed to load and run the file.
+    The program maps x (rows, inputs) to y (rows, outputs), for any number of rows. Only torch is
+    needed to load and run it.
     """
     kind = next(model.network.parameters()).dtype
     x = torch.as_tensor(model.domain.mean(1), dtype=kind).repeat(3, 1)
@@ -135,7 +140,8 @@ def _program_bytes(model: Exportable) -> bytes:
 class _InUnits(nn.Module):
     """Trained network with inputs and outputs in the user's units.
 
-    Inputs are converted to the network's units, and outputs back. Classes give probabilities.
+    Inputs are converted to the network's units, and outputs back to the user's. The outputs of a
+    classifier are probabilities.
     """
 
     def __init__(self, model: Exportable) -> None:
@@ -172,19 +178,21 @@ def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) ->
     for i, (points, values) in enumerate(zip(*ways, strict=True)):
         corners = torch.as_tensor(points)
         level = torch.as_tensor(values)
-        # Length of each piece that lies below x: 0 if x is before the piece, all of it if after.
+        # Length by which each piece lies below x: 0 if x is before the piece, and the whole length
+        # if x is after the piece.
         inside = (x[:, i, None] - corners[:-1]).clamp(min=0).minimum(corners.diff())
         columns.append(level[0] + inside @ (level.diff() / corners.diff()))
     return torch.stack(columns, 1)
 
 
 def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: str) -> bytes:
-    """Return the content of `file`; `stored` describes the formula of each output.
+    """Return the content of `file` with one formula per output, described by the dicts in `stored`.
 
-    `form` is `formula` (LaTeX for .tex, Python for .py, C for .c, otherwise text), `python` or `c`.
-    In addition to what a run stores about a formula, an entry of `stored` may have the `domain`
-    (inputs, 2), the `units` of inputs and outputs by name, and the `splines`: (knots, coefficients)
-    by name. Raises UsageError if `form` is another one, or if the stored text is not a formula.
+    `form` is `python`, `c`, or `formula`: LaTeX if the name of `file` ends in .tex, Python for .py,
+    C for .c, otherwise text. A description has the keys of a formula's checkpoint. It may also
+    have `domain` (inputs, 2), `units` of inputs and outputs by name, and `splines`: pairs (knots,
+    coefficients) by name. `name` is the name of the exported function, or its prefix if there are
+    several. Raises UsageError if `form` is unknown, or if a stored text is not a formula.
     """
     suffix = Path(file).suffix.lower()
     kind = _LANGUAGES.get(suffix, "text") if form == "formula" else form
@@ -227,7 +235,7 @@ def _quoted(name: str) -> str:
 
 
 def _formula_source(entry: Plain, kind: str, name: str, names: Sequence[str]) -> str:
-    """Return the source code of the formula of one output, preceded by that of its splines.
+    """Return the source code of the formula of one output and of the splines in it.
 
     `names` are the names of the variables in the source code.
     """

@@ -21,17 +21,17 @@ from kanrun.points import Array
 from kanrun.targets.table_text import is_number
 
 _PARTS = ("day of year", "weekday", "hour")
-#: Largest difference, relative to the coefficients of an edge, at which the edge is written as a
-#: single polynomial.
+#: Largest difference between a spline and a single polynomial, relative to the largest coefficient,
+#: at which the polynomial is written instead of the spline.
 POLYNOMIAL = 1e-13
-#: Two edges share one shape if they agree to this many decimals, relative to the largest
-#: coefficient.
+#: Number of decimals to which the coefficients of two edges, relative to the largest one, must
+#: agree for both edges to share one array.
 DECIMALS = 15
 LINE = 120  # number of characters in a line
 
 
 def c_source(document: Document, name: str) -> str:
-    """Return the text of the file; the C identifier `name` prefixes every exported name."""
+    """Return the text of the C file, in which every exported name starts with `name`."""
     outputs = document["classes"] or document["outputs"]
     columns = document["columns"]
     encoded = any(
@@ -77,7 +77,10 @@ def _list(entries: Any) -> str:
 
 
 def _texts(words: Sequence[str]) -> str:
-    """Return C string literals, with octal escapes for all bytes except simple characters."""
+    """Return a C initialiser of string literals.
+
+    All bytes except letters, digits, spaces, points and underscores are written as octal escapes.
+    """
     harmless = re.compile(r"[A-Za-z0-9 _.]")
     literals = []
     for text in words:
@@ -99,7 +102,7 @@ def _numbers(values: list[Any]) -> str:
 def _structure(fields: Document) -> str:
     """Return the C initialiser of a structure with named fields.
 
-    Empty lists are omitted, and texts are inserted as C code.
+    Empty lists are omitted, and strings are inserted verbatim as C code.
     """
     lines = []
     for name, value in fields.items():
@@ -123,7 +126,7 @@ def _units(maps: Sequence[Document]) -> list[Document]:
 def _column(column: Document) -> str:
     levels = column["levels"] or []
     part_numbers = [str(_PARTS.index(part)) for part in column["parts"] or ()]
-    # Not for dates: a number of days could equal such a number by chance.
+    # Dates have no such numbers, because a date as a number of days could equal one by chance.
     marks = [
         word.upper().replace("INF", "INFINITY")
         for word in column["missing"]
@@ -176,8 +179,8 @@ def _network(document: Document) -> Document:
 def _splines(layer: Document) -> Document:
     """Return the fields of a layer of splines.
 
-    Each edge is a factor times a shape (a normalised spline, which edges can share), on a grid of
-    its input.
+    The spline of an edge is a factor, `scale`, times a spline whose largest coefficient is 1. Edges
+    whose normalised coefficients are equal share one array.
     """
     grids: dict[tuple[int, tuple[float, ...]], int] = {}
     edges = []
@@ -206,7 +209,7 @@ def _splines(layer: Document) -> Document:
 
 
 def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Array]:
-    """Return the knots and coefficients of a spline; one interval if it is one polynomial."""
+    """Return the knots and coefficients of a spline, on one interval if it is a polynomial."""
     if not degree:
         return knots, coefficients
     grid = knots[degree : len(knots) - degree]

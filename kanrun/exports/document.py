@@ -3,14 +3,15 @@
 The JSON export is this document. `null` corresponds to None. Its entries are:
 
 - `schema`: `kanrun-model/1`; the number increases with changes that break readers.
-- `columns`: one object per column of the table. `name`: its name. `levels`: the texts that have an
-  indicator, or null for numbers and dates. `fill`: the number that replaces missing values, or null
+- `columns`: one object per column of the table. `name`: name of the column. `levels`: the texts
+  that have an indicator, or null for numbers and dates. `fill`: the number that replaces missing
+  values, or null
   if values must not be missing. `indicator`: whether an additional input is 1 if the value is
   missing and 0 otherwise. `parts`: for dates, the parts (`day of year`, `weekday`, `hour`) that are
   inputs besides the days since 1970-01-01; otherwise null. `day_first`: whether dates such as
-  04/05/2024 begin with the day. `missing`: further texts that mean a missing number or date, with
-  numbers written with 17 digits and words in lower case. `other`: the level without an indicator if
-  there is exactly one, otherwise null.
+  04/05/2024 begin with the day. `missing`: additional texts that mean a missing number or date;
+  numbers are written with 17 digits, words in lower case. `other`: the level without an indicator
+  if there is exactly one such level, otherwise null.
 - `inputs`: names of the model's inputs, in the order in which the columns are encoded.
 - `outputs`: names of the outputs.
 - `classes`: labels of a classifier, otherwise null.
@@ -18,12 +19,13 @@ The JSON export is this document. `null` corresponds to None. Its entries are:
 - `input_map`: one map per input, from the user's units to the network's. It is either linear,
   (value - `shift`) / `scale`, or piecewise linear from `points` (user's units) to `values`
   (network's units), and constant outside.
-- `output_map`: one such map per output, to be applied in the inverse direction; null for a
-  classifier, whose outputs are the softmax of the network's outputs.
+- `output_map`: one such map per output, from the user's units to the network's, so that outputs
+  need the inverse map; null for a classifier, whose outputs are the softmax of the network's
+  outputs.
 - `layers`: the layers from inputs to outputs, described below.
-- `errors`: per output, a list of rows. Each row consists of a prediction and the quantiles, at the
-  probabilities 0.005 to 0.995, of the errors of held-out rows near this prediction, in the
-  network's units. null if there are none.
+- `errors`: per output, a list of rows in the network's units. A row consists of a prediction,
+  followed by quantiles of the errors of held-out rows near this prediction, at equally spaced
+  probabilities from 0.005 to 0.995. null if no errors are stored.
 
 A layer of `kind` `splines` has `inputs` inputs and `sums` sums. `degree` is k, `knots` are the
 G + 2k + 1 knots of each input, of which the middle G + 1 bound the grid's intervals, and `base` is
@@ -39,11 +41,17 @@ the `centres` z,
     heights[0] exp(-sum_i w_i (x_i - z_i)^2 / 2) + heights[1] exp(-sum_i m_i |t_i(x_i) - t_i(z_i)|)
 
 with `smooth_rates` w and `rough_rates` m of the inputs; `heights` has the shape (2, sums,
-centres), `ranks` are piecewise linear maps t, and `ranked` holds t(z). `sums_of_products` adds up
-`terms` products of `factors` values each, in their order, for every output, times its entry of
-`sizes`. `windows` has `windows`, each with an `input_map` and `layers` of its own, and `ends`, one
-fewer: a point is in the first window whose end is not below its last value, beyond all ends in the
-last window. Last values below `starts`, those of all windows but the first, count as these.
+centres), `ranks` are piecewise linear maps t, and `ranked` holds t(z).
+
+A layer `sums_of_products` takes `terms` x `factors` consecutive values for each output. It
+multiplies each `factors` consecutive values, adds up the `terms` products, and multiplies the sum
+by the output's entry of `sizes`.
+
+A layer `windows` divides the range of the last input into `windows`, each of which has its own
+`input_map` and `layers`. `ends` are the upper ends of all windows but the last. A point belongs to
+the first window whose end is not below the point's last input, or to the last window if there is
+none. `starts` are the lower ends of all windows but the first; a last input below its window's
+start is replaced by the start.
 """
 
 from __future__ import annotations
@@ -121,7 +129,7 @@ def document_of(model: Exportable) -> Document:
 
 def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
     """Return the entries `input_map` and `layers` of the document for a network."""
-    # A field has its own units for inputs.
+    # A field maps its box to [-1, 1] in every input; this map is combined with the input scaling.
     if isinstance(network, Field) and isinstance(inputs, Scaling):
         middle = network.box.mean(1).numpy()
         half = network.half_extent.numpy()
@@ -262,5 +270,5 @@ def in_pieces(document: Document) -> Document:
 
 
 def python_literal(values: Document) -> str:
-    """Return a dictionary as source text in ASCII, an entry on each line."""
+    """Return a dictionary as Python source text in ASCII, with one entry per line."""
     return "\n".join(["{", *(f"    {key!a}: {value!a}," for key, value in values.items()), "}"])

@@ -28,18 +28,18 @@ OPSET = 17
 #: Version of the ONNX file format, released in 2022. All current runtimes read it; older ones may
 #: reject a higher version.
 IR_VERSION = 8
-#: Largest magnitude of units of inputs and outputs; the smallest is its inverse. Both are far from
-#: the limits of float32.
+#: Largest magnitude of inputs and outputs in the user's units. The smallest allowed magnitude is
+#: the inverse. Both are far from the limits of float32.
 _EXTREME = 1e30
-#: Upper bound of constants, such as the distance up to which splines are extrapolated, because the
-#: largest number of float32 is 3e38. Larger constants are replaced by this bound.
+#: Largest magnitude of constants in float32, whose largest number is 3e38. Larger constants, such
+#: as the distance up to which splines are extrapolated, are replaced by this bound.
 _LARGEST = 1e18
 
 
 def onnx_bytes(pieces: Document) -> bytes:
-    """Return the content of the ONNX file. Raises UsageError if units exceed float32's range.
+    """Return the content of the ONNX file for the document `pieces`, which `in_pieces` returns.
 
-    `pieces` is the document that `in_pieces` returns.
+    Raises UsageError if the magnitude of an input or output is too large or too small for float32.
     """
     named = [*zip(pieces["inputs"], pieces["domain"], strict=True)]
     for name, output_map in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
@@ -213,7 +213,10 @@ def _in_units(
 
 
 def _network(graph: _Graph, document: Document, x: _Traced) -> _Traced:
-    """Add the nodes of a network (see `runtime.network`), with its input map in float64."""
+    """Add the nodes of a network to the graph, and return the network's output.
+
+    The nodes compute the same as `runtime.network`. The input map is computed in float64.
+    """
     x = _in_units(graph, x, document["input_map"], "points", "values")
     for layer in document["layers"]:
         if layer["kind"] == "windows":

@@ -1,12 +1,13 @@
-"""Model (below) as functions of NumPy arrays; NumPy is all that it needs.
+"""A trained model (MODEL, below) as functions of NumPy arrays, which need only NumPy.
 
-    predict({"column": [values, ...], ...})     a dictionary, a DataFrame: columns are found by name
-    predict([[values of one row], ...])         rows in the order of MODEL["columns"], or numbers
-                                                in that of MODEL["inputs"]
+    predict({"column": [values, ...], ...})     dictionary or DataFrame: columns are found by name
+    predict([[values of one row], ...])         rows of values in the order of MODEL["columns"], or
+                                                of numbers in the order of MODEL["inputs"]
 
-return one row per row and one column per output, in the units of the training data; a classifier
-returns probabilities in the order of MODEL["classes"]. Missing values are NaN or None;
-in a table also the numbers and words that MODEL lists as "missing" for the column.
+Both return an array with one row per row of the table and one column per output, in the units of
+the training data. A classifier returns probabilities in the order of MODEL["classes"]. Missing
+values are NaN or None, and in a table also the numbers and words that MODEL lists as "missing" for
+the column.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ ERF = np.frompyfunc(math.erf, 1, 1)
 
 
 def encode(model: Data, table: Any) -> Array:
-    """Return the model's inputs (rows, inputs) from columns by name or from rows.
+    """Return the model's inputs (rows, inputs) for a table of columns by name, or for rows.
 
-    Rows of numbers hold the inputs; other rows hold the values of the columns. Raises ValueError if
-    a column is missing or the shape is wrong.
+    A numeric array with one column per input is returned as it is. Other rows hold one value per
+    column of the table. Raises ValueError if a column is missing or the shape is wrong.
     """
     names = [column["name"] for column in model["columns"]]
     if not hasattr(table, "keys"):
@@ -97,7 +98,11 @@ def network(model: Data, x: Any) -> Any:
 
 
 def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
-    """Map each column by (x - shift) / scale, or piecewise linearly, constant at the ends."""
+    """Map each column of x by its entry of `maps`.
+
+    The map is linear (shift and scale), or interpolates from the points `source` to the points `to`
+    and is constant beyond their ends.
+    """
     if "points" not in maps[0]:
         shift, scale = (np.array([entry[key] for entry in maps]) for key in ("shift", "scale"))
         return (x - shift) / scale if source == "points" else x * scale + shift
@@ -107,15 +112,15 @@ def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
 
 
 def _entries(table: Any, indices: Any) -> Any:
-    """Return table[indices]. For the stand-ins of `onnx_graph`, return the entries themselves."""
+    """Return table[indices]; `indices` are an array, or a traced value of `onnx_graph`."""
     return table[indices] if isinstance(indices, np.ndarray) else indices.entries_of(table)
 
 
 def _splines(layer: Data, x: Any) -> Any:
     """Compute the nodes of a layer of spline edges.
 
-    The edges are added up to sums. The last 2 m sums are multiplied in pairs and give m nodes; each
-    of the other sums is a node.
+    The outputs of the edges are added up to sums. The last 2 m sums are multiplied in pairs, which
+    gives m nodes. Every other sum is a node.
     """
     points = np.asarray(layer["breakpoints"])
     sums = layer["sums"]
@@ -164,7 +169,7 @@ def _splines(layer: Data, x: Any) -> Any:
 
 
 def _radial(layer: Data, x: Any) -> Any:
-    """Return splines of the inputs plus exponentials of their distances from centres."""
+    """Return splines of the inputs, plus exponentials of minus their distances from centres."""
     total = _splines(layer["splines"], x) + np.asarray(layer["level"])
     if not layer["centres"]:
         return total
@@ -192,7 +197,7 @@ def _chebyshev(layer: Data, x: Any) -> Any:
 
 
 def _bernstein(layer: Data, x: Any) -> Any:
-    """Return a Bezier curve by de Casteljau, from means of neighbouring control points."""
+    """Return a Bezier curve by de Casteljau's algorithm."""
     low, high = layer["domain"]
     u = ((x - low) / (high - low))[:, :, None]
     points = np.asarray(layer["coefficients"])[None] + 0 * u

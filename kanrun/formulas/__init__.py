@@ -3,8 +3,8 @@
 The parser accepts only names from a list. Expressions are converted to functions of NumPy arrays,
 to text, to LaTeX and to Python modules. A NumPy function is a short list of operations, one per
 distinct sub-expression; constants are evaluated to 20 digits and rounded once. sympy's `lambdify`
-is not used, because it generates and executes source text and evaluates repeated sub-expressions
-again.
+is not used, because it executes generated source text and evaluates a sub-expression once for each
+time that it occurs.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ from kanrun.formulas.vocabulary import (
 #: Number of significant digits that determine a float64.
 DIGITS = 17
 
-#: Operation of a compiled formula, which stores one register. An int is a column of the points, a
-#: float is a constant, and a pair is a function and the numbers of the registers it is applied to.
+#: Operation of a compiled formula, whose result is stored in one register. An int stands for a
+#: column of the points, a float for a constant, and a pair for a function of the registers with
+#: these indices.
 Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
 
 
@@ -178,9 +179,9 @@ def _functions() -> Mapping[Any, Callable[..., Any]]:
 
 
 def to_text(expression: Expr, names: Sequence[str]) -> str:
-    """Convert an expression to text that `parse` with the variables `names` can read.
+    """Convert an expression to text that `parse` reads, given the variables `names`.
 
-    If a variable has the name of a constant, such as e, that constant is written as a number.
+    If a variable has the name of a constant, such as e, the constant is written as a number.
     """
     shared = {CONSTANTS[name] for name in names if name in CONSTANTS}
     numbers = {number: number.evalf(DIGITS) for number in shared}
@@ -245,9 +246,9 @@ def as_variables(
 ) -> tuple[str, ...]:
     """Convert names, such as those of columns, to distinct variables of formulas.
 
-    For example, `size m2` becomes size_m2: runs of characters that identifiers cannot have become
-    one underscore. A name that is already taken gets underscores at its end. Names that need no
-    change are assigned first.
+    For example, `size m2` becomes size_m2: each run of characters that identifiers cannot have
+    becomes one underscore. If a name is already taken, underscores are appended. Names that need no
+    change are assigned first, so that they stay unchanged.
 
     Args:
         names: Names to convert.

@@ -54,7 +54,7 @@ BASE = (
     "amount_of_substance",
     "luminous_intensity",
 )
-#: Names in sympy's table of units for spellings that it does not contain.
+#: Names in sympy's table of units, by spellings that the table does not contain.
 _OTHER_UNITS = {"l": "liter", "L": "liter", "min": "minute", "h": "hour", "degC": "kelvin"}
 _PREFIXES = "yzafpnumcdhkMGTPEZY"
 
@@ -162,7 +162,7 @@ class Derivative:
 
     Attributes:
         name: Name in formulas, such as u_xx.
-        unknown: Number of the unknown.
+        unknown: Index of the unknown in `Vocabulary.unknowns`.
         index: Order of differentiation with respect to each variable; zeros for the unknown itself.
     """
 
@@ -195,7 +195,7 @@ class Relation:
 
     @cached_property
     def residual(self) -> RowFunction:
-        """Function that returns left - right (points,) for arguments (points, names)."""
+        """Function that maps arguments (points, names) to left - right, shape (points,)."""
         return to_numpy(self.expression, self.names)
 
     @cached_property
@@ -308,7 +308,7 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
 
 
 def dimensions(units: Mapping[str, str], names: Sequence[str]) -> Array:
-    """Return the exponents of the SI base units for quantities, shape (names, 7).
+    """Return the exponents of the seven SI base units for each quantity, shape (names, 7).
 
     Args:
         units: Unit of each quantity by name, such as `kg*m/s^2`. Quantities without a unit, and
@@ -342,7 +342,7 @@ def _exponents(text: str) -> Array:
 
 
 def _quantity(word: str, text: str) -> Any:
-    """Return sympy's unit for `word`, without a prefix such as k or m and its factor.
+    """Return sympy's unit for `word`; a prefix such as k or m is removed, and its factor ignored.
 
     `text` is the whole unit, which the error message quotes.
     """

@@ -1,9 +1,9 @@
-"""Parser from text to sympy expressions. It whitelists nodes of Python's `ast` and runs no code.
+"""Parser from text to sympy expressions. It accepts listed nodes of Python's `ast`, runs no code.
 
 Decimal numbers become exact rationals: 0.5 becomes 1/2. With sympy's Float, constants would have
-15 digits only, and 0.5*x0 would not be equal to x0/2; with rationals it is, and x0**0.5 becomes
-sqrt(x0). The sizes of formulas and numbers are limited before anything is computed, so that no text
-can keep the program busy.
+15 digits only, and 0.5*x0 would not be equal to x0/2. With rationals, both are equal, and x0**0.5
+becomes sqrt(x0). The sizes of formulas and numbers are limited before anything is computed, so that
+no text can keep the program busy.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from kanrun.formulas.vocabulary import (
     variable,
 )
 
-# Largest sizes of a formula, checked before anything is computed. Here: number of characters.
+# The constants from here to _EXPONENT limit formulas, and are checked before anything is computed.
+# This one is the largest number of characters.
 _CHARACTERS = 20_000
-_NODES = 12_000  # number of nodes of Python's syntax tree
-_NESTING = 100  # number of levels of nested operators
+_NODES = 12_000  # largest number of nodes of Python's syntax tree
+_NESTING = 100  # largest number of levels of nested operators
 # Number of levels that a call or an exponent counts as, because sympy is slow in nested calls.
 _CALL_LEVELS = 10
 _INDEX = 9_999  # largest number of a variable such as x0
-_PAIRS = 300  # number of pairs of terms in min and max, which sympy compares; 300 take about 3 s
-_DIGITS = 5_000  # number of digits of a power that is computed exactly
+_PAIRS = 300  # largest number of pairs of terms in min and max; sympy compares 300 pairs in 3 s
+_DIGITS = 5_000  # largest number of digits of a power that is computed exactly
 _EXPONENT = 1_000  # largest exponent of a power whose base contains a variable
-_MAGNITUDE = 1e300  # largest constant, and inverse of the smallest one, far within float64
+_MAGNITUDE = 1e300  # constants lie between 1 / _MAGNITUDE and _MAGNITUDE, well within float64
 PRECISION = 20  # number of digits with which constants are evaluated
 _QUOTED = 80  # number of characters of a formula that messages quote
 _CODE = 40  # number of characters of rejected code that messages quote
@@ -67,9 +68,9 @@ def parse(
     Args:
         text: The formula.
         variables: Names of the variables, which take precedence over the constants pi and e. None
-            for x0, x1, ...
+            allows the variables x0, x1, ...
         functions: Functions by name, in addition to `FUNCTIONS`. A function called `.name` is
-            written behind its argument, as in `(x0^2).name`.
+            written after its argument, as in `(x0^2).name`.
 
     Raises:
         UsageError: If the formula contains anything else, has no variable, is too large, or has a
@@ -103,7 +104,7 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
     Args:
         value: Number or text.
-        known: Values of names that the text may contain.
+        known: Names that the text may contain, with their values.
 
     Raises:
         UsageError: If the value is not a finite number.
@@ -121,7 +122,7 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
 
 def variables_in(text: str) -> tuple[str, ...]:
-    """Return x0, x1, ... up to the highest index in `text`.
+    """Return the variables x0, x1, ... up to the highest index in `text`.
 
     A variable counts even if it cancels, as x2 does in 0*x2.
     """
@@ -203,10 +204,10 @@ class _Reader:
         self.pairs = 0  # Number of pairs of terms in min and max so far.
 
     def read_all(self, tree: ast.Expression) -> Expr:
-        """Convert the whole tree.
+        """Convert the whole tree to an expression.
 
-        Exponents and numbers are checked again at the end, because sympy may have combined them to
-        larger ones.
+        Exponents and numbers are checked again at the end, because sympy may have combined several
+        numbers to a larger number.
         """
         expression = self.read(tree.body, 0)
         for power in expression.atoms(sympy.Pow):

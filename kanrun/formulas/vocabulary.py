@@ -1,7 +1,7 @@
 """Names that formulas may contain: functions, constants and variables.
 
-The parser (`parsing.py`) accepts these names and those that its caller adds, and rejects all
-others. Functions are built as sympy expressions.
+The parser (`parsing.py`) accepts these names and any names that its caller adds, and rejects all
+other names. Functions are built as sympy expressions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sympy import Expr
 
 from kanrun.errors import did_you_mean
 
-#: Functions that are reciprocals of others: cot is 1/tan. sympy's simplification produces them, and
-#: formulas may contain them.
+#: Functions that are reciprocals of other functions, such as cot = 1/tan. Formulas may contain
+#: them, because sympy's simplification produces them.
 RECIPROCALS: dict[Any, Any] = {
     sympy.cot: sympy.tan,
     sympy.sec: sympy.cos,
@@ -55,7 +55,7 @@ def step(argument: Expr) -> Expr:
 
 
 def _bessel(order: Expr, argument: Expr) -> Expr:
-    """Return the Bessel function J_order(argument), for orders of which the values were tested.
+    """Return the Bessel function J_order(argument), for orders whose values were tested.
 
     Raises:
         ValueError: If the order is not a whole number from 0 to 8.

@@ -49,11 +49,11 @@ from kanrun.targets.encoding import Reading
 from kanrun.targets.functions import named_formula
 from kanrun.targets.settings import ExpressionTarget, TableTarget
 
-#: Name of the model of tables without interactions between inputs.
+#: Name of the model that is `auto` without interactions between inputs.
 ADDITIVE = "additive"
-#: Name of the checkpoints from which a training resumes.
+#: Name of the checkpoints from which an interrupted run resumes.
 RESUME = "resume"
-#: Settings of a run folder, which a fit in memory does not have.
+#: Settings that concern run folders. `fit` rejects them, because it writes no run folder.
 RUN_SETTINGS = {"executor", "n_seeds", "figures", "figure_formats", "tags", "note", "suite"}
 #: Names of configuration groups and of their choices, which are not settings of `fit`.
 GROUP_NAMES = {"kind", "target", "sampling"}
@@ -110,8 +110,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
         The trained model with the tables of its training.
 
     Raises:
-        InvalidData: A ValueError, if the data are invalid.
-        UsageError: If the chosen model does not have a setting, or a value breaks its rule.
+        InvalidData: If the data are invalid; this error is also a ValueError.
+        UsageError: If a setting is unknown to the chosen model and solver, or a value is invalid.
 
     Examples:
         >>> import numpy as np
@@ -154,7 +154,7 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
 
 
 def _holds_labels(y: Data, task: str | None) -> bool:
-    """Return whether `y` holds labels: by `task`, and by default if it is text or bool."""
+    """Return whether `task` is classification; if `task` is None, whether `y` is text or bool."""
     if task is not None:
         check_known("task", task, ("regression", "classification"), "tasks")
         return task == "classification"
@@ -188,10 +188,10 @@ def configure_data(
 def configure(
     target: Any, sampling: SamplingConfig, model: str, solver: str | None, **settings: Any
 ) -> FitConfig:
-    """Return the configuration of the command line, with each of `settings` in its group.
+    """Return the configuration of `kanrun fit`, with each of `settings` assigned to its group.
 
     Raises:
-        UsageError: If the model and its solver do not have a setting, or a value breaks its rule.
+        UsageError: If neither the model nor its solver has a setting, or a value is invalid.
     """
     if model == ADDITIVE:
         model = "auto"
@@ -236,7 +236,7 @@ def _plain(value: Any) -> Any:
 
 
 def fit_target(cfg: FitConfig, target: Target, *, progress: bool = False) -> Model:
-    """Train a model by the recipe of `kanrun fit`, and keep the tables that it records.
+    """Train a model as `kanrun fit` does, and return it with the recorded tables.
 
     Args:
         cfg: The configuration.

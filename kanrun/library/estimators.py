@@ -37,7 +37,8 @@ from kanrun.model.prediction import in_numpy, predicted_values
 from kanrun.points import Array, Family, predicted_classes
 from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame
 
-#: Parameters that `fit` handles itself. All others are settings of `kanrun.fit` of the same name.
+#: Parameters that the method `fit` handles itself. All other parameters are passed to `kanrun.fit`
+#: as settings of the same name.
 _OTHERS = ("model", "solver", "random_state", "class_weight", "threshold", "family", "offset")
 
 
@@ -140,7 +141,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return columns, y, list(map(str, names))
 
     def _rows(self, x: Data) -> Array:
-        """Validate x, and encode it as inputs (rows, inputs) of the model."""
+        """Validate x, and encode it as the model's inputs, shape (rows, inputs)."""
         check_is_fitted(self)
         if _has_text(x):
             validate_data(self, x, reset=False, skip_check_array=True)
@@ -197,9 +198,9 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     """Regression by `kanrun.fit`, for one output or several, as an estimator of scikit-learn.
 
-    A setting that is None has the default of the command line. `fit` raises an error if the chosen
-    model does not have a setting. The columns of a DataFrame must have the same order in `fit` and
-    `predict`. A text column becomes one indicator per level.
+    If a setting is None, the default of the command line is used. `fit` raises an error for a
+    setting that the chosen model does not have. The columns of a DataFrame must have the same order
+    in `fit` and `predict`. A text column becomes one indicator per level.
 
     Args:
         model: `auto`, `additive` (`auto` without interactions), `kan`, `mlp` or another model of
@@ -212,7 +213,8 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         folds: Number of folds of the cross-validation (`auto`).
         extrapolation: Behaviour outside the training range, such as `linear` or `constant`.
         bounds: Smallest and largest possible prediction (`auto`).
-        monotone: `increasing` or `decreasing`, by the name of an input (`auto`).
+        monotone: Direction of an input's effect by the input's name, such as `{"x0": "increasing"}`
+            or "decreasing" (`auto`).
         solver: `auto`, `lm`, `lbfgs` or `adam`; the models `auto` and `additive` have no solver.
         steps: Number of steps of the solver on each grid.
         n_starts: Number of random starts of the solver.
@@ -283,9 +285,9 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
     The other parameters are those of `KANRegressor`.
 
     Args:
-        class_weight: Factor of the weights of rows for each label. `balanced` makes the factors
-            inversely proportional to the frequencies of the labels.
-        threshold: With two classes, the second one is predicted if its probability is larger.
+        class_weight: For each label, the factor that multiplies the weights of its rows. With
+            `balanced`, the factors are inversely proportional to the frequencies of the labels.
+        threshold: For two classes, the second is predicted if its probability exceeds this value.
 
     Attributes:
         model_: The fitted `kanrun.Model`.

@@ -1,7 +1,7 @@
 """Trained models: predicting, explaining, updating, storing and loading them.
 
-A trained network with its names and units (`trained.py`) is plain data, and each other file adds
-one thing that can be done with it. The imports between the files go one way:
+`trained.py` defines a trained network with its names and units, as plain data. Each of the other
+files adds one task, such as prediction. A file imports only files to its left:
 
     checkpoints | trained <- prediction <- effects <- summary | update <- model <- loaded_run
 

@@ -121,9 +121,9 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
 
 
 def _solutions(description: dict[str, Any]) -> tuple[type[Network], ...]:
-    """Return the network classes of equation solutions if no setting creates this kind of network.
+    """Return the classes of solutions of equations, or () if `description` is of another network.
 
-    Otherwise return ().
+    No setting of `model` creates these classes, so they must be passed to `from_description`.
     """
     if description.get("kind") in MODELS:
         return ()
@@ -134,7 +134,7 @@ def _solutions(description: dict[str, Any]) -> tuple[type[Network], ...]:
 
 
 def _described(description: dict[str, Any]) -> int:
-    """Return a lower bound on the number of parameters of the network that is described."""
+    """Return a lower bound on the number of parameters of the network in `description`."""
     if "layers" in description:
         sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
         return sum(

@@ -1,4 +1,4 @@
-"""Table of the points on a network's edge functions, and the network diagram drawn from it."""
+"""The table of points on a network's edge functions, and the network diagram drawn from it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: Largest number of samples from which the network diagram is drawn.
 MOST_POINTS = 2000
-#: Largest number of edges in the table of edges; those with the largest scores are kept. With
-#: `EDGE_POINTS` points each they would take 0.8 CPU s to write and read.
+#: Largest number of edges in the table of edges; edges with the largest scores are kept. To write
+#: and read so many edges with `EDGE_POINTS` points each takes 0.8 CPU s.
 MOST_EDGES = 400
 #: Largest number of points per edge. More points draw smoother curves and make larger tables.
 EDGE_POINTS = 101
@@ -73,7 +73,7 @@ def edge_columns(
 
     The `score` of an edge is the standard deviation of its output over the samples `x`. The column
     `x` is the edge's input in the units of its layer (standardised for tables). In the first layer,
-    `invert` converts it to the units of the data in the column `x_data`; in other layers `x_data`
+    the column `x_data` is `x` converted by `invert` to the units of the data; in other layers, it
     equals `x`. `seen` is True within the range of the edge's inputs at the samples. If a layer has
     multiplication nodes, its sums are listed as separate nodes, and an additional layer of edges
     leads from the sums to the layer's nodes. At most MOST_EDGES edges are returned, those with the
@@ -117,9 +117,10 @@ def edge_columns(
 
 
 def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of `edge_columns` for the edges from a layer's sums to its nodes.
+    """Yield the rows of `edge_columns` for the identity edges from a layer's sums to its nodes.
 
     `sums` has the shape (samples, sums). The last 2 * `products` sums are multiplied in pairs.
+    `depth` is the number of this additional layer in the table.
     """
     plain = sums.shape[1] - 2 * products
     for number, values in enumerate(in_numpy(sums).T):

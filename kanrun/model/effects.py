@@ -27,8 +27,8 @@ EFFECT_ROWS = 500
 #: Largest number of values of a column at which partial dependence is computed. More values show
 #: finer details and take more time.
 EFFECT_POINTS = 41
-#: Quantiles, over single rows, at which the band around partial dependence begins and ends.
-#: Quantiles nearer to 0 and 1 make a wider band.
+#: Quantiles of single rows' curves at the lower and upper edge of the band around partial
+#: dependence. Quantiles nearer to 0 and 1 make a wider band.
 EFFECT_BAND = (0.1, 0.9)
 
 
@@ -37,8 +37,9 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
 
     The result has one row per output and value of the column. Its columns are:
 
-    - `input`, the name; `level`, the level of a text column, otherwise ""; `output`, the name of
-      the output or class (only the second of two classes); `x`, the value; `is_date`.
+    - `input`, the name of the column; `x`, the value; `is_date`, whether the column holds dates;
+      `level`, the level of a text column, otherwise ""; `output`, the name of the output or class
+      (only the second of two classes).
     - `value`, the partial dependence: the mean prediction if all rows have this value
       (J. Friedman, Annals of Statistics 29 (2001) 1189-1232).
     - `lower` and `upper`, the bounds of the central 80% of single rows' curves, after each curve is
@@ -86,9 +87,9 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
 def _local_effects(curves: Array, points: Array, values: Array) -> Array:
     """Return accumulated local effects (points, outputs), centred to a mean of zero over the rows.
 
-    `values` (rows,) are the rows' values of the column, `at` (points,) the values at which effects
-    are computed, and `curves` (points, rows, outputs) the predictions for the rows if the column
-    has the value `at`.
+    `values` (rows,) are the rows' values of the column, and `points` (points,) are the values at
+    which effects are computed. `curves` (points, rows, outputs) are the predictions for the rows
+    after the column is set to each of the `points`.
     """
     cell = np.clip(np.searchsorted(points, values) - 1, 0, len(points) - 2)
     rows = np.arange(len(values))

@@ -18,7 +18,7 @@ from kanrun.model.model import Model
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 
-#: Pattern of the names of checkpoints that hold the models for an interactive slider in a report.
+#: Pattern of the names of checkpoints with the models for an interactive slider in a report.
 SLIDER_NAME = re.compile(r".*-seed\d+-stages")
 
 
@@ -26,15 +26,15 @@ SLIDER_NAME = re.compile(r".*-seed\d+-stages")
 class LoadedRun:
     """A stored run, or one of its points (a point is one combination of swept values).
 
-    It gives access to the configuration (`config`), the recorded `tables`, the trained models
-    (`model`) and the `points`.
+    Use `config` for the configuration, `tables` for the recorded tables, `model()` for a trained
+    model, and `points` for the points of a run with several points.
     """
 
     run: Run
 
     @cached_property
     def points(self) -> tuple[LoadedRun, ...]:
-        """Points of the run, ordered by number; if there is one point, it is the run itself."""
+        """Points of the run, ordered by number; a run with a single point is its own point."""
         return tuple(LoadedRun(point) for point in self.run.points)
 
     @property
@@ -49,7 +49,7 @@ class LoadedRun:
 
     @property
     def models(self) -> list[str]:
-        """Names of the stored models, sorted by cell (part of a study) if any, then by seed."""
+        """Names of the stored models, sorted by part of the study, if there are parts, and seed."""
 
         def natural(name: str) -> list[str | int]:
             """Return a sort key in which numbers count as numbers: cell 2 comes before cell 10."""
@@ -94,8 +94,8 @@ class LoadedRun:
             Notes for the user, as from `Model.export`.
 
         Raises:
-            UsageError: If the format is unknown, the run has no formula although one is requested,
-                or the file cannot be written.
+            UsageError: If the format is unknown, if it is "formula" and the run has no formula, or
+                if the file cannot be written.
         """
         from kanrun.exports import formula_bytes, identifier
 

@@ -75,8 +75,8 @@ class Model(TrainedNetwork):
                 (inputs,), or a DataFrame, whose columns are identified by name.
 
         Returns:
-            Outputs, shape (samples, outputs); for a classifier probabilities, shape
-            (samples, classes). Without the first axis for a single point.
+            Outputs, shape (samples, outputs), or for a classifier the class probabilities, shape
+            (samples, classes). For a single point, the result has no first axis.
 
         Raises:
             InvalidData: If columns are missing, the number of columns is wrong, or x contains NaN
@@ -97,8 +97,9 @@ class Model(TrainedNetwork):
             x: Inputs, as in a call of the model.
 
         Returns:
-            Outputs, shape (samples, outputs), or (samples,) for a single output; for a classifier
-            the labels, shape (samples,). Without the first axis for a single point.
+            Outputs, shape (samples, outputs), or (samples,) if the model has one output. For a
+            classifier, the labels, shape (samples,). For a single point, the result has no first
+            axis.
 
         Raises:
             InvalidData: In the same cases as a call of the model.
@@ -120,8 +121,8 @@ class Model(TrainedNetwork):
             level: Coverage probability, above 0 and at most 0.99.
 
         Returns:
-            Lower and upper bounds in the units of the data, each of shape (samples, outputs).
-            Without the first axis for a single point.
+            Lower and upper bounds in the units of the data, both of shape (samples, outputs). For a
+            single point, they have no first axis.
 
         Raises:
             UsageError: If the model stores no held-out errors, or `level` is out of range.
@@ -139,8 +140,8 @@ class Model(TrainedNetwork):
                 0.995.
 
         Returns:
-            The quantiles in the units of the data, shape (samples, outputs). Without the first axis
-            for a single point.
+            The quantiles in the units of the data, shape (samples, outputs). For a single point,
+            the result has no first axis.
 
         Raises:
             UsageError: If the model stores no held-out errors, or `probability` is out of range.
@@ -152,8 +153,8 @@ class Model(TrainedNetwork):
     def score(self, x: Data, y: Data) -> float:
         """Compute the score of the predictions for `x` against `y`; 1 is the best value.
 
-        The score is R^2, averaged over the outputs; for a classifier it is the accuracy, and for a
-        model with a `family` it is D^2, the fraction of the deviance explained.
+        The score is R^2, averaged over the outputs. For a classifier, it is the accuracy. For a
+        model with a `family`, it is D^2, the fraction of the deviance explained.
 
         Args:
             x: Inputs, as in a call of the model.
@@ -208,11 +209,12 @@ class Model(TrainedNetwork):
 
         Args:
             x: New inputs, as in a call of the model.
-            y: Their outputs, shape (samples,) or (samples, outputs), or labels of known classes.
+            y: Outputs of the new rows, shape (samples,) or (samples, outputs), or labels, which
+                must be among the classes of the model.
 
         Returns:
-            A new model on the same grids, whose domain includes the new rows. It has neither the
-            tables nor the prediction intervals of the first training.
+            A new model on the same grids, whose domain includes the new rows. It has no prediction
+            intervals, and none of the tables that the first training recorded.
 
         Raises:
             InvalidData: If the rows are invalid, differ in number, or have unknown classes.
@@ -256,7 +258,8 @@ class Model(TrainedNetwork):
         Args:
             name: "network", "edges", "predictions", "residuals", "loss", "effects", "pair_maps" or
                 "class_curves" (ROC, precision-recall and calibration on held-out rows).
-            columns: Draw the `effect` of these columns instead.
+            columns: Names of input columns; if given, their effects (see `effect`) are drawn
+                instead of the figure `name`.
 
         Returns:
             A matplotlib figure.
@@ -306,8 +309,8 @@ class Model(TrainedNetwork):
             file: Name of the file.
 
         Returns:
-            Notes for the user. They explain how to encode the columns of a table, if the exported
-            program does not encode them itself; otherwise there are none.
+            Notes for the user on how to encode the columns of a table, if the exported program does
+            not encode them itself; otherwise an empty list.
 
         Raises:
             UsageError: If the format is unknown or cannot represent this model, or the file cannot

@@ -1,7 +1,7 @@
-"""Conversion of settings to a training: the learning problem, untrained networks, and the plan.
+"""Preparation of a training run from settings: learning problem, untrained networks, and plan.
 
 A learning problem consists of a dataset in the user's units and the tensors that the engine trains
-on. The plan names the solver.
+on. The plan says how to train: which solver, on which grids, and from how many random starts.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def with_scalings(
     inputs: Scaling | PiecewiseScaling,
     outputs: Scaling | PiecewiseScaling | None,
 ) -> LearningProblem:
-    """Return the problem with other scalings; with `outputs` None, the output scaling is kept."""
+    """Return the problem with these scalings; if `outputs` is None, the output scaling is kept."""
     outputs = outputs or problem.dataset.output_scaling
     return _changed(problem, input_scaling=inputs, output_scaling=outputs)
 
 
 def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
-    """Return the problem with `points` added to the training points, or as the `only` ones."""
+    """Return the problem with `points` added to the training points; if `only`, in their place."""
     return _changed(problem, train=points if only else problem.dataset.train.join(points))
 
 
@@ -113,7 +113,7 @@ def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> Le
 
 Create = Callable[[Generator], Network]
 
-#: Largest number of spline coefficients on a grid of `model.intervals=auto`.
+#: Largest number of spline coefficients for which `model.intervals=auto` chooses a grid.
 AUTO_COEFFICIENTS = 2000
 #: Number of second-order steps without a lower validation error after which the training of a
 #: network without grids stops.
@@ -131,8 +131,8 @@ STARTS = 8
 FEW_STARTS = 3
 #: Largest number of edges of a network that gets `STARTS` random starts.
 WIDE = 50
-#: By `model.budget`: largest number of nodes in the first hidden layer of a growing shape, and
-#: number of candidates for each width.
+#: Limits of a growing shape for each `model.budget`: the largest number of nodes in the first
+#: hidden layer, and the number of candidates for each width.
 BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
 #: Number of bytes of a float64.
 DOUBLE = 8
@@ -142,8 +142,8 @@ ADAM_BATCH = 1024  # number of samples in a step of Adam, if `solver=auto` choos
 def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
     """Return a function that creates an untrained network for `solver` from a random generator.
 
-    `model.initialisation=auto` means `spline` for second-order solvers, so that edges begin without
-    a base function, and `paper` for other solvers.
+    `model.initialisation=auto` means `spline` for second-order solvers, so that the weights of the
+    base function are zero at first, and `paper` for other solvers.
     """
     second_order = SOLVERS[solver].second_order
     if isinstance(model, KANConfig) and model.initialisation == "auto":
@@ -171,7 +171,7 @@ def check_model(model: Any, inputs: int) -> None:
 
 
 def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, str]:
-    """Return the plan for training `model` on `problem`, and a sentence on why it has its solver.
+    """Return the plan for training `model` on `problem`, and a sentence that justifies the solver.
 
     Raises UsageError if a setting is invalid or the solver does not support the problem.
     """
@@ -217,7 +217,11 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
 
 
 def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: LearningProblem) -> bool:
-    """Return whether the shape of a classifier grows, by least squares on indicators."""
+    """Return whether a classifier's shape grows, by least squares fits to indicators of classes.
+
+    It grows if `model.hidden` and the solver are `auto`, unless `name` (the solver chosen) is
+    `adam`, the precision is not float64, or the network is too large for several starts.
+    """
     automatic = model.grows and isinstance(solver, AutoSolver)
     if problem.data.task != "classification" or name == "adam" or not automatic:
         return False
@@ -291,10 +295,10 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
 
 
 def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
-    """Return the number of starts, or of candidates per width if the shape grows.
+    """Return the number of random starts, or the number of candidates per width if the shape grows.
 
-    It is 1 for models fitted by linear least squares, and by default for first-order solvers and
-    for KANs without hidden layers.
+    It is 1 for models fitted by linear least squares. Unless `solver.n_starts` is set, it is also 1
+    for first-order solvers and for KANs without hidden layers.
     """
     if model.closed_form:
         return 1
@@ -305,7 +309,7 @@ def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
 
 
 def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
-    """Describe a training, such as "Levenberg-Marquardt, 495 parameters, 4 grids"."""
+    """Describe how `model` is trained, such as "Levenberg-Marquardt, 495 parameters, 4 grids"."""
     if plan.growth and not plan.growth.given:
         return f"a KAN that grows to at most {plan.growth.largest[1]} nodes (hidden=auto)"
     kind = SOLVERS[plan.solver]
@@ -323,7 +327,7 @@ def parameters_of(
 ) -> int:
     """Return the number of trained parameters of the model's network on the grid `intervals[0]`.
 
-    For a KAN it is computed without creating the network.
+    For a KAN, the number is computed without creating the network.
     """
     if not isinstance(model, KANConfig):
         return factory(model, problem, solver)(Generator()).count()
@@ -336,9 +340,9 @@ def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
     """Return the weight of the smoothness penalty; None if validation chooses it.
 
     Unless the weight is set, validation chooses it for second-order solvers. For regression, LBFGS
-    gets a small weight, which its preconditioner takes into account, and Adam none, because a
-    penalty would slow Adam down. For classification both get a larger weight: if classes can be
-    separated, the cross-entropy has no finite minimum without a penalty.
+    gets a small weight, which its preconditioner takes into account, and Adam gets weight 0,
+    because a penalty would slow Adam down. For classification, both get a larger weight, because
+    the cross-entropy of separable classes has no finite minimum without a penalty.
     """
     if solver.smoothness_weight != "auto":
         return float(solver.smoothness_weight)

@@ -68,11 +68,12 @@ def in_units(model: TrainedNetwork, raw: Array) -> Array:
 
 
 def logit_values(model: TrainedNetwork, x: Array, noise: float = LOGIT_NOISE) -> Array:
-    """Return the values that formulas of a classifier are fitted to.
+    """Return the values at `x` to which formulas of a classifier are fitted.
 
-    With two classes these are the log-odds of the second class, shape (samples, 1). With more they
-    are logits that sum to zero, shape (samples, classes). Noise with the standard deviation `noise`
-    is added, so that formulas need not reproduce details that the labels do not determine.
+    For two classes, these are the log-odds of the second class, shape (samples, 1). For more
+    classes, they are logits that sum to zero, shape (samples, classes). Noise with the standard
+    deviation `noise` is added, so that formulas need not reproduce details that the labels do not
+    determine.
     """
     raw = network_outputs(model, x)
     logits = raw[:, 1:] - raw[:, :1] if raw.shape[1] == 2 else raw - raw.mean(1, keepdims=True)
@@ -112,7 +113,7 @@ def contributions(model: TrainedNetwork, x: Array) -> tuple[Array, dict[str, Arr
 
 
 def input_columns(model: TrainedNetwork) -> dict[str, list[int]]:
-    """Return, by table column, the indices of the network inputs that encode this column."""
+    """Return, for each column of the table, the indices of the network inputs that encode it."""
     numbers = iter(range(len(model.inputs)))
     columns = model.table_code.columns
     return {column.name: [next(numbers) for _ in column.features] for column in columns}
@@ -124,11 +125,11 @@ def error_levels(count: int = 199) -> Array:
 
 
 def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: float) -> Array:
-    """Return the quantiles (samples, outputs) that outputs do not exceed with this probability.
+    """Return the quantiles of the outputs at this probability, shape (samples, outputs).
 
-    They are the predictions plus quantiles of the errors of held-out rows. Outside the training
-    range, the errors get an additional variance; see `TrainedNetwork.widening`. Raises UsageError
-    if the model stores no errors or the probability is outside 0.005 to 0.995.
+    A quantile is the prediction plus a quantile of the errors of held-out rows. Outside the
+    training range, a variance is added to that of the errors; see `TrainedNetwork.widening`. Raises
+    UsageError if the model stores no errors or the probability is outside 0.005 to 0.995.
     """
     if model.errors is None:
         raise UsageError(
@@ -153,7 +154,11 @@ def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: fl
 
 
 def _error_quantile(errors: Array, raw: Array, probability: float) -> Array:
-    """Return a quantile of held-out errors (samples, outputs), interpolated at `raw`."""
+    """Return the quantile of the held-out errors at each prediction, shape (samples, outputs).
+
+    `errors` is `TrainedNetwork.errors`. Its quantiles are interpolated linearly between its
+    probabilities and, in the variable `raw`, between the middles of its bins of predictions.
+    """
     levels = error_levels(errors.shape[2] - 1)
     errors_at = np.zeros_like(raw)
     for o, (middles, *quantiles) in enumerate(errors.swapaxes(1, 2)):
@@ -172,7 +177,10 @@ def _variance_outside(domain: Array, widening: Array, x: Array) -> Array:
 def interval_bounds(
     model: TrainedNetwork, x: Array, raw: Array, level: float
 ) -> tuple[Array, Array]:
-    """Return the lower and upper bounds (samples, outputs) of the central prediction interval."""
+    """Return the lower and upper bounds of the central prediction interval of this `level`.
+
+    Both have the shape (samples, outputs).
+    """
     widest = float(np.ptp(error_levels()))
     if model.errors is not None and not 0 < level <= widest:
         raise UsageError(f"level={level} of an interval must be above 0 and at most {widest:g}.")
@@ -180,7 +188,7 @@ def interval_bounds(
     return low, high
 
 
-#: Why a row is unlike the training data: the kind of departure, and the input or column concerned.
+#: Reason why a row is unlike the training data: the kind, and the name of the input or column.
 Reason = tuple[str, str]
 
 
@@ -189,9 +197,9 @@ def departures(
 ) -> dict[Reason, NDArray[np.bool_]]:
     """Return which samples are unlike the training data, as boolean arrays (samples,) by reason.
 
-    The kinds of reasons are `outside` (an input is outside its training range), `gap` (it lies in a
-    gap of the training data), `unseen` (a text of the column has no indicator; only if `table`
-    holds the columns) and `clipped` (the prediction was clipped to the allowed range).
+    The kinds of reasons are `outside` (an input is outside its training range), `gap` (an input
+    lies in a gap of its training data), `unseen` (a text is not a level of its column; only if the
+    columns are given as `table`) and `clipped` (the prediction was clipped to the allowed range).
     """
     reasons: dict[Reason, NDArray[np.bool_]] = {}
     for column, inputs in zip(model.table_code.columns, input_columns(model).values(), strict=True):
@@ -221,7 +229,10 @@ def departure_counts(reasons: Mapping[Reason, NDArray[np.bool_]]) -> Counter[Rea
 def departure_warnings(
     model: TrainedNetwork, counts: Mapping[Reason, int], samples: int
 ) -> list[str]:
-    """Return a warning for each reason that holds for some of `samples`; see `departures`."""
+    """Return one warning for each reason with a positive count, as a fraction of `samples`.
+
+    See `departures` for the reasons.
+    """
     is_table = isinstance(model.input_scaling, PiecewiseScaling)
     what = "rows" if is_table else "samples"
     note = "no training rows lie" if is_table else model.network.extrapolation_note
@@ -274,7 +285,7 @@ def training_sample(model: TrainedNetwork) -> Array:
 
 
 def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
-    """Return a derivative of a solution, such as "u_xx", at the points `x`, shape (samples,)."""
+    """Return the derivative `name` of a solution, such as "u_xx", at the points `x`: (samples,)."""
     from kanrun.formulas.equations import Vocabulary  # imported late, because it loads sympy
 
     network: Any = model.network
@@ -290,7 +301,8 @@ def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
     return in_numpy(network.derivatives(points, [derivative.index])[:, derivative.unknown, 0])
 
 
-#: Limits of files to predict, so large that only the disk limits them. Files are read in blocks.
+#: Limits of the files for which predictions are computed. They are so large that only the disk
+#: limits a file, because files are read in blocks.
 LIMITS = TableLimits(characters=2**40, cells=10**12)
 
 
@@ -384,7 +396,7 @@ def _outside(reasons: Mapping[Reason, NDArray[np.bool_]], rows: int) -> NDArray[
 def _added(
     model: TrainedNetwork, x: Array, raw: Array, rows: Sequence[int], options: PredictionOptions
 ) -> dict[str, NDArray[Any]]:
-    """Return the columns that predictions add to a block with these row numbers."""
+    """Return the columns with predictions that are added to a block with these row numbers."""
     values = in_units(model, raw)
     names = model.classes or model.outputs
     if not np.isfinite(values).all():

@@ -37,7 +37,7 @@ BASES: tuple[str, ...] = get_args(Base)
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 HIGHEST_DEGREE = 20  # highest degree of a spline
 AUTO: Literal["auto"] = "auto"
-#: Hidden widths of `model.hidden=auto` in trainings that do not grow the shape.
+#: Hidden widths that `model.hidden=auto` stands for if the shape does not grow.
 AUTO_WIDTHS = (5,)
 
 
@@ -69,7 +69,7 @@ class ModelConfig:
 
     @staticmethod
     def network() -> Any:
-        """Return the class of the model's networks, to which checkpoints are restored."""
+        """Return the class of the model's networks, which also restores them from checkpoints."""
         raise NotImplementedError
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
@@ -140,7 +140,10 @@ class KANConfig(ModelConfig):
         return KAN
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return an untrained KAN on the first grid, with the edges for a first-order solver."""
+        """Return an untrained KAN on the first grid, for first-order solvers.
+
+        `Network.for_second_order` then freezes the scales that second-order solvers do not train.
+        """
         made: Network = self.network().create(
             problem.shape_of(self),
             self.schedule[0],
@@ -195,7 +198,7 @@ class KANConfig(ModelConfig):
         return (self.intervals,) if isinstance(self.intervals, int) else tuple(self.intervals)
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors: a budget although `hidden` is given, or invalid multiplication nodes."""
+        """Yield an error if a budget is combined with a given `hidden`, or nodes are invalid."""
         if self.hidden != AUTO and self.budget != "normal":
             yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
         products = self.multiplication_nodes
@@ -246,7 +249,7 @@ class CurveConfig(ModelConfig):
     closed_form: ClassVar[bool] = True
 
     def arguments(self) -> Plain:
-        """Return the arguments of the network's class besides the outputs and the domain."""
+        """Return the arguments of the network's class, except `outputs` and `domain`."""
         raise NotImplementedError
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:

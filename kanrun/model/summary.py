@@ -60,10 +60,10 @@ class ModelSummary:
 
     Attributes:
         facts: Errors, sizes and other facts, by label.
-        contributions: Importance of the inputs, most important first. This is the table
-            `importance` of the training. If there is none, it has the columns `input` and
-            `effect`, the root mean square of the input's contributions to the predictions for the
-            training rows.
+        contributions: Importance of the inputs, most important first: the table `importance` of
+            the training run. If the run has no such table, the columns are `input` and `effect`,
+            the root mean square of the input's contributions to the predictions for the training
+            rows.
         notes: Notes of the training.
     """
 

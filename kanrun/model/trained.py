@@ -30,18 +30,19 @@ class TrainedNetwork:
             unused by classifiers.
         classes: Labels of a classifier; None for a regression.
         seed: Seed of the training.
-        code: Encoding of the columns of a table; None if all columns are complete numbers.
+        code: Encoding of the columns of a table; None if all columns are numeric without missing
+            values.
         errors: Quantiles of held-out errors in the units of the network, shape (outputs, bins,
-            1 + levels): for each bin of predictions its middle, then the quantiles at
-            `error_levels`. With a family they are quantiles of normal scores. None if no errors are
-            stored.
-        widening: Standard deviation that is added to an output's error if an input lies below
-            (first) or above its training range, by a distance equal to the length of this range.
-            It is proportional to the distance. Units of the network, shape (2, inputs, outputs).
+            1 + levels). Each bin of predictions has its middle, followed by the quantiles of its
+            errors at the probabilities `error_levels`. With a family, errors are normal scores.
+            None if no errors are stored.
+        widening: Standard deviation added to an output's errors if an input lies outside its
+            training range by the length of this range; it is proportional to the distance. Shape
+            (2, inputs, outputs), below the range first, in the units of the network.
         gaps: For each input, the intervals within its training range that contain no data, shape
             (gaps, 2).
         family: Distribution of outputs such as counts; None for a normal distribution.
-        threshold: Of two classes, the second one is predicted if its probability exceeds this.
+        threshold: For two classes, the second is predicted if its probability exceeds this value.
         tables: Tables recorded by the training, by name.
         notes: Notes of the training for the user.
     """
@@ -84,7 +85,7 @@ class TrainedNetwork:
 
     @property
     def table_code(self) -> TableCode:
-        """Columns of the table, with their encoding; without a table, the inputs."""
+        """Encoding of the table's columns; without a table, every input is a numeric column."""
         return self.code or plain_code(self.inputs)
 
     def __repr__(self) -> str:

@@ -116,9 +116,9 @@ def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
 
 
 def _train(network: Network, given: Samples, known: Tensor, counts: Array, classes: Any) -> None:
-    """Train `network` in place on the new samples and on its old outputs at the known inputs.
+    """Train `network` in place on the samples `given` and on its old outputs at the inputs `known`.
 
-    `counts` are the numbers of old rows that the known inputs represent.
+    Each of the `known` inputs represents the number of old rows in `counts`.
     """
     task: Task = "classification" if classes else "regression"
     plan = Plan("lbfgs" if classes else "lm")

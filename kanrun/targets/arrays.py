@@ -34,7 +34,8 @@ def frame_columns(
     """Return columns of a DataFrame or mapping as arrays, by name.
 
     `names` are the columns to return (None: all), and `what` is the name of the data in messages.
-    Raises InvalidData if a column is missing, two have the same name, or their lengths differ.
+    Raises InvalidData if a column is missing, if two columns have the same name, or if the lengths
+    of columns differ.
     """
     labels = list(x if isinstance(x, Mapping) else x.columns)
     check_distinct(list(map(str, labels)), what)
@@ -51,7 +52,7 @@ def frame_columns(
 def as_array(x: Data, what: str = "x") -> np.ndarray:
     """Return `x` as a NumPy array; `what` is its name in messages.
 
-    Raises InvalidData if `x` is sparse, ragged or complex, or no array at all.
+    Raises InvalidData if `x` is None, a string, or a sparse, ragged or complex array.
     """
     if x is None or isinstance(x, str):
         raise InvalidData(f"{what} is {x!r}, where an array, a tensor or a DataFrame is needed.")
@@ -101,10 +102,10 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
     """Convert `x` to a model's inputs.
 
     Args:
-        x: Rows, or a single point. The columns of a DataFrame or mapping are found by name; those
-            of an array must be in the model's order.
+        x: Rows, or a single point. The columns of a DataFrame or mapping are found by name; the
+            columns of an array must be in the model's order.
         names: Names of the model's inputs.
-        code: Encoding of table columns, if the model has one; the columns are then those of `code`.
+        code: Encoding of table columns, if the model has one; `x` then has the columns of `code`.
 
     Returns:
         Encoded inputs, shape (rows, inputs), and whether `x` was a single point.
@@ -206,7 +207,7 @@ def array_target(
 def _check_learnable(
     points: Points, classes: tuple[str, ...] | None, family: str, what: str
 ) -> None:
-    """Raise InvalidData if there is one row or one class only, or if a family is set for labels.
+    """Raise InvalidData if there are fewer than two rows or classes, or labels have a family.
 
     `what` is the name of the data in messages.
     """
@@ -222,10 +223,7 @@ def _check_learnable(
 
 
 def check_family(target: Target) -> Target:
-    """Return `target` unchanged if its outputs and its offset are valid for its family.
-
-    Otherwise raise InvalidData.
-    """
+    """Return `target` unchanged; raise InvalidData if outputs or offset do not fit the family."""
     family = target.family
     offset = target.offset
     inputs = target.inputs
@@ -290,10 +288,11 @@ def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array, Sequenc
 
 
 def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
-    """Return the names of the outputs, changed if an input has the same name.
+    """Return the names of the outputs, after names that are also names of inputs are changed.
 
-    This happens if y is a Series computed from a column of x, because such a Series keeps the name.
-    The output is then called "output NAME". Raises InvalidData if the column equals y.
+    An output has the name of an input if y is a Series computed from a column of x, because such a
+    Series keeps the name. The output is then called "output NAME". Raises InvalidData if the column
+    equals y.
     """
     columns = frame_columns(x) if is_frame(x) else {}
     values = frame_columns(y, what="y") if is_frame(y) else dict.fromkeys(outputs, as_array(y))

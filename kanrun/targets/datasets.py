@@ -39,15 +39,17 @@ NAMED: dict[str, str] = {
     "nested_4d": "exp((sin(pi*(x0^2 + x1^2)) + sin(pi*(x2^2 + x3^2)))/2)",
     "runge": "1/(1 + 25*x0^2)",  # polynomials through evenly spaced points diverge on it
 }
-#: Numbers of the random streams by purpose, which must not change. Each purpose has its own stream,
-#: so that more test points, or noise, do not change the training points.
+#: Numbers of the random streams by purpose; they must not change, so that seeds stay reproducible.
+#: Each purpose has its own stream, so that more test points, or noise, do not change the training
+#: points.
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4, "extra": 5}
 _FUNCTION_POINTS = 1000  # default number of training points of a function
 _TEST_FRACTION = 0.2  # default fraction of the rows of a table that are test rows
 # Smallest number of training rows of a table; a single row has no standard deviation.
 _MIN_TRAIN = 2
 _MIN_FOR_VALIDATION = 20  # smallest number of training points of which some are used for validation
-# Columns with a size from 1/100 to 100, and a mean of at most 100 sizes, are not standardised.
+# A column of a function is not standardised if its size (half range or standard deviation) is from
+# 1/100 to 100 and its mean is at most 100 sizes.
 _ORDINARY = 100.0
 _MAX_NUMBERS = 10**9  # largest number of points times variables in one draw
 _ROUNDING = 1e-13  # largest relative range of a column that counts as constant
@@ -60,25 +62,27 @@ class Target:
     """What is to be learned: a function, or points (such as the rows of a table).
 
     Attributes:
-        name: Name in messages.
+        name: Name used in messages.
         inputs: Names of the inputs.
         outputs: Names of the outputs.
         domain: Lower and upper bound of each input, shape (inputs, 2).
         expression: The formula in x0, x1, ..., which are the inputs in order; None if unknown.
         function: Map from points (points, inputs) to values (points, outputs); None for points.
         points: The points, if there is no function.
-        test: Test rows of a table that were read from a separate file.
+        test: Test rows of a table, if they were read from a separate file; otherwise None.
         is_table: Whether `points` are the rows of a table, to be split into training and test rows
             and standardised.
-        classes: Labels of a classification; y then has one column, the index of the class.
-        threshold: Of two classes, the second one is predicted if its probability exceeds this.
+        classes: Labels of a classification; outputs then have one column, the index of the class.
+            None for a regression.
+        threshold: For two classes, the second is predicted if its probability exceeds this value.
         family: Distribution of the outputs, one of `kanrun.points.FAMILIES`.
-        offset: Name of the input to which the mean of the outputs is proportional.
-        code: Encoding of a table's columns as inputs; None if all columns are complete numbers.
+        offset: Name of the input to which the mean of the outputs is proportional; None: no input.
+        code: Encoding of a table's columns as inputs; None if all columns are numeric without
+            missing values.
         notes: Notes for the user about a table that was read.
-        accepted: Equivalent formulas that also count as found.
-        place: Map from random numbers (points, inputs), uniform on [0, 1), to inputs; None: inputs
-            are uniform on the domain.
+        accepted: Formulas equivalent to `expression`; a search that finds one has succeeded.
+        place: Map from random numbers (points, inputs), uniform on [0, 1), to inputs. If it is
+            None, inputs are uniform on the domain.
     """
 
     name: str
@@ -112,8 +116,8 @@ class Dataset:
     """Training, validation and test points of a target, in the user's units, with scalings.
 
     `train` and `validation` have no points in common. The scalings depend only on `train` and, for
-    a function, on its domain. They are the identity for functions whose inputs and outputs have
-    sizes between 1/100 and 100.
+    a function, on the domain of the function. For a function, the scaling of an input or output
+    whose size is between 1/100 and 100 is usually the identity; see `make_dataset`.
     """
 
     target: Target
@@ -139,7 +143,7 @@ def shown(point: Array, names: Sequence[str]) -> str:
 def check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
     """Raise UsageError if `name`, the value of the setting `key`, is not in `known`.
 
-    `what` says in the message what the known names are.
+    `what` describes the known names in the message, such as "formats of a model".
     """
     names = list(known)
     if name not in names:
@@ -162,9 +166,9 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
     """Draw `count` random points from the domain of a function.
 
-    If only `count` is larger, the draw starts with the same points. If the target has a `place`
-    (the distributions of a formula file), points at which the function is not finite are drawn
-    again. Raises UsageError if the function is not finite at a point.
+    With a larger `count` and the same state of `rng`, the first points are the same. If the target
+    has a `place` (the distributions of a formula file), points at which the function is not finite
+    are drawn again. Raises UsageError if the function is still not finite at a point.
     """
     assert target.function is not None
     x = target.inputs_at(rng.random((count, len(target.domain))))
@@ -185,10 +189,10 @@ def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
 def split_order(
     count: int, rng: np.random.Generator, labels: NDArray[np.intp] | None = None
 ) -> NDArray[np.intp]:
-    """Return the indices of `count` rows in a random order whose first n rows are a fair sample.
+    """Return the indices of `count` rows in a random order, to be split at any position.
 
-    With class `labels` (count,) the order is stratified: first one row of every class, then the
-    remaining rows of each class spread evenly.
+    If class `labels` (count,) are given, the order is stratified: first one row of every class,
+    then the remaining rows, with each class spread evenly.
     """
     order = rng.permutation(count)
     if labels is None or count == 0:
@@ -226,12 +230,15 @@ def check_gaussian(target: Target) -> None:
 def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset:
     """Return the training, validation and test points of a target for one seed.
 
-    Points of a function are drawn at random from its domain. Noise is added to training and
-    validation points only, relative to the standard deviation of each output. Rows of a table are
-    split at random, stratified by class, or by groups or time if the table asks for it. Named
-    points are all used for training and validation. A fraction of the training points becomes the
-    validation points. Inputs and outputs of tables are standardised, those of functions only if
-    they are far from ordinary size, and class indices never.
+    Points of a function are drawn at random from its domain. Rows of a table are split into
+    training and test rows at random, stratified by class, or by groups or time if the table's
+    settings say so. Named points are all used for training and validation. A fraction of the
+    training points becomes the validation points. Noise, relative to the standard deviation of each
+    output, is added to training and validation points only.
+
+    Inputs and outputs of tables are standardised, but class indices are not. Inputs and outputs of
+    functions are scaled only if their sizes lie outside 1/100 to 100, or if their means exceed 100
+    times their sizes.
 
     Raises UsageError if the sampling settings do not fit the target.
     """
@@ -266,9 +273,9 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
 
 
 def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Points, Points | None]:
-    """Return the training points, including the validation points, and the test points or None.
+    """Return the training points, without noise, and the test points, or None without test points.
 
-    No noise has been added.
+    The training points include those that will become validation points.
     """
     if target.points is None:
         if sampling.n_test is None:
@@ -301,7 +308,10 @@ def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Poi
 
 
 def _row_counts(name: str, rows: int, sampling: SamplingConfig) -> tuple[int, int]:
-    """Return the numbers of training and test rows of the table `name`, which has `rows` rows."""
+    """Return the numbers of training and test rows of the table `name`, which has `rows` rows.
+
+    Raises UsageError if the table has too few rows for the settings.
+    """
     train = sampling.n_train
     test = sampling.n_test
     if train is not None and train < _MIN_TRAIN:
@@ -328,7 +338,7 @@ def _split_rows(
 ) -> tuple[Points, Points | None]:
     """Split the rows of a table into training and test rows.
 
-    The test rows are the latest rows, whole groups, or a fair random sample.
+    The test rows are the latest rows, whole groups, or a random sample (stratified by class).
     """
     train, test = _row_counts(target.name, len(points), sampling)
     groups = points.groups
@@ -357,7 +367,7 @@ def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
 
 
 def _scale_if_needed(middle: Array, size: Array) -> Scaling:
-    """Return a scaling by `middle` and `size`; for columns of ordinary size, the identity."""
+    """Return the scaling (x - `middle`) / `size`, or the identity for columns of ordinary size."""
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
     near = np.abs(middle) <= _ORDINARY * size
     plain = (size >= 1 / _ORDINARY) & (size <= _ORDINARY) & near
@@ -365,7 +375,7 @@ def _scale_if_needed(middle: Array, size: Array) -> Scaling:
 
 
 def _standardise(values: Array, weights: Array | None) -> Scaling:
-    """Scale by weighted mean and standard deviation; constant columns are only shifted."""
+    """Return a scaling by weighted mean and standard deviation; only shift constant columns."""
     relative, exponent = in_own_units(values)
     mean = np.ldexp(np.average(relative, 0, weights), exponent)
     return Scaling(mean, np.where(constant(values), 1.0, deviation(values, weights)))
@@ -379,7 +389,7 @@ def constant(values: Array) -> NDArray[np.bool_]:
 
 
 def _notes(target: Target, train: Points) -> list[str]:
-    """Return notes for the user about the points."""
+    """Return notes for the user: no test points, constant columns, or classes without rows."""
     if target.points is None:
         return []
     if not target.is_table:

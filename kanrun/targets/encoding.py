@@ -23,10 +23,10 @@ from kanrun.targets.table_text import (
 )
 
 MAX_LEVELS = 500  # largest number of levels of a category with an indicator, most frequent first
-#: Number of levels above which a warning names the column, because it may hold numbers or dates in
-#: an unknown notation.
+#: Number of levels above which a warning names the column, because the column may hold numbers or
+#: dates in an unknown notation.
 MANY_LEVELS = 20
-# Smallest number of rows with a level that gets an indicator; rarer levels are treated as unknown.
+# Smallest number of rows with a level that gets an indicator; rarer levels get none.
 _MIN_ROWS = 2
 #: Parts of a date that can become inputs, with their periods in days.
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
@@ -37,11 +37,14 @@ _SHOWN = 40
 _LISTED = 5
 
 
-# The next two are written into exported Python files, and depend on NumPy alone.
+# The next two functions are copied into exported Python files, so they may use only NumPy.
 
 
 def place_of(days: Array, part: str) -> Array:
-    """Return the day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
+    """Return a part of dates: day of the year (1 to 366), weekday (0 is Monday), or hour (0 to 24).
+
+    `days` are days since 1970-01-01, with fractions.
+    """
     if part == "hour":
         return np.asarray(days % 1.0 * 24)
     whole_days = np.floor(days)
@@ -52,7 +55,11 @@ def place_of(days: Array, part: str) -> Array:
 
 
 def features_of(column: dict[str, Any], values: Any) -> Array:
-    """Return the features (rows, features) of numbers, or of texts if the column has levels."""
+    """Encode the values of a column as features, shape (rows, features).
+
+    `column` is a dict of the attributes of `ColumnCode`. `values` are texts if the column has
+    levels, days since 1970-01-01 if it holds dates, and otherwise numbers; NaN means missing.
+    """
     if column["levels"] is not None:
         texts = np.array(values, dtype=object)
         return np.stack([(texts == level).astype(np.float64) for level in column["levels"]], 1)
@@ -78,11 +85,12 @@ def check_values(
     Args:
         name: Name of the column.
         values: Values of the column.
-        faults: Indices of values by kind of fault.
-        where: Name of the file or data in messages.
-        rows: Row numbers for the message; None: counted from 0.
-        remedy: Advice; {name}, {rows} and {texts} are replaced by those of the column. With such
-            fields, it is given only if there are texts.
+        faults: Indices of the faulty values, by kind of fault.
+        where: Name of the file or data in the message.
+        rows: Row numbers for the message; None: rows are counted from 0.
+        remedy: Advice, in which {name}, {rows} and {texts} stand for the name, the faulty rows and
+            the faulty texts of the column. Advice with such fields is given only if there are
+            faulty texts.
         kind: What the values should be, such as "number".
     """
     sentences = []
@@ -112,7 +120,7 @@ def check_values(
 
 
 def _listed(values: Sequence[Any]) -> str:
-    """Return the first distinct values as a list in the notation of the command line."""
+    """Return the first distinct values as text, such as "['a','b',...]" for the command line."""
     distinct = list(dict.fromkeys(values))
     shown = [repr(value) for value in distinct[:_LISTED]]
     return f"[{','.join([*shown, *['...'] * (len(distinct) > _LISTED)])}]"
@@ -121,7 +129,7 @@ def _listed(values: Sequence[Any]) -> str:
 def read_inputs(
     path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
 ) -> Array:
-    """Return numeric columns of a table file, shape (rows, names).
+    """Return the numeric columns `names` of a table file, shape (rows, columns).
 
     Raises UsageError if a value is not a finite number.
     """
@@ -151,7 +159,7 @@ class ColumnCode:
         parts: For a column of dates, the members of `DAYS` that become inputs, besides the days
             since 1970-01-01; otherwise None.
         day_first: Whether dates such as 04/05/2024 begin with the day.
-        missing: Further texts that count as missing, in the form that `canonical` returns.
+        missing: Additional texts that count as missing, in the form that `canonical` returns.
         other: The level without an indicator, if the training rows contain exactly one such level;
             otherwise None.
     """
@@ -175,15 +183,15 @@ class ColumnCode:
 
     @property
     def level_names(self) -> tuple[str, ...]:
-        """Names of the levels of a category, last the name for rows without an indicator."""
+        """Names of a category's levels, the last of which stands for rows without an indicator."""
         return (*(self.levels or ()), OTHERS if self.other is None else self.other)
 
     def encode(self, values: Values, where: str, rows: Sequence[int] | None) -> Array:
-        """Return the inputs (rows, features) for values of the column.
+        """Encode values of the column as inputs, shape (rows, features).
 
         `where` and `rows` are the name of the data and the numbers of the rows in messages. Raises
-        UsageError for texts among numbers or dates, and for missing values if the training rows had
-        none.
+        UsageError if there are texts among numbers or dates, or if a value is missing although no
+        value was missing in the training rows.
         """
         if self.levels is not None:
             return features_of(vars(self), list(map(text_of, values)))
@@ -213,9 +221,10 @@ class TableCode:
     def encode(
         self, raw: Mapping[str, Values], where: str = "x", rows: Sequence[int] | None = None
     ) -> Array:
-        """Return the inputs (rows, features) for the values in `raw` by column.
+        """Encode the columns in `raw`, values by column name, as inputs, shape (rows, features).
 
-        `where` and `rows` are the name of the data and the numbers of the rows in messages.
+        `where` and `rows` are the name of the data and the numbers of the rows in messages. Raises
+        UsageError as `ColumnCode.encode` does.
         """
         return np.concatenate(
             [column.encode(raw[column.name], where, rows) for column in self.columns], 1
@@ -223,7 +232,7 @@ class TableCode:
 
 
 def plain_code(names: Sequence[str]) -> TableCode:
-    """Return the encoding of columns that hold only complete numbers."""
+    """Return the encoding of numeric columns without missing values: every column is one input."""
     return TableCode(tuple(map(ColumnCode, names)))
 
 
@@ -233,13 +242,13 @@ class Reading:
 
     Attributes:
         categorical: Names of columns that are categories even if their values are numbers.
-        missing: Further texts that count as missing, in the form that `canonical` returns.
+        missing: Additional texts that count as missing, in the form that `canonical` returns.
         day_first: Whether dates such as 04/05/2024 begin with the day; None: the values decide.
         file: Name of the file that contains the columns; None: they are in memory.
-        rows: Row numbers for messages; None: counted from 0.
+        rows: Row numbers for messages; None: rows are counted from 0.
         remedy: Advice about texts among the numbers of an input; see `check_values`.
         output_remedy: Advice about texts among the numbers of an output.
-        fills: Whether missing inputs are filled; otherwise they are an error.
+        fills: Whether missing inputs are filled. If not, a missing input is an error.
     """
 
     categorical: Collection[str] = ()
@@ -266,10 +275,12 @@ class Reading:
         return np.stack(columns, 1), notes
 
     def code(self, name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
-        """Return the encoding of a column (None if the column is useless), and notes about it.
+        """Return the encoding of a column and notes about the column.
 
-        A column is a category if it is listed in `categorical`, or if more than half of its values
-        are neither numbers nor dates. If there are such values, but fewer, raise UsageError.
+        The encoding is None if the column is empty, or is a category whose texts do not repeat. A
+        column is a category if it is listed in `categorical`, or if more than half of its values
+        are neither numbers nor dates. Raises UsageError if some, but at most half, of the values
+        are neither.
         """
         numbers, faults = read_numbers(values, self.missing)
         notes = list(number_notes(name, values, faults))
@@ -314,8 +325,8 @@ def encode_columns(
 ) -> tuple[TableCode | None, Array, tuple[str, ...]]:
     """Return the encoding of columns, the encoded inputs (rows, features), and notes.
 
-    The encoding is None if all columns are complete numbers. Raises UsageError in the cases of
-    `Reading.code`, and if no useful column is left.
+    The encoding is None if all columns are numeric without missing values. Raises UsageError if a
+    column cannot be encoded (see `Reading.code`), or if no useful column is left.
     """
     encodings = {name: reading.code(name, values) for name, values in raw.items()}
     notes = tuple(note for _, column_notes in encodings.values() for note in column_notes)
@@ -340,7 +351,10 @@ def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> 
 
 
 def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode | None, list[str]]:
-    """Return the encoding of a category and notes; None as encoding if its texts do not repeat."""
+    """Return the encoding of a category and notes about the column.
+
+    The encoding is None if no text repeats, or if all rows have the same text.
+    """
     counts = Counter(map(text_of, values))
     kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
     other = None

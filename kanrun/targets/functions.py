@@ -21,11 +21,11 @@ from kanrun.formulas.vocabulary import KnownFunction
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import NAMED, Target, check_known, shown
 
-#: Longest name of a target, in characters; longer formulas are shortened to it.
+#: Largest number of characters in the name of a target; longer formulas are cut off.
 _LONGEST_NAME = 60
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
-#: Functions with poles, each with the function whose zeros are these poles.
+#: Functions with poles. The poles of a key are the zeros of its value.
 _POLES: dict[Any, Any] = {
     **dict.fromkeys((sympy.tan, sympy.sec), sympy.cos),
     **dict.fromkeys((sympy.cot, sympy.csc), sympy.sin),
@@ -41,8 +41,8 @@ _PER_LINE = 201
 #: Largest number of variables for which a function is checked at all corners of the domain; with
 #: more variables, at two corners only.
 _CORNERS = 10
-#: Ratio to the median magnitude of the function above which a value near a zero of a denominator
-#: counts as a pole.
+#: A zero of a denominator counts as a pole if the function there exceeds this multiple of its
+#: median magnitude.
 _POLE = 1e6
 
 #: Named targets that consist of a few points, without a function.
@@ -64,8 +64,8 @@ def formula_target(
 ) -> Target:
     """Return the target whose function is an expression in the variables `inputs`.
 
-    `domain` and `default` are as in `read_domain`. If `checked`, raise UsageError if the function
-    is not finite on its domain; see `check_finite`.
+    For `domain` and `default`, see `read_domain`. If `checked` is true and the function is not
+    finite on its domain, raises UsageError; see `check_finite`.
     """
     value = to_numpy(expression, inputs)
     box = read_domain(domain, inputs, default)
@@ -87,11 +87,13 @@ def named_formula(text: str, domain: Any) -> Target:
     """Return the target with the formula `text`, whose variables may have any names.
 
     `domain` is one range (lower, upper) for all variables, a list of ranges, or a mapping from
-    variables to ranges. With a mapping, the inputs are its variables, in its order; the formula
-    need not contain all of them. Otherwise the inputs are the variables of the formula in
-    alphabetical order. But if a variable has a name such as x2, the inputs are x0, x1, ... up to
-    the largest number in the text, even if this variable cancels, as x2 does in x0 + 0*x2. Raises
-    UsageError if a variable of the formula has no range in the mapping.
+    variables to ranges. The inputs are:
+
+    - if `domain` is a mapping: its variables, in its order. The formula need not contain all of
+      them, but UsageError is raised if a variable of the formula is not in the mapping.
+    - otherwise, if the formula has a variable such as x2: x0, x1, ... up to the largest number in
+      the text, even if this variable cancels, as x2 does in x0 + 0*x2.
+    - otherwise: the variables of the formula in alphabetical order.
     """
     text = " ".join(text.split())
     names = names_in(text)
@@ -168,9 +170,11 @@ SPECIAL: dict[str, SpecialFunction] = {
 
 
 def named_target(name: str, domain: Any) -> Target:
-    """Return the target called `name`: a function of `NAMED` or `SPECIAL`, or `GIVEN_POINTS`.
+    """Return the target called `name`, a key of `NAMED`, `SPECIAL` or `GIVEN_POINTS`.
 
-    For `domain`, see `read_domain`; the default domain of points is the range of their inputs.
+    For `domain`, see `read_domain`. By default, a function of `NAMED` has the domain [-1, 1] for
+    every variable, a function of `SPECIAL` its attribute `domain`, and points have the range of
+    their inputs.
     """
     check_known("target.name", name, names_of_targets(), "named functions")
     if (points := GIVEN_POINTS.get(name)) is not None:
@@ -189,12 +193,12 @@ def names_of_targets() -> list[str]:
 
 
 def file_formula(name: str, path: str | None, domain: Any) -> Target:
-    """Return the target with one Feynman formula, bundled or from the file `path`.
+    """Return the target with the formula called `name`, bundled (`path` None) or from a YAML file.
 
     The inputs are x0, x1, ... in the order of the variables v1, v2, ... in the file. An entry of
-    the file consists of `prepared`, the formula; `vars`, which gives sample_range and sample_type
-    of each variable; and optionally `accept`, a list of equivalent formulas. Raises UsageError if
-    the formula is unknown or its entry has a different format.
+    the file consists of `prepared`, the formula; `vars`, with the keys sample_range and sample_type
+    (see `_file_range`) of each variable; and optionally `accept`, a list of equivalent formulas.
+    Raises UsageError if the formula is unknown or its entry has a different format.
     """
     formulas = feynman_formulas(path)
     check_known("target.id", name, formulas, f"formulas of {path}" if path else "27 formulas")
@@ -235,11 +239,12 @@ _PI = re.compile(r"3\.1415926535897\d*")
 def _file_range(
     entry: Mapping[str, Any],
 ) -> tuple[tuple[float, float], str, Callable[[Array], Array]]:
-    """Return the ends of a variable's range, its scale, and a map to its values.
+    """Return the ends of a variable's range, its scale, and a map from random numbers to values.
 
-    The map takes random numbers (points,) that are uniform on [0, 1). `sample_type` consists of the
-    scale, which is `uni` (uniform), `log` (log-uniform) or `int` (rounded to whole numbers), and of
-    `pos` or, if values get a random sign, `pos_neg`. The default is `uni` and `pos`.
+    The random numbers (points,) are uniform on [0, 1). The value sample_type in `entry` is a pair:
+    the scale, which is `uni` (uniform), `log` (log-uniform) or `int` (rounded to whole numbers);
+    and the sign, which is `pos`, or `pos_neg` if values get a random sign. The default is `uni` and
+    `pos`.
     """
     low, high = map(constant, entry["sample_range"][:2])
     scale, sign = entry.get("sample_type", ("uni", "pos"))
@@ -284,8 +289,9 @@ def read_domain(value: Any, inputs: Sequence[str], default: Any) -> Array:
     """Convert the setting `target.domain` to an array (inputs, 2) of lower and upper bounds.
 
     `value` is one pair for each variable or one pair for all. Numbers may be text such as "0.4*pi".
-    If `value` is None, `default` is used or, without one, [-1, 1] for all. Raises UsageError if the
-    value has another form, the wrong number of pairs, or a pair with lower >= upper.
+    If `value` is None, `default` is used, and if both are None, [-1, 1] for all variables. Raises
+    UsageError if the value has another form, the wrong number of pairs, or a pair with lower >=
+    upper.
     """
     dimension = len(inputs)
     if value is None:
@@ -324,9 +330,9 @@ def _is_list(value: Any) -> bool:
 def check_finite(target: Target) -> Target:
     """Return `target` if its function is finite and real at test points throughout its domain.
 
-    Otherwise raise UsageError with the first point at which it is not. If a denominator of the
-    expression changes sign between two test points, the function is also checked near a zero of
-    this denominator.
+    Otherwise, raise UsageError with the first point at which the function is not finite. If a
+    denominator in the expression changes sign between two test points, the function is also checked
+    near a zero of this denominator.
     """
     assert target.function is not None
     domain = target.domain

@@ -1,4 +1,4 @@
-"""Settings of the kinds of targets, whose `build` methods return the targets they describe."""
+"""Settings of the kinds of targets; the method `build` returns the target that is described."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class TargetConfig:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise UsageError for invalid settings that can be found without torch and full data."""
+        """Raise UsageError for errors in settings that show without torch and without all data."""
 
     @staticmethod
     def names() -> Iterable[str]:
-        """Return the allowed values of the setting `name` or `id`."""
+        """Return the allowed values of the setting `name` or `id`; () for other targets."""
         return ()
 
 

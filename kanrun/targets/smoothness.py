@@ -10,13 +10,13 @@ from kanrun.points import Array
 
 #: Number of points on each line.
 POINTS = 129
-#: Half the length of the first line on which fourth differences are computed, as a fraction of the
-#: range of the input.
+#: Half the length of the first line, on which fourth differences are computed, as a fraction of the
+#: input's range.
 REACH = 0.1
-#: Number of lines along one input, one after another; each is (POINTS - 1) / (2 NEAR) times shorter
+#: Number of successive lines along one input. Every line is (POINTS - 1) / (2 NEAR) times shorter
 #: than the line before.
 LEVELS = 4
-#: Half the length of the next line, in units of the distance between points on the present line.
+#: Half the length of the next line, in units of the spacing of points on the present line.
 NEAR = 3
 #: Number of rounds over all inputs. The tip of a cone is only found in the second round.
 ROUNDS = 2
@@ -33,8 +33,8 @@ def rough_places(
     """Return, near each of `points`, a point at which `function` is not smooth, if there is one.
 
     Fourth differences are maximised on shorter and shorter lines, along one input after another.
-    Where the function is smooth, these differences fall as h^4 with the distance h between points
-    on the line; at a kink they fall as h, and at a jump they do not fall.
+    Where the function is smooth, these differences decrease as h^4 with the spacing h of the points
+    on the line. At a kink, they decrease as h, and at a jump, they do not decrease.
 
     Args:
         function: Map from (points, inputs) to (points, outputs).
@@ -57,10 +57,10 @@ def rough_places(
 def _largest_change(
     function: Callable[[Array], Array], places: Array, axis: int, ends: Array, sizes: Array
 ) -> tuple[Array, Array]:
-    """Return coordinates along `axis` with the largest fourth difference near each place.
+    """Return the coordinate along `axis` with the largest fourth difference near each of `places`.
 
-    Also return whether each difference is too large for a smooth function. Both have the shape
-    (places,).
+    The second array says whether this difference is too large for a smooth function. Both arrays
+    have the shape (places,).
     """
     (low, high), points = ends, places[:, axis]
     reach = REACH * (high - low)

@@ -34,7 +34,7 @@ from kanrun.targets.table_text import is_number
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: By file ending, the possible separators of a text file, most likely first.
+#: Possible separators of a text file, most likely first, by file ending.
 SEPARATORS: dict[str, tuple[str, ...]] = {
     ".csv": (",", ";", "\t"),
     ".tsv": ("\t",),
@@ -42,7 +42,7 @@ SEPARATORS: dict[str, tuple[str, ...]] = {
     ".txt": ("\t", ";", ",", " "),
     ".dat": ("\t", ";", ",", " "),
 }
-#: By file ending, the function that opens a compressed file.
+#: Function that opens a compressed file, by file ending.
 COMPRESSIONS: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -52,7 +52,8 @@ _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
 _NAMES_SHOWN = 20
-#: Number of characters read at once; the separator and the header are detected in the first.
+#: Number of characters that are read at once. The separator and the header are detected in the
+#: first piece of this size.
 _PIECE = 2**18
 #: Number of rows at the beginning of a file that are examined to find the header.
 _HEAD_ROWS = 50
@@ -71,13 +72,13 @@ _THOUSANDS = re.compile(r"[^\w.,]*\d{1,3}(,\d{3})+[^\w.,]*$", re.ASCII)
 
 @dataclass(frozen=True)
 class TableLimits:
-    """Limits of the size of a table, which a small compressed file could exceed by far.
+    """Limits of the size of a table. A small compressed file could exceed them by far.
 
     Attributes:
         characters: Largest number of characters of a text file, or of uncompressed bytes of a
             workbook or Parquet file.
         cells: Largest number of rows times columns.
-        columns: Largest number of columns. Each takes 0.1 ms before the first row is read.
+        columns: Largest number of columns. Every column takes 0.1 ms before the first row is read.
         block: Number of rows of a block.
     """
 
@@ -101,15 +102,15 @@ class TableLimits:
 
 
 DEFAULT_LIMITS = TableLimits()
-#: An open table: the separator ("" unless it is a text file), the header, and a function that
-#: yields the columns of the given names block by block.
+#: An open table: the separator ("" unless the table is a text file), the header, and a function
+#: that takes names of columns and yields these columns block by block.
 Source = tuple[str, list[str], Callable[[list[str]], Iterator[Any]]]
 
 
 def check_path(path: str | Path) -> Path:
     """Return `path` with ~ expanded.
 
-    Raises UsageError unless it is a non-empty file with the ending of a known table format.
+    Raises UsageError unless the path is a non-empty file with the ending of a known table format.
     """
     if not str(path):
         raise UsageError("the path of the table is empty; name a file.")
@@ -146,7 +147,7 @@ def is_parquet(file: Path) -> bool:
 
 
 def ending_of(file: Path) -> str:
-    """Return the ending without that of a compression: .csv for data.csv and data.csv.gz."""
+    """Return the file ending, ignoring a compression: .csv for data.csv and data.csv.gz."""
     name = Path(file.stem) if file.suffix.lower() in COMPRESSIONS else file
     return name.suffix.lower()
 
@@ -168,7 +169,7 @@ def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
 def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> None:
     """Raise InvalidData if a wanted column is not in `names`; the message suggests similar names.
 
-    `where` says in the message what should have the columns.
+    `where` is the name of the data in the message.
     """
     columns = dict.fromkeys(names)
     if missing := [name for name in wanted if name not in columns]:
@@ -196,7 +197,7 @@ class TableFile:
         limits: Sizes above which the file is rejected.
 
     Attributes:
-        notes: After reading: notes on what was detected, by the name of the argument that sets it.
+        notes: Notes on what was detected during reading, by the argument that would set it.
 
     Raises:
         UsageError: If the file is missing, empty or not in a table format.
@@ -218,8 +219,8 @@ class TableFile:
     def names(self) -> list[str]:
         """Return the names of the columns in order, without unnamed columns.
 
-        Those of a text file are read without pandas, which takes longer to load than all else that
-        a refusal needs.
+        The names in a text file are read without pandas, which loads slowly, so that invalid names
+        in settings are reported quickly.
         """
         if is_parquet(self.file) or self.file.suffix.lower() == EXCEL:
             return list(next(self._blocks(None))[1].columns)
@@ -227,7 +228,7 @@ class TableFile:
         return self._named([name.strip() for name in rows[self._rows_above(rows)]])
 
     def _named(self, header: Sequence[str]) -> list[str]:
-        """Return the names in the header. Raises UsageError if there are too many or equal ones."""
+        """Return the names in the header; raise UsageError if there are too many or duplicates."""
         self.limits.check_cells(0, len(header), self.file)
         named = list(filter(None, header))
         check_distinct(named, self.file.name)
@@ -250,7 +251,7 @@ class TableFile:
         return _cleaned(concat(blocks), separators[0])
 
     def _blocks(self, names: Sequence[str] | None) -> Iterator[tuple[str, DataFrame]]:
-        """Yield blocks of unchanged values, each with the separator.
+        """Yield pairs of the file's separator and a block of unchanged values.
 
         The separator is "" for Parquet files and workbooks.
         """
@@ -274,10 +275,10 @@ class TableFile:
     def _rows_above(self, rows: Sequence[Sequence[Any]]) -> int:
         """Return the number of rows above the header, given the first rows of the file.
 
-        The header is the first row that has as many fields as most rows and no empty field except
-        perhaps the first. If this row contains numbers, the first row that is not empty is the
-        header instead. Title rows of a sheet are not taken for a header, because only their first
-        field is filled. Skipped rows are reported in `notes`.
+        The header is the first row that has as many fields as most rows, and no empty field except
+        perhaps its first field. If this row contains numbers, the first row that is not empty is
+        the header instead. Title rows of a sheet are not taken for a header, because only their
+        first field is filled. Skipped rows are reported in `notes`.
         """
         filled = [i for i, row in enumerate(rows) if any(value != "" for value in row)]
         filled = [i for i in filled if i >= (self.skip_rows or 0)]
@@ -423,8 +424,8 @@ def _below_header(
 ) -> tuple[list[str], Callable[[list[str]], Iterator[DataFrame]]]:
     """Split a table into its header, which is the first row of `blocks`, and the columns below it.
 
-    The columns are returned by name and without empty rows. `above` is the number of rows of the
-    file above the header.
+    The second result is a function that yields the columns of the given names, block by block and
+    without empty rows. `above` is the number of rows of the file above the header.
     """
     first = next(blocks)
     header = [str(name).strip() for name in first.iloc[0]]
@@ -459,8 +460,8 @@ def _reason(error: str) -> str:
 def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
     """Detect the separator of a text file, and return it with the fields of the first rows.
 
-    `head` is the beginning of the text. Of the possible separators, the one is chosen with which
-    the largest number of rows have the same number of fields.
+    `head` is the beginning of the text. The separator is the one with which the largest number of
+    rows have the same number of fields.
     """
     marks = SEPARATORS.get(ending, SEPARATORS[".csv"])
     lines = head.splitlines(keepends=True)[:_HEAD_ROWS]
@@ -478,7 +479,7 @@ def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
 
 
 def _cleaned(block: DataFrame, separator: str) -> DataFrame:
-    """Strip blanks from the texts of a text file, and write its numbers with decimal points.
+    """Strip blanks around the values of a text file, and replace decimal commas by points.
 
     Blocks of other files (`separator` "") are returned unchanged.
     """

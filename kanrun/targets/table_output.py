@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)
-#: Pattern of texts such as 007, which are names and not numbers.
+#: Pattern of values such as 007, which are names and not numbers.
 _NAME = re.compile(r"[+-]?0\d")
 
 
@@ -46,9 +46,9 @@ def table_writer(file: Path, texts: Collection[str]) -> Iterator[Callable[[DataF
     """Return a context manager that yields a function, which appends a block of rows to `file`.
 
     `file` must be accepted by `check_output`; it appears when the context ends without an error.
-    The blocks of a Parquet file are collected in memory, and its columns `texts`, which come from a
-    text file, are converted to integers or floats if all values allow it. Raises UsageError if the
-    file cannot be written.
+    The blocks of a Parquet file are collected in memory. Its columns `texts` contain values from a
+    text file, which are converted to integers or floats if all values of the column allow it.
+    Raises UsageError if the file cannot be written.
     """
     from pandas import concat
 
@@ -79,7 +79,10 @@ def table_writer(file: Path, texts: Collection[str]) -> Iterator[Callable[[DataF
 
 
 def _typed(texts: list[str]) -> Any:
-    """Convert texts to integers, or to floats with NaN for missing values; else return them."""
+    """Convert texts to integers, or to floats with NaN for missing values, if all texts allow it.
+
+    Otherwise, return the texts unchanged.
+    """
     if all(map(_WHOLE.match, texts)):
         return np.array(texts, dtype=np.int64)
     if all(is_missing(text) or (is_number(text) and not _NAME.match(text)) for text in texts):

@@ -36,7 +36,7 @@ BUNDLED = {
     "breast_cancer": ("load_breast_cancer", "classification"),
     "digits": ("load_digits", "classification"),
 }
-#: Advice for messages about texts among the numbers of an input (_REMEDY) or output.
+#: Advice for messages about texts among the numbers of an input (_OUTPUT_REMEDY: of an output).
 _REMEDY = (
     ' (target.drop_rows={rows}), say that they mean missing ("target.missing_values={texts}"), or '
     "that the column is a category (target.categorical_columns=[{name}])"
@@ -46,7 +46,7 @@ _OUTPUT_REMEDY = (
     '("target.missing_values={texts}"), or that the column holds labels '
     "(target.task=classification)"
 )
-#: Words that mark a last row that summarises the other rows.
+#: Words in a last row that show that the row summarises the other rows.
 _TOTALS = frozenset(("total", "totals", "sum", "mean", "average", "summe", "gesamt", "mittelwert"))
 #: Names of columns that usually number the rows and carry no information.
 _IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
@@ -62,7 +62,7 @@ _SHOWN = 10  # largest number of column names in a message
 
 
 def build_table(config: TableTarget) -> Target:
-    """Return the target of a table file, whose domain is the range of all rows.
+    """Return the target of a table file. Its domain is the range of all rows.
 
     Files are cached: within a process, an unchanged file with the same settings is read only once.
     Raises UsageError if the table cannot be used.
@@ -125,7 +125,11 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
 
 
 def _balanced(rows: _Rows, weights: Array | None) -> Array | None:
-    """Return weights (rows,) with mean 1, divided by the frequency of the row's class."""
+    """Return weights (rows,) with mean 1, each divided by the frequency of the row's class.
+
+    `weights` are the rows' weights before; None: equal weights. Returned unchanged if the output
+    holds no labels.
+    """
     if not rows.holds_labels:
         return weights
     from sklearn.utils.class_weight import compute_sample_weight  # late, as it loads slowly
@@ -136,7 +140,10 @@ def _balanced(rows: _Rows, weights: Array | None) -> Array | None:
 
 
 def _check_classes(asked: TableTarget, classes: int) -> None:
-    """Raise UsageError if settings of classes do not fit the number of classes, 0 for numbers."""
+    """Raise UsageError if `class_weight` or `threshold` does not fit the number of classes.
+
+    The number is 0 for a regression.
+    """
     moved = asked.threshold != TableTarget.threshold
     if (asked.class_weight and not classes) or (moved and classes != 2):
         holds = f"has {classes} classes" if classes else "holds numbers (see target.task)"
@@ -147,7 +154,7 @@ def _check_classes(asked: TableTarget, classes: int) -> None:
 
 
 def _test_points(asked: TableTarget, inputs: Sequence[str], target: Target) -> Points:
-    """Return the rows of the file of test rows, encoded as those of `target`."""
+    """Read the file of test rows, and return its rows, encoded like those of `target`."""
     rows = _Rows(asked, TableFile(str(asked.test_path)), [*inputs, *asked.outputs])
     rows.holds_labels = bool(target.classes)
     rows.drop_missing(())
@@ -159,7 +166,7 @@ def _test_points(asked: TableTarget, inputs: Sequence[str], target: Target) -> P
 
 
 def _advice(asked: TableTarget, target: Target) -> list[str]:
-    """Return a note if outputs, read as numbers, may be the numbers of classes."""
+    """Return a list with a note if outputs that were read as numbers may be classes; else []."""
     assert target.points is not None
     if asked.task or target.classes or len(asked.outputs) > 1 or asked.family != "gaussian":
         return []
@@ -201,10 +208,10 @@ class _Rows:
         asked: Settings of the target.
         name: Name of the file.
         table: The rows that are left so far.
-        words: Further texts that count as missing values.
+        words: Additional texts that count as missing values, as returned by `canonical`.
         notes: Notes for the user.
-        holds_labels: Whether the output holds labels: if the settings say so, or if all its values
-            are text and occur twice on average.
+        holds_labels: Whether the output holds labels. This is so if the settings say so, or if all
+            its values are text and occur at least twice on average.
     """
 
     def __init__(self, asked: TableTarget, source: TableFile, names: Sequence[str]) -> None:
@@ -226,7 +233,7 @@ class _Rows:
                 )
 
     def outputs(self) -> dict[str, Values]:
-        """Return the outputs by name: labels, or values that are unchanged from the file."""
+        """Return the outputs by name: labels, or unchanged values from the file."""
         if self.holds_labels:
             return {self.asked.outputs[0]: self.labels()}
         return {**frame_columns(self.table, self.asked.outputs)}
@@ -246,7 +253,7 @@ class _Rows:
         )
 
     def counting(self, inputs: Sequence[str]) -> str | None:
-        """Return the first input that has an identifier's name and numbers the rows, or None."""
+        """Return the first input that numbers the rows and is called so (id, row, ...), or None."""
         for name in inputs:
             if name.strip().casefold() in _IDENTIFIERS and len(inputs) > 1:
                 numbers, faults = read_numbers(self.table[name].to_numpy())
@@ -255,7 +262,7 @@ class _Rows:
         return None
 
     def drop_rows(self) -> None:
-        """Drop the rows listed in the settings; add a note if the last row looks like totals."""
+        """Drop the rows listed in the settings, and note if the last row left looks like totals."""
         asked = self.asked.drop_rows
         if unknown := [row for row in asked if row not in self.table.index]:
             raise UsageError(f"target.drop_rows={unknown}: {self.name} has no such row of data.")
@@ -271,10 +278,10 @@ class _Rows:
                 )
 
     def drop_missing(self, inputs: Sequence[str]) -> None:
-        """Drop rows with missing outputs, and with `missing=drop` rows with missing inputs.
+        """Drop rows with missing outputs, and if `missing=drop`, also rows with missing inputs.
 
-        With `missing=error`, no rows are dropped. In columns of labels, and in inputs that hold
-        text, only empty values and `missing_values` count as missing.
+        If `missing=error`, no rows are dropped. In columns of labels, and in inputs that hold text,
+        only empty values and `missing_values` count as missing.
         """
         way = self.asked.missing
         columns = {
@@ -307,7 +314,10 @@ class _Rows:
             self.table = self.table[complete]
 
     def drop_weightless(self) -> Array | None:
-        """Drop rows of weight zero, and return the other weights divided by their mean, or None."""
+        """Drop rows of weight zero, and return the other weights divided by their mean.
+
+        Returns None if the settings name no column of weights.
+        """
         if (column := self.asked.weight_column) is None:
             return None
         weights = self._numbers(column)
@@ -342,7 +352,10 @@ class _Rows:
         return np.array(labels, dtype=object)
 
     def known_labels(self, classes: Sequence[str]) -> Array:
-        """Return the indices (rows, 1) of the labels in `classes`. Raises UsageError if unknown."""
+        """Return the index in `classes` of every row's label, shape (rows, 1).
+
+        Raises UsageError if a label is not in `classes`.
+        """
         number = {name: float(index) for index, name in enumerate(classes)}
         labels = list(map(str, self.labels()))
         if unknown := [label for label in labels if label not in number]:
@@ -353,7 +366,10 @@ class _Rows:
         return np.array([[number[label]] for label in labels])
 
     def groups(self) -> Array | None:
-        """Return the group numbers or the times (rows,) by which rows are split, or None."""
+        """Return the groups' numbers or the times (rows,) by which rows are split.
+
+        Returns None if rows are split at random.
+        """
         way, _, column = self.asked.split.partition(":")
         if not column:
             return None
@@ -366,7 +382,7 @@ class _Rows:
         return self._numbers(column)
 
     def _numbers(self, column: str) -> Array:
-        """Return a column as numbers (rows,). Raises UsageError if some are not numbers."""
+        """Return a column as numbers (rows,). Raises UsageError if a value is not a number."""
         return self.reading(()).outputs(frame_columns(self.table, [column]))[0][:, 0]
 
 

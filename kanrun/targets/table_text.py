@@ -20,7 +20,7 @@ from kanrun.points import Array
 
 #: Values of a column: texts, or values of any type from Parquet, a DataFrame or an array.
 Values = Sequence[Any] | NDArray[Any]
-#: By kind of fault (such as "missing"), the indices of a column's values that have it.
+#: Indices of a column's faulty values, by kind of fault (such as "missing").
 Faults = dict[str, list[int]]
 
 #: Texts that count as missing values among numbers and dates, and are reported in a note because
@@ -48,13 +48,13 @@ _DATE = re.compile(
 
 
 def text_of(value: Any) -> str:
-    """Return a value without blanks around it; "(missing)" for None, NaN and nothing."""
+    """Return a value as text without blanks around it; "(missing)" for None, NaN and blanks."""
     text = "" if value is None else str(value).strip()
     return "(missing)" if text == "" or (isinstance(value, float) and np.isnan(value)) else text
 
 
 def number_from(value: Any) -> float:
-    """Return a number, even if written as $1,234.50, 12.3% (as 12.3) or 1 234; else NaN."""
+    """Return a number, also if it is written as $1,234.50, 12.3% (12.3) or 1 234; otherwise NaN."""
     try:
         return math.nan if "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -70,10 +70,10 @@ def number_from(value: Any) -> float:
 
 
 def days_from(texts: list[str], day_first: bool) -> Array:
-    """Return dates as days since 1970-01-01, NaN for "". Raises ValueError for others.
+    """Convert dates to days since 1970-01-01, and "" to NaN.
 
-    Dates are 2024-12-31, or 31.12.2024 with the day first, or 12/31/2024 with the month first.
-    Times with a zone become those of UTC.
+    Dates are written as 2024-12-31, as 31.12.2024 if `day_first`, or otherwise as 12/31/2024. Times
+    with a time zone are converted to UTC. Raises ValueError if a text is not a date.
     """
     instants = []
     minutes = []
@@ -111,7 +111,7 @@ def is_number(text: str) -> bool:
 
 
 def canonical(value: Any) -> str:
-    """Return a text in standard form: equal numbers get equal texts, and words lower case."""
+    """Return a text in standard form: a number with 17 digits, or anything else in lower case."""
     text = str(value).strip()
     return f"{float(text):.17g}" if is_number(text) else text.casefold()
 
@@ -132,10 +132,10 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
     Values in `words` count as missing, in addition to MISSING_WORDS.
 
     Returns:
-        The numbers, shape (values,), with NaN for values that are not finite numbers; and by kind
-        of fault the indices of values. `missing`, `text` and `infinite` say why a number is NaN.
-        `written` are numbers that Python's float() would not accept, such as $1,234, and `word` are
-        missing values given by an unusual word.
+        The numbers, shape (values,), with NaN for values that are not finite numbers; and the
+        indices of faulty values, by kind of fault. `missing`, `text` and `infinite` say why a
+        number is NaN. `written` are numbers that Python's float() would not accept, such as $1,234.
+        `word` are missing values that are written as an unusual word.
     """
     faults: Faults = defaultdict(list)
     with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -170,10 +170,10 @@ def read_days(
 
     Args:
         values: Values of a column.
-        words: Further texts that count as missing; see `read_numbers`.
-        day_first: Whether a date such as 04/05/2024 begins with the day; None: inferred from the
-            values. A number above 12, or dots as in 4.5.2024, decides. Otherwise the month is
-            first.
+        words: Additional texts that count as missing; see `read_numbers`.
+        day_first: Whether a date such as 04/05/2024 begins with the day. If it is None, a number
+            above 12, or dots as in 4.5.2024, in any value decides; without such a value, the month
+            comes first.
 
     Returns:
         The days, shape (values,), with NaN for values that are missing or not dates; the indices of

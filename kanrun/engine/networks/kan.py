@@ -250,7 +250,7 @@ class KAN(Network):
     def plot(
         self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
     ) -> Any:
-        """Draw the network with a plot of each edge function; the line shows the edge's score.
+        """Draw the network with a plot of each edge function; higher scores give stronger lines.
 
         Args:
             x: Samples on which scores are computed, shape (samples, inputs); default: uniform
