@@ -134,7 +134,7 @@ class Fit:
         return describe_training(self.cfg.model, self.training.plan, self.training.problem)
 
     def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Records:
-        """Yield a row per step during the training, and all other records at its end."""
+        """Train, or resume at `resume`; yield a row per step, and all other records at the end."""
         training = self.training
         model = self.cfg.model
         problem = training.problem

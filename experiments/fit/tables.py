@@ -77,7 +77,7 @@ class TableFitting:
         return Family(self.policy.family, classes).of_outputs(dataset.train.y)
 
     def rates(self, points: Points) -> Points:
-        """Return the points to fit: outputs per unit of exposure, if there is an exposure."""
+        """Return the points to fit, with outputs per unit of exposure if there is an exposure."""
         exposure = self.policy.exposure
         return points if exposure is None else per_exposure(points, exposure, self.policy.family)
 

@@ -40,8 +40,8 @@ MAX_INCREASES = 6
 MIN_GAIN = 0.1
 #: Fraction of the step at which the second directional derivative of the residual is measured.
 ACCELERATION_STEP = 0.1
-#: Geodesic acceleration is tried only if the objective after the uncorrected step, divided by that
-#: before, is in this range.
+#: Geodesic acceleration is tried only if the ratio of the objective after the uncorrected step to
+#: the objective before the step is in this range.
 ACCELERATION_RANGE = (1e-3, 4.0)
 #: Largest number of unknowns for which the matrix of the normal equations is formed.
 MATRIX_UNKNOWNS = 6000

@@ -1,7 +1,7 @@
 """Matrices with one column per unknown, such as Jacobians.
 
-They are stored by their nonzeros, densely, or computed block by block whenever they are needed. If
-rows belong to elements (intervals of a grid), they depend only on the unknowns near their element.
+They are stored by their nonzeros or densely, or are computed block by block whenever they are
+needed. Rows that belong to an element (an interval of a grid) depend only on the unknowns near it.
 The Gram matrix is then banded and is factorised by LAPACK's banded Cholesky, so the cost of a step
 is linear in the number of elements.
 """

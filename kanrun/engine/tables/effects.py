@@ -2,8 +2,8 @@
 
 The effect of a set of columns is the partial dependence of the latent function: its average over
 rows when these columns have fixed values, minus the mean over rows. An effect is linear in the
-coefficients of the model, so their posterior gives its band. Interactions are shown for pairs of
-columns.
+coefficients of the model, so the posterior of the coefficients determines the band of the effect.
+Interactions are shown for pairs of columns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kanrun.points import Points
 CURVE_POINTS = 61
 #: Number of quantiles that describe the distribution of an input.
 QUANTILES = 41
-#: Largest number of rows per fold on which importance is measured.
+#: Largest number of rows on which importance is measured: of each fold or, without folds, in all.
 MAX_ROWS = 2000
 #: Largest number of pairs in the table of pairs.
 MAX_PAIRS = 12
@@ -37,22 +37,22 @@ MAX_PAIRS = 12
 MAX_MAPS = 4
 #: Number of parts into which the training rows are divided if there are no folds.
 PARTS = 5
-#: Name of the interactions of several columns in the table of variances.
+#: Name of the row of `anova_table` that describes interactions.
 REMAINDER = "(interactions)"
 #: Largest number of points along each side of a map.
 MAP_POINTS = 25
-#: Quantiles of a column at which the side of its map begins and ends.
+#: Quantile levels of a column of numbers between which a map extends along this column.
 MAP_QUANTILES = (0.01, 0.99)
 #: Half width of a pointwise 95% band, in standard deviations.
 BAND = 1.96
-#: Smallest probability of a class in a band; it keeps the log-odds finite.
+#: Lower limit of class probabilities in bands, which keeps the log-odds finite.
 _RARE = 1e-12
 #: Number of rows over which effects are averaged, and at which pairs are compared.
 _EFFECT_ROWS = 200
 #: Number of columns whose pairs are compared: those with the largest rates in the kernel.
 _PAIRED_COLUMNS = 12
-#: Number that is combined with the seed to choose rows; the next larger number is used to permute
-#: them.
+#: Combined with the seed to choose the rows on which importance is measured. The next larger number
+#: is used to permute these rows.
 _STREAM = 31
 
 #: Names of the levels of each column of text, by the name of the column. Every level but the last
@@ -68,9 +68,12 @@ def report_tables(
     levels: Levels,
     seed: int,
 ) -> Iterator[tuple[str, DataFrame]]:
-    """Yield the tables of effects, importance, variances, input values, pairs and the kernel.
+    """Yield pairs of a name and a table: effects, importance, variances and others.
 
-    Without radial parts, the model has no interactions, and there are no tables of pairs.
+    The names are `effects`, `importance`, `anova`, `input_values` (quantiles of the inputs),
+    `pairs`, `pair_maps` and `kernel`. Without radial parts, the model has no interactions, and the
+    two tables about pairs are left out. `inputs` and `outputs` are the names of the inputs of the
+    model, and of its outputs or classes.
     """
     quantiles = np.linspace(0, 1, QUANTILES)
     columns = _columns(inputs, levels)
@@ -137,9 +140,10 @@ class _Contrast(NamedTuple):
 
     @staticmethod
     def of(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> _Contrast:
-        """Return the contrast at scores `u` (points, inputs), averaged over `rows` (rows, inputs).
+        """Compute the features at scores `u` (points, inputs).
 
-        `columns` are the indices of the inputs.
+        `columns` are the indices of the inputs whose effect is computed. Other inputs have the
+        scores of each of `rows` (rows, inputs), over which the effect is averaged.
         """
         encoder = fit.encoder
         both = np.concatenate([u, rows])
@@ -165,9 +169,9 @@ class _Contrast(NamedTuple):
     def std(self, fit: LatentFit) -> RowOutputs:
         """Return the standard deviation of the effect, shape (points, outputs).
 
-        It includes the posterior uncertainty of the coefficients, and the variance due to the
-        choice of the rows: the variance of the effect curves of single rows, divided by the number
-        of rows.
+        It includes the posterior uncertainty of the coefficients, and the sampling error of the
+        average over rows: the variance of the radial part of the effect between rows, divided by
+        the number of rows.
         """
         features = np.concatenate([self.functions, fit.centres.whitened(self.covariances)], 1)
         variances = []
@@ -248,6 +252,7 @@ def effect_table(
 
     The band (`lower` to `upper`) is pointwise, and ignores the uncertainty of the kernel. A column
     of text has one point per `level` that occurs in the rows; `x` is then the number of the level.
+    `columns` maps each column to the indices of its inputs.
     """
     tables = []
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
@@ -285,8 +290,8 @@ def importance_table(
 ) -> DataFrame:
     """Return the permutation importance of each column, the most important first.
 
-    `permutation_importance` is the increase of the loss (see `loss_of`) when the values of a column
-    are permuted, averaged over folds; `std` is its standard deviation over folds. In each fold, the
+    `permutation_importance` is the increase of the loss (see `loss_of`) if the values of a column
+    are permuted: the mean over folds. `std` is the standard deviation over folds. In each fold, the
     model of the fold predicts the held-out rows. Without folds, the training rows are divided into
     `PARTS` parts, each of which is predicted by the model that was fitted to all rows.
     """
@@ -332,7 +337,8 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
     whole = fit.at_scores(rows)
     whole = whole - whole.mean(0)
-    # Divided by the largest value, because squares in other units may overflow.
+    # Latent values are divided by the largest one, because the squares of large values may
+    # overflow.
     size = np.abs(whole).max() or 1.0
     left = whole = whole / size
     evidence = fit.sample.log_evidence(fit.kernel)

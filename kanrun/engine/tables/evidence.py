@@ -39,11 +39,11 @@ _ROUGH_RATE = 0.5
 _VARIANCES = (0.3, 0.3, 0.5, 0.3)
 #: Prior median of the dispersion.
 _DISPERSION = 0.3
-#: Standard deviation of the logarithm of a rate.
+#: Prior standard deviation of the logarithm of a rate.
 _RATE_STD = 1.0
-#: Standard deviation of the logarithm of a variance or dispersion.
+#: Prior standard deviation of the logarithm of a variance or dispersion.
 _VARIANCE_STD = 3.0
-#: Standard deviation of the exponent of the output about 1.
+#: Prior standard deviation of the exponent of the output; the prior mean is 1.
 _POWER_STD = 0.7
 #: Lower limit of the logarithms of rates and variances. At this limit, they are set to 0.
 _LOWEST = -14.0
@@ -60,9 +60,9 @@ _STARTS = ((0.3, 0.5), (1e-4, 10.0))
 _FIRST_ROWS = 200
 #: Largest number of steps of each search.
 _STEPS = 100
-#: Relative change of the log evidence at which the search with the first rows ends.
+#: Relative change of the log posterior at which the search on the first rows ends.
 _FIRST_TOLERANCE = 1e-5
-#: Relative change of the log evidence at which the search with all rows ends.
+#: Relative change of the log posterior at which the search on all rows ends.
 _TOLERANCE = 1e-4
 #: Number of previous steps from which L-BFGS approximates the curvature.
 _MEMORY = 30
@@ -145,9 +145,9 @@ class EvidenceRows:
 def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likelihood]]:
     """Return the kernel with the largest evidence, and the likelihoods with their parameters.
 
-    The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. A second
-    search, on all rows, begins at the best result, with the parameters scaled by the curvature of
-    the evidence there.
+    The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. If there
+    are more rows, a second search on all rows begins at the best result. Its parameters are scaled
+    by the curvature of the log posterior at this point.
 
     Args:
         rows: Rows from which the kernel is estimated.
@@ -184,8 +184,8 @@ class _Problem:
 
     The vector of hyperparameters holds, in this order: log w and log m of all inputs, the
     logarithms of the four variances, the logarithms of the dispersions of all outputs, and the
-    exponents of all outputs. Parameters that the model does not have are fixed, because
-    their lower and upper limits are equal.
+    exponents of all outputs. Parameters that the model does not have are fixed by equal lower and
+    upper limits.
     """
 
     def __init__(self, rows: EvidenceRows, powers: bool) -> None:
@@ -221,7 +221,7 @@ class _Problem:
 
     def unpacked(self, p: ndarray) -> tuple[Kernel, list[Likelihood]]:
         """Convert a vector of hyperparameters to the kernel and the likelihoods."""
-        p = np.clip(p, *self.limits.T)  # rounding may move it past a limit
+        p = np.clip(p, *self.limits.T)  # rounding may move values past a limit
         values = np.exp(p)
         values[: self.ends[2]] *= p[: self.ends[2]] > _LOWEST + _SMALLEST
         smooth_rates, rough_rates, variances, dispersions, _ = np.split(values, self.ends)
@@ -383,7 +383,7 @@ class _Slopes(NamedTuple):
 
 
 def _slopes(covariance: ndarray, likelihood: Likelihood, mode: _Mode) -> _Slopes:
-    """Return the derivatives of the evidence at the most probable latent values."""
+    """Return the derivatives of the log evidence at the most probable latent values."""
     a = mode.scores
     root = mode.root
     inverse = linalg.lapack.dpotri(mode.factor, lower=1)[0].T

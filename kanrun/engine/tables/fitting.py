@@ -108,7 +108,7 @@ def fit_table(
 
 
 class _Learned(NamedTuple):
-    """Result of the kernel search on a sample of rows; see `LatentFit` for the attributes."""
+    """Encoder, kernel and likelihoods with the largest evidence on the rows in `sample`."""
 
     encoder: Encoder
     kernel: Kernel
@@ -128,8 +128,8 @@ class _Problem:
     def fit(self, points: Points, known: LatentFit | None = None) -> LatentFit:
         """Fit the latent functions to `points`.
 
-        If `known` is given, only the coefficients are fitted; input transformations, kernel and
-        centres are taken from `known`.
+        If `known` is given, the input transformations, the kernel and the centres are taken from
+        `known`. Only the coefficients, their scale and the dispersion are then fitted.
         """
         weights = points.shares
         if known is None:
@@ -200,8 +200,8 @@ class _Problem:
     def _kernel(self, points: Points, rows: ndarray) -> _Learned:
         """Return the kernel with the largest evidence on these rows.
 
-        A kind of model is used only if its log evidence exceeds that of simpler kinds by
-        `_KIND_EVIDENCE`.
+        Each kind of model is tried. A kind is preferred to a simpler one only if its log evidence
+        is larger by at least `_KIND_EVIDENCE` for each step in `KINDS`.
         """
         found = [self._searched(points, rows, kind) for kind in KINDS]
         gains = [

@@ -162,7 +162,7 @@ class Centres:
         return self.whitened(self.kernel.radial(rows, self.inputs))
 
     def whitened(self, covariance: ndarray) -> ndarray:
-        """Convert covariances with the centres, shape (rows, R), to features, shape (rows, R)."""
+        """Convert covariances with the R centres, shape (rows, R), to `features` of that shape."""
         if not len(self.inputs):
             return covariance
         features = linalg.solve_triangular(
@@ -183,14 +183,16 @@ class Centres:
     def factors(
         self, points: RadialInputs, columns: Sequence[int], rows: RadialInputs
     ) -> tuple[ndarray, ndarray]:
-        """Return factors of the smooth and the rough covariances with the R centres.
+        """Factorise the radial covariances with the R centres into two groups of inputs.
 
-        Both parts are products over inputs. The covariance at a point whose inputs `columns` are
-        those of one of `points`, and whose other inputs are those of one of `rows`, is therefore
-        the product of two factors.
+        The smooth and the rough covariance are products over inputs. Consider a point whose inputs
+        `columns` are those of one of `points`, and whose other inputs are those of one of `rows`.
+        Each of its two covariances with a centre is the product of two factors.
 
         Returns:
-            Factors of shape (points, 2, R), which include the variances, and of shape (rows, 2, R).
+            The factors that depend on `columns` and include the variances, shape (points, 2, R),
+            and those that depend on the other inputs, shape (rows, 2, R). In the second dimension,
+            the smooth part comes first.
         """
         kernel = self.kernel
         others = kernel.among(np.delete(np.arange(len(kernel.smooth_rates)), columns))

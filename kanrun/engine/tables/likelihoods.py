@@ -42,7 +42,7 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class Power:
-    """Yeo-Johnson power of y / unit - shift, divided by the geometric mean of its derivative.
+    """Yeo-Johnson transform of y / unit - shift, divided by the geometric mean of its derivative.
 
     With this division, the likelihoods of different exponents can be compared without a Jacobian.
     With the exponent 1, the transform is linear.
@@ -51,7 +51,8 @@ class Power:
         unit: Positive scale of the outputs.
         shift: Number that is subtracted after division by `unit`.
         exponent: Exponent of the power. Values below 1 compress large outputs.
-        log_slope: Logarithm of the geometric mean of the derivative over the training rows.
+        log_slope: Logarithm of the geometric mean of the undivided transform's derivative over the
+            training rows.
     """
 
     unit: float
@@ -126,9 +127,10 @@ class Likelihood:
         return replace(self, y=self.y[rows], weights=self.weights[rows])
 
     def start(self) -> float:
-        """Return the link of the mean output, about which the latent function varies.
+        """Return the link of the mean output: the latent value at which Newton's method starts.
 
-        It is 0 for Gaussian outputs, whose evidence has a closed form.
+        For the evidence, it is also the prior mean of the latent function. For Gaussian outputs, it
+        is 0, because their evidence has a closed form.
         """
         if self.is_gaussian:
             return 0.0

@@ -31,8 +31,8 @@ _STEPS = 40
 _TOLERANCE = 1e-6
 #: Largest change of a latent value in one step, so that exponentials do not overflow.
 _LARGEST_STEP = 4.0
-#: Smallest information of a row, relative to the mean over rows; it limits the row's noise
-#: variance.
+#: Lower limit of the information of a row, as a fraction of the mean over rows; it limits the
+#: variance of the row's working response.
 _LEAST_INFORMATION = 1e-3
 #: Relative increase of the diagonal of a normal matrix per column, which covers rounding errors.
 _ROUNDING = 4 * np.finfo(float).eps

@@ -45,8 +45,9 @@ class ErrorDistribution:
     """Student's t distribution of the errors of one output.
 
     Attributes:
-        middles: Predictions, in increasing order, shape (bins,).
-        scales: Scale of the distribution at each of these predictions, shape (bins,).
+        middles: Mean prediction of each bin, in increasing order, shape (bins,).
+        scales: Scale of the distribution at each mean prediction, shape (bins,). Between these
+            predictions, the scale is interpolated linearly.
         freedom: Degrees of freedom, infinite for a normal distribution.
     """
 

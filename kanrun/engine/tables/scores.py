@@ -110,7 +110,7 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
 
 
 def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
-    """Return the ends of wide gaps between neighbouring values: one (gaps, 2) array per input."""
+    """Return the ends of the gaps between values (see `_GAP`): one (gaps, 2) array per input."""
     found = []
     for column in x.T:
         distinct = np.unique(column)
@@ -257,12 +257,12 @@ def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarr
 
 
 def error_scale(predicted: PerRow, errors: PerRow) -> tuple[ndarray, ndarray]:
-    """Return the mean prediction (bins,) and the relative scale of errors (bins,) in each bin.
+    """Return the mean prediction (bins,) and the scale of errors (bins,) in bins of predictions.
 
-    Predictions are sorted into bins of equal size. The scale of the errors in each bin is shrunk
-    towards the common scale by the fraction of the variance between bins that chance explains
-    (empirical Bayes). Between bins it is interpolated linearly. If all predictions are equal, the
-    scale is constant.
+    Predictions are sorted into bins with equal numbers of rows. The scale in a bin is relative to
+    the geometric mean over bins. Its logarithm is shrunk towards 0 by the fraction of the variance
+    between bins that chance explains (empirical Bayes). If all predictions are equal, the scale is
+    1.
     """
     bins = int(np.clip(len(errors) // _BIN_ROWS, 1, _MAX_BINS))
     parts = np.array_split(np.argsort(predicted, kind="stable"), bins)

@@ -61,7 +61,7 @@ class LatentFit:
     def weights(self) -> tuple[ndarray, ndarray]:
         """Weights of the lines and curves (functions, outputs), and of the R centres (R, outputs).
 
-        The latter multiply the radial covariances with the centres.
+        The weights of the centres multiply the radial covariances with the centres.
         """
         coefficients = np.stack([each.coefficients for each in self.outputs], 1)
         functions, radial = np.split(coefficients, [len(self.encoder.basis.column)])
@@ -165,7 +165,10 @@ class TableModel:
         return latent if self.exposure is None else latent + u[:, self.exposure, None]
 
     def predict(self, x: RowInputs) -> RowOutputs:
-        """Return predictions at x in the user's units, or class probabilities."""
+        """Return the predicted outputs, or class probabilities, at `x` (rows, inputs).
+
+        Inputs and outputs are in the user's units.
+        """
         return in_units(self.latent(x), self.outputs)
 
     def clipped_fraction(self, x: RowInputs) -> float:
@@ -178,7 +181,7 @@ class TableModel:
         return float(((latent < low) | (latent > high)).any(1).mean())
 
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
-        """Return quantiles of the errors on held-out rows, as they vary with the prediction.
+        """Return quantiles of the errors on held-out rows as functions of the prediction.
 
         Predictions and errors are in the units of the latent functions; for outputs with a link,
         the errors are normal scores of the outputs. The quantile levels are moved away from 0.5 to
@@ -211,8 +214,8 @@ class TableModel:
         Consider a point that is one range width outside the training range of one input, while the
         other inputs have the values of a training row. The result is the standard deviation of the
         change of the latent function from the end of the range to this point, given the kernel. It
-        includes the difference between the latent function and the prediction, whose inputs are
-        clipped.
+        includes the difference between the latent functions with and without clipped inputs,
+        because predictions use clipped inputs.
 
         Returns:
             Standard deviations in the units of the latent functions, shape (2, inputs, outputs):
@@ -247,7 +250,7 @@ class TableModel:
     def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
         """Expand the model, which was fitted to merged rows, to the original rows with copies.
 
-        `place` (rows,) has the index of each original row among the merged rows (see
+        `place` (rows,) contains, for each original row, the index of its merged row (see
         `merge_copies`).
         """
         left_out = self.left_out[place]

@@ -1,8 +1,8 @@
 """Convert the latent functions of a table to one KAN, whose inputs are the scores.
 
 The sum of the line and the curves of an input becomes a spline edge from the input to an output.
-Each centre of the radial parts becomes two hidden nodes (smooth and rough), whose incoming edges
-are the terms of the distance from the centre (see `RadialLayer`).
+Each centre of the radial parts becomes two hidden nodes: the smooth and the rough distance from the
+centre. The edges into such a node are the terms of the distance, one per input (see `RadialLayer`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ _SPEC = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
 
 
 def to_kan(model: TableModel) -> KAN:
-    """Return the network that computes `model.latent`; for two classes, it returns -f/2 and f/2."""
+    """Return the network that computes the latent functions of `model` from the scores.
+
+    For two classes with the logit f, the outputs of the network are -f/2 and f/2.
+    """
     fit = model.fit
     encoder = fit.encoder
     outputs = fit.outputs
@@ -120,6 +123,6 @@ def _layer(
 
 
 def _padded(rows: Sequence[ndarray]) -> ndarray:
-    """Stack rows of different lengths, repeating the last number of shorter rows."""
+    """Stack rows of different lengths; shorter rows are extended by repeating their last number."""
     size = max(map(len, rows))
     return np.stack([np.pad(row, (0, size - len(row)), mode="edge") for row in rows])

@@ -186,8 +186,9 @@ def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float
 def explain_non_finite(network: nn.Module, samples: Samples) -> str:
     """Explain why the error on `samples` is not finite.
 
-    The text names the first quantity with NaN or infinite values in the order of the computation,
-    says how many values are affected, and suggests a remedy.
+    The explanation names the first quantity with NaN or infinite values, in the order parameters,
+    inputs, training outputs and network outputs. It says how many values are affected, and suggests
+    a remedy.
     """
     numbers = torch.cat([value.detach().flatten() for value in network.parameters()])
     output = predict(network, samples.x)
@@ -243,7 +244,8 @@ def output_scale(samples: Samples, task: Task) -> float:
 def baseline_error(data: TrainingData) -> float:
     """Return the RMSE of predicting the mean of the training outputs, in the user's units.
 
-    Relative errors are divided by this number. It is 1 for constant outputs and for classification.
+    A relative error is an error divided by this number, which is 1 for constant outputs and for
+    classification.
     """
     if data.task == "classification":
         return 1.0

@@ -102,7 +102,7 @@ class GridTraining:
         setup: Data, plan, random generator and clock.
         stages: Finished stages.
         events: Events of `compare`, which does not yield them.
-        best: The solver run of the present stage that reached the lowest validation error.
+        best: Progress of the solver run with the lowest validation error in the present stage.
         log: Number of steps of the present stage.
     """
 
@@ -181,8 +181,8 @@ class GridTraining:
     def compare(self, intervals: int | None) -> None:
         """Train on a grid with this number of intervals and a constant penalty weight.
 
-        Used to compare several networks. The steps and the stage are appended to `events`;
-        snapshots are dropped, because a comparison is never resumed.
+        This is used to compare several networks. The steps and the stage are appended to `events`.
+        Snapshots are dropped, because a comparison is never resumed.
         """
         steps = list[Step | Snapshot]()
         stage = finished(self.advance(intervals, 0), steps.append)
@@ -191,7 +191,7 @@ class GridTraining:
     def advance(
         self, intervals: int | None, tries: int, snapshot: Snapshot | None = None
     ) -> Events[Step | Snapshot, None, Stage]:
-        """Transfer the network to a grid with this number of intervals and train there.
+        """Transfer the network to a grid with `intervals` intervals and train on it.
 
         Args:
             intervals: Number of grid intervals; None for networks without grids.
@@ -309,8 +309,8 @@ class GridTraining:
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
         """Try lower penalty weights while they help, and higher weights if no lower one helps.
 
-        On the first grid, penalties on second differences are tried before, if the fit is poor,
-        since noise is then likely. With the largest weight, edge functions are nearly straight
+        On the first grid, penalties on second differences are tried first if the fit is poor, since
+        noise is then likely. With the largest weight, edge functions are nearly straight
         lines. The usual penalty on differences of order m > 2 does not prevent overfitting, because
         it does not penalise polynomials of degree below m.
 

@@ -178,7 +178,7 @@ class Growth:
         return survivors(candidates, setup.data, weight, setup.generator)
 
     def _climb(self, starts: list[RandomStart]) -> None:
-        """Train each start on finer and finer grids, and append the best training to `trainings`.
+        """Train each start on finer and finer grids, and append the best result to `trainings`.
 
         Refinement of a start ends when the grid no longer limits its error, or at the size limit.
         """
@@ -197,7 +197,7 @@ class Growth:
 
     @property
     def _supported(self) -> float:
-        """Largest number of unknowns that the number of output values supports."""
+        """Largest number of unknowns for this number of samples; see UNKNOWNS_PER_VALUE."""
         return UNKNOWNS_PER_VALUE * self._part.data.train.y.numel()
 
     @property
@@ -211,7 +211,7 @@ class Growth:
         return max(self.trainings[-1].network.shape[1:-1], default=0)
 
     def find_ending(self) -> Ending | None:
-        """Return why growth ends after the shapes tried so far, or None if it continues."""
+        """Return why growth ends after the shapes that were tried so far; None if it continues."""
         last = self.trainings[-1]
         per_node = last.stages[0].network.unknowns_at(None) / max(self._nodes, 1)
         reached = {
@@ -276,9 +276,9 @@ class Growth:
     ) -> Iterator[tuple[Tensor, Outer]]:
         """Yield up to `count` nodes that explain the residual of the worst output.
 
-        The worst output is the one with the largest residual. Each node is a pair: the spline
-        coefficients of its incoming edges, and its outer function. `degree` is the degree of the
-        Legendre polynomials.
+        The worst output is the one whose residual has the largest variance. Each node is a pair:
+        the spline coefficients of its incoming edges, and a function from the node's values to its
+        contribution to the outputs. `degree` is the degree of the Legendre polynomials.
         """
         train = self._part.data.train
         layers = network.edge_layers
@@ -306,7 +306,8 @@ class Growth:
     def _deeper(self, starts: list[RandomStart]) -> list[RandomStart]:
         """Try an additional last layer, which begins as the identity.
 
-        Return the trained deeper networks if they are better than `starts`, otherwise `starts`.
+        Return the deeper networks after short training if their loss is clearly lower (see DEEPER),
+        otherwise `starts`.
         """
         network = starts[0].network
         loss = starts[0].loss
@@ -341,7 +342,7 @@ class Growth:
             if product.shape[1] < 2:
                 return
             product = add_identity_layer(product, train.x)
-            if degree == 1:  # The last layer is linear least squares.
+            if degree == 1:  # Fit the last layer, a linear least-squares problem.
                 alone = KAN.of_layers(product.edge_layers[-1:])
                 inside = replace(train, x=product.activations(train.x)[-2].detach())
                 size = output_scale(train, "regression")

@@ -51,8 +51,8 @@ NUMBERS = 1 << 23
 #: full blocks has the square of this fraction as its bound. A larger value shortens the steps of
 #: parameters with little effect.
 LEAST = 1e-6
-#: Smallest curvature and smallest divisor, to prevent division by zero. A larger value would change
-#: small quotients.
+#: Lower limit of curvatures and divisors, which prevents division by zero. A larger value would
+#: change quotients with small divisors.
 TINY = 1e-300
 
 
@@ -167,9 +167,10 @@ EVALUATIONS = 25
 #: The search ends when the bracket's width times the initial slope, relative to the objective, is
 #: at most this.
 RESOLUTION = 1e-16
-#: Number of steps between two evaluations of the curvature.
+#: Number of steps after which the approximate inverse Hessian is recomputed.
 RENEWED = 20
-#: Smallest cosine of the angle between the step and the gradient change of a pair that is stored.
+#: A pair of a step and a gradient change is stored only if the cosine of the angle between them
+#: exceeds this.
 CURVED = 1e-12
 
 
@@ -186,8 +187,12 @@ class LinePoint:
 def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> LinePoint:
     """Search along a line; return a point that satisfies the strong Wolfe conditions.
 
-    If none is found, return the lowest point that was evaluated, which may be `start`.
-    `start.slope` must be negative, and `first` is the first step length to try.
+    If no such point is found, return the lowest point that was evaluated, which may be `start`.
+
+    Args:
+        at: Function that evaluates the objective at a step length.
+        start: The point with step length 0; its slope must be negative.
+        first: First step length to try.
     """
     # `low` is the lowest point with sufficient decrease so far. Once `high` exists, an acceptable
     # point lies between `low` and `high`.
@@ -369,7 +374,7 @@ class LBFGS:
         return vector if self._free is None else vector * self._free
 
     def _split(self, vector: Tensor) -> list[Tensor]:
-        """Split vectors (..., all) by parameter, into tensors of shape (..., *parameter shape)."""
+        """Split the last dimension of `vector` into tensors with the shapes of the parameters."""
         parts = vector.split([p.numel() for p in self.parameters], dim=-1)
         return [part.unflatten(-1, p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 

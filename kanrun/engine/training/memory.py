@@ -78,7 +78,9 @@ class QuadraticMemory:
     def learned(
         self, network: Network, x: Tensor, weight: float, hidden: float = 0.0
     ) -> QuadraticMemory:
-        """Return this memory with the network's present outputs at x (samples, inputs) added.
+        """Return this memory, extended by a penalty on changes of the network's outputs at `x`.
+
+        `x` has the shape (samples, inputs).
 
         `weight` is the total weight of the samples. Changes of the nodes of hidden layers are
         multiplied by `hidden` before they are squared; with 0, only outputs are remembered.

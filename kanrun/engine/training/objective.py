@@ -69,7 +69,10 @@ class SmoothnessPenalty:
     order: int | None = None
 
     def rows(self, network: Network) -> LocalRows:
-        """Return sqrt(weight) times the difference operator D, or no rows if the weight is 0."""
+        """Return the penalty as rows of a Jacobian: the square root of `weight` times P's operator.
+
+        There are no rows if the weight is 0.
+        """
         rows = network.penalty_rows(self.order)
         if self.weight > 0:
             return rows.scaled(self.weight**0.5)
@@ -269,10 +272,11 @@ def _residual_factor(samples: Samples, scale: float) -> Tensor:
 def degrees_of_freedom(
     network: Network, samples: Samples, penalty: SmoothnessPenalty
 ) -> tuple[int, float]:
-    """Return two numbers of degrees of freedom, for G = J'J of the samples and the penalty P.
+    """Return two numbers of degrees of freedom.
 
-    The first is the rank of G + P, the number of parameters that data and penalty determine
-    together. The second is tr((G + P)^+ G), the effective number that the data determine.
+    Let G be J'J for the Jacobian rows J of the samples, and P the same for the rows of the penalty.
+    The first number is the rank of G + P: the number of parameters that data and penalty determine
+    together. The second number is tr((G + P)^+ G): the effective number that the data determine.
     Source: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 5.16.
     """
     exact = deepcopy(network).double()

@@ -40,7 +40,7 @@ class Solver(Protocol):
 
     Attributes:
         network: The network that is trained.
-        loss: The objective after the last step.
+        loss: The objective after the last step; for Adam, before this step.
         converged: Whether the solver cannot lower the objective any further.
         rows: Number of samples that one step uses.
         tolerance: Training on a grid ends after a step that lowers the objective by a smaller
@@ -59,16 +59,16 @@ class Solver(Protocol):
     truncated: bool = False
 
     def step(self) -> float:
-        """Take one step and return the objective after it.
+        """Take one step and return `loss`.
 
         Raises:
             TrainingFailed: If the objective is not finite.
         """
 
     def state(self) -> dict[str, Tensor] | None:
-        """Return the state with which a new solver on the same network continues identically.
+        """Return the state from which a new solver on the same network continues identically.
 
-        None if the solver cannot be resumed after this step.
+        The result is None if the solver cannot be resumed after this step.
         """
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -147,7 +147,7 @@ class LevenbergMarquardt:
 def create_lm(
     network: Network, objective: Objective, plan: Plan, generator: Generator
 ) -> LevenbergMarquardt:
-    """Return Levenberg-Marquardt with initial damping and tolerances chosen for the network."""
+    """Return a Levenberg-Marquardt solver, with damping and tolerances chosen for the network."""
     settings = plan.settings
     policy = LM_WITHOUT_GRID
     tolerances = (0.0, 0.0)
