@@ -80,11 +80,13 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
 ) -> Interpretation:
     """Find the formula behind data or a trained model, and verify it on held-out points.
 
+    A fifth of the points is held out for the verification, and a fifth of the others is used to
+    choose among formulas.
+
     Args:
         x: Inputs, shape (samples, inputs); or a trained `kanrun.Model`, whose training inputs are
             used.
-        y: Outputs, shape (samples,) or (samples, outputs); None if `x` is a model. A fifth of the
-            points is held out for verification.
+        y: Outputs, shape (samples,) or (samples, outputs); None if `x` is a model.
         output: Index of the output to interpret. The outputs of a classifier are the logits of its
             classes, shifted to a mean of zero; with two classes, the only output is the log-odds
             of the second class.
@@ -191,8 +193,8 @@ def interpretation(
 def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | Interpretation]:
     """Yield the stages of the search, the stages of the formula, then the interpretation.
 
-    A search that takes much more CPU time than its budget is stopped, and the sentence of the
-    interpretation then says so. It also says if the budget ended the search too early.
+    A search that takes much more CPU time than its budget is stopped. The sentence of the
+    interpretation then says so, and also if the budget ended the search before it was finished.
     """
     cfg = given.cfg
     problem = given.search

@@ -42,8 +42,8 @@ from .problem import Function, InterpretationProblem
 _NUMERIC = ("train", "prune", "retrain")
 #: Work for replacing edges one by one (approximate CPU seconds).
 _MIXED_WORK = 3.0
-#: Largest relative difference between an exact formula and the true function outside the data,
-#: where extrapolation amplifies rounding errors.
+#: Largest difference, relative to the true function, between an exact formula and the true function
+#: outside the data, where extrapolation amplifies rounding errors.
 _EXTRAPOLATED = 1e-9
 #: A formula counts as the known true function if both agree on domains up to this many times as
 #: wide as that of the data.

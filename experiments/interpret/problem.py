@@ -56,7 +56,7 @@ _FAITHFUL = 0.1
 _ROUNDING = 1e-12
 #: Number of random points at which a formula is compared with the true function.
 _VERIFICATION_POINTS = 1000
-#: Seed of these random points, the same for all runs.
+#: Seed of the random points at which a formula is verified, the same for all runs.
 _VERIFICATION_SEED = 20240430
 #: A column is scaled if its size is above this number or below its reciprocal.
 _LARGE = 1e3

@@ -1,7 +1,7 @@
 """The table of candidate functions for edges.
 
-A candidate is a sympy expression f in x0, together with its domain. It is fitted to an edge as c
-f(a x + b) + d. The NumPy function and the derivative of a candidate are generated from the
+A candidate is a sympy expression f in x0, together with its domain. It is fitted to an edge as
+c f(a x + b) + d. The NumPy function and the derivative of a candidate are generated from the
 expression. Some of the constants a, b, c, d are redundant: for powers, the scale a can be absorbed
 in c; for exp, the shift b in c; for log, the scale a in d. `free` names the constants that are not
 redundant; the others stay fixed.
@@ -177,8 +177,8 @@ TABLE: dict[str, Candidate] = {
 }
 """Candidates by name.
 
-sigmoid, arccos and cos equal tanh, arcsin and sin with other constants. Only one function of each
-pair is matched; when constants are rounded, the name with the simpler constants is chosen.
+With other constants, tanh, arcsin and sin equal sigmoid, arccos and cos, so only one function of
+each pair is fitted to edges (see `TWINS`).
 """
 
 #: Pairs of functions that differ only by constants. If both are candidates, only the second one is

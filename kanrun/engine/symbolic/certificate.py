@@ -43,13 +43,13 @@ class Certificate:
         points: Number of new points on which `difference` was measured.
         recovered: `yes` if the formula equals the true function to rounding, otherwise `no`;
             `unknown` if the true function is not known.
-        same_form: `yes` if the formula equals the true function once its constants are fitted to
-            exact points, setting any of these constants to 0 would change the formula, and the
-            formula is not much longer than the true one. Otherwise `no`; `unknown` if the true
-            function is not known.
+        same_form: `yes` if `recovered` is `yes`, or if the formula equals the true function once
+            its constants are fitted to exact points, setting any of these constants to 0 would
+            change the formula, and the formula is not much longer than the true one. Otherwise
+            `no`; `unknown` if the true function is not known.
         accepted_form: `yes` if the formula is exact and is written in an accepted form of the true
-            function or is at most as long as the shortest accepted form. Otherwise `no`; `unknown`
-            if the true formula is not known.
+            function or is at most as long as the shortest accepted form; otherwise `no`. `unknown`
+            if the true formula is not known, or if there is no formula without splines.
     """
 
     difference: float = np.nan

@@ -129,8 +129,8 @@ def open_constants(expression: Expr, units: bool = False) -> tuple[Expr, dict[sy
     Args:
         expression: The expression.
         units: Whether factors of 1 also get a symbol: one factor for the whole expression, one for
-            every argument of a function, and one for every summand but the first. With these
-            factors, no two constants are redundant.
+            every argument of a function, and one for every summand but the first, whose factor
+            would be redundant.
 
     Returns:
         The expression with symbols, and the number that each symbol replaces.

@@ -1,7 +1,7 @@
 """Fit the constants of a template, and compute the description length of the result in bits.
 
 The description length is the sum of the bits of the structure, of each constant at the precision
-that the points support, and of the residuals. Residuals smaller than rounding count as rounding.
+that the points support, and of the residuals. Residuals below `ROUNDING` count as this large.
 """
 
 from __future__ import annotations

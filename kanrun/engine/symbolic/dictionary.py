@@ -1,7 +1,7 @@
 """The dictionary of terms for sparse regression: small expressions and their values at the points.
 
-Terms are built from the inputs by two operations: functions f(k u + b) of a term u, with constants
-(k, b) that are common in formulas, and products, quotients, sums and differences of two terms. The
+Terms are built from the inputs in two ways: as functions f(k u + b) of a term u, with constants (k,
+b) that are common in formulas, and as products, quotients, sums and differences of two terms. The
 regressions in `regression.py` choose among these terms.
 """
 
@@ -97,7 +97,7 @@ class Dictionary:
 
     @classmethod
     def joined(cls, parts: Sequence[Dictionary], points: int) -> Dictionary:
-        """Concatenate dictionaries whose values are at the same `points` points."""
+        """Concatenate dictionaries, all of which have values at the same `points` points."""
         none = cls(np.zeros((0, points)), np.zeros(0), _objects([]), _objects([]))
         columns = zip(*(vars(part).values() for part in (none, *parts)), strict=True)
         return cls(*map(np.concatenate, columns))
@@ -134,8 +134,8 @@ class Dictionary:
     def functions(self, candidate: Candidate, grid: Array) -> Dictionary:
         """Return f(k u + b) for all entries u and all rows (k, b) of `grid`, shape (rows, 2).
 
-        The rows are sorted by increasing complexity. Results are left out if f is not defined on
-        the whole range of its argument.
+        The rows of `grid` are sorted from simple to complicated constants. Results are left out if
+        f is not defined on the whole range of its argument.
         """
         low = self.values.min(axis=1, initial=np.inf)
         high = self.values.max(axis=1, initial=-np.inf)
@@ -249,7 +249,11 @@ _PLAIN = np.array([(1.0, 0.0)])
 
 
 def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the nonlinear candidates, with only one of two that differ by constants (`TWINS`)."""
+    """Return the nonlinear candidates, without sigmoid, arccos and cos.
+
+    These differ from tanh, arcsin and sin only by constants (see `TWINS`). If cos is a candidate
+    and sin is not, sin is added.
+    """
     names = {candidate.name for candidate in candidates}
     own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
     return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own

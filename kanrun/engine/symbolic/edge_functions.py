@@ -23,7 +23,7 @@ CONSTANTS = "abcd"
 _POINTS_EACH = 6
 #: Singular values of a fit count as zero if they are below this fraction of the largest.
 _RCOND = 1e-13
-#: Complexity of a spline.
+#: Complexity of a spline when formulas are compared; a line has complexity 1.
 _SPLINE = 10.0
 
 
@@ -97,9 +97,9 @@ class Spline:
         return columns @ self.parameters, slopes @ self.parameters, columns
 
     def refined(self, intervals: int, ends: tuple[float, float]) -> Spline:
-        """Return the least-squares approximation of this spline on other intervals.
+        """Return the least-squares approximation of this spline on a new grid.
 
-        These are `intervals` equal intervals between `ends`.
+        The grid consists of `intervals` equal intervals between `ends`.
         """
         points = np.linspace(*ends, _POINTS_EACH * (intervals + self.degree) + 1)
         return Spline.through(points, self.value(points), ends, intervals, self.degree)

@@ -32,7 +32,7 @@ EXACT = 1e-12
 #: formula. Quotients that approximate a root or an exponential of small arguments have larger
 #: errors; true formulas have smaller ones.
 _CERTAIN = 0.02
-#: Relative rounding error of a value after a few operations.
+#: Rounding error of a value after a few operations, relative to the value.
 _ROUNDING = 1e-15
 #: Outputs smaller than this have lost digits to underflow and are left out of relative errors.
 UNDERFLOW = 1e-290
@@ -286,8 +286,9 @@ class FittedStructure:
         network: The pruned and retrained network, or the formula if no network was trained.
         data: Points of the search.
         formula: The best formula; None if there is none. `error` and `length` are then inf.
-        snapped: The formula before its constants were refitted; None if no network was trained.
-        matches: Matches of each edge of the network, by the index of the edge.
+        snapped: The network with candidates on its edges, before their constants were refitted
+            together; None if no network was trained.
+        matches: For each edge of the network, by its index, the candidates that were fitted to it.
         groups: Variables of the formula, as expressions in the inputs x0, x1, ..., if the formula
             was searched in fewer variables than there are inputs; otherwise empty.
         rivals: The formulas with the shortest descriptions, if many formulas were ranked.

@@ -232,7 +232,7 @@ class Products:
         z = sample.coordinates.value(column.monomial)
         grid = column.scale * np.geomspace(0.4, 2.5, _FINER)
         if column.function is ONE_PLUS and (low := float((column.scale * z).min())) < 0:
-            # The argument must stay above -1.
+            # c z must stay above -1, so that 1 + c z is positive.
             grid = column.scale * _ABOVE_POLE / -low
         losses = self._losses(column.function, z, grid, np.array(POWERS))
         best = losses.argmin(axis=1)

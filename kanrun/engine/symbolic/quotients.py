@@ -266,7 +266,8 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
     """Find polynomials A and B with few terms such that y^2 = A + B y, and solve for y.
 
     Returns:
-        Both solutions; an empty list if there are no such polynomials.
+        Both solutions, each in two forms (see `_roots`); an empty list if there are no such
+        polynomials.
     """
     monomials = _sudden(_bases(x, size)[0], y, 2, size, _EPSILON, waves)
     if monomials is None:

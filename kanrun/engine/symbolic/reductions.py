@@ -56,9 +56,10 @@ _ENOUGH = 80
 #: Largest absolute value of an exponent in the product that `power_factor` takes out of y.
 _LARGEST_POWER = 6.5
 
-#: Number of inputs from which on the search uses only the relevant ones.
+#: If there are at least this many independent inputs, the search uses only the relevant ones.
 MANY = 10
-#: Largest number of relevant inputs; the physics formulas in the collections have up to 9 inputs.
+#: Largest number of relevant inputs that are used; the physics formulas in collections of known
+#: formulas have up to 9 inputs.
 _MOST = 9
 #: An input is relevant if its permutation importance is at least this fraction of the largest one.
 #: With 16 inputs and noise of 15% of the variance, irrelevant inputs reach 0.03.

@@ -31,8 +31,8 @@ from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
 
-#: If errors are relative, residuals are divided by the values of the graph. Before the division,
-#: each value is limited to the interval from |y| / `_NEAR` to `_NEAR` * |y|.
+#: If errors are relative, residuals are divided by the absolute values of the graph. Before the
+#: division, each is limited to the interval from |y| / `_NEAR` to `_NEAR` * |y|.
 _NEAR = 2.0
 #: A quick refit ends when steps reduce the loss by less than this fraction.
 QUICK = 1e-2

@@ -1,8 +1,8 @@
 """Sparse regression: approximate y by sums of few terms of a dictionary.
 
-What is approximated is y, or a function of y such as 1/y or log |y|; y may be divided by a weight
-before. All pairs of terms are compared at once. Quotients of two sums can be fitted by linear least
-squares as well, after each term of the denominator is multiplied by the approximated values.
+The values that are approximated are y, or a function of y such as 1/y or log |y|; y may be divided
+by a weight first. All pairs of terms are compared at once. Quotients of two sums can be fitted by
+linear least squares too: each term of the denominator is multiplied by the approximated values.
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ def nearest_sums(
     Args:
         transform: Transformation of y that is fitted.
         entries: The dictionary.
-        quotients: Whether the second entry is in the denominator.
+        quotients: Whether quotients are fitted instead of sums. The first entry and the constant
+            are then in the numerator, and the second entry in the denominator.
 
     Yields:
         The fraction of the variance that is not explained, and the sum.

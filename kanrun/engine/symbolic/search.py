@@ -100,7 +100,8 @@ class FormulaSearch:
     def stages(self, given: Reduction) -> Iterator[Event]:
         """Search in the variables of `given`, then in the fewer variables that a smooth fit finds.
 
-        The order depends on the smooth fit. If the fit shows that the points are noisy, all sparse
+        Power laws and quotients of polynomials are tried first. The order of the other stages
+        depends on the smooth fit. If the fit shows that the points are noisy, all sparse
         regressions are run before the number of variables is reduced. If it shows that the points
         are exact, no sparse regression is run before the reduction. Otherwise only the sparse
         regressions for short formulas are run before it.

@@ -71,8 +71,8 @@ class GaussianProcessFit:
 def smooth_fit(data: SearchData) -> GaussianProcessFit:
     """Return the most accurate Gaussian process fit of y or log |y|.
 
-    It is a function of the inputs, or of their logarithms if all inputs are positive. log |y| is
-    tried if y does not change its sign.
+    Fits as functions of the inputs and, if all inputs are positive, of their logarithms are
+    compared. log |y| is fitted too if y does not change its sign.
     """
     fits: list[GaussianProcessFit] = []
     for of_inputs, of_output in itertools.product((False, True), repeat=2):

@@ -40,9 +40,10 @@ from kanrun.engine.symbolic.refit import (
 
 #: Small expressions with at least this relative error are dropped by the search.
 SNAP_THRESHOLD = 0.05
-#: An edge may be removed if the error is then at most this multiple of the smallest error so far.
+#: An edge may be removed if the validation error is then at most this multiple of the smallest
+#: validation error so far.
 _GROWTH = 1.3
-#: An edge may also be removed if the error is then at most this.
+#: An edge may also be removed if the relative validation error is then at most this.
 _NEGLIGIBLE_ERROR = 1e-7
 #: Work that may be spent on the assignments of one graph (approximate CPU seconds).
 _WORK = 10.0

@@ -61,7 +61,7 @@ _FRACTION = 0.6
 
 
 class Ranking:
-    """The fitted templates so far, at most one of each structure, ranked by their bits."""
+    """The fitted templates so far, at most one of each structure, ranked by description length."""
 
     def __init__(self, coordinates: Coordinates, y: Array, rows: Array) -> None:
         self.coordinates = coordinates
@@ -196,9 +196,9 @@ class SparseSearch:
     def run(self, *, short: bool = False) -> None:
         """Run the stages until a residual is only rounding or noise.
 
-        Later stages are still run if they may find a shorter formula. The search also ends when its
-        share of the budget is used up. With `short`, only products with at most one function are
-        tried.
+        Later stages are still run if they may find a shorter formula. The search also ends when it
+        has used up its fraction of the budget. With `short`, only products with at most one
+        function are tried.
         """
         budget = Budget(self.part)
         try:

@@ -33,7 +33,7 @@ from kanrun.engine.symbolic.templates import (
 )
 from kanrun.engine.symbolic.term_columns import TermColumns, build_dictionary, constant_slopes
 
-#: Number of terms (the first ones of the dictionary) that are paired with all terms.
+#: Number of terms, from the start of the dictionary, that are paired with all terms.
 _FIRST = 1000
 #: Number of the best pairs that are fitted, and to which further terms are added.
 _PAIRS = 40
@@ -222,7 +222,7 @@ class Sums:
         return [*[each for each in ranked if each not in damped][:_WAVES], *damped[:_WAVES]]
 
     def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Return the choices of columns, without those that repeat a previous one up to scales."""
+        """Return the choices of terms, without those that repeat a previous choice up to scales."""
         seen = set[object]()
         kept = []
         for chosen in choices:
