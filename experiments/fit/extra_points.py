@@ -165,7 +165,8 @@ def more_points_help(errors: list[float], first: float, accurate: float) -> bool
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
     """Continue training the network on the points of `problem`.
 
-    Training starts with the network's current grid and penalty, and may extend the grid.
+    Training starts with the network's current grid and penalty, and then continues on the finer
+    grids of `plan`.
     """
     network = trained.network
     penalty = trained.chosen.penalty

@@ -155,7 +155,7 @@ class TableFitting:
             yield _table(name, table.assign(**of_dates))
 
     def _warnings(self, fitted: TableModel, checked: DataFrame) -> Records:
-        """Yield warnings about duplicate rows, steps that were left out, and bad predictions."""
+        """Yield notes on missing values and copies, omitted steps, and unreliable predictions."""
         yield from _missing(self.problem.dataset)
         yield from _copies(fitted, self.problem.dataset)
         if not all(output.has_converged for output in fitted.fit.outputs):
@@ -266,7 +266,7 @@ def prepare_table(cfg: FitConfig, seed: int, target: Target | None) -> TableFitt
 
 
 def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str], ...]:
-    """Return the required shapes (monotone or curved) as pairs of input index and shape.
+    """Return the required shapes (monotone, convex or concave) as pairs (input index, shape).
 
     Raises UsageError for unknown inputs, or if there are more than two classes.
     """

@@ -111,7 +111,9 @@ class Problem(ABC):
 
 @dataclass(frozen=True)
 class LMPolicy:
-    """Rules for the damping of Levenberg-Marquardt steps, relative to columns of unit norm.
+    """Rules for the damping of Levenberg-Marquardt steps.
+
+    Dampings refer to a Jacobian whose columns are scaled to unit norm.
 
     Attributes:
         damping: Damping of the first step; positive.
@@ -222,6 +224,7 @@ def minimise(
 def _quick_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
+    """Increase the damping until a step lowers the objective, then adapt it to the gain ratio."""
     mu = state.damping
     for _ in range(policy.max_trials):
         move = -equations.solver(mu)(equations.gradient)

@@ -41,8 +41,8 @@ class TablePolicy:
     family: str = "gaussian"
     #: Whether inputs may interact; otherwise there are no radial parts.
     pairs: bool = True
-    #: Pairs (index of an input, shape), see `SHAPES`. These inputs are not in the radial
-    #: parts. If a shape is convex or concave, the output is not transformed.
+    #: Required shapes of effects, as pairs (index of an input, shape); see `SHAPES`. These inputs
+    #: are not in the radial parts. If a shape is convex or concave, the output is not transformed.
     shapes: tuple[tuple[int, str], ...] = ()
     #: Extrapolation beyond the training range: `clip`, `linear`, `constant` or `zero`.
     extrapolation: str = "clip"
@@ -106,7 +106,10 @@ class Encoder:
         return RadialInputs(u, self.ranks.apply(u))
 
     def functions(self, u: RowInputs) -> RowFunctions:
-        """Return the lines and curves at scores u, shape (rows, functions)."""
+        """Return the lines and curves at scores `u`, shape (rows, functions).
+
+        With zero extrapolation, the functions of an input are 0 outside its training range.
+        """
         values = self.basis.values(u)
         if self.policy.extrapolation == "zero":
             low, high = self.basis.breakpoints[:, [0, -1]].T

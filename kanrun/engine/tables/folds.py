@@ -51,9 +51,10 @@ class Folds:
 def assign_folds(
     points: Points, folds: int, seed: int, family: Family | None = None, *, single: bool = False
 ) -> Int[ndarray, " rows"]:
-    """Assign each row to the fold that holds it out, stratified by class.
+    """Assign each row to the fold that holds it out.
 
-    All rows of a group (`points.groups`) are in the same fold. If rows are ordered in time
+    If the rows have no groups, the folds of classes are stratified. Otherwise, all rows of a group
+    (`points.groups`) are in the same fold. If rows are ordered in time
     (`points.forward`), they are divided into successive parts, and each part is predicted from the
     rows before it; the first part is in no fold. With `single`, or for large tables, only one fold
     is held out, unless the rows have groups that are not ordered in time.

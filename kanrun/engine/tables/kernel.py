@@ -32,7 +32,7 @@ _ROUNDING = 1e-13
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """Hyperparameters of the kernel; variances are relative to outputs of variance near 1.
+    """Hyperparameters of the kernel, for outputs that are scaled to a variance near 1.
 
     Attributes:
         smooth_rates: w, shape (inputs,); 0 for inputs that are not in the smooth part.

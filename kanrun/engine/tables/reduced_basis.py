@@ -147,7 +147,10 @@ def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
 
 
 def _b_splines(u: ndarray, breakpoints: ndarray, derivative: int = 0) -> ndarray:
-    """Return the B-splines of each input, or their derivatives, shape (rows, inputs, splines)."""
+    """Return the B-splines of each input, shape (rows, inputs, splines).
+
+    If `derivative` is above 0, their derivatives of this order are returned.
+    """
     grid = Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
     local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
     return dense_rows(local, interval, grid.functions).numpy()

@@ -35,7 +35,7 @@ from kanrun.engine.tables.scores import (
 )
 from kanrun.points import Family, PiecewiseScaling
 
-#: Number of rows over which the widening of intervals outside the training range is averaged.
+#: Number of training rows over which `TableModel.widening` averages.
 _WIDENING_ROWS = 8
 
 
@@ -209,7 +209,7 @@ class TableModel:
         return np.stack([error_quantiles(*pair, stretched) for pair in pairs])
 
     def widening(self) -> ndarray | None:
-        """Return how uncertain predictions become outside the training range.
+        """Return how much prediction intervals widen outside the training range.
 
         Consider a point that is one range width outside the training range of one input, while the
         other inputs have the values of a training row. The result is the standard deviation of the

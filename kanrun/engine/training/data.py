@@ -287,15 +287,15 @@ class Plan:
             deviation and a domain of unit width.
         order: Order of the penalised differences; None: degree + 2.
         growth: Limits within which the shape grows from the additive model; None: no growth.
-        update_grid: Whether hidden grids are adapted to the range of the activations.
+        update_grid: Whether the grids of hidden layers are adapted to the range of the activations.
         grid_eps: Weight of equal spacing in adapted grids, 0 to 1. The remaining weight is that of
             quantiles of the activations.
         freeze_unseen: Whether coefficients stay fixed if no sample lies in the support of their
             basis functions.
         stop_early: Whether the schedule ends after two grids in a row without improvement.
         max_unknowns: The schedule ends before a grid with more unknowns; None: no limit.
-        patience: Number of steps without a lower validation error after which training on a grid
-            ends; None: no limit.
+        patience: Number of measurements (usually one per step) without a lower validation error
+            after which training on a grid ends; None: no limit.
         insert_knots: Whether knots are inserted where the residual is concentrated in a short range
             of one input.
         settings: Settings of the solver; None: its defaults.

@@ -26,9 +26,10 @@ from kanrun.engine.training.solver_run import (
 )
 from kanrun.monitoring import finished, time_limit_reached
 
-#: Smallest fraction of a hidden grid that the activations must cover for the grid to be kept.
+#: The grid of a hidden layer is kept if the activations cover at least this fraction of the grid.
 FILLED = 0.8
-#: Number of LBFGS steps on the first grid before hidden grids are adapted to the activations.
+#: Number of LBFGS steps on the first grid before the grids of hidden layers are adapted to the
+#: activations.
 SETTLING = 30
 #: Shortest time between two snapshots on one grid, in seconds of training.
 SNAPSHOT_SECONDS = 10.0
@@ -242,8 +243,8 @@ class GridTraining:
     def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
         """Transfer the network to the next grid; return the main solver run and the transfer.
 
-        On the first grid, LBFGS takes a few steps before hidden grids are adapted to the
-        activations. They are adapted only if the activations do not cover them.
+        On the first grid, LBFGS takes a few steps before the grids of hidden layers are adapted to
+        the activations. Grids that the activations cover are not changed.
         """
         before = self.stages[-1].errors.train if self.stages else None
         network = self.network

@@ -13,8 +13,8 @@ with w_s the edge's spline scale, B_i the basis functions and D_i the difference
 history holds steps and gradient changes of the parameters themselves, so it stays valid when the
 approximation is recomputed. The line search (algorithms 3.5 and 3.6) uses cubic interpolation and
 stops when the strong Wolfe conditions hold; NaN and infinite values count as too high. scipy's line
-search is not used because it makes at most ten cuts and doublings, with which claims of
-`kanrun continual` about frozen coefficients fail.
+search is not used because it makes at most ten cuts and doublings, which are too few for the claims
+of `kanrun continual` about frozen coefficients to hold.
 """
 
 from __future__ import annotations
@@ -280,8 +280,8 @@ class LBFGS:
     def step(self) -> float:
         """Make one line search and return the objective.
 
-        If the search finds no lower point, it is repeated with an empty history; if that fails
-        too, `converged` is set.
+        If the search finds no lower point, the history is emptied, the curvature is recomputed, and
+        the search is repeated. If that fails too, `converged` is set.
         """
         if self._taken % RENEWED == 0:
             self._renew()

@@ -3,7 +3,7 @@
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight P(c)
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
 
-where u are the unknowns of a network with a Jacobian. P is the smoothness penalty of P-splines on
+where u are the unknowns of the network. P is the smoothness penalty of P-splines on
 the spline coefficients c of a KAN, with w_s the scale of an edge's spline and m = degree + 2. The
 xi are the Greville abscissae of the basis functions on the grid's domain, scaled to [0, 1], [...]
 is the divided difference, and h_i = (xi_{i+m} - xi_i) / m. On a uniform grid with spacing h, P is

@@ -193,7 +193,7 @@ class Snapshot:
     `seconds`, `penalty`, `transfer` and `random` are as in `Stage`.
 
     Attributes:
-        network: The solver's network.
+        network: The network that the solver trains, with its present parameters.
         progress: Progress of the main solver run of the stage.
         log: Numbers of steps of the stage, including steps of earlier solvers.
         solver: State of the solver.

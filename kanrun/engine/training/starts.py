@@ -26,10 +26,11 @@ from kanrun.monitoring import report_progress, time_limit_reached
 RIVAL = 4.0
 #: Number of grid intervals of the starts if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS = 4
-#: Largest number of grid intervals of a start; a schedule that begins with more is preceded by a
-#: grid of START_INTERVALS.
+#: Largest number of grid intervals of a start. If the schedule begins with more, starts have
+#: START_INTERVALS intervals instead.
 MAX_START_INTERVALS = 8
-#: Number of rounds of short training; before each, hidden grids are adapted to the activations.
+#: Number of rounds of short training. Before each round, the grids of hidden layers are adapted to
+#: the activations.
 ROUNDS = 5
 #: Rounds, counted from 0, after which the worse half of the starts is discarded.
 HALVED = (1, 2)
@@ -42,7 +43,8 @@ DAMPING = 0.1
 #: Lower limit of the damping with which a round begins. Otherwise, a round begins with the last
 #: damping of the previous round.
 LEAST_DAMPING = 1e-4
-#: Each step tries at most six dampings, because a new linearisation is cheaper than a seventh.
+#: Each step tries at most six dampings, because a new linearisation is cheaper than a seventh
+#: damping.
 POLICY = LMPolicy(damping_search=False, max_trials=6)
 #: A round of a start ends after ten steps, or after two steps in a row that gain little.
 STOPPING = StoppingCriteria(max_steps=10, rtol=1e-4, patience=2)
@@ -65,7 +67,7 @@ class RandomStart:
     loss: float = inf
 
     def take_round(self, objective: Objective) -> None:
-        """Fit the hidden grids to the activations, then train for a few quick steps."""
+        """Adapt the grids of hidden layers to the activations, then train for a few quick steps."""
         self.network = _placed(self.network, objective.samples.x)
         problem = DataFitting(self.network, objective)
         state, _ = minimise(problem, POLICY, STOPPING, max(self.damping, LEAST_DAMPING))
@@ -119,7 +121,7 @@ def survivors(
 
 
 def _placed(network: Network, x: Tensor) -> Network:
-    """Return `network` on coarse grids; hidden grids are fitted to the activations at `x`."""
+    """Return `network` on coarse grids; those of hidden layers are fitted to activations at `x`."""
     if network.intervals is None:
         return network
     if network.intervals > MAX_START_INTERVALS:
