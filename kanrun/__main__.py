@@ -1,4 +1,4 @@
-"""Process of the command line: closed standard streams, and Ctrl-C before and after a run."""
+"""Entry point of the process `kanrun`: handles closed streams, and Ctrl-C outside of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
         code = command()
     except KeyboardInterrupt:
         code = 130
-    gc.freeze()  # or all that libraries hold is searched for garbage, for a second, only to end
+    gc.freeze()  # otherwise a last garbage collection would take a second
     try:
         # While libraries are taken down, Ctrl-C would show their tracebacks.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -43,12 +43,12 @@ class _SafeFile(io.FileIO):
 
 
 def _open_streams() -> None:
-    """Open missing standard streams, so that no file of a run gets the number of a closed one."""
+    """Open standard streams that are closed, so that no other file gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
     for number, name in ((1, "stdout"), (2, "stderr")):
         known = getattr(sys, name)
         stream = io.TextIOWrapper(

@@ -1,7 +1,7 @@
 """The modules that declare kanrun's own targets, models, solvers and experiments.
 
-`kanrun.config.registry` imports them when a registry is first read. They import nothing heavy.
-Plug-ins name theirs by entry points.
+`kanrun.config.registry` imports them when a registry is first read. They import no large package.
+Plug-ins register their modules as entry points.
 """
 
 #: Folders in `experiments/` whose `config.py` declares a command, in the order of `kanrun --help`.

@@ -23,8 +23,8 @@ class ProgressUpdate:
 
     Attributes:
         part: Name of the part, as the user sees it.
-        done: Finished units, such as steps, folds, or seconds of a budget.
-        total: All units; None: unknown.
+        done: Number of finished units, such as steps, folds, or seconds of a budget.
+        total: Total number of units; None if it is unknown.
         error: Lowest error so far; None if the part has no errors.
     """
 
@@ -100,7 +100,7 @@ _deferred: list[BaseException] = []
 
 
 def interrupt(error: BaseException) -> None:
-    """Raise `error`, inside `uninterrupted` at its end; for handlers of signals."""
+    """Raise `error`, inside `uninterrupted` only at its end. Signal handlers call this."""
     if not _depth:
         raise error
     _deferred.append(error)
@@ -108,7 +108,7 @@ def interrupt(error: BaseException) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Defer signals that stop the command to the end of the body, so that it is never cut short."""
+    """Let the body complete before a signal stops the command."""
     global _depth  # noqa: PLW0603  # signals belong to the process
     _depth += 1
     try:

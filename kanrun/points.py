@@ -3,8 +3,9 @@
 Arrays are float64 of shape (points, features). A family of distributions has a link function, a
 deviance and a variance: the variance of an output with mean m is the dispersion times V(m). The
 normal score of an output y is the quantile of the standard normal distribution at the probability
-of an output up to y. Counts, and fractions that are 0 or 1, occur with a positive probability, so
-their normal scores are randomised. The normal scores of held-out rows give prediction intervals.
+that an output is at most y. Counts, and fractions that are 0 or 1, occur with a positive
+probability, so their normal scores are randomised. The normal scores of held-out rows give
+prediction intervals.
 
 Sources: P. McCullagh and J. Nelder, Generalized Linear Models (1989), chapter 2; P. Dunn and G.
 Smyth, Journal of Computational and Graphical Statistics 5 (1996) 236-244 (randomised quantiles).
@@ -29,14 +30,16 @@ FAMILIES = ("gaussian", "binomial", "poisson", "gamma")
 RATES = ("poisson", "gamma")
 #: Smallest probability and dispersion, so that losses and scores are finite.
 _SMALLEST = 1e-12
-#: Largest dispersion above 1 at which counts are Poisson distributed. With a larger dispersion,
-#: they have a negative binomial distribution, whose parameters overflow as the excess goes to 0.
+#: Largest amount by which the dispersion of counts may exceed 1 for a Poisson distribution. With a
+#: larger dispersion, counts have a negative binomial distribution, whose parameters overflow as the
+#: excess goes to 0.
 _EXCESS = 1e-3
-#: Largest dispersion of fractions; at 1, all fractions would be 0 or 1 and no beta distribution.
+#: Largest dispersion of fractions. At 1, all fractions would be 0 or 1, so they would not have a
+#: beta distribution.
 _MOST_SPREAD = 0.999
-#: Largest number of rows from which the ends of fractions are estimated; more take longer.
+#: Largest number of rows from which `Family.ends` are estimated. More rows take longer.
 _END_ROWS = 10_000
-#: Absolute tolerance of the ends of fractions.
+#: Absolute tolerance with which `Family.ends` are computed.
 _END_TOLERANCE = 1e-6
 #: Seed of the random numbers of normal scores.
 _SEED = 7_301
@@ -106,17 +109,17 @@ class Points:
         return Points(self.x[rows], self.y[rows], weights, groups, self.forward)
 
     def join(self, other: Points) -> Points:
-        """Return these points followed by the `other` ones; both without weights and groups."""
+        """Return these points followed by `other`. The result has no weights and no groups."""
         return Points(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
 
     @property
     def shares(self) -> Array:
-        """Weights of all points, shape (points,)."""
+        """Weights of all points, shape (points,); ones if `weights` is None."""
         return np.ones(len(self)) if self.weights is None else self.weights
 
     @property
     def box(self) -> Array:
-        """Range of each input, shape (inputs, 2)."""
+        """Smallest and largest value of each input, shape (inputs, 2)."""
         return np.stack([self.x.min(axis=0), self.x.max(axis=0)], axis=1)
 
 
@@ -179,8 +182,9 @@ class Family:
         name: One of `FAMILIES`; `gaussian` for classes.
         classes: Number of classes; None for numbers.
         dispersion: Variance of an output divided by V(m).
-        ends: Two fractions. Fractions up to the first one count as 0, and from the second one on as
-            1, because fractions of few trials are often 0 or 1.
+        ends: Two thresholds (low, high) for the beta distribution of fractions. Its values up to
+            `low` count as 0, and its values from `high` on as 1, because fractions of few trials
+            are often 0 or 1.
         single_trials: Whether all fractions are 0 or 1. They then have a Bernoulli distribution,
             whose dispersion is 1.
     """
@@ -221,7 +225,7 @@ class Family:
         return np.asarray(np.log(mean) if self.is_log else scipy.special.logit(mean))
 
     def mean(self, eta: Array) -> Array:
-        """Return the means with the link `eta`, or the probabilities of logits (rows, classes)."""
+        """Return the means whose link is `eta`, or the probabilities of logits (rows, classes)."""
         if self.is_log:
             return np.asarray(np.exp(eta))
         several = eta.ndim > 1 and eta.shape[1] > 1
@@ -271,8 +275,8 @@ class Family:
     def with_dispersion(self, y: Array, mean: Array, weights: Array) -> Family:
         """Return the family with the dispersion of these outputs, estimated by Pearson's statistic.
 
-        The `ends` of fractions are chosen so that 0 and 1 are as probable as they are frequent. The
-        dispersion of single trials stays 1.
+        The `ends` of fractions are chosen so that the probabilities of 0 and 1 equal their
+        frequencies in `y`. The dispersion of single trials stays 1.
 
         Args:
             y: Outputs, shape (rows, 1).
@@ -308,7 +312,7 @@ class Family:
         )
 
     def _distribution(self, mean: Array) -> Any:
-        """Return frozen distributions of scipy with these means."""
+        """Return the outputs' distributions with these means, as a frozen distribution of scipy."""
         from scipy import stats  # slow to import
 
         if self.name == "gamma":
@@ -336,7 +340,7 @@ class Family:
         return np.asarray(scipy.special.ndtri(probability))
 
     def quantile(self, scores: Array, mean: Array) -> Array:
-        """Return the outputs with these means and normal scores."""
+        """Return the outputs whose normal scores are `scores`, given their means."""
         y = np.asarray(self._distribution(mean).ppf(scipy.special.ndtr(scores)))
         if self.name != "binomial":
             return y

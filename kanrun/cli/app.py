@@ -35,7 +35,8 @@ from kanrun.config import EXPERIMENTS, groups_of, keys_of, settings_of
 from kanrun.config.registry import ExperimentKind, group_of
 from kanrun.errors import KanrunError, UsageError, did_you_mean, printable, tell
 
-#: Files of the package that `init` writes; NAME and DISTRIBUTION are replaced by its names.
+#: Files of the package that `init` writes. NAME and DISTRIBUTION in them are replaced by the names
+#: of the new package.
 STARTER = Path(__file__).with_name("starter")
 #: Largest number of characters of a printed message.
 _LONGEST = 2000

@@ -107,7 +107,7 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
 
 
 def find_run(name: str, outputs: Path, *, one: bool = False) -> Run:
-    """Return the run or point called `name`, as `kanrun.runs.find_run` does, loaded when needed."""
+    """Call `kanrun.runs.find_run`, which is imported only when it is needed."""
     from kanrun.runs import find_run
 
     return find_run(name, outputs, one=one)

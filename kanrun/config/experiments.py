@@ -1,4 +1,4 @@
-"""Settings shared by experiments: of every run, of sampling points, and of training."""
+"""Settings that experiments share: of every run, of the sampling of points, and of training."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class TrainingConfig(ExperimentConfig):
     sampling: Annotated[SamplingConfig, "points of the target"] = copied(SamplingConfig())
 
 
-#: Keys that select their target.
+#: Keys that imply the choice of a target, with this choice.
 IMPLIED_TARGETS = {
     "target.formula": "target=expression",
     "target.path": "target=table",

@@ -114,8 +114,8 @@ class ExperimentKind:
         examples: Command lines that the help shows.
         groups: For a plug-in: its groups with their default choices.
         table_model: Default model if the target is a table.
-        implied: Settings that imply the choice of a group, with this choice, such as target.formula
-            with target=expression.
+        implied: The choice that a setting implies, by setting; for example, target.formula implies
+            target=expression.
         argument: Setting that an argument without a key sets.
         figures: Names of the command's figures; `*` stands for any text.
     """
@@ -207,7 +207,7 @@ def foreign_setting(path: str, chosen: Mapping[str, str]) -> str:
 
     Args:
         path: The setting, such as "model.folds" or "folds".
-        chosen: By group, the present choice, which does not have the setting.
+        chosen: For each group, the current choice, which does not have the setting.
     """
     for group, choice in chosen.items():
         if owners := _kinds_with(group, path.rpartition(".")[2]):

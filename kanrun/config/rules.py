@@ -48,7 +48,7 @@ DISTINCT, INCREASING, FILE, FREE_TEXT = Mark
 
 @dataclass(frozen=True)
 class Words:
-    """Texts that TAB completion offers for a setting that accepts other texts too."""
+    """Text values that TAB completion offers for a setting that also accepts other text."""
 
     names: tuple[str, ...]
 
@@ -62,7 +62,7 @@ class Setting:
         type: Type, with the bounds that msgspec checks.
         about: Purpose.
         marks: Further rules.
-        words: Texts that TAB completion offers besides the choices of the type.
+        words: Text values that TAB completion offers besides the choices of the type.
         default: Default value.
     """
 
@@ -92,7 +92,7 @@ class Setting:
 
     @functools.cached_property
     def choices(self) -> tuple[str, ...]:
-        """Texts that the setting's type lists as choices, followed by `words`."""
+        """Text values that the setting's type lists as choices, followed by `words`."""
         literals = (
             part.values for part in _parts(self._info) if isinstance(part, inspect.LiteralType)
         )

@@ -69,7 +69,7 @@ def compose(
     bases: dict[tuple[str, ...], int] = {}
     composed = []
     points = []
-    # For each base, the values from files that were replaced, by key.
+    # For each composed configuration, the values from files that arguments replaced, by key.
     replaced: list[dict[str, Any]] = []
     for number, chosen in enumerate(itertools.product(*read)):
         groups = {argument.key: argument for argument in chosen if argument.is_group}

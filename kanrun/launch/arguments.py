@@ -256,8 +256,8 @@ def read_text(text: str, kind: str, key: str) -> Any:
 
     Args:
         text: The text as typed.
-        kind: How it is read: "text", "list" (of text) or "structure".
-        key: The setting, for errors.
+        kind: How the text is read: as "text", "list" (of text) or "structure".
+        key: Name of the setting, for error messages.
 
     Raises:
         UsageError: If brackets do not match, or a list has no brackets.

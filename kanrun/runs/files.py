@@ -32,12 +32,12 @@ T = TypeVar("T")
 JSON_LIMIT = 64 * 2**20  # largest number of bytes of a JSON file that is read
 #: Largest number of bytes of a table in the journal that is read.
 TABLE_LIMIT = 4 * 2**30
-#: Columns that say which training a row belongs to.
+#: Columns that identify the training run to which a row belongs.
 MARKS = ("point", "cell", "seed")
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
 Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
-#: Numbers. `_FORMULA` is text that a spreadsheet would run as a formula; `_MARKED` is such text
-#: after apostrophes.
+#: Pattern of numbers. `_FORMULA` is the pattern of text that a spreadsheet would run as a formula,
+#: and `_MARKED` that of such text after apostrophes.
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FORMULA = re.compile(rf"(?:[=@\t\r]|[+-](?!{_NUMBER}\Z|inf\Z|nan\Z))")
 _MARKED = re.compile(rf"'+{_FORMULA.pattern}")

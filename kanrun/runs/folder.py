@@ -126,14 +126,14 @@ class RunFolder:
     def reopen(cls, path: Path, *, force: bool = False) -> RunFolder:
         """Open the folder of a run that was killed, was interrupted or failed, to continue it.
 
-        Its status becomes RUNNING. If the run was started on another host, whether it has ended
-        cannot be seen from here; `force` assumes that it has.
+        Its status becomes RUNNING. Whether a run that was started on another host has ended cannot
+        be determined on this host; with `force`, it is assumed to have ended.
 
         Raises:
-            UsageError: If the run is still running, or may be on another host.
+            UsageError: If the run is still running, or may still be running on another host.
             StorageFailed: If `run.json` cannot be read.
         """
-        # Raises an error before a lock file is made in a folder that is not a run.
+        # This raises an error if the folder is not a run, so that no lock file is made in it.
         _ = Run(path).manifest
         with contextlib.ExitStack() as stack:
             stack.enter_context(holding(path))
@@ -176,7 +176,7 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def note(self, text: str) -> None:
-        """Add a note to `run.json`. It is written with the next change of that file."""
+        """Add a note to `run.json`, to be written with the next change of that file."""
         self.manifest = dataclasses.replace(self.manifest, notes=(*self.manifest.notes, text))
 
     def record(self, line: Line) -> None:
@@ -198,7 +198,7 @@ class RunFolder:
                 self._append(table, row)
 
     def _append(self, table: str, row: Mapping[str, Any]) -> None:
-        """Append a row to the CSV file of `table`. After a failure, it is not written again.
+        """Append a row to the CSV file of `table`, which is not written again after a failure.
 
         The first row determines the columns; values of other columns are dropped for now.
         """
@@ -253,7 +253,7 @@ class RunFolder:
 
 
 def _clean(path: Path) -> None:
-    """Remove what a killed process left in a run folder: temporary files, half a line.
+    """Remove what a killed process left in a run folder: temporary files and an incomplete line.
 
     Raises UsageError if a folder of the run is a link.
     """
@@ -264,7 +264,7 @@ def _clean(path: Path) -> None:
             with contextlib.suppress(OSError):
                 leftover.unlink()
     journal = Journal(path)
-    if journal.path.is_file():  # cut off an incomplete last line, and all after damage
+    if journal.path.is_file():  # cut off an incomplete or damaged line and all that follows
         with storing(journal.path):
             os.truncate(journal.path, journal.end)
 
@@ -298,7 +298,7 @@ def _warning() -> Iterator[None]:
 
 
 def now() -> datetime:
-    """Return the present time in UTC, to the millisecond."""
+    """Return the current time in UTC, to the millisecond."""
     time = datetime.now(UTC)
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 

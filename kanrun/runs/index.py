@@ -121,7 +121,7 @@ class RunIndex:
             sort: Column to sort by, ascending; with a leading `-`, descending. By default, the
                 newest run comes first.
             tag: Tag that the runs must have.
-            status: Text that the status must contain, in any case.
+            status: Text that the status must contain, ignoring case.
 
         Raises:
             UsageError: If the condition is invalid, or if no run has one of the columns.
@@ -139,7 +139,7 @@ class RunIndex:
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def column(self, name: str) -> str:
-        """Return the spelling of a column of `runs`, given in any case.
+        """Return the name of the column of `runs` that equals `name`, ignoring case.
 
         Raises UsageError if there is no such column.
         """
@@ -296,10 +296,11 @@ def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dic
     """Return the columns of a list of runs, as lists by column.
 
     Args:
-        index: The index.
+        index: The index of runs.
         rows: Rows of `index`.
-        names: Columns to return. If empty, these are what was learned, when and with which error,
-            followed by the settings in which the runs differ, the most common settings first.
+        names: Columns to return. If empty, return the columns that say what was learned, when, and
+            with which error, followed by the settings in which the runs differ, the most common
+            settings first.
 
     Raises:
         UsageError: If no run has one of the columns.

@@ -1,10 +1,10 @@
 """The journal of a run, `records.jsonl`: the only file that must survive.
 
-Every line is one record. It identifies its training by point and cell (each only if there are
-several) and seed, and ends with a checksum. Lines are appended and never changed. If a training
-begins again, a line says so, and the earlier records of the training become void. All tables can be
-restored from the journal. The kinds of lines are the subclasses of `Line`; a large table takes
-several `rows` lines.
+Every line is one record. It identifies its training run by the numbers of the point and the cell
+(each omitted if there is only one) and by the seed, and it ends with a checksum. Lines are appended
+and never changed. If a training begins again, a line says so, and the earlier records of the
+training become void. All tables can be restored from the journal. The kinds of lines are the
+subclasses of `Line`; a large table takes several `rows` lines.
 
 Numbers that JSON lacks (NaN, infinities, integers beyond 64 bits) are stored as text in a list of
 one element, such as `["nan"]`. `Journal` first reads all lines to find which trainings have ended
@@ -46,8 +46,8 @@ JOURNAL_FILE = "records.jsonl"
 TOP_TABLES = ("metrics", "summary")
 #: Beginning of the lines that hold rows.
 _ROWS = b'{"kind":"rows"'
-#: Largest number of values of a table in one line. Fewer make more lines, which take longer to
-#: read; more need more memory.
+#: Largest number of values of a table in one line. With fewer values, there are more lines, which
+#: take longer to read; with more values, reading needs more memory.
 MOST_VALUES = 50_000
 #: Integers of at least this size are stored as text.
 _INTEGERS = 2**63
@@ -75,7 +75,7 @@ class Line(msgspec.Struct, tag_field="kind", omit_defaults=True):
 
     @property
     def marks(self) -> dict[str, int]:
-        """Columns that say which training a row belongs to."""
+        """The numbers that identify the training in tables, by column: point, cell and seed."""
         pairs = ((mark, getattr(self, mark)) for mark in MARKS)
         return {mark: value for mark, value in pairs if value is not None}
 
@@ -231,7 +231,7 @@ class Attempts:
 
 
 class Journal:
-    """Contents of the journal of a run, or only those about one point.
+    """Contents of the journal of a run, or of its lines about one point.
 
     An incomplete last line is ignored. The memory needed grows with the number of trainings, but
     not with the number of their records.
@@ -241,9 +241,10 @@ class Journal:
         damaged: Whether a complete line is unreadable. That line and all later ones are ignored.
         trainings: The attempts at each training, by its key.
         finished: Keys of the finished trainings.
-        failed: For each training that failed and was not repeated, the line that says so.
+        failed: For each training that failed and was not repeated, the line that records the
+            failure.
         results: Result of each point whose trainings have all ended.
-        begins: Byte position of the first rows of each point.
+        begins: Byte position of the first line with rows of each point.
     """
 
     def __init__(
@@ -265,7 +266,8 @@ class Journal:
         self._folder = folder
         self._point = point
         self._start = start
-        # Columns of each table in their order, those that identify the training separately.
+        # Columns of each table in order of appearance; those that identify the training are in
+        # `_marks`.
         self._columns = defaultdict[str, dict[str, None]](dict)
         self._marks = defaultdict[str, dict[str, None]](dict)
         self._sizes = Counter[str]()

@@ -32,8 +32,8 @@ def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
     """Delete the folder of `run`; with `check_only`, only check that it may be deleted.
 
     Raises:
-        UsageError: If the run is outside `outputs`, is still running, is a point of a run, or if
-            its folder is a link.
+        UsageError: If the run is outside `outputs`, still running, or a point of a run, or if its
+            folder is a link.
         StorageFailed: If the folder cannot be deleted.
     """
     path = run.path.resolve()
@@ -91,7 +91,7 @@ def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
         one: Whether to refuse a run of several points; the error names its best point.
 
     Raises:
-        UsageError: If `text` names no run, with similar names, or if it names several.
+        UsageError: If `text` names no run (the message lists similar names) or several runs.
     """
     wanted = text.strip().rstrip("/")
     run = _named(wanted, outputs) or run_at(text, outputs) or _only(wanted, outputs)
@@ -168,8 +168,8 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
     """Make a new folder for a run of `command`, and point `outputs/<command>/latest` at it.
 
     `fill` writes into a hidden folder, which is then renamed to the next free number. If several
-    processes do this at once, each gets another number. A number is not used again after its run
-    was deleted, because `latest` still names it.
+    processes do this at once, each gets a different number. A number is not used again after its
+    run was deleted, because `latest` still names it.
 
     Raises:
         UsageError: If `outputs` cannot be written.

@@ -170,7 +170,7 @@ class Run:
     def began(self) -> float:
         """Return when the run began, in seconds since 1970.
 
-        If `run.json` does not say, it is the time when the folder was last changed, or 0.
+        If `run.json` has no start time, return the time when the folder was last changed, or 0.
         """
         with contextlib.suppress(KanrunError):
             if (started := self._whole.manifest.started) is not None:

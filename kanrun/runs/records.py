@@ -142,8 +142,8 @@ class Manifest:
         cells: Number of cells of the first point.
         trainings: Number of trainings of all points.
         seconds: Wall-clock seconds, including those before the run was resumed.
-        git: `commit` of the code and `of`, which says whether it is kanrun's or that of the working
-            directory. None if neither is a git repository.
+        git: `commit` is the git commit; `of` says whether it is that of kanrun's code or of the
+            working directory. None if neither is a git repository.
         metrics: Medians over seeds of the numeric columns of `summary.csv`. Empty if the run has
             several points or cells.
         claims: Claims, if the run has one point. Those of several points are in `records.jsonl`.

@@ -38,10 +38,11 @@ Cfg = TypeVar("Cfg", bound=ExperimentConfig)
 #: The name under which an experiment yields the checkpoint that it resumes from. It is deleted when
 #: its task finishes.
 RESUME = "resume"
-#: Largest number of trainings in one run.
+#: Largest number of tasks in one run.
 MOST_TASKS = 100_000
 
-#: Columns of the summary that an entry of a suite may bound, with their descriptions in claims.
+#: Columns of the summary for which an entry of a suite may set an upper bound. The values describe
+#: the columns in claims.
 BOUNDED = {
     "train_rmse": "median training RMSE",
     "validation_rmse": "median validation RMSE",
@@ -102,7 +103,7 @@ class Task:
 
     @property
     def marks(self) -> dict[str, int]:
-        """Columns that say which training a row belongs to."""
+        """The numbers that identify the task in tables, by column: point, cell and seed."""
         point = {"point": self.point} if self.several_points else {}
         cell = {"cell": self.index} if self.several_cells else {}
         return {**point, **cell, "seed": self.seed}
@@ -149,7 +150,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Convert `error`. The reason names the type of errors other than KanrunError."""
+        """Convert the exception `error`. Unless it is a KanrunError, the reason names its type."""
         text = " ".join(str(error).split())
         name = type(error).__name__
         named = f"{name}: {text}" if text else name
@@ -167,10 +168,11 @@ class TaskEvent(NamedTuple):
 def drawings(run: Run, experiment: Any, names: Sequence[str]) -> Figures:
     """Yield the name of each figure of a run and a function that draws it.
 
-    `names` are figures of the experiment, which may include those that are drawn only on request;
-    if empty, the default figures. For a run of several points, there is only the figure `points`:
-    the result over the swept settings. It is left out if no setting differs between points, or if
-    fewer than two rows have a result. Raises UsageError if there is no figure of a name.
+    `names` lists figures of the experiment, including figures that are drawn only on request. If
+    `names` is empty, the default figures are drawn. A run of several points has only the figure
+    `points`, which shows the result over the swept settings. That figure is omitted if no setting
+    differs between points, or if fewer than two rows have a result. Raises UsageError if a name is
+    unknown.
     """
     tables = run.frames
     if run.has_points:

@@ -33,10 +33,10 @@ def class_scores(
 
     Returns:
         Values by column name. `PREFIX_auc` is the area under the ROC curve. With more than two
-        classes, it is the mean over the areas of each class against all others; None if only one
-        class occurs. `PREFIX_recall` is the fraction of correctly predicted rows of each class, as
-        text. `largest_class` is the fraction of rows in the largest class: the accuracy of always
-        predicting that class.
+        classes, it is the mean of the areas of each class against all others; None if only one
+        class occurs. `PREFIX_recall` is text with the recall of each class: the fraction of its
+        rows that are predicted correctly. `largest_class` is the fraction of rows in the largest
+        class: the accuracy of always predicting that class.
     """
     counts = np.bincount(y.astype(int), minlength=len(classes))
     present = np.flatnonzero(counts).tolist()
@@ -55,9 +55,9 @@ def class_scores(
 def area_under_curve(hit: NDArray[np.bool_], score: Array) -> float:
     """Return the area under the ROC curve of `score` for the rows where `hit` is true.
 
-    It is the probability that a random row with `hit` scores higher than a random row without;
-    equal scores count one half (Mann and Whitney, 1947). Return NaN if `hit` is the same for all
-    rows. Both arguments have the shape (rows,).
+    The area is the probability that a random row with `hit` has a higher score than a random row
+    without; equal scores count one half (Mann and Whitney, 1947). Return NaN if `hit` is the same
+    for all rows. Both arguments have the shape (rows,).
     """
     hits = int(hit.sum())
     misses = int((~hit).sum())

@@ -206,8 +206,8 @@ def judged_columns(
 
     For numbers, `truth` and `predicted` have the shape (rows, outputs). For classes, `truth` holds
     class numbers (rows, 1) and `predicted` probabilities (rows, classes); the columns then hold the
-    true and the predicted label. Of two classes, the predicted one depends on `threshold`. An
-    unknown class (NaN) becomes None.
+    true and the predicted label. With two classes, the second is predicted if its probability
+    exceeds `threshold`. An unknown class (NaN) becomes None.
     """
     columns: dict[str, Any] = {}
     if classes:

@@ -154,7 +154,7 @@ class _Execution:
         }
 
     def _finished(self, point: Point) -> int:
-        """Return the number of trainings of a point that have finished."""
+        """Return how many of a point's training runs have finished."""
         state = self._points[point.number]
         return self._trainings[point.number] - state.left - state.failed
 
@@ -347,7 +347,7 @@ class _Execution:
         self._result = result
 
     def _judge(self, point: Point, tables: Tables, result: ResultLine) -> None:
-        """Set the medians and the claims of `result`."""
+        """Compute the medians and check the claims of a point, and store both in `result`."""
         summary = tables.get("summary")
         if summary is not None and "cell" not in summary:
             numbers = summary.select_dtypes("number").drop(columns="seed", errors="ignore")

@@ -41,7 +41,7 @@ TaskEvents = Generator[TaskEvent, None, None]
 Checkpoints = dict[Key, Checkpoint]  # checkpoints to resume from, each removed when it is used
 #: Smallest number of seconds between two progress messages of a worker.
 TOLD_EVERY = 0.5
-#: Seconds that a worker process gets to end before it is killed.
+#: Number of seconds that a worker process has to end before it is killed.
 PATIENCE = 5.0
 
 
@@ -103,9 +103,9 @@ def run_local(
 ) -> TaskEvents:
     """Run the tasks in `workers` processes.
 
-    `seconds` is the limit of CPU time of all workers together, of which each gets an equal part.
-    Once a worker has used up its part, no further task begins. If a process dies, its task runs
-    once more in a new process.
+    `seconds` is the CPU time limit of all workers together; each worker gets an equal share. Once
+    one worker has used up its share, no further task begins. If a process dies, its task runs once
+    more in a new process.
     """
     waiting = iter(tasks)
     again = deque[Task]()

@@ -39,8 +39,8 @@ SECONDS_BETWEEN_LINES = 5.0
 #: Number of seconds over which the pace is averaged: longer than any run, so that the whole run
 #: counts.
 _WHOLE_RUN = 1e9
-#: Columns of errors in the summary of a training. When a training ends, the first one that was
-#: recorded is shown.
+#: Columns of errors in the summary of a training. When a training run ends, the first of these
+#: columns that was recorded is shown.
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 #: Largest number of notes that are remembered, so that they are not shown again for other seeds.
 _MOST_NOTES = 1000

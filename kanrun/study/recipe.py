@@ -27,7 +27,7 @@ from kanrun.study.suite import claim_at_most, value_range
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that a training needs: problem, plan, and a function that creates networks.
+    """Everything that a training run needs: problem, plan, and a function that creates networks.
 
     `create` makes a new random network; `why` explains the choice of the solver.
     """
@@ -120,8 +120,9 @@ def claims_by(
         column: Name of the column of measured values.
         bound: The bound, or the name of the column that holds it.
         claim: `claim_at_most` or `claim_at_least`.
-        measure: Reduces the values of a group to one number, such as their median, which must
-            satisfy the bound. If it is None, all values must.
+        measure: Function that reduces the values of a group to one number, such as their median.
+            That number must satisfy the bound. If `measure` is None, every value must satisfy the
+            bound.
         of: Plural noun for what the values belong to, such as "seeds" in "over 5 seeds".
     """
     keys = list(dict.fromkeys(name for _, name, *_ in Formatter().parse(sentence) if name))

@@ -26,7 +26,8 @@ from kanrun.study import drawings
 from kanrun.study.progress import shown
 
 Columns = Mapping[str, Sequence[Any]]
-#: Columns that measure how good a training is; `outcome` names the first one in a summary.
+#: Columns that measure how accurate a trained model is. `outcome` reports the first of these
+#: columns that the summary has.
 _REACHED = (*RESULTS, "test_deviance", "cv_cross_entropy", "validation_rmse", "train_rmse")
 #: Largest number of rows of a table, or of failures, that are printed.
 _MOST_ROWS = 40
@@ -200,9 +201,9 @@ def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
     """Compare runs: return their settings, results and origins, each as name -> values per run.
 
     Only settings and origins (command, commit, versions, machine) that differ between runs are
-    returned, including those that some runs lack. Results are medians over seeds, those that every
-    run has first. A run whose record cannot be read has the value None everywhere. Raises
-    UsageError if there are fewer than two runs.
+    returned, including those that some runs lack. Results are medians over seeds; results that
+    every run has come first. A run whose record cannot be read has the value None everywhere.
+    Raises UsageError if there are fewer than two runs.
     """
     if len(runs) < 2:
         raise UsageError(f"two runs or more are compared, not {len(runs)}.")

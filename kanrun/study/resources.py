@@ -27,15 +27,16 @@ STEPS_FRACTION = 0.98
 #: Fraction of a time limit that trainings may always use, even if less is left after the reserved
 #: seconds. With a larger fraction, commands with a short limit exceed it by more.
 LEAST_FRACTION = 1 / 3
-#: CPU seconds reserved for figures and claims: loading matplotlib takes 0.7, six figures at most
-#: 1.2. With fewer, commands may exceed the limit; with more, trainings end earlier.
+#: CPU seconds reserved for figures and claims: loading matplotlib takes 0.7 s, and drawing six
+#: figures at most 1.2 s. With fewer reserved seconds, commands may exceed the limit; with more,
+#: training ends earlier.
 RESULTS_SECONDS = 2.5
 #: CPU seconds reserved for the program before the command is read and after its results are shown.
-#: With fewer, commands may exceed the limit; with more, trainings end earlier.
+#: With fewer reserved seconds, commands may exceed the limit; with more, training ends earlier.
 PROGRAM_SECONDS = 0.8
-#: Number of copies of all parameters and points that a training holds in memory at least. For the
-#: parameters these are the network, its best state, a gradient and a trial step. `kanrun fit` needs
-#: more than this estimate, so no run is rejected by mistake.
+#: Smallest number of copies of all parameters and points that a training run holds in memory. For
+#: the parameters these are the network, its best state, a gradient and a trial step. `kanrun fit`
+#: needs more than this estimate, so no run is rejected by mistake.
 COPIES = 4
 BYTES = {"float32": 4, "float64": 8}
 #: Largest fraction of the machine's memory that a training may need.
@@ -164,9 +165,9 @@ class TimeLimit:
 
 
 class MemoryEstimate(NamedTuple):
-    """Number of parameters of the largest network and of points of the largest sample.
+    """Numbers of parameters of the largest network and of points of the largest sample.
 
-    `memory` is the estimate for both, in bytes.
+    `memory` is the estimated memory for both, in bytes.
     """
 
     parameters: int

@@ -40,7 +40,7 @@ MAX_COLUMNS = 20
 #: Largest number of points or cells that a message lists; the others are counted.
 MAX_NAMES = 12
 MEBIBYTE = 2**20
-#: Number of bytes by which the process may grow to keep the prepared data of tasks.
+#: Largest number of bytes by which the process may grow to keep the prepared data of tasks.
 MOST_PREPARED = 128 * MEBIBYTE
 
 

@@ -19,9 +19,9 @@ from kanrun.study import BOUNDED, Claims, Tables
 
 Entry = TypeVar("Entry")
 
-#: Largest accepted ratio of the worst seed's error to the median. Networks that learned the same
-#: function differ by less than two orders of magnitude; a larger ratio means that a seed ended in a
-#: bad minimum.
+#: Largest accepted ratio of the worst seed's error to the median error. Networks that learned the
+#: same function differ by less than two orders of magnitude; a larger ratio means that a seed ended
+#: in a bad minimum.
 WORST_OVER_MEDIAN = 100.0
 
 
@@ -107,8 +107,8 @@ def claim_near(sentence: str, values: pd.Series | float, theory: float, within: 
 def exponent(x: pd.Series, y: pd.Series) -> float:
     """Return the exponent p of a power law y = c x^p, fitted by least squares of log y on log x.
 
-    Only pairs with x > 0 and y > 0 are used. Return NaN if they have fewer than two different x, or
-    if any y is not finite.
+    Only pairs with x > 0 and y > 0 are used. Return NaN if these pairs have fewer than two
+    different values of x, or if any y is not finite.
     """
     kept = (y > 0) & (x > 0)
     if x[kept].nunique() < 2 or not np.isfinite(y.astype(float)).all():
