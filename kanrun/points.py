@@ -196,7 +196,7 @@ class Family:
     single_trials: bool = False
 
     def of_outputs(self, y: Array) -> Family:
-        """Return the family with `single_trials` as the outputs `y` say."""
+        """Return the family with `single_trials` set if it is binomial and all `y` are 0 or 1."""
         single_trials = self.name == "binomial" and bool(np.isin(y, (0, 1)).all())
         return replace(self, single_trials=single_trials)
 
@@ -301,7 +301,7 @@ class Family:
         return replace(family, ends=(low, max(high, low)))
 
     def _end(self, mean: Array, fraction: float) -> float:
-        """Return the quantile at probability `fraction` of outputs with these means, pooled."""
+        """Return the quantile at level `fraction` of the mixture of outputs with these means."""
         if not fraction:
             return 0.0
         distributions = self._distribution(mean)

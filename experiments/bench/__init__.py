@@ -1,7 +1,7 @@
 """Measure the speed of kanrun next to other KAN libraries and an MLP of the same size.
 
-Reproduces no figure of a paper; all statements about speed in the documentation rest on it. It has
-these parts:
+This command reproduces no figure of a paper, but all statements about speed in the documentation
+rest on its results. It has these parts:
 
 - `layers`: the time of a training step of one layer;
 - `time_to_accuracy`: the time to reach given test errors on the toy function of arXiv 2404.19756,
@@ -57,7 +57,7 @@ LM = "kanrun LM"
 LM_ONCE = "kanrun LM, one start"
 LBFGS = "kanrun LBFGS"
 PYKAN = "pykan LBFGS"
-#: Required ratio of pykan's time to kanrun's, fixed before anything was measured.
+#: Claimed smallest ratio of pykan's time to kanrun's. It was fixed before anything was measured.
 TO_ACCURACY = 50.0
 SHAPE = (2, 5, 1)
 #: Number of steps in each call of pykan's `fit`.
@@ -153,7 +153,7 @@ def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
 
 
 def trainings(cfg: BenchConfig, seed: int) -> dict[str, Curve]:
-    """Return the competing trainings by name. Each begins when its iterator is first read."""
+    """Return the learning curve of each competitor. Training begins when a curve is first read."""
     shared = ExperimentConfig(seed=seed, precision="float64", device="cpu", threads=cfg.threads)
     problem = make_problem(shared, NamedTarget("exp_sin_square"), SamplingConfig(), seed)
     once = LMSolver(n_starts=1, select_width=False)
@@ -216,7 +216,7 @@ def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
 
 
 def accuracy_claims(table: DataFrame) -> Claims:
-    """Claim that the ratio of pykan's to kanrun's time to the smallest error is large."""
+    """Claim that pykan needs at least TO_ACCURACY times as long as kanrun to the smallest error."""
     table = table.astype({"error": float, "seconds": float, "trained": float, "best": float})
     goal = table["error"].min()
     rows = table[(table["error"] == goal) & (table["status"] == "ok")].set_index("competitor")

@@ -112,7 +112,7 @@ class LayerCase:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of a KAN layer with E edges and both scales: E (G + k + 2)."""
+        """Number of parameters: E (G + k + 2) for E edges, G intervals, degree k, both scales."""
         return self.inputs * self.outputs * (self.intervals + SPEC.degree + 2)
 
 

@@ -46,8 +46,8 @@ class CompareMLPConfig(TrainingConfig):
 
     A case is {target: ..., shapes: [[1], [5]], sampling: ...}. `shapes` lists the hidden widths of
     its KANs, and `sampling` has differences from the setting `sampling`. If `target` is set, it is
-    the only case, and `model.hidden` its only shape. Each schedule of `grids` is one KAN, which is
-    matched on its last grid.
+    the only case, and `model.hidden` its only shape. Each schedule of `grids` gives one KAN. The
+    MLPs that are compared with it match its size on its last grid.
     """
 
     target: Annotated[Any, "the only target, instead of cases"] = None

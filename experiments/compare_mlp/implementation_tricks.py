@@ -64,7 +64,7 @@ def model_of(case: Case, cell: Cell) -> Model:
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train one variant, with the same data and the same numbers of starts and steps as others."""
+    """Train one variant, with the same data, number of starts and number of steps as the others."""
     model = model_of(case, cell)
     variant = cell["variant"]
     begin = unscaled if variant in UNSCALED else None
@@ -87,12 +87,12 @@ def unscaled(network: Network, random: Generator) -> Network:
 
 
 def claims(tables: Tables) -> Claims:
-    """Claim for each variant that it is less accurate than all tricks, on all targets together."""
+    """Claim that each variant is less accurate than the KAN with all tricks, over all targets."""
     summary = tables["summary"]
     pair = summary["target"] + " " + summary["shape"]
     log = np.log10(summary["error"])
     groups = log.groupby([summary["variant"], summary["seed"], pair])
-    # Schedules of grids for the same target and shape are averaged.
+    # Take the geometric mean of the errors over the schedules of grids for each target and shape.
     errors = 10 ** groups.agg(lambda logs_of_pair: logs_of_pair.mean(skipna=False))
     for variant in summary["variant"].unique():
         if variant == "all tricks" or "all tricks" not in errors:

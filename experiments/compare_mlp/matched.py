@@ -137,7 +137,7 @@ def matched(case: Case, kan: Network, cell: Cell) -> SizeMatch:
 def growth_rows() -> Iterator[Row]:
     """Yield the numbers of parameters of networks with N nodes in each of L layers.
 
-    Each row has the number counted in a module, and that of the formula.
+    Each row has the number that is counted in a module, and the number that the formula gives.
     """
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     spec = EdgeSpec(base="silu")

@@ -5,7 +5,8 @@ exp(-300 (x - c)^2) peak by peak and forgets nothing, whereas an MLP forgets. Th
 selects what is run:
 
 - `learners`: the paper's figure, one row per learner, with replay and EWC (elastic weight
-  consolidation) as baselines, and with defaults of KANs as ablations;
+  consolidation) as baselines, and with KANs whose scales are trained or whose grid follows the data
+  as ablations;
 - `intervals`: the KAN on finer grids, to measure the order of convergence of its error;
 - `overlap`: phases whose data overlap;
 - `depth`: deeper KANs with about as many parameters, and memories that keep them from forgetting.

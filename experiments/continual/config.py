@@ -35,9 +35,10 @@ class ContinualConfig(ExperimentConfig):
     the rows in one range of its values form a phase. Other targets need `phases`, because their
     inputs rarely have the same value twice.
 
-    A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
-    (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
-    `replay`, `rehearse`, `ewc` or `information`.
+    A learner is {name: ..., kind: kan or mlp, memory: ...}. With `kan`, further keys are
+    differences from `model`. With `mlp`, they are settings of an MLP, such as its activation, and
+    the MLP has about as many parameters as `model`. `memory` is what the learner keeps of earlier
+    phases: `none`, `replay`, `rehearse`, `ewc` or `information`.
     """
 
     model: Annotated[Any, "KAN of the learners"] = MISSING

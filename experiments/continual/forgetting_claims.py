@@ -25,9 +25,9 @@ MAX_KAN_FORGETTING = 1e-6
 MIN_FORGETTING = {"kan": 1e-2, "mlp": 1e-1}
 #: Largest accepted ratio of the KAN's RMSE to that of the best spline on the same grid.
 NEAR_BEST = 1.02
-#: Height of the peaks. Larger errors count as this, because there is no more to forget.
+#: Height of the peaks. Larger errors count as this height, because there is no more to forget.
 HEIGHT = 1.0
-#: Columns in which a training with a memory is compared with the same training without it.
+#: Columns in which a training run with a memory is compared with the same run without it.
 MEASURES = {
     "worst_forgetting": "forgetting",
     "rmse": "RMSE on everything",
@@ -41,8 +41,8 @@ BOUNDS: dict[Any, tuple[float, ...]] = {
 }
 #: Memories with which MLPs do not forget.
 KEEPS_MLP = ("replay", "rehearse")
-#: Smallest RMSE on all evaluation points that is claimed for MLPs with other memories. It is half
-#: the lowest measured value.
+#: Smallest RMSE on all evaluation points that is claimed for MLPs with memories not in KEEPS_MLP.
+#: It is half the lowest measured value.
 MIN_UNKEPT_ERROR = 0.05
 #: Largest accepted forgetting of overlapping phases, in units of the best spline's error. It is not
 #: zero, because the best fits to two overlapping phases differ by about this error.
@@ -87,7 +87,7 @@ def _order(rows: pd.DataFrame) -> Claims:
 
 
 def _slopes(rows: pd.DataFrame, column: str) -> tuple[str, pd.Series]:
-    """Return the range of grids in words, and for each seed the exponent of `column` over G."""
+    """Return the range of intervals G in words, and the power of G fitted to `column` per seed."""
     fits = exponents(rows, ["seed"], column)
     return f"G = {fits['low'].min():g} to {fits['high'].max():g}", fits["exponent"]
 
@@ -142,8 +142,8 @@ def _overlap(rows: pd.DataFrame) -> Claims:
     most = plain[(plain["overlap"] > 0) & (plain["overlap"] == plain["overlap"].max())]
     if most["intervals"].nunique() > 1:
         # If a phase ends inside the peak of another phase, its data determine the last basis
-        # functions only in part. There they are wrong by about the error of the best spline, so
-        # forgetting decreases as fast as that error on finer grids.
+        # functions only in part. The network's error there is about that of the best spline, so on
+        # finer grids forgetting decreases as fast as the spline's error.
         reach, slopes = _slopes(most, "worst_forgetting")
         sentence = (
             f"what overlapping phases forget falls at least as the spline's error, {reach} "

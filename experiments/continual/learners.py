@@ -90,7 +90,7 @@ class PseudoRehearsal(Memory):
     """A memory of the box of each phase: its lower and upper corner, shape (2, inputs)."""
 
     def objective(self, network: Network, plain: Objective) -> Objective:
-        """Add the network's present outputs in the boxes of earlier phases to the targets.
+        """Add the network's current outputs in the boxes of earlier phases to the training targets.
 
         Points inside the box of the new phase are left out.
         """
@@ -126,7 +126,7 @@ class Information(Memory):
     quadratic: QuadraticMemory | None = None
 
     def objective(self, network: Network, plain: Objective) -> Objective:
-        """Add the penalties on forgetting earlier phases and on changing the present parameters."""
+        """Add the penalties on forgetting earlier phases and on changing the current parameters."""
         memory = QuadraticMemory.anchor(network, self.tie, diagonal=self.diagonal)
         if self.quadratic:
             memory = self.quadratic.joined(memory)
@@ -162,7 +162,7 @@ class Learner:
     kind: Annotated[Literal["kan", "mlp"], "a network"] = "kan"
 
     def memory_of(self, trial: int) -> Memory:
-        """Return an empty memory for trial number `number`."""
+        """Return an empty memory for the trial with the number `trial`."""
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
         if self.memory == "ewc":
             strength = self.strengths[past % len(self.strengths)]
@@ -197,8 +197,8 @@ class Learner:
 def learners_of(cfg: ContinualConfig) -> dict[str, dict[str, Any]]:
     """Return the entries of the setting `learners` by the names of the learners.
 
-    Each value has the keys `learner`, the entry, and `network`, the name of the first learner that
-    has the same network. Raises UsageError if an entry is invalid.
+    Each value has the keys `learner` (the entry) and `network` (the name of the first learner with
+    the same network). Raises UsageError if an entry is invalid.
     """
     if not cfg.learners:
         raise UsageError(
@@ -268,7 +268,7 @@ def cells_of(cfg: ContinualConfig) -> list[Cell]:
 
 
 def cell_of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> dict[str, Any]:
-    """Return the cell of a KAN of these widths with about as many coefficients as `model`."""
+    """Return the cell of a KAN with layers `hidden` and about as many coefficients as `model`."""
     shape = (cfg.dimension, *hidden, 1)
     per_edge = round(coefficients_of(cfg) / KANSize(shape, 1, 0).edges)
     intervals = max(_MIN_INTERVALS, per_edge - cfg.model.degree)
@@ -282,7 +282,7 @@ def cell_of(network: str, memory: str, **settings: Any) -> dict[str, Any]:
 
 
 def coefficients_of(cfg: ContinualConfig) -> int:
-    """Return the number of spline coefficients of `model`; all learners have about as many."""
+    """Return the number of spline coefficients of `model`, which MLPs match in parameters."""
     shape = (cfg.dimension, *cfg.model.widths, 1)
     intervals = int(cfg.model.schedule[0])
     degree = int(cfg.model.degree)

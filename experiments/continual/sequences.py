@@ -1,7 +1,7 @@
 """Task sequences: phases that show different data of a function one after the other.
 
-Each phase shows one narrow peak, or the rows of a target with one value, or one range of values, of
-a column.
+Each phase shows one narrow peak, or those rows of a target that have the same value in one column,
+or whose values in that column lie in one range.
 """
 
 from __future__ import annotations

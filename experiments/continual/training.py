@@ -7,8 +7,8 @@ were published for accuracies; for errors, their signs are reversed. With T phas
   eq. 2);
 - forgetting of phase j: R[T, j] - min of R[i, j] over i = 1 .. T, so never negative (Chaudhry et
   al., arXiv 1801.10112, eq. 3, leaves out i = T);
-- backward transfer: mean over j < T of R[j, j] - R[T, j] (arXiv 1706.08840, eq. 3): negative is
-  forgetting.
+- backward transfer: mean over j < T of R[j, j] - R[T, j] (arXiv 1706.08840, eq. 3); negative values
+  mean forgetting.
 
 The lowest error on a phase may have occurred before the phase was learned, if earlier phases left
 the network in a bad state. R[T, j] - R[j, j] is what was lost since phase j was learned.
@@ -158,7 +158,7 @@ def _rmse(errors: torch.Tensor) -> float:
 
 
 def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float]:
-    """Return all measures of the matrix R; with a single phase, those of forgetting are 0.
+    """Return all measures of `matrix`, the matrix R; with a single phase, nothing is forgotten.
 
     `learned` is the mean of R[j, j], the error on each phase just after it was learned.
     `forgetting` is the mean, and `worst_forgetting` the maximum, of the forgetting of all phases

@@ -20,8 +20,8 @@ from scipy.interpolate import BPoly, BSpline, make_interp_spline, make_lsq_splin
 from kanrun.errors import UsageError
 
 Array = NDArray[np.float64]
-#: For each spacing, the exponent p: the distance between two parameters is proportional to the
-#: distance between the points to the power p.
+#: For each spacing, the exponent p: the difference between two successive parameters is
+#: proportional to the distance between their points, raised to the power p.
 SPACINGS = {"chord": 1.0, "centripetal": 0.5, "uniform": 0.0}
 PER_SPAN = 16  # number of samples per knot span, including its left end but not its right end
 
@@ -104,9 +104,10 @@ def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:
 
 
 def approximate(parameters: Array, points: Array, degree: int, control_points: int) -> BSpline:
-    """Return the B-spline curve with `control_points` control points nearest to the points.
+    """Return the B-spline curve with `control_points` control points that best fits the points.
 
-    It is the least squares fit. Its knots put about the same number of points into each interval.
+    The fit minimises the sum of squared distances at `parameters`. Each knot interval contains
+    about the same number of points.
     """
     t = parameters
     count = len(points)
@@ -236,7 +237,8 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
         lowest: Smallest value of a basis function.
         pieces: Number of Bézier pieces.
         pieces_expected: Number of control points minus the degree.
-        reproduction: Largest distance between the pieces and the curve, relative as above.
+        reproduction: Largest distance between the pieces and the curve, relative to the largest
+            coordinate of the control points.
         most_spans: Largest number of knot spans that change if one control point is moved by
             `moved`.
         stray_samples: Number of samples that changed although they lie outside the support of the

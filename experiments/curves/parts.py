@@ -177,7 +177,7 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
 
 
 def planar_settings(cfg: CurvesConfig) -> tuple[Array, Array, int]:
-    """Return the given points, their parameters, and the number of control points near them.
+    """Return the points, their parameters, and the number of control points of the curve near them.
 
     Raises UsageError if there are too few points, or too many or too few control points.
     """
@@ -266,7 +266,7 @@ def equispaced(cfg: CurvesConfig, _: int) -> Records:
 
 
 def lecture(_: CurvesConfig, __: int) -> Records:
-    """Yield curves through the four points of the lecture, and curves with control points there."""
+    """Yield curves through the four points of the lecture, and curves with these control points."""
     four = GIVEN_POINTS["lecture_points"]
     points = np.concatenate([four.x, four.y], axis=1)
     at = points[:, 0]
@@ -293,7 +293,7 @@ def bezier(cfg: CurvesConfig, _: int) -> Records:
 
 
 def bspline(cfg: CurvesConfig, _: int) -> Records:
-    """Yield a B-spline curve's basis, knots and Bézier pieces, and the effect of a moved point."""
+    """Yield a B-spline curve's basis, knots and pieces, and the effect of a moved control point."""
     curve = spline_of(cfg)
     moved = geometry.move_point(curve, cfg.moved_point, np.array(cfg.displacement))
     t = geometry.samples(curve, SPAN_SAMPLES)

@@ -99,9 +99,9 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
 
 
 def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
-    """Return for each seed the test RMSE on the finest grid, divided by the lowest one before.
+    """Return each seed's test RMSE on the finest grid, divided by its lowest on coarser grids.
 
-    The lowest is taken over the grids below the interpolation threshold.
+    Of the coarser grids, only those below the interpolation threshold are used.
     """
     below = rows["intervals"] < rows["threshold"]
     lowest = rows[below].groupby("seed")["test_rmse"].agg(minimum)

@@ -135,7 +135,8 @@ class Extension:
 
     Attributes:
         training: The training.
-        left_out: Numbers of intervals of grids with more parameters than `max_parameters`.
+        left_out: Numbers of intervals of the grids that are skipped, because a network on them
+            would have more than `max_parameters` parameters.
         marks: Columns that all rows have in common.
     """
 

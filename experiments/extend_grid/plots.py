@@ -1,7 +1,7 @@
 """Figures of `kanrun extend-grid`, drawn from the recorded stages and steps.
 
-If a parameter of a figure's function is called like a part of the study, it receives the rows of
-this part in the table `stages`.
+If a parameter of a drawing function has the name of a part of the study, it receives the rows of
+the table `stages` that belong to this part.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, Look, styled
 from kanrun.study import Tables
 from kanrun.study.suite import exponents
 
-#: Columns of `stages` with a number of intervals from which on networks can reproduce all training
-#: points: the label and look of their marks. The two marks may coincide.
+#: Label and look of marks, by column of `stages`. Each column has a number of intervals from which
+#: on a network can reproduce all training points. The two marks may coincide.
 MARKS: dict[str, dict[str, Any]] = {
     "threshold": {
         "label": "parameters = training points",

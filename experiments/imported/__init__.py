@@ -1,9 +1,10 @@
 """Read a trained network of pykan or efficient-kan as a run of kanrun.
 
-Reproduces nothing from a paper. The network computes the same outputs as in its original library;
-`kanrun.engine.networks.imported` describes how. The run records the outputs on the inputs that are
-stored in the checkpoint; if there are none, on uniform random points of the first grid. `predict`,
-`export`, `interpret` and `runs report` then work as for a network trained by kanrun.
+This command reproduces nothing from a paper. The network computes the same outputs as in its
+original library; `kanrun.engine.networks.imported` describes how. The run records the outputs on
+the inputs that are stored in the checkpoint; if there are none, on uniform random points of the
+first grid. `predict`, `export`, `interpret` and `runs report` then work as for a network trained by
+kanrun.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def claims(tables: Tables) -> Claims:
 
 
 def _names(names: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:
-    """Return the names `names`, or the names `usual` if `names` is empty.
+    """Return `names`, or `usual` if `names` is empty.
 
     Raises UsageError if the number of names does not match the network.
     """

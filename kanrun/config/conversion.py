@@ -47,7 +47,7 @@ def with_differences(settings: S, differences: Plain, at: str = "") -> S:
 
 
 def _complete(settings: type[S], plain: Plain, at: str = "") -> S:
-    """Convert plain values to the dataclass `settings`. Raises MissingSettings if needed."""
+    """Convert plain values to `settings`. Raises MissingSettings if a required value is missing."""
     made = typed(settings, plain, at)
     values = _values_of(made, at)
     missing = sorted((path, setting.about) for path, setting, value in values if value == MISSING)

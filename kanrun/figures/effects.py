@@ -45,13 +45,13 @@ EFFECT = 1.9
 MAP = 2.6
 #: Margin on either side of the data, as a fraction of the range of the data.
 ROOM = 0.08
-#: Largest distance of a band above and below the curves, relative to the range of the curves. Wider
-#: bands are cut off.
+#: How far a band may extend above or below the curves, as a multiple of the range of the curves.
+#: Wider bands are cut off.
 BAND_ROOM = 1.0
 #: Margin on either side of the levels of an input, as a fraction of their range.
 LEVELS_ROOM = 0.2
 #: Largest total number of letters in the names of levels, plus two per name, for which the names
-#: are written side by side below a panel of effects. Longer names are turned.
+#: are written side by side below a panel of effects. Longer names are rotated.
 LEVEL_LETTERS = 24
 #: Size of the ticks at quantiles of an input (square points).
 QUANTILE = 25
@@ -144,7 +144,7 @@ def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
 def _show_input(axis: Axis, rows: DataFrame, letters: int = MAX_LETTERS) -> None:
     """Set the ticks of an input's axis: names of levels, weekdays, dates, or numbers.
 
-    Names of levels with more than `letters` letters in total are turned.
+    Names of levels with more than `letters` letters in total are rotated.
     """
     levels = rows.drop_duplicates("x").sort_values("x")["level"]
     if levels.all():
@@ -192,7 +192,8 @@ def pair_maps(table: DataFrame) -> Figure:
 
     `table` has the columns input_1, input_2, output, x, y, level_1, level_2, value and rows. For a
     category, `level_1` or `level_2` has the name of the level with the number x or y. `rows` is the
-    number of training rows there, which the size of a dot shows. All maps share one colour scale.
+    number of training rows at this point of the map, which the size of a dot shows. All maps share
+    one colour scale.
     """
     table = first_seed(table)
     pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))

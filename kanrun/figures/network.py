@@ -55,7 +55,7 @@ HEAD = 0.2
 ABOVE = 0.5
 #: Width of the space for the label of an axis.
 BESIDE = 0.2
-#: Horizontal and vertical distance between panels, as fractions of their width and height.
+#: Horizontal and vertical spacing of panels, as fractions of their width and height.
 SPACING = (0.24, 0.82)
 #: Half the length of the vertical axis of a panel, relative to the largest range of a function in
 #: the same layer.
@@ -66,7 +66,7 @@ ROUNDING = 1e-12
 MAX_LETTERS = 17
 #: Symbol of an identity edge, which is drawn as a line without a box.
 CARRIED = "="
-#: Vertical distance between two layers of nodes.
+#: Vertical spacing of the layers of nodes.
 LEVEL = 1.75
 #: Height of the labels and margins above and below the network.
 AROUND = 0.6
@@ -95,7 +95,7 @@ THICK = 1.8
 NODE = 5
 #: Diameters of the circle and of the cross of a node that multiplies (points).
 PRODUCT = (8, 4.5)
-#: Largest size of text at nodes (points), and largest size per inch of width for one node.
+#: Largest size of text at nodes: in points, and in points per inch of width for one node.
 NODE_TEXT = (8, 60)
 #: Largest size of text at boxes (points).
 BOX_TEXT = 7
@@ -152,7 +152,7 @@ def _draw_panel(panel: Axes, rows: DataFrame, limits: Array) -> None:
 
 
 def _read(table: DataFrame) -> DataFrame:
-    """Return the edges of the first seed, with all columns TEXTS, and `strength`.
+    """Return the rows of the first seed, with all columns in TEXTS and the column `strength`.
 
     The strength of an edge is its score divided by the highest score of its layer; 0 if it is
     unknown. Values that are not finite become NaN.

@@ -56,15 +56,15 @@ TITLE_LETTERS = 30
 #: Largest number of characters of a text tick label.
 PLACE_LETTERS = 24
 #: Names below an axis are written side by side if they have at most this many characters in total,
-#: plus two per name. Longer names are turned.
+#: plus two per name. Longer names are rotated.
 MAX_LETTERS = 34
 TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
-#: Smallest distance between labelled ticks on a logarithmic axis (fraction of the axis).
+#: Smallest spacing of labelled ticks on a logarithmic axis (fraction of the axis).
 TICK_ROOM = 1 / 9
 #: Smallest natural logarithm of the ratio of two labelled ticks on a logarithmic axis.
 TICK_RATIO = 0.3
-#: Smallest distance between the labels of two stages, as a fraction of all steps.
+#: Smallest spacing of the labels of two stages, as a fraction of the number of steps.
 STAGE_ROOM = 0.09
 #: Size of the markers of the first of several curves (points).
 LARGE = 6
@@ -205,7 +205,7 @@ def name_rows(panel: Axes, names: Sequence[str]) -> None:
 def name_places(axis: Axis, names: Sequence[object], letters: int = MAX_LETTERS) -> None:
     """Label the positions 0, 1, ... of an axis with `names`.
 
-    Names below a panel are turned if they have more than `letters` letters in total, counting two
+    Names below a panel are rotated if they have more than `letters` letters in total, counting two
     for each gap.
     """
     shown = [shorten(name, PLACE_LETTERS) for name in names]
@@ -221,7 +221,7 @@ def heat_map(
     form: Callable[[float], str] | None = None,
     **look: Any,
 ) -> Any:
-    """Draw a matrix in colours, with named rows and columns; return what a colour bar needs.
+    """Draw a matrix in colours, with named rows and columns; return the image for a colour bar.
 
     If `form` is given and there are few entries, write each number as `form` converts it to text.
     """
@@ -239,7 +239,7 @@ def heat_map(
 
 
 def value_limits(values: Numbers) -> tuple[float, float]:
-    """Return the smallest and the largest finite value; if they are equal, 1 less and 1 more."""
+    """Return the smallest and the largest finite value; if equal, that value minus and plus 1."""
     finite = np.asarray(values, dtype=float)
     finite = finite[np.isfinite(finite)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -254,7 +254,7 @@ def draw_map(
     limits: tuple[float, float],
     colours: str | None = None,
 ) -> Any:
-    """Draw values at points (x, y), all of shape (samples,); return what a colour bar needs.
+    """Draw values at points (x, y), all of shape (samples,); return the artist for a colour bar.
 
     Points on a complete lattice are drawn as rectangles. Other points are joined by triangles, or
     drawn as dots if they lie on a line.
@@ -307,7 +307,7 @@ def mark_stages(panel: Axes, steps: DataFrame) -> None:
     """Draw a line at the first step of each stage except the first, and its intervals at the top.
 
     `steps` are rows as returned by `numbered`, with the columns stage and intervals. A number is
-    left out if the next one is nearer than STAGE_ROOM.
+    left out if the distance to the next number is below STAGE_ROOM.
     """
     starts = steps.loc[steps["stage"].diff() != 0, "intervals"]
     last = np.inf

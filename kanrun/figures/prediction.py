@@ -111,7 +111,7 @@ def _parity(inputs: Inputs, outputs: Outputs) -> Figure:
 
 
 def _curves(inputs: Inputs, outputs: Outputs) -> Figure:
-    """Draw the predicted curve of each output over a grid, its true curve or test points."""
+    """Draw predicted curves with training points, and with true curves or test points."""
     figure, panels = small_multiples(len(outputs), width=WIDTH)
     ((x, name),) = inputs.items()
     for axes, (output, rows) in zip(panels, outputs.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Figures of a training and of several runs: learning curves, and results over settings."""
+"""Figures of one or several runs: learning curves, growth, and results over settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ from kanrun.figures.style import (
 
 #: Smallest ratio of the largest to the smallest value for which an axis is logarithmic.
 DECADE = 10.0
-#: Errors that learning curves of several runs can show; the first one that all runs have is drawn.
+#: Errors that learning curves of several runs can show. The first error that all runs have is
+#: drawn.
 ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
 #: Line styles. Validation is dashed and drawn last, since its curve often lies on that of test.
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
@@ -166,7 +167,7 @@ def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Fig
 
 
 def _draw_medians(panel: Axes, settings: Series[Any], results: Series[Any]) -> None:
-    """Draw the results over the values of a setting, which are numbers or texts, as a category."""
+    """Draw the results over the values of a setting: numbers, or text as a categorical column."""
     rows = DataFrame({"setting": settings, "result": results.astype(float)})
     style = "o-"
     if settings.dtype == "category":

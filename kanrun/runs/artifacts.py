@@ -106,7 +106,7 @@ def seal(checkpoint: Checkpoint) -> SealedCheckpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to the safetensors file `path`, and its description to a JSON file beside.
+    """Write `checkpoint` as the safetensors file `path`, with its description in JSON beside it.
 
     Raises ValueError if the checkpoint cannot be stored (see `seal`), and StorageFailed if the
     files cannot be written.

@@ -329,7 +329,7 @@ class Journal:
         return read_json(self._folder / MANIFEST_FILE, Manifest).points
 
     def _leading(self, table: str, line: Line) -> dict[str, Any]:
-        """Return the values of the first columns of each table: point, cell and seed.
+        """Return the values in `line` of the first columns of `table`: point, cell and seed.
 
         In the summary of all points, the swept settings of the point follow its number.
         """

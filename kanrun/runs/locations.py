@@ -151,7 +151,7 @@ def run_at(text: str, outputs: Path) -> Run | None:
 
 
 def _only(wanted: str, outputs: Path) -> Run | None:
-    """Return the run in form 3 or 4 of `find_run`, or None. Raises UsageError if several fit."""
+    """Return the run named in form 3 or 4 of `find_run`, or None; UsageError if several fit."""
     runs = find_runs(outputs) if wanted else []
     tagged = [run for run in runs if wanted in run.labels.tags]
     fitting = tagged or [run for run in runs if run.name.startswith(wanted)]

@@ -1,4 +1,4 @@
-"""The reader of run folders. It trusts nothing in them, whatever their state and origin."""
+"""The reader of run folders. It does not assume that their files are complete, valid or safe."""
 
 from __future__ import annotations
 

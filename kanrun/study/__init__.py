@@ -71,7 +71,7 @@ class Experiment(Protocol):
     """
 
     def cells(self, cfg: Any, /) -> Sequence[Cell]:
-        """Return the cells, each as differences from `cfg` or as settings that `run` interprets."""
+        """Return the cells. Each has differences from `cfg` or settings that `run` interprets."""
 
     def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]:
         """Train one cell with one seed and yield its records."""

@@ -363,7 +363,7 @@ class _Execution:
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
-        """Convert an error in the body to a warning; results are complete without the body.
+        """Convert an error in the body to a warning, as results are complete without the body.
 
         The warning begins with `what`. StorageFailed is still raised.
         """

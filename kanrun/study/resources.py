@@ -176,7 +176,7 @@ class MemoryEstimate(NamedTuple):
 
 
 def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
-    """Return a lower bound of the memory of a training; columns not named in `cfg` do not count."""
+    """Return a lower bound of the memory for training, ignoring columns not named in `cfg`."""
     groups = [vars(settings) for settings in _groups(cfg)]
     inputs, outputs = (
         max([1, *(len(group[name]) for group in groups if isinstance(group.get(name), list))])
