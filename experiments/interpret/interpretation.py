@@ -60,7 +60,7 @@ from .problem import (
 
 #: Smallest number of points for which `interpret` searches for a formula.
 _MIN_POINTS = 20
-#: One in this many points is held out, and one in this many of the remaining points is used for
+#: One in this many points is held out; of the other points, one in this many is used for
 #: validation.
 _HELD_OUT = 5
 #: Units of work for simplifying a formula again after it was converted to the user's units.

@@ -51,7 +51,8 @@ _FAR = 1e3
 #: Outcomes of formulas that reproduce all points. The residuals are then only rounding, and say
 #: nothing about the errors of the constants.
 REPRODUCING = ("exact", "agrees", "wrong")
-#: An output is constant if its standard deviation is at most this fraction of its largest value.
+#: An output is constant if its standard deviation is at most this fraction of its largest absolute
+#: value.
 _CONSTANT = 1e-14
 #: Smallest divisor of a ratio of errors.
 _TINY = 1e-300
@@ -76,7 +77,8 @@ class Interpretation:
             trained, the formula before it was rounded.
         certificate: The verification of the formula.
         seconds: Duration of the interpretation (seconds).
-        structure_fit: The structure that was chosen, with its network and the matches of its edges.
+        structure_fit: The network or expression from which the formula was made, with the
+            candidates that were fitted to its edges.
         steps: Stages of all structures that were tried.
         approximation: The best formula without splines, if it is worse than the network.
         decisions: For each edge of the network, whether it became symbolic, and why; empty if edges
@@ -138,7 +140,7 @@ def stands_for(
     Args:
         model: The formula.
         error: Relative validation error of the formula.
-        network: Stage with the network.
+        network: The search stage whose graph is the network.
         tolerance: Relative increase of the network's error that is allowed.
         data: Points of the search.
 

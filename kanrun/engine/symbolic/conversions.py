@@ -238,7 +238,7 @@ class _GraphBuilder:
         raise KanrunError(f"{rest} is not a candidate.")
 
     def line(self, slope: float) -> Symbolic:
-        """Return the linear function slope * t."""
+        """Return the linear function slope * t of its argument t."""
         fixed = slope in (1.0, -1.0)
         return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 

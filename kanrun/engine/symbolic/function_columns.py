@@ -58,7 +58,7 @@ class Sample:
         coordinates: Atoms with their values at the points.
         y: Outputs, shape (N,).
         noise: Estimated standard deviation of the noise of y; 0 if errors are relative.
-        inputs: Number of inputs; they are the first atoms.
+        inputs: Number of inputs, which are the first atoms.
         functions: Functions of monomials that may be used.
     """
 

@@ -54,8 +54,8 @@ class SearchData:
     Attributes:
         x: Inputs of the training points, shape (N, inputs).
         y: Outputs of the training points, shape (N,).
-        validation_x: Inputs of the validation points.
-        validation_y: Outputs of the validation points.
+        validation_x: Inputs of the validation points, shape (validation points, inputs).
+        validation_y: Outputs of the validation points, shape (validation points,).
         relative: Whether the noise is proportional to y. Errors are then errors of log |y|, and the
             values of a formula must have the sign of y.
     """
@@ -174,7 +174,8 @@ class SearchData:
     def not_significantly_worse(self, model: Model, other: Model) -> bool:
         """Return whether `model` is not significantly worse than `other` on the validation points.
 
-        Its mean squared error may be larger by at most `_CHANCE` standard errors of the difference.
+        The mean squared error of `model` may be larger by at most `_CHANCE` standard errors of the
+        difference between the two.
         """
         first, second = (
             self.residuals(each, self.validation_x, self.validation_y) ** 2
@@ -238,17 +239,17 @@ Matches = dict[int, list[EdgeMatch]]
 
 @dataclass(frozen=True)
 class SearchStage:
-    """One stage of the search with one structure.
+    """A graph at one stage of the search.
 
     Attributes:
         stage: `train`, `prune`, `retrain`, `snap` (edges replaced by their matches), `refit` (all
             constants fitted together) or `match` (found without a network). For the structure that
             is chosen, `mix` (some edges stay numeric), `round` and `verify` follow.
-        name: Name of the structure.
-        graph: The structure at this stage.
+        name: Name of the `FittedStructure` to which the stage belongs.
+        graph: The network or the formula at this stage.
         data: Points on which `error` is measured.
         values: Function that is evaluated in place of `graph`, if they differ; otherwise None.
-        seconds: Duration of the stage.
+        seconds: Duration of the stage (seconds).
         groups: See `FittedStructure`.
     """
 
@@ -279,10 +280,10 @@ class Rival:
 
 @dataclass(frozen=True)
 class FittedStructure:
-    """A structure that a search found, with its best formula.
+    """A network or an expression that a search found, with the best formula for it.
 
     Attributes:
-        name: Name of the structure.
+        name: What was searched for, such as `power law`, `sparse regression` or `given network`.
         network: The pruned and retrained network, or the formula if no network was trained.
         data: Points of the search.
         formula: The best formula; None if there is none. `error` and `length` are then inf.

@@ -48,8 +48,8 @@ _ROWS = 1000
 Powers = tuple[int, ...]
 
 #: Largest difference from y, relative to y, that rounding alone can cause. A quotient with a larger
-#: difference may be an approximation of a root: near 1, one of degree 2 approximates a root to
-#: 1e-12.
+#: difference may be an approximation of a root: near 1, a quotient of degree 2 approximates a root
+#: to 1e-12.
 _ROUNDING = 3e-14
 #: Largest difference from y, relative to y, of a formula that is returned; replacing the numbers
 #: under a root by fractions may cause such differences.
@@ -217,7 +217,8 @@ def _sudden(
         columns = _columns(x, y, above, below) / unit
         columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
         count_work(3 * COSTS.product * columns.size * columns.shape[1])
-        # Entries from k on of the last column are what the first k columns leave of the goal.
+        # The entries of the last column of the triangular factor from row k on are the part of
+        # `goal` that the first k columns do not explain.
         triangle = np.asarray(np.linalg.qr(columns, mode="r"))
         rest = triangle[:, -1]
         before = 1.0
@@ -330,7 +331,8 @@ def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]
     is then at most 2 and the exponent of the sine at most 1, because sin^2 = 1 - cos^2, and higher
     powers have shorter forms as cosines and sines of multiples of the angle.
     """
-    chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
+    # Each monomial is a product of `degree` variables; the last index stands for the number 1.
+    chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)
     exponents = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
     kept = (each for each in exponents if not waves or (sum(each[-2:]) <= 2 and each[-1] <= 1))
     return tuple(sorted(kept, key=lambda powers: (sum(powers), powers)))

@@ -137,7 +137,6 @@ class _Modulus(sympy.Function):  # type: ignore[misc]  # sympy has no types
     """Absolute value of an argument that is real even if sympy cannot infer that."""
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Return the derivative."""
         return sympy.sign(self.args[argindex - 1])
 
 
@@ -145,7 +144,6 @@ class _Floor(sympy.Function):  # type: ignore[misc]  # sympy has no types
     """Floor of a real number, with derivative 0."""
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
-        """Return the derivative."""
         return sympy.S.Zero
 
 

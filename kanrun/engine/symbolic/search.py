@@ -46,14 +46,14 @@ from kanrun.engine.symbolic.sparse import SparseSearch, has_waves
 from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError
 
-#: When structures are compared, a network without a formula counts as if its error were this many
+#: When formulas are compared, a network without a formula counts as if its error were this many
 #: times as large.
 _NO_FORMULA = 100.0
 #: Largest number of inputs for which sparse regressions in all inputs are tried.
 _WIDE_TABLE = 30
 #: Largest number of variables for which a dictionary of small expressions is built.
 _DICTIONARY_INPUTS = 5
-#: Largest number of formulas that a stage returns if none is exact.
+#: Largest number of formulas that `FormulaSearch.fitted` yields if no formula is certain.
 _SHORTEST = 2
 #: Settings with which the constants of a proposed expression are fitted.
 _REFIT = RefitSettings(steps=30, damping=1e-6)
@@ -164,7 +164,7 @@ class FormulaSearch:
         that were fitted so far are yielded before WorkSpent is raised.
 
         Args:
-            name: Name of the structures.
+            name: Name of the structures that are yielded (see `FittedStructure`).
             given: Reduction whose variables are x0, x1, ... in the expressions.
             expressions: Expressions to try, in this order.
             limit: Largest relative error of a formula that is yielded; by default the error at
@@ -235,7 +235,7 @@ def _structure(
 def fit_expression(
     name: str, expression: sympy.Expr, data: SearchData, groups: tuple[sympy.Expr, ...] = ()
 ) -> FittedStructure | None:
-    """Refit the constants of an expression to the points, and return its structure.
+    """Refit the constants of an expression to the points, and return it as a structure.
 
     The result is None if the expression has no graph or is not finite on the points.
     """
@@ -249,7 +249,7 @@ def fit_expression(
 def choose_formula(
     structures: Sequence[FittedStructure], data: SearchData
 ) -> FittedStructure | None:
-    """Return the best structure, or None if there is none.
+    """Return the structure with the best formula, or None if there is none.
 
     The rules are, in this order:
 

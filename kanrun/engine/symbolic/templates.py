@@ -1,8 +1,9 @@
 """Templates: structures of formulas with constants, and the description length of a structure.
 
-A template is y = M g^-1((a_1 t_1 + a_2 t_2 + ...) / (1 + b_1 s_1 + ...)). g is a transform of the
-output. The terms M, t and s are products of a monomial (powers of atoms) and of powers of functions
-F(c z + d) of monomials z.
+A template is y = M g^-1((a_1 t_1 + a_2 t_2 + ...) / (1 + b_1 s_1 + ...)), where g is a transform of
+the output and a, b are constants. The terms M, t and s are products of a monomial and of powers of
+functions F(c z + d) of monomials z. A monomial is a product of powers of atoms, which are inputs or
+simple functions of inputs (see `Atom`).
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class Coordinates:
 
 
 def _waves_differ(values: Array) -> bool:
-    """Return whether the sine of `values` (N,) can be told from a line and has few periods.
+    """Return whether the sine of `values` (N,) differs from a straight line and has few periods.
 
     With many periods, sines of many frequencies could be tried, and there is no reason to prefer
     the frequency 1.
