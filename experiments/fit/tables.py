@@ -39,7 +39,8 @@ from kanrun.targets.encoding import EMPTY
 
 from .config import FitConfig
 
-MIN_ROWS = 10  # smallest number of training rows; fewer do not determine the model's variances
+#: Smallest number of training rows; fewer rows do not determine the variances of the model.
+MIN_ROWS = 10
 #: Largest relative difference at which two cross-validated losses count as equal. Smaller
 #: differences are displayed as 0.0%.
 SAME_LOSS = 5e-4
@@ -285,7 +286,7 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
 
 
 def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[float, float]:
-    """Return the lower and the upper bound of the outputs; infinite without `model.bounds`.
+    """Return the lower and the upper bound of the outputs; both are infinite by default.
 
     Raises UsageError if training outputs lie outside, or if the outputs are classes or belong to
     another family than the Gaussian.
@@ -357,7 +358,7 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
 def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
     """Return the table `held_out`: predictions of held-out training rows and of test rows.
 
-    A held-out row is predicted by a model that was fitted without it. The column `row` is the
+    A held-out row is predicted by a model that was fitted without this row. The column `row` is the
     number of the row in its split, from 0. `fold` is the number of the held-out fold; it is -1 for
     test rows, and if training rows were left out one at a time. For classes, the table also has
     their probabilities.

@@ -119,14 +119,15 @@ class LMPolicy:
         damping: Damping of the first step; positive.
         min_damping: Smallest damping; at least 0.
         max_damping: Largest damping.
-        damping_search: Whether several dampings are tried for each linearisation; if not, steps are
-            quick steps.
+        damping_search: Whether each step is a damping search; otherwise it is a quick step (see the
+            module docstring).
         max_trials: Largest number of dampings that a quick step tries; at least 1.
-        damping_increase: Factor of the damping after a rejected quick step; above 1.
+        damping_increase: Factor by which a quick step multiplies the damping after a failed trial;
+            above 1.
         damping_decrease: Pairs (least, divisor). After a quick step, the damping is divided by the
-            divisor of the first pair with a gain ratio above `least`, where the gain ratio is the
-            decrease of the objective over the decrease of its linear model (Marquardt 1963; Nielsen
-            1999).
+            divisor of the first pair whose `least` is below the gain ratio. The gain ratio is the
+            decrease of the objective divided by the decrease of its model |r + J d|^2 (Marquardt
+            1963; Nielsen 1999).
     """
 
     damping: float = 1e-3
@@ -140,7 +141,7 @@ class LMPolicy:
 
 @dataclass(frozen=True)
 class StoppingCriteria:
-    """Stopping criteria of `minimise`, which ends at the first that is met.
+    """Stopping criteria of `minimise`, which ends as soon as one of them is met.
 
     Attributes:
         max_steps: Largest number of steps.
@@ -312,7 +313,7 @@ class NormalEquations:
     Attributes:
         squared_norms: Squared column norms that are used for the scaling.
         gradient: J^T r, with zeros for frozen unknowns.
-        damping: Damping of the last solver.
+        damping: Damping with which the last solver was created.
         truncated: Whether conjugate gradients reached its largest number of iterations.
     """
 
