@@ -1,10 +1,11 @@
 """Solve a differential equation with KANs or MLPs, and report how reliable each solution is.
 
-The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3), but
-with another solver and another network than in the paper: tensor products of splines, which become
-a sum of products of one-layer KANs. Other KANs and MLPs can be trained for comparison. If a
-solution is known, errors are measured at points not used for fitting. A small error never improves
-the verdict, which rests on residuals, on the change from grid to grid and on estimated errors.
+The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3). The
+solver and the network differ from those in the paper: the solution is fitted by tensor products of
+splines and converted to a sum of products of one-layer KANs. Other KANs and MLPs can be trained for
+comparison. If a solution is known, errors are measured at points not used for fitting. The verdict
+is based on residuals, on the change from grid to grid and on estimated errors; a small error
+against the known solution never improves the verdict.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: SolveConfig) -> list[Cell]:
-    """Return one cell per equation and network.
+    """Return one cell (part of the study) per equation and network.
 
-    A cell is a dictionary with the entry of `suite` (empty for a single equation), to which
-    `network`, the number of the network, is added.
+    A cell is a dictionary: the entry of the setting `suite` (empty for a single equation), with the
+    additional key `network`, the index of the network in the setting `networks`.
     """
     return [
         {**entry, "network": number}
@@ -88,10 +89,10 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the figures by name.
+    """Yield the names of the figures, and functions that draw them.
 
-    There is a figure of the convergence or of the windows per equation, and a figure of the
-    solution with its errors and residuals per network.
+    Each equation has a figure of the convergence or of the windows of time. Each network has a
+    figure of its solution with errors and residuals.
     """
     from kanrun.experiments.solve.plots import (
         convergence,
@@ -120,7 +121,7 @@ def figures(tables: Tables) -> Figures:
 def claims(tables: Tables) -> list[Claim]:
     """Return the claims about verdicts, errors and estimated parameters.
 
-    There are none for a single solution: its verdict says how reliable it is.
+    There are none for a single solution, because its verdict already says how reliable it is.
     """
     from kanrun.experiments.solve.needles import needle_claims
     from kanrun.experiments.solve.verdict import claims_of

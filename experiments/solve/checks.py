@@ -29,14 +29,14 @@ from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import Derivative, Relation
 
-#: Number of points of a face at which conditions are compared and exact solutions are checked.
+#: Number of points on each face at which conditions are compared and exact solutions are checked.
 #: With fewer points, contradictions in a small part of a face are missed.
 _FACE_POINTS = 40
-#: Largest difference of two conditions that count as equal, relative to their size. A smaller value
-#: refuses conditions that differ only by rounding.
+#: Largest difference at which two conditions count as equal, relative to their terms. A smaller
+#: value refuses conditions that differ only by rounding.
 _AGREEMENT = 1e-9
-#: Largest relative residual of a condition at a corner at which it agrees with the other conditions
-#: there. With a larger one, the corner is incompatible.
+#: Largest relative residual of a condition at a corner, for the values that the other conditions
+#: prescribe there. If the residual is larger, the corner is incompatible.
 _INCOMPATIBLE = 1e-4
 #: Largest accepted residual of an exact solution, relative to the largest term of the equation. A
 #: larger value accepts wrong solutions; a smaller one refuses solutions with rounded constants.
@@ -49,10 +49,10 @@ _DIGITS = 50
 #: Largest fraction of the machine's memory that the rows of one problem may take; larger problems
 #: are refused.
 _MEMORY = 0.5
-#: Number of copies of the rows that a step holds in memory. A larger number refuses smaller
-#: problems.
+#: Number of copies of the Jacobian that a step is assumed to hold in memory. With a larger number,
+#: smaller problems are refused.
 _COPIES = 3
-#: Sizes below this count as zero.
+#: Smallest size of a term by which residuals are divided.
 _TINY = 1e-300
 
 
@@ -123,10 +123,10 @@ def _place(face: Face, names: Sequence[str], between: str = ", ") -> str:
 
 
 def _counted(system: System) -> tuple[int, int]:
-    """Return the number of conditions that an ordinary equation needs, and the number it has.
+    """Return the number of conditions that ordinary equations need, and the number they have.
 
-    The first number is the sum over the unknowns of their orders in the first variable. A condition
-    on several faces counts once per face.
+    The first number is the sum of the highest orders of the unknowns' derivatives. A condition on
+    several faces counts once per face.
     """
     places = (1 if each.periodic is not None else len(each.faces) for each in system.conditions)
     return sum(highest_orders(system.equations, 0)), sum(places)
@@ -155,9 +155,10 @@ def condition_warnings(system: System) -> list[str]:
 
 
 def missing_conditions(system: System) -> list[str]:
-    """Return a warning for each variable with fewer conditions than the order of the equation.
+    """Return a warning for each variable in which the equation has too few conditions.
 
-    There are none for ordinary equations, several equations, or equations with observations.
+    There should be as many as the order of the equation in this variable. Ordinary equations,
+    systems of several equations and equations with observations get no warning.
     """
     names = system.vocabulary.variables
     if len(names) == 1 or len(system.equations) > 1 or system.observations:
@@ -178,7 +179,7 @@ def missing_conditions(system: System) -> list[str]:
 
 
 def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
-    """Return the corners at which a condition contradicts those on other faces.
+    """Return the corners (or edges) of the box at which conditions on different faces contradict.
 
     A condition that prescribes a value on a face also determines the derivatives along this face,
     so that conditions on derivatives can be compared as well.
@@ -213,7 +214,10 @@ def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
 
 
 def contradiction_sentence(contradiction: Contradiction, names: Sequence[str]) -> str:
-    """Return the message that conditions contradict the equation, with numbers."""
+    """Return the message that conditions contradict the equation, with residuals and differences.
+
+    `names` are the names of the variables.
+    """
     found = (
         "the conditions contradict the equation: every function that meets them has a residual of "
         f"at least {contradiction.residual:.2g} relative to its terms"
@@ -230,11 +234,11 @@ def contradiction_sentence(contradiction: Contradiction, names: Sequence[str]) -
 
 
 def _given_value(wanted: Derivative, given: Sequence[Any], names: Sequence[str]) -> Any:
-    """Return the formula of a derivative that conditions determine at a corner, or None.
+    """Return the formula of the derivative `wanted` that conditions determine at a corner.
 
     `given` holds triples (derivative, value, face) of conditions that prescribe a value on a face.
-    The result comes from the first of them from which `wanted` follows by differentiation along the
-    face. It is None if the value jumps.
+    The first condition is used from which `wanted` follows by differentiation along its face.
+    Return None if there is no such condition, or if the formula jumps.
     """
     for derivative, value, face in given:
         more = [a - b for a, b in zip(wanted.index, derivative.index, strict=True)]
@@ -262,8 +266,8 @@ def _residual(
         constants: Values of the unknown parameters.
         points: Points of the residual, shape (points, variables).
         near: Arrays of points at which the size of the terms is measured.
-        sizes: Typical sizes of the derivatives. Terms with these sizes count as well, because
-            derivatives of a straight solution consist of rounding only.
+        sizes: Typical sizes of the derivatives. Terms of these sizes are considered as well,
+            because second derivatives of a straight solution consist of rounding errors only.
     """
     names = relation.vocabulary.variables
     count = len(values)
@@ -311,7 +315,7 @@ def check_exact(
 ) -> None:
     """Check that an exact solution satisfies the equations and conditions.
 
-    Nothing is checked if a parameter is not known.
+    Nothing is checked if the true value of an unknown parameter is missing.
 
     Args:
         system: The system.
@@ -333,7 +337,8 @@ def check_exact(
         for each in system.conditions
         for face in each.faces
     ]
-    # The size of a derivative is that of the function, divided by the range per differentiation.
+    # The size of a derivative is that of the function, divided by the range of the variable for
+    # each differentiation.
     ranges = np.diff(system.box.numpy())[:, 0]
     largest = [np.abs(np.nan_to_num(to_numpy(each, names)(inside))).max() for each in formulas]
     for relation, points in places:

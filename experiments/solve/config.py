@@ -21,14 +21,14 @@ from kanrun.config.rules import (
     copied,
 )
 
-#: Setting of any type: number, text, list or mapping. Mappings have no type of their own here,
-#: because the command line may set a key of a mapping that does not exist yet.
+#: Setting of any type: number, string, list or mapping. Mappings have no type of their own, because
+#: the command line may set a key that the mapping does not have yet.
 AsTyped = Annotated[Any, FREE_TEXT]
 
 
 @dataclass
 class EquationConfig:
-    """One or more differential equations, with conditions, on a box."""
+    """One or more differential equations on a box, with conditions and observations."""
 
     name: Annotated[str, "name in tables and figures"] = "own"
     variables: Annotated[
@@ -102,13 +102,13 @@ class EquationConfig:
 )
 @dataclass
 class SolveConfig(ExperimentConfig):
-    """`kanrun solve`.
+    """Settings of `kanrun solve`.
 
     Entries of `networks` are, for example, {kind: kan, degree: 5, terms: 4}; {kind: kan, hidden:
     [2], terms: 1, factors: 1}; and {kind: mlp, hidden: [20, 20], activation: tanh}. `terms` is the
-    number of products that are summed for each unknown (default: 8, or 1 for one variable),
-    `factors` the number of factors of each product (default: one per variable). The default degree
-    is 5, or 2 more than the order of the equation if that is larger.
+    number of products that are summed for each unknown (default: 8; 1 for one variable or an MLP).
+    `factors` is the number of factors of each product (default: one per variable; 1 for an MLP).
+    The default degree is 5, or 2 more than the order of the equation if that is larger.
     """
 
     equation: Annotated[EquationConfig, "equation to solve"] = copied(EquationConfig())

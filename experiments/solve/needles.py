@@ -1,11 +1,10 @@
 """The study `needles`: sixty generated equations with narrow features and known solutions.
 
 `needles.yaml` lists the kinds of problems. Each kind has an equation and a formula of its exact
-solution. In both, {p}, {P} and {R} stand for a pulse, its integral, and the integral of its
-integral. The shape of the pulse, its width w, its position a and other constants are drawn at
-random. The conditions prescribe the values of the exact solution on faces of the box. For some
-kinds, the formula gives the inverse t(u) of the solution; the solution is then tabulated by
-bisection.
+solution. In both, {p}, {P} and {R} stand for a pulse, its integral, and its double integral. The
+shape of the pulse, its width w, its position a and other constants are drawn at random. The
+conditions prescribe the values of the exact solution on faces of the box. For some kinds, only the
+inverse t(u) of the solution has a formula; the solution is then tabulated by bisection.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from kanrun.study.suite import claim_at_least, claim_at_most
 
 
 class Shape(NamedTuple):
-    """Formulas in S of a pulse with narrow support.
+    """Formulas of a narrow pulse and its integrals, in the variable S: (x - position) / width.
 
     Attributes:
         pulse: Pulse of area 1.
@@ -43,7 +42,7 @@ class Shape(NamedTuple):
     ramp: str = ""
 
 
-#: An approximation of 1 - S^2 that is never below 0.001, where sech(2*S/q) is 0 in float64.
+#: Formula of q = max(1 - S^2, 0.001), a divisor. At q = 0.001, sech(2*S/q) is 0 in float64.
 _Q = "((1.001 - S^2 + abs(0.999 - S^2))/2)"
 SHAPES = {
     "gaussian": Shape(
@@ -73,7 +72,7 @@ _DIP = " + ".join(f"0.8^{n}*sqrt(pi/{n})/2*erf(sqrt({n})*S)" for n in range(1, 1
 WIDTHS = (1e-5, 1e-2)
 #: Smallest and largest width of features that are narrow in two variables together.
 WIDTHS_IN_TWO = (1e-3, 1e-2)
-#: Constant terms in conditions at or below this absolute value are replaced by zero.
+#: Constant terms in conditions are replaced by zero if their absolute value is at most this.
 SMALLEST = 1e-100
 #: Number of significant digits of random constants.
 DIGITS = 4
@@ -83,8 +82,8 @@ ROWS = 400
 BISECTIONS = 60
 #: Smallest number of solved problems for the claim that many are solved.
 FEWEST_SOLVED = 30
-#: A problem is rightly called solved if its true error is at most this multiple of the estimated
-#: one.
+#: Largest true error at which a problem is rightly called solved, as a multiple of the estimated
+#: error.
 HONEST = 10.0
 
 
@@ -148,7 +147,7 @@ def _problem(rng: np.random.Generator, name: str, kind: Mapping[str, Any]) -> Ce
 
 
 def _filled(text: str, kind: Mapping[str, Any], shape: str) -> str:
-    """Replace the placeholders in a text of `needles.yaml` by the formulas of a shape."""
+    """Replace the placeholders in a string of `needles.yaml` by the formulas of a shape."""
     pulse, step, ramp = SHAPES.get(shape, ("", "", ""))
     formulas = {"p": (pulse, "s"), "P": (step, "s"), "R": (ramp, "s"), "Z": (f"({_DIP})", "s")}
     formulas |= {"q": (pulse, "r"), "Q": (step, "r")}
@@ -165,9 +164,9 @@ def _constants(
     Args:
         rng: Random generator.
         width: Relative width of the pulse.
-        timed: Whether the position of the pulse is a time, between 0 and T; otherwise it lies
-            between 0 and 1.
-        alone: Whether time is the only variable; otherwise its range T is 1.
+        timed: Whether the position of the pulse is a time between 0 and T; otherwise, the position
+            lies between 0 and 1.
+        alone: Whether time is the only variable. If so, T is random; otherwise, T is 1.
     """
     end = _rounded(10 ** rng.uniform(-0.7, 0.7)) if alone else 1.0
     size = end if timed else 1.0
@@ -247,7 +246,8 @@ def needle_claims(summary: DataFrame) -> Iterator[Claim]:
     unless its feature is narrower than the smallest width that solvers look for.
     """
     solved = summary["verdict"] == "solved"
-    # Rounding of a coordinate shifts a feature of width w by about eps / w of its width.
+    # Rounding of a coordinate shifts a feature of width w by about eps / w of its width, which adds
+    # a relative error of the same size.
     rounding = np.finfo(float).eps / summary["width"].fillna(1.0)
     estimate = summary["estimate"].astype(float).fillna(summary["grid_change"])
     wrong = solved & ~(summary["l2"] <= HONEST * (estimate + rounding))

@@ -1,4 +1,4 @@
-"""Figures of `kanrun solve`: errors by unknowns, solutions, residuals, points, knots."""
+"""Figures of `kanrun solve`: convergence, windows of time, and solutions with their residuals."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from kanrun.study import Tables
 
 STYLES = ("--", ":", "-.")
 #: Published relative L2 errors with their sources, by the name of the equation. The KAN paper
-#: reports the mean squared error instead, from which the relative error was computed by dividing by
-#: the mean square of the solution (0.25) and taking the root.
+#: reports the mean squared error instead; the relative error is the root of this error divided by
+#: the mean square of the solution (0.25).
 PUBLISHED: dict[str, tuple[tuple[float, str], ...]] = {
     "poisson": ((5.7e-4, "KAN [2,10,1], arXiv 2404.19756"), (4.7e-3, "MLP, arXiv 2404.19756")),
     "poisson_product": (
@@ -51,12 +51,13 @@ class SolutionTables:
 
     Attributes:
         label: Name of the network.
-        solution: Values of the unknowns, their true values and the residuals on a regular grid.
-        variables: Columns of the variables that change in the grid, one or two.
-        unknowns: Columns of the unknowns.
-        residuals: Columns of the residuals, one per equation.
-        points: Collocation points, or None.
-        knots: Breakpoints with the columns window, variable and at; None without grids.
+        solution: Unknowns, their true values (if known) and residuals, on a regular grid of points.
+        variables: Names of the columns of the variables that change in the grid, one or two.
+        unknowns: Names of the columns of the unknowns.
+        residuals: Names of the columns of the residuals, one per equation.
+        points: Collocation points (or breakpoints), one row per point; None if there is no table.
+        knots: Breakpoints, with the columns `window`, `variable` and `at`; None for networks
+            without grids.
     """
 
     label: str
@@ -75,9 +76,9 @@ class SolutionTables:
 
 @styled
 def convergence(rows: DataFrame) -> Figure:
-    """Draw the error and the residual against the number of unknowns, with published errors.
+    """Draw the error and the residual against the number of coefficients, with published errors.
 
-    Without a known solution, draw the change from grid to grid instead of the error.
+    If no solution is known, draw the change from grid to grid instead of the error.
     """
     error = "l2" if "l2" in rows and rows["l2"].notna().any() else "grid_change"
     figure, ((left, right),) = grid_of_panels(1, 2, 3.0)
@@ -97,7 +98,7 @@ def convergence(rows: DataFrame) -> Figure:
 
 @styled
 def windows_figure(rows: DataFrame) -> Figure:
-    """Draw estimated error, intervals and length of the windows of each solution over time."""
+    """Draw the estimated error, number of intervals and length of windows against time."""
     figure, (panels,) = grid_of_panels(1, 3, 2.6)
     last = rows.groupby(["network", "window"], sort=False).last().reset_index()
     last["length"] = last.groupby("network")["until"].diff()
@@ -110,7 +111,7 @@ def windows_figure(rows: DataFrame) -> Figure:
 
 @styled
 def curves_figure(tables: SolutionTables) -> Figure:
-    """Draw solutions of one variable with their knots, their errors (if known) and residuals."""
+    """Draw solutions of one variable with knots, and their errors (if known) and residuals."""
     (at,), table = tables.variables, tables.solution
     figure, ((left, middle, right),) = grid_of_panels(1, 3)
     title = "no solution is known"
@@ -166,7 +167,7 @@ def maps_figure(tables: SolutionTables) -> Figure:
 
 
 def solution_tables(tables: Tables) -> dict[str, SolutionTables]:
-    """Collect the tables of each solution, by the common ending of their names: 0 or heat_0."""
+    """Group the tables by solution, using the suffix that their names share: `0` or `heat_0`."""
     found = {}
     summary = tables["summary"]
     labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []

@@ -1,9 +1,9 @@
 """Problems of `kanrun solve`: systems and known solutions.
 
 If no solution is known, networks are compared with a numerical reference solution, which is more
-accurate than they are. Initial value problems of ordinary equations are integrated by Runge-Kutta
-methods. Other systems are solved in slabs of time or on tensor products of splines, and the result
-is used if its estimated error is small.
+accurate than the networks. For initial value problems of ordinary equations, it is computed by
+Runge-Kutta methods. Other systems are solved in slabs of time or on tensor products of splines; the
+result is used as reference if its estimated error is small.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ Reference = Callable[[Array], Array]
 #: Methods of scipy's `solve_ivp` for reference solutions of ordinary equations, with their relative
 #: tolerances. They are tried in this order.
 METHODS: tuple[tuple[Literal["DOP853", "Radau"], float], ...] = ("DOP853", 1e-13), ("Radau", 1e-10)
-#: Absolute tolerance of both methods, in units of the solution. A smaller value gives more
+#: Absolute tolerance of both methods, in the units of the unknowns. A smaller value gives more
 #: accurate references and needs more evaluations.
 ABSOLUTE = 1e-12
-#: Largest number of evaluations of the slopes by one method; beyond it, the method has failed. A
-#: larger number solves harder equations and takes more time.
+#: Largest number of evaluations of the right-hand side by one method, which fails if it needs more.
+#: A larger number solves harder equations and takes more time.
 EVALUATIONS = 50_000
 #: First grid of reference solutions on tensor products of splines; finer ones follow automatically.
 FIRST_GRID = Grids((8,), grows=True)
-#: Tolerances of reference solutions: in slabs of time, and on tensor products of splines. Smaller
-#: ones give more accurate references. On tensor products they are expensive if derivatives
-#: contradict each other in a corner.
+#: Wanted relative errors of reference solutions: in slabs of time, and on tensor products of
+#: splines. Smaller values give more accurate references. On tensor products, they are expensive if
+#: derivatives contradict each other in a corner.
 TOLERANCES = (1e-8, 1e-5)
 #: Largest estimated relative error of a reference that is used. A larger value allows less accurate
 #: references.
@@ -80,8 +80,8 @@ class Comparison:
     Attributes:
         what: `exact` (a formula), `recorded` (a table) or `numerical` (another solver).
         values: Function that returns the unknowns, shape (points, unknowns).
-        slopes: Function that returns their first derivatives, shape (points, unknowns *
-            variables), with the variables of one unknown next to each other; None if not known.
+        slopes: Function that returns the first derivatives of the unknowns, shape (points, unknowns
+            * variables), ordered by unknown and then by variable; None if it is not known.
     """
 
     what: str
@@ -97,7 +97,8 @@ class SolveProblem:
         name: Name of the equation in tables and figures.
         system: The system.
         exact: Formulas of the exact solution, one per unknown, or None.
-        recorded: Points (points, variables) and known values there (points, unknowns), or None.
+        recorded: Points, shape (points, variables), and the known values of the unknowns there,
+            shape (points, unknowns); or None.
         truth: True values of the unknown parameters by name; empty if they are not known.
         known: The system with the true parameters, or None if they are not known.
         easier: Systems with the constants of `equation.continuation`, which are solved first, in
@@ -135,11 +136,11 @@ class SolveProblem:
         return None if found is None else Comparison("numerical", found)
 
     def compared_for(self, method: Method) -> SolveProblem:
-        """Return the problem for a solver, without a numerical reference if that is useless.
+        """Return the problem for a solver, without a numerical reference if the latter is useless.
 
-        If the solver estimates its error, a numerical reference would take longer and be less
-        accurate than the solution itself. Initial value problems of ordinary equations keep their
-        reference.
+        It is useless if the solver estimates its error, because the reference would take longer and
+        be less accurate than the solution itself. Initial value problems of ordinary equations keep
+        their reference.
         """
         ordinary = len(self.system.box) == 1 and self.system.is_evolution
         return self if ordinary or isinstance(method, Ansatz) else replace(self, known=None)
@@ -153,8 +154,9 @@ def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
 def settings_of(cfg: SolveConfig, cell: Cell) -> SolveConfig:
     """Return the settings `cfg` with the changes of one cell.
 
-    A cell is for example {equation: {formula: ..., ...}, name: heat, bounds: {l2: 1e-6}}. Its
-    equation replaces that of `cfg`; its other settings replace single settings of `cfg`.
+    A cell is one part of a study, for example {equation: {formula: ..., ...}, name: heat, bounds:
+    {l2: 1e-6}}. Its equation replaces the whole equation of `cfg`; its other settings replace
+    single settings of `cfg`.
 
     Raises:
         UsageError: If a setting is not valid.
@@ -171,7 +173,7 @@ def make_solve_problem(cfg: SolveConfig, seed: int, near: Sequence[str] = ()) ->
     Args:
         cfg: Settings.
         seed: Seed of observations that are drawn from a reference solution.
-        near: Formulas for `SolveProblem.near`, as text.
+        near: Formulas for `SolveProblem.near`, as strings.
 
     Raises:
         UsageError: If the equation, a condition, the box or a table is not valid.
@@ -219,7 +221,7 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
 
 
 def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
-    """Return the constants by name for each problem of `equation.continuation`."""
+    """Return one dictionary of constants for each problem of `equation.continuation`."""
     given = dict(equation.continuation or {})
     constants = dict(equation.constants or {})
     for name, values in given.items():
@@ -242,7 +244,8 @@ def _draw_observations(
     """Draw noisy observations from a reference solution.
 
     Args:
-        data: Setting `equation.data` with the keys points, noise and constants.
+        data: Setting `equation.data`, a mapping with the keys points, noise and constants. The
+            noise is a fraction of the standard deviation of each unknown.
         equation: Settings of the equation.
         system: The system with unknown parameters.
         seed: Seed of the points and the noise.
@@ -312,8 +315,8 @@ def reference_of(system: System) -> Reference | None:
 def _integrate(system: EvolutionSystem) -> Reference | None:
     """Integrate ordinary equations by scipy, as a system of first order.
 
-    The first method that reaches the end of the range is used. Return None if none does, or if
-    sympy cannot solve the equations for the highest derivatives.
+    The first of `METHODS` that reaches the end of the range is used. Return None if no method does,
+    or if sympy cannot solve the equations for the highest derivatives.
     """
     vocabulary = system.vocabulary
     orders = system.orders

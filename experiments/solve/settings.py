@@ -1,4 +1,4 @@
-"""Conversion of settings to a system of equations, and to the solvers for its networks."""
+"""Conversion of settings to a system of equations, and to the networks and solvers for it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _FACE = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
 
 
 class EquationParser:
-    """Parser of the settings of an equation; it substitutes the values of known constants.
+    """Parser of the settings of an equation. Known constants are replaced by their values.
 
     Attributes:
         equation: The settings.
@@ -109,7 +109,7 @@ class EquationParser:
         )
 
     def system(self) -> System:
-        """Return the system of equations and conditions; observations are added elsewhere."""
+        """Return the system of equations and conditions, without observations."""
         equations = tuple(map(self.relation, self.each_unknown("formula", "equation")))
         named = _conditions_by_name(self.equation.conditions, equations).items()
         conditions = tuple(self._condition(f"equation.conditions.{n}", each) for n, each in named)
@@ -130,14 +130,14 @@ class EquationParser:
         return self._substitute(parse_expression(text, names))
 
     def each_unknown(self, key: str, noun: str) -> list[str]:
-        """Return the texts of a setting that must have one text per unknown.
+        """Return the value of a setting that must have one string per unknown.
 
         Args:
             key: Name of the setting, such as formula.
-            noun: What the error message calls one text.
+            noun: What the error message calls one string, such as "equation".
 
         Raises:
-            UsageError: If the number of texts is not the number of unknowns.
+            UsageError: If the number of strings is not the number of unknowns.
         """
         given = getattr(self.equation, key)
         unknowns = self.vocabulary.unknowns
@@ -208,10 +208,12 @@ class EquationParser:
 
 
 def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, Any]:
-    """Return the conditions, including those written as sentences, as mappings by name.
+    """Return all conditions as mappings such as {at: x=0, formula: u = 0}, by name.
 
-    The sentence "periodic in x" without a formula is replaced by one condition for every unknown
-    and for each of its derivatives with respect to x below the highest one in the equations.
+    Conditions that are written as sentences are parsed, and their names are made from the
+    sentences. The sentence "periodic in x" without a formula is replaced by one condition for every
+    unknown and for each of its derivatives with respect to x below the highest one in the
+    equations.
     """
     if given is None or isinstance(given, Mapping):
         return dict(given or {})
@@ -254,8 +256,8 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
         system: System whose variables and unknowns are columns of the data.
 
     Returns:
-        Names of the observed unknowns; and the columns of the variables and then of these unknowns,
-        shape (rows, variables + unknowns).
+        Names of the observed unknowns; and an array with one column per variable, then one per
+        observed unknown, shape (rows, variables + unknowns).
 
     Raises:
         UsageError: If a column is missing or not valid.
@@ -270,7 +272,7 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
 def _columns(key: str, data: Any, names: Sequence[str]) -> Array:
     """Return the columns `names` of a file or a mapping, shape (rows, names).
 
-    `key` is the setting that messages name.
+    `key` is the name of the setting, for error messages.
     """
     if isinstance(data, str):
         return read_inputs(data, names)
@@ -288,7 +290,9 @@ def with_observations(system: System, unknowns: Sequence[str], columns: Array) -
 
 
 def _points_and_values(key: str, system: System, columns: Array) -> tuple[Array, Array]:
-    """Split columns into points, shape (rows, variables), and values, shape (rows, columns).
+    """Split columns into points, shape (rows, variables), and values, shape (rows, unknowns).
+
+    `key` is the name of the setting, for the error message.
 
     Raises:
         UsageError: If a point lies outside the box.
@@ -326,7 +330,7 @@ def read_reference(given: Any, system: System) -> tuple[Array, Array]:
 
 
 class NetworkChoice(NamedTuple):
-    """Network for a system.
+    """Network that solves a system.
 
     Attributes:
         label: Name of the network in tables and figures.
@@ -338,7 +342,7 @@ class NetworkChoice(NamedTuple):
 
 
 def policy_of(cfg: SolveConfig) -> EquationPolicy:
-    """Return the solver's numbers of points and steps, and its budget, from the settings `cfg`."""
+    """Return the solver's default numbers of points and steps, with the budget of `cfg`."""
     return EquationPolicy(budget=cfg.budget)
 
 
@@ -348,10 +352,10 @@ def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
 
 
 def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
-    """Return the network of a solver that estimates its error, or None if none can be used.
+    """Return the KAN of a solver that estimates its error, or None if no such solver applies.
 
-    Slabs of time are preferred to tensor products of splines, but cannot be used if the settings
-    contain planned grids or parameter continuation.
+    Slabs of time are preferred to tensor products of splines. They cannot be used if the settings
+    contain planned grids (`equation.intervals`) or parameter continuation.
     """
     given = cfg.equation
     count = len(system.vocabulary.unknowns)
@@ -407,7 +411,7 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
 def _network(
     cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
 ) -> tuple[NetworkChoice, int]:
-    """Return a network and its number of unknowns, for a KAN on the finest planned grid.
+    """Return a network and its number of coefficients; for a KAN, on the finest planned grid.
 
     Args:
         cfg: Settings.

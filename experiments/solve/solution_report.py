@@ -54,19 +54,19 @@ RESOLUTION = {1: 401, 2: 81, 3: 61}
 class SolvedEquation:
     """Solution of a differential equation, with a verdict on how reliable it is.
 
-    Call it with points to evaluate the unknowns there.
+    A solution can be called like a function of points; it returns the values of the unknowns.
 
     Attributes:
         problem: The problem that was solved.
         network: Name of the network, such as `MLP 2-16-16-1`.
         solution: The solution as the solver returned it.
         errors: Errors against a known solution: relative L2 error `l2`, relative H1 error `h1`,
-            mean squared error `mse` and largest absolute error `max_error`; None where no solution
-            is known.
+            mean squared error `mse` and largest absolute error `max_error`. Errors that cannot be
+            computed are None.
         verdict: `solved`, `doubtful` or `failed`.
         reason: Reason for the verdict, in one sentence.
         seconds: CPU time of the solver in seconds.
-        seed: Seed of the training.
+        seed: Seed of random initial guesses and points.
     """
 
     problem: SolveProblem
@@ -153,7 +153,7 @@ class SolvedEquation:
         return dict(zip(self.constants, values, strict=True))
 
     def summary(self) -> dict[str, Any]:
-        """Return a row of the table `summary`: verdict, errors, residuals, sizes and parameters."""
+        """Return the row of the table `summary`: verdict, errors, residuals, sizes, parameters."""
         last = self.solution.last
         found = dict[str, float]()
         truth = self.problem.truth
@@ -182,15 +182,15 @@ class SolvedEquation:
         }
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Return the solution as a checkpoint; `name` becomes part of the name of the file."""
+        """Return the solution as a checkpoint, whose file name contains `name`."""
         return to_checkpoint(f"{self.problem.name}-{name}-seed{self.seed}", self.model)
 
     def tables(self, name: str) -> Iterator[Table]:
         """Yield three tables, whose names end in `name`.
 
         `solution` has the unknowns on a regular grid, their true values (if known everywhere) and
-        the residuals. In three variables, the last one is fixed at the middle of its range.
-        `points` has the collocation points. `knots` has the breakpoints of each variable and
+        the residuals. With three variables, the last variable is fixed at the middle of its range.
+        `points` has `EquationStage.points`. `knots` has the breakpoints of each variable and
         window; it is left out for networks without grids.
         """
         box = self.problem.system.box.numpy()
@@ -239,7 +239,7 @@ def stage_row(
 ) -> dict[str, float | int | None]:
     """Return the row of metrics.csv for one grid or window of time.
 
-    Errors are measured at those of the `points` that lie in the window.
+    Errors are measured only at the `points` that lie in the window.
     """
     box = stage.solution.box.numpy()
     return {
@@ -309,21 +309,23 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
 
     Args:
         formula: Equation such as `u_t = u_xx`; for a system, a list with one equation per unknown.
-        variables: Range (low, high) of each variable by name; time comes last.
+        variables: Range (low, high) of each variable by name; if there is time, it comes last.
         conditions: Sentences such as `u = 0 at x=0, x=1` or `u_x periodic in x`.
         unknowns: Names of the unknown functions.
         constants: Values of constants by name, for use in all formulas.
-        exact: Formula of the solution if it is known, to measure errors; for a system, a list.
-        continuation: Lists of values of constants, for parameter continuation: the equation is
-            solved with these values first, and each solution is the initial guess for the next.
+        exact: Formula of the solution, if it is known, from which errors are measured; for a
+            system, a list with one formula per unknown.
+        continuation: Values of constants by name, for parameter continuation: the equation is first
+            solved with these values in turn, and each solution is the initial guess for the next.
         unknown_parameters: Initial guesses, by name, of parameters to be estimated from `data`.
-        data: Observations: the name of a file, or columns by name.
+        data: Observations: the name of a file, or columns by name. The columns are the variables
+            and the observed unknowns.
         network: Network, such as {"kind": "mlp", "hidden": [20, 20]}, in the form of an entry of
             the setting `networks` of `kanrun solve`. By default, a suitable KAN is chosen.
         intervals: Number of intervals per variable of each grid, coarsest first; by default, grids
             are refined as long as that helps.
-        tolerance: Wanted relative L2 error, for solvers that estimate their error. These are used
-            by default for equations in at most two variables without unknown parameters or data.
+        tolerance: Wanted relative L2 error, for solvers that estimate their error. Such a solver is
+            the default for equations in at most two variables without unknown parameters or data.
         budget: Largest amount of work, in approximate seconds of one core.
         seed: Seed of random initial guesses and points.
 

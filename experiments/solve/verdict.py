@@ -1,9 +1,9 @@
 """Verdict on a solution, and the claims of `kanrun solve` about its results.
 
 A small residual alone proves nothing: the points may miss a narrow front, and an equation with too
-few conditions has many solutions. The change of the solution from the previous grid is the best
-evidence. Limits of residuals are relative to the largest term of the equation, and limits of errors
-and changes are relative to the solution.
+few conditions has many solutions. The change of the solution from the previous grid is better
+evidence. Residuals are compared with limits relative to the largest term of the equation; errors
+and changes are compared with limits relative to the solution.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from kanrun.formulas.equations import RowFunction
 from kanrun.runs import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
 
-#: Largest relative change of the solution from the second last grid to the last for the verdict
-#: `solved`.
+#: Largest relative change of the solution from the second last to the last grid, or largest
+#: estimated error, for the verdict `solved`.
 SOLVED_CHANGE = 2e-3
 #: Largest root mean square residual, of equations or conditions, for the verdict `solved`.
 SOLVED_RESIDUAL = 1e-2
-#: The same limit for networks without grids. It is stricter, because their change does not show
-#: what the network cannot represent.
+#: Largest root mean square residual of networks without grids for the verdict `solved`. It is
+#: stricter, because the change between training runs does not show what a network cannot represent.
 UNREFINED_RESIDUAL = 1e-4
 #: The verdict is `failed` if a residual, the change or the error is at least this large.
 FAILED = 0.1
@@ -48,15 +48,15 @@ FAILED = 0.1
 #: conditions. A larger value accepts underdetermined equations; a smaller one rejects determined
 #: ones.
 MAX_SENSITIVITY = 1e4
-#: The same limit if there are fewer conditions in a variable than the order of the equation. It is
-#: stricter, because such equations are often underdetermined.
+#: Largest sensitivity if there are fewer conditions in a variable than the order of the equation.
+#: It is stricter, because such equations are often underdetermined.
 MAX_SENSITIVITY_IF_MISSING = 500.0
 #: Largest relative error against a known solution for the verdict `solved`. A small error never
 #: improves a verdict.
 SOLVED_ERROR = 1e-2
-#: If the difference from the observations is larger than on the best grid by this factor, the
-#: verdict says that the equation does not describe the observations. (Early grids may fit them more
-#: closely.)
+#: If the difference from the observations exceeds the smallest difference on any grid by this
+#: factor, the verdict says that the solution differs from the observations. (Coarse grids may fit
+#: the observations more closely.)
 MISFIT = 2.0
 #: Largest inflation of a standard error by the other parameters (see `standard_errors`) at which
 #: the observations identify the parameters. A larger value accepts parameters that small errors of
@@ -66,17 +66,17 @@ MAX_INFLATION = 20.0
 #: Largest ratio of the true error to the estimated one, or to the change from the last grid, at
 #: which the verdict `solved` is honest.
 HONEST = 10.0
-#: Relative accuracy of a known solution, or of rounding, by the kind of the known solution. It is
-#: added to the estimated error before the true error is divided by it.
+#: Relative accuracy of known solutions by their kind (see `Comparison.what`). It is added to the
+#: estimated error before the true error is divided by the sum.
 ROUNDING = {"exact": 1e-13, "numerical": 1e-10, "recorded": 1e-7}
-#: Number of points all over the box at which errors are measured.
+#: Number of points, distributed over the whole box, at which errors are measured.
 ERROR_POINTS = 10_000
 #: Number of additional points near each narrow feature.
 NEAR_POINTS = 2_000
-#: Additional points lie within this distance of a narrow feature, in widths of the feature.
+#: Largest distance of the additional points from a narrow feature, in widths of the feature.
 NEAR = 10.0
-#: Largest distance of an unknown parameter from its true value, in standard errors, at which it
-#: counts as found. A larger value makes the claim easier to meet.
+#: Largest difference between an estimated parameter and its true value, in standard errors, at
+#: which the parameter counts as found. A larger value makes the claim easier to meet.
 STANDARD_ERRORS = 2.0
 #: Smallest fraction of seeds for which unknown parameters are claimed to be found. A larger value
 #: makes the claim harder to meet.
@@ -91,9 +91,9 @@ def maximum(values: Iterable[float | None]) -> float | None:
 def residual_rms(solution: Solution) -> float:
     """Return the root mean square residual of a solution, relative to the equation's terms.
 
-    If the solver estimated the error, it is the mean over all windows of time; otherwise it is the
-    residual of the worst window. Short windows after jumps of the initial values may have large
-    residuals in spite of small errors.
+    If the solver estimated the error, the mean is taken over all windows of time, because short
+    windows after jumps of the initial values may have large residuals in spite of small errors.
+    Otherwise, the residual of the worst window is returned.
     """
     found = np.array([stage.equation.rms for stage in solution.last])
     if solution.estimate is None:
@@ -103,12 +103,13 @@ def residual_rms(solution: Solution) -> float:
 
 
 def verdict(solution: Solution, system: System, error: float | None) -> tuple[str, str]:
-    """Judge a solution.
+    """Judge how reliable a solution is.
 
     Args:
         solution: Solution to judge.
-        system: The system that it solves.
-        error: Relative error against a known solution, or None. It can only make the verdict worse.
+        system: System of which it is a solution.
+        error: Relative error against a known solution, or None. A large error makes the verdict
+            worse; a small one does not improve it.
 
     Returns:
         `solved`, `doubtful` or `failed`; and the reason as a sentence.
@@ -163,10 +164,10 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
 
 
 def _doubt(solution: Solution, system: System) -> str | None:
-    """Return why a solution with small residuals may be wrong, or None.
+    """Return why a solution with small residuals may be wrong, or None if there is no reason.
 
-    It may be one of many solutions, may not fit the observations, or its parameters may not be
-    determined by the observations.
+    The reasons are that other functions satisfy the equation as well, that the solution does not
+    fit the observations, or that the observations do not determine the unknown parameters.
     """
     sensitivity = maximum(stage.sensitivity for stage in solution.last) or 0.0
     missing = missing_conditions(system)
@@ -211,9 +212,9 @@ class ErrorPoints(NamedTuple):
 def error_points(problem: SolveProblem, seed: int) -> ErrorPoints:
     """Return the points at which errors of a problem are measured.
 
-    They are the points of the recorded solution, if there is one. Otherwise they are spread over
-    the box, with additional points near the narrow features in `problem.near`. Weights are
-    inverse to the density of the points, so that weighted means are means over the box.
+    If there is a recorded solution, its points are used. Otherwise, points are spread over the box,
+    with additional points near the narrow features in `problem.near`. Their weights are inversely
+    proportional to the density of the points, so that weighted means are means over the box.
     """
     if problem.recorded is not None:
         return ErrorPoints(problem.recorded[0], np.ones(len(problem.recorded[0])))
@@ -244,7 +245,7 @@ def errors(
 
     Returns:
         Relative L2 error `l2`, relative H1 error `h1` (with first derivatives), mean squared error
-        `mse` and largest absolute error `max_error`; None for those that cannot be computed.
+        `mse` and largest absolute error `max_error`. Errors that cannot be computed are None.
     """
     found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
     if known is None or not len(points.at):
@@ -275,8 +276,8 @@ def errors(
 def claims_of(summary: DataFrame) -> Iterator[Claim]:
     """Yield the claims about the table `summary`.
 
-    For a single equation they are about the first network; for a suite, about all equations and
-    networks for which the suite has bounds.
+    If there is a single equation, the claims are about the first network. For a suite, they are
+    about all equations and networks for which the suite has bounds.
     """
     bounds = [name for name in map(str, summary) if name.endswith("_bound")]
     bounds = [name for name in bounds if summary[name].notna().any()]
