@@ -2,16 +2,15 @@
 
 The JSON export is this document. `null` corresponds to None. Its entries are:
 
-- `schema`: `kanrun-model/1`; the number increases with changes that break readers.
+- `schema`: `kanrun-model/1`; the number is increased if a change of the format breaks readers.
 - `columns`: one object per column of the table. `name`: name of the column. `levels`: the texts
   that have an indicator, or null for numbers and dates. `fill`: the number that replaces missing
-  values, or null
-  if values must not be missing. `indicator`: whether an additional input is 1 if the value is
-  missing and 0 otherwise. `parts`: for dates, the parts (`day of year`, `weekday`, `hour`) that are
-  inputs besides the days since 1970-01-01; otherwise null. `day_first`: whether dates such as
-  04/05/2024 begin with the day. `missing`: additional texts that mean a missing number or date;
-  numbers are written with 17 digits, words in lower case. `other`: the level without an indicator
-  if there is exactly one such level, otherwise null.
+  values, or null if values must not be missing. `indicator`: whether an additional input is 1 if
+  the value is missing and 0 otherwise. `parts`: for dates, the parts (`day of year`, `weekday`,
+  `hour`) that are inputs besides the days since 1970-01-01; otherwise null. `day_first`: whether
+  dates such as 04/05/2024 begin with the day. `missing`: additional texts that mean a missing
+  number or date; numbers are written with 17 digits, words in lower case. `other`: the level
+  without an indicator if there is exactly one such level, otherwise null.
 - `inputs`: names of the model's inputs, in the order in which the columns are encoded.
 - `outputs`: names of the outputs.
 - `classes`: labels of a classifier, otherwise null.

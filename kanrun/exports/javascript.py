@@ -1,7 +1,7 @@
 """Export of models as one JavaScript file without dependencies, for web pages and for Node.
 
-The file consists of the text of `runtime.js` and, as data, the document that `in_pieces` returns;
-see `document.py`.
+The file consists of the text of `runtime.js` and the model as data: the document that `in_pieces`
+returns (see `document.py`).
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
     np.stack: lambda graph, parts, axis: graph.add(
         "Concat", *(part[:, None] for part in parts), axis=axis
     ),
-    # Length of each piece that lies below x, times the slope of the piece.
+    # Sum over the pieces: the length by which a piece lies below x, times the slope of the piece.
     np.interp: lambda _, x, points, values: (
         np.clip(x[:, None] - np.array(points[:-1]), 0.0, np.diff(points))
         @ (np.diff(values) / np.diff(points))
@@ -229,7 +229,7 @@ def _network(graph: _Graph, document: Document, x: _Traced) -> _Traced:
                 inside = _network(graph, window, graph.add("Max", x, least.copy()))
                 value = graph.add("Where", x[:, -1:] > end, inside, value)
             x = value
-        # In float64, because the heights of the exponentials may cancel each other.
+        # Computed in float64, because the heights of the exponentials may cancel each other.
         elif layer["kind"] == "radial":
             x = graph.in_double(x, partial(runtime.LAYERS["radial"], layer))
         else:

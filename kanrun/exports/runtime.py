@@ -28,7 +28,7 @@ Data = dict[str, Any]
 #: Distance beyond a grid, in units of an interval, up to which splines continue linearly. It keeps
 #: squares from overflowing.
 FARTHEST = 1e154
-# Number of rows that are computed at once; a layer takes rows x inputs x outputs numbers.
+# Number of rows that are computed at once. A layer stores rows x inputs x outputs numbers.
 ROWS = 500
 ERF = np.frompyfunc(math.erf, 1, 1)
 

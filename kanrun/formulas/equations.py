@@ -38,7 +38,8 @@ RowFunction = Callable[[Array], Array]
 #: Highest order of a derivative, summed over the variables.
 MAX_ORDER = 6
 
-#: A name, and the parenthesis after it if it is called. The e in a number such as 1e3 is skipped.
+#: Pattern of a name and, if the name is called, the parenthesis after it. The e in a number such as
+#: 1e3 is not a name.
 _NAMES = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(\s*\()?")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _DIFFERENTIATED = re.compile(r"\)_(\w+)")
@@ -66,9 +67,9 @@ class Vocabulary:
     They take precedence over the constants of formulas: a declared e is not Euler's number.
 
     Attributes:
-        variables: Independent variables; time comes last.
-        unknowns: Unknown functions.
-        constants: Unknown parameters.
+        variables: Names of the independent variables; time comes last.
+        unknowns: Names of the unknown functions.
+        constants: Names of the unknown parameters.
     """
 
     variables: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Parser from text to sympy expressions. It accepts listed nodes of Python's `ast`, runs no code.
+"""Parser from text to sympy expressions. It accepts a few nodes of Python's `ast`, runs no code.
 
 Decimal numbers become exact rationals: 0.5 becomes 1/2. With sympy's Float, constants would have
 15 digits only, and 0.5*x0 would not be equal to x0/2. With rationals, both are equal, and x0**0.5

@@ -1,7 +1,7 @@
 """The Python library: `kanrun.fit` (here), and estimators for scikit-learn.
 
-`kanrun.fit` runs the recipe of the command `kanrun fit` on data in memory, without a run folder.
-The same settings and seed therefore give the same numbers.
+`kanrun.fit` does the same as the command `kanrun fit`, but on data in memory and without a run
+folder. The same settings and seed therefore give the same numbers.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ADDITIVE = "additive"
 RESUME = "resume"
 #: Settings that concern run folders. `fit` rejects them, because it writes no run folder.
 RUN_SETTINGS = {"executor", "n_seeds", "figures", "figure_formats", "tags", "note", "suite"}
-#: Names of configuration groups and of their choices, which are not settings of `fit`.
+#: Names in configurations that are not settings of `fit`: groups, and the key of the chosen kind.
 GROUP_NAMES = {"kind", "target", "sampling"}
 
 
@@ -91,7 +91,7 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
         formula: Formula from which data are drawn, in place of `x` and `y`, such as
             `exp(-x)*sin(3*y)`.
         domain: Ranges of the variables of the formula, such as `{"x": (-1, 1)}`; default: [-1, 1]
-            for each.
+            for every variable.
         solver: `auto`, `lm`, `lbfgs` or `adam`.
         task: `regression` or `classification`; default: classification if `y` is text or bool.
         seed: Seed of the random numbers of sampling, splitting and training.
@@ -100,7 +100,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
             numbers) or `binomial` (fractions); only for `auto` and `additive`.
         offset: Name of the input with the exposures (time at risk, area), to which the mean of
             counts or positive numbers is proportional.
-        categorical_columns: Names of numeric columns whose values are levels, as those of text.
+        categorical_columns: Names of numeric columns whose values are categories, like those of
+            text columns.
         progress: Whether to show a progress line; default: in interactive sessions.
         **settings: Settings of the model, the solver, the sampling and the run, as on the command
             line but without their group: `hidden=[5]`, `steps=50`, `noise=0.1`. By default, all
@@ -272,14 +273,14 @@ def fit_target(cfg: FitConfig, target: Target, *, progress: bool = False) -> Mod
     tables = {name: pd.DataFrame(values) for name, values in rows.items()} | tables
     for table in tables.values():
         table.insert(0, "seed", cfg.seed)
-    # The model is the first checkpoint; those for resuming were left out above.
+    # The model is the first checkpoint, because checkpoints for resuming were left out above.
     model = from_checkpoint(checkpoints[0], Model)
     return replace(model, tables=tables, notes=tuple(notes))
 
 
 @contextlib.contextmanager
 def _ctrl_c(*, stops_cleanly: bool) -> Iterator[threading.Event]:
-    """Let the first Ctrl-C request a stop, and the second one raise KeyboardInterrupt.
+    """Make the first Ctrl-C request a stop, and the second Ctrl-C raise KeyboardInterrupt.
 
     Yield an event that is set once a stop was requested. Nothing changes if `stops_cleanly` is
     false, or outside the main thread, because Python delivers signals only to the main thread.

@@ -182,7 +182,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             **options: Options of `kanrun.interpret`.
 
         Returns:
-            The formula, with its error on held-out points and its outcome.
+            The formula, its error on held-out points, and the outcome of the search.
         """
         check_is_fitted(self)
         return interpret(self.model_, output=output, **options)
@@ -211,16 +211,17 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         pairs: Whether pairs of inputs may interact (`auto`).
         selection: Criterion by which the model is selected, such as `evidence` (`auto`).
         folds: Number of folds of the cross-validation (`auto`).
-        extrapolation: Behaviour outside the training range, such as `linear` or `constant`.
+        extrapolation: Rule by which predictions continue outside the training range, such as
+            `linear` or `constant`.
         bounds: Smallest and largest possible prediction (`auto`).
-        monotone: Direction of an input's effect by the input's name, such as `{"x0": "increasing"}`
-            or "decreasing" (`auto`).
+        monotone: Names of inputs with the direction of their effect, `increasing` or `decreasing`,
+            such as `{"x0": "increasing"}` (`auto`).
         solver: `auto`, `lm`, `lbfgs` or `adam`; the models `auto` and `additive` have no solver.
         steps: Number of steps of the solver on each grid.
         n_starts: Number of random starts of the solver.
         smoothness_weight: Weight of the smoothness penalty.
-        validation_fraction: Fraction of the rows that are held out to select a trained network, in
-            [0, 1).
+        validation_fraction: Fraction of the rows that are held out for validation when a network is
+            trained, in [0, 1).
         random_state: Seed of the training.
         family: `gaussian`, `poisson` (counts), `gamma` (positive numbers) or `binomial` (fractions)
             (`auto` and `additive`).
@@ -242,7 +243,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     offset: str | None = None
 
     def score(self, X: Data, y: Data, sample_weight: Data = None) -> float:
-        """Return R^2; for a `family` other than `gaussian`, the fraction D^2 of the deviance.
+        """Return R^2, or D^2 (the fraction of the deviance explained) for a non-gaussian `family`.
 
         Args:
             X: Inputs, shape (rows, inputs).

@@ -198,8 +198,9 @@ def departures(
     """Return which samples are unlike the training data, as boolean arrays (samples,) by reason.
 
     The kinds of reasons are `outside` (an input is outside its training range), `gap` (an input
-    lies in a gap of its training data), `unseen` (a text is not a level of its column; only if the
-    columns are given as `table`) and `clipped` (the prediction was clipped to the allowed range).
+    lies in a gap of its training data), `unseen` (a text is not among the `level_names` of its
+    column; only if the columns are given as `table`) and `clipped` (the prediction was clipped to
+    the allowed range).
     """
     reasons: dict[Reason, NDArray[np.bool_]] = {}
     for column, inputs in zip(model.table_code.columns, input_columns(model).values(), strict=True):

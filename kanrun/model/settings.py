@@ -47,7 +47,8 @@ def widths_of(hidden: Sequence[int] | str) -> tuple[int, ...]:
 
 
 #: Numbers of grid intervals that `model.intervals=auto` tries in turn, until the network is too
-#: large or the validation error no longer falls. Each grid contains the breakpoints of the last.
+#: large or the validation error no longer falls. Each grid contains the breakpoints of the one
+#: before.
 AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 

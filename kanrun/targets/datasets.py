@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from kanrun.targets.encoding import TableCode
 
-#: Formulas on [-1, 1] in each variable. Sources: C. Runge, Z. Math. Phys. 46 (1901) for the last;
-#: Liu et al., arXiv 2404.19756, section 3.1 for the others.
+#: Named formulas; the domain is [-1, 1] in each variable. Sources: C. Runge, Z. Math. Phys. 46
+#: (1901) for the last one; Liu et al., arXiv 2404.19756, section 3.1 for the others.
 NAMED: dict[str, str] = {
     "exp_sin_square": "exp(sin(pi*x0) + x1^2)",  # [2,1,1] represents it exactly
     "bessel_j0": "j0(20*x0)",  # a dozen oscillations

@@ -32,8 +32,9 @@ _MIN_ROWS = 2
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
 _PERIODS = 1.2  # number of periods that dates must span for a part to become an input
 _TEXT_FRACTION = 0.5  # fraction of texts among the values above which a column is a category
-#: Largest number of characters of a value, and of values, in a message.
+#: Largest number of characters of a value in a message.
 _SHOWN = 40
+#: Largest number of values in a message.
 _LISTED = 5
 
 
@@ -303,7 +304,7 @@ class Reading:
         if not len(present):
             return None, [f"the column {name!r} is left out: it is empty"]
         if parts is not None:
-            # Keep the parts whose periods the dates span, unless all their values are equal.
+            # Keep the parts whose periods the dates span, unless all values of a part are equal.
             spanned = [
                 part for part, period in DAYS.items() if np.ptp(present) >= _PERIODS * period
             ]

@@ -34,7 +34,7 @@ _POLES: dict[Any, Any] = {
 #: Number of random points in the domain at which a function is checked.
 _RANDOM = 4000
 #: Largest number of axes through the centre of the domain along which a function is checked. More
-#: axes find more points at which it is undefined, and take more time.
+#: axes find more points at which the function is undefined, and take more time.
 _LINES = 20
 #: Number of points checked on each axis. With fewer points, narrow undefined ranges are missed.
 _PER_LINE = 201
@@ -230,7 +230,7 @@ def file_formula(name: str, path: str | None, domain: Any) -> Target:
     )
 
 
-#: Functions that are allowed in formula files but not in formulas of users.
+#: Functions that are allowed in formula files but not in formulas that users type.
 _FILE_FUNCTIONS = {"neg": KnownFunction(operator.neg)}
 #: Pi as formula files write it, with at least 13 decimals.
 _PI = re.compile(r"3\.1415926535897\d*")
@@ -269,8 +269,9 @@ def _file_range(
 def feynman_formulas(path: str | None = None) -> dict[str, Any]:
     """Return the entries of the formula file `path` by name; see `file_formula` for their format.
 
-    With None, return the 27 formulas of Table 2 of the KAN paper (arXiv 2404.19756) by equation
-    number. Raises UsageError if the file cannot be read or is not a mapping from names to formulas.
+    If `path` is None, return the 27 formulas of Table 2 of the KAN paper (arXiv 2404.19756), by
+    equation number. Raises UsageError if the file cannot be read or is not a mapping from names to
+    formulas.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -353,7 +354,7 @@ def check_finite(target: Target) -> Target:
             f"and {elsewhere} of the {len(points)} points tried; change target.domain."
         )
     for zero in _zeros_of_denominators(target, points):
-        # 0/0 gives NaN, which fails this comparison, because it need not be a pole.
+        # A point with 0/0 need not be a pole. It gives NaN, for which this comparison is false.
         if np.abs(target.function(zero)).max() > _POLE * np.median(np.abs(values)):
             raise UsageError(
                 f"{target.name} is not finite near {shown(zero[0], target.inputs)}, where it "
@@ -363,7 +364,7 @@ def check_finite(target: Target) -> Target:
 
 
 def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
-    """Yield, for each denominator that has both signs at `points`, one zero, shape (1, inputs)."""
+    """Yield one zero, shape (1, inputs), of each denominator that has both signs at `points`."""
     if target.expression is None:
         return
     powers = target.expression.atoms(sympy.Pow)

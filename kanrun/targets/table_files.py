@@ -63,10 +63,11 @@ _DAMAGED = (
     zlib.error,
     lzma.LZMAError,
 )
-#: Numbers, possibly between symbols such as a currency: with a decimal comma (_COMMA), with dots
-#: between thousands (_DOTS), with commas between thousands (_THOUSANDS).
+#: Pattern of a number with a decimal comma, possibly between symbols such as a currency.
 _COMMA = re.compile(r"[^\w.,]*(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?[^\w.,]*$", re.ASCII)
+#: Pattern of such a number with dots between thousands.
 _DOTS = re.compile(r"[^\w.,]*\d{1,3}(\.\d{3})+(,\d+)?[^\w.,]*$", re.ASCII)
+#: Pattern of such a number with commas between thousands.
 _THOUSANDS = re.compile(r"[^\w.,]*\d{1,3}(,\d{3})+[^\w.,]*$", re.ASCII)
 
 

@@ -239,7 +239,7 @@ class _Rows:
         return {**frame_columns(self.table, self.asked.outputs)}
 
     def reading(self, inputs: Sequence[str]) -> Reading:
-        """Return the rules by which columns are read, with the advice for error messages."""
+        """Return the rules by which the columns `inputs` are read, with advice for messages."""
         asked = self.asked
         return Reading(
             [name for name in asked.categorical_columns if name in inputs],

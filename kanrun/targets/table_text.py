@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kanrun.points import Array
 
-#: Values of a column: texts, or values of any type from Parquet, a DataFrame or an array.
+#: Values of a column: texts from a text file, or values of any type from other sources.
 Values = Sequence[Any] | NDArray[Any]
 #: Indices of a column's faulty values, by kind of fault (such as "missing").
 Faults = dict[str, list[int]]

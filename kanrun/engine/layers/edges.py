@@ -90,8 +90,8 @@ def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
     return b, torch.addcmul(share, b, 1 - share)
 
 
-#: By name, functions that return a base function b(x) and its derivative b'(x), elementwise. Both
-#: are differentiable to any order in every mode, unlike torch's silu.
+#: Functions that return a base function b(x) and its derivative b'(x) elementwise, by name. Both
+#: can be differentiated to any order in every mode, unlike torch's silu.
 BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "silu": _silu,
     "identity": lambda x: (x, torch.ones_like(x)),
@@ -150,13 +150,13 @@ def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
 class EdgesAt:
     """Basis functions and base function of a layer's edges, evaluated at inputs x.
 
-    `basis` and `base` are either values or first derivatives.
+    Either both are given as values, or both as slopes (first derivatives).
 
     Attributes:
         x: The inputs.
-        basis: The k + 1 nonzero basis functions.
+        basis: Values or slopes of the k + 1 nonzero basis functions.
         interval: Index of the first nonzero basis function.
-        base: The base function.
+        base: Values or slopes of the base function.
     """
 
     x: Inputs
@@ -324,9 +324,9 @@ def checked_edges(edges: EdgeSpec, degree: int, intervals: int, initialisation: 
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the widths as a tuple.
+    """Return the widths `shape` as a tuple of integers.
 
-    Raises UsageError unless they are at least two positive whole numbers.
+    Raises UsageError unless `shape` consists of at least two positive whole numbers.
     """
     try:
         widths = () if isinstance(shape, str) else tuple(map(index, shape))

@@ -45,7 +45,7 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
     Base weights and coefficients are normal, with standard deviations given by the scheme, and
     w_s = 1. With edge_scaling=single, the weight w is initialised like the base weight; under
     `spline` it is 1, and the base function is subtracted from the splines. If `generator` is None,
-    torch's own is used.
+    torch's global generator is used.
     """
     if not isinstance(generator, Generator | None):
         raise UsageError(

@@ -63,10 +63,10 @@ class SplineLayer(nn.Module):
         outputs: Number of outputs.
         intervals: Number of grid intervals G.
         degree: Degree k of the splines.
-        domain: Range (low, high) of the grid of all inputs, or one pair for each input.
+        domain: Range (low, high) of the grids: one pair for all inputs, or one pair for each input.
         edges: Base function, scaling and extrapolation of the edge functions.
         initialisation: Name of the initialisation.
-        generator: Source of random numbers; None: torch's own.
+        generator: Random number generator; None: torch's global generator.
         dtype: torch.float32 or torch.float64; None: torch's default.
         device: Device of the parameters; None: torch's default.
 

@@ -44,12 +44,12 @@ class MLP(Network):
     +-1 / sqrt(fan in), as is torch's default.
 
     Args:
-        shape: The widths, such as [2, 16, 1].
+        shape: The widths, such as [2, 16, 1] for 2 inputs, 16 hidden nodes and 1 output.
         activation: Name of the activation function: `silu`, `relu`, `tanh`, `gelu`, `sin` or
             `identity`.
-        generator: Source of random numbers; None: torch's own.
+        generator: Random number generator; None: torch's global generator.
         dtype: torch.float32 or torch.float64; None: torch's default.
-        device: Device of the parameters; None: torch's default.
+        device: Device of the parameters; None: torch's default device.
 
     Raises:
         UsageError: If an argument is invalid.
@@ -236,8 +236,8 @@ class Polynomial(Curve):
         functions = self.coefficients.shape[0]
         values = torch.cat([torch.ones_like(t), t])
         while len(values) < functions:
-            # Compute up to m more polynomials at once from T_0, ..., T_m: T_(m + k) = 2 T_m T_k -
-            # T_(m - k).
+            # Compute up to m more polynomials at once from T_0, ..., T_m by
+            # T_(m + k) = 2 T_m T_k - T_(m - k).
             near = slice(1, functions - len(values) + 1)
             further = 2 * values[-1:] * values[near] - values.flip(0)[near]
             values = torch.cat([values, further])
@@ -249,7 +249,7 @@ def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch 
 
     The largest binomial coefficients of degrees above 1000 exceed float64.
     """
-    # In float64: the binomial coefficients of degrees above 130 exceed float32.
+    # Computed in float64, because binomial coefficients of degrees above 130 exceed float32.
     t = u.double().unsqueeze(-1)
     index = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
     binomials = t.new_tensor([float(math.comb(degree, i)) for i in range(degree + 1)])
@@ -258,7 +258,7 @@ def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch 
 
 
 class Bezier(Curve):
-    """A Bezier curve of degree `functions` - 1: coefficients are its control points."""
+    """A Bezier curve of degree `functions` - 1, whose coefficients are the control points."""
 
     kind = "bezier"
 

@@ -204,8 +204,8 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
         powers = 1 + 3 * (k - 1) if linear else min(k - 1, 1)
         # The 9 operations compute position, interval and distance, each of them clamped.
         return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy
-    # At level d of the recursion there are d quotients, 2 d differences, products and sums. Linear
-    # continuation adds slopes, a distance and a product.
+    # Degree d of the recurrence takes 3 d differences, d quotients, 2 d products and d - 1 sums.
+    # Linear extrapolation adds the slopes, the distance from the grid, and their products.
     recurrence = sum(7 * d - 1 for d in range(1, k + 1))
     continued = 3 * k - 1 + 3 + 2 * (k + 1) if linear else 0
     return 2 + recurrence + continued + policy
@@ -267,9 +267,10 @@ def match_flops(
 def _match(
     measure: Callable[[tuple[int, ...]], float], depth: int, wanted: int | float
 ) -> SizeMatch:
-    """Return the most even widths (n, ..., n, m) that are close to `wanted`, else the nearest.
+    """Return the most even hidden widths (n, ..., n, m) whose size is close to `wanted`.
 
-    `measure` must be an increasing function of the widths.
+    If the size of no widths is within the tolerance, return the widths with the nearest size.
+    `measure` maps widths to their size, and must be increasing.
     """
     if depth < 1:
         raise UsageError(

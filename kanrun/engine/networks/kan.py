@@ -65,13 +65,13 @@ class KAN(Network):
         shape: The widths, such as [2, 5, 1] for 2 inputs, 5 hidden nodes and 1 output.
         intervals: Number of grid intervals G.
         degree: Degree k of the splines.
-        domain: Range (low, high) of all inputs, or one pair for each input.
+        domain: Range (low, high) of the inputs: one pair for all inputs, or one pair per input.
         edges: Base function, scaling and extrapolation of the edge functions.
         multiplication_nodes: Number of multiplication nodes in each hidden layer. They are the last
             nodes of the layer, and each is the product of two sums of edges, so the layer has more
             sums (outputs) than nodes.
         initialisation: Name of the initialisation.
-        generator: Source of random numbers; None: torch's own.
+        generator: Random number generator; None: torch's global generator.
         dtype: torch.float32 or torch.float64; None: torch's default.
         device: Device of the parameters; None: torch's default.
 

@@ -215,8 +215,8 @@ def halve_intervals(
 
     Returns:
         The network, and a tuple: the index of the input in which the residual is most concentrated,
-        and the ends of its interval with the largest mean squared residual. None if the residual is
-        not concentrated in any input.
+        and the lower and upper end of this input's interval with the largest mean squared residual.
+        None if the residual is not concentrated in any input.
     """
     layer, *others = network.edge_layers
     at = find_interval(x, layer.grid)

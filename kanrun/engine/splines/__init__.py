@@ -1,7 +1,7 @@
 """B-splines as pure functions of tensors.
 
-`knots` has grids, `basis` the basis functions and their derivatives, `products` sums of splines,
-and `fitting` least squares and changes of grids.
+The module `knots` defines grids, `basis` computes basis functions and their derivatives, `products`
+computes sums of splines, and `fitting` fits splines and transfers them to other grids.
 """
 
 from kanrun.engine.splines.basis import (

@@ -9,9 +9,9 @@ Source: C. de Boor, A Practical Guide to Splines, ch. IX-X (recurrence and deriv
 
 The values can be differentiated with respect to x to any order (under `torch.compile` only once),
 but not with respect to the knots. At breakpoints, derivatives are those from the right. The
-backward pass of the r-th
-derivative of the basis computes the (r + 1)-th. In forward mode, under the transforms of
-`torch.func` and under `torch.compile`, torch differentiates the arithmetic itself.
+backward pass of the r-th derivative of the basis computes the (r + 1)-th. In forward mode, under
+the transforms of `torch.func` and under `torch.compile`, torch differentiates the arithmetic
+itself.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
 
 def locate(x: Batch, grid: Grid) -> Place:
-    """Return the position of x in the grid."""
+    """Return the position of x in the grid: the interval, and the position within the interval."""
     if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
         held = x.clamp(grid.low, grid.high)
         limit = largest(x.dtype)

@@ -35,15 +35,16 @@ Extrapolation = Literal["linear", "constant", "zero", "base"]
 
 #: Smallest width of an interval of a grid fitted to data, as a fraction of that of a uniform grid.
 MINIMUM_SPACING = 1e-2
-#: Upper limit of the fraction MINIMUM_SPACING, which is increased if a low precision requires it.
+#: Upper limit of the smallest width, which exceeds MINIMUM_SPACING if the precision requires it.
 MAXIMUM_SHARE = 0.5
 #: Half the width of the grid of a constant input, as a fraction of the absolute value of the input.
 CONSTANT_REACH = 0.5
 #: Fraction of the samples at either end that may be outliers; the others are the bulk.
 RARE = 0.01
-#: Distance from the bulk beyond which a sample is an outlier, in widths of the bulk.
+#: Distance from the bulk of the samples, in units of the bulk's width, beyond which a sample is an
+#: outlier.
 FAR = 1.0
-#: Smallest number of samples at which some of them can count as outliers.
+#: Smallest number of samples of which some can be outliers.
 FEW = 20
 #: Largest deviation at which knots count as equally spaced, and smallest spacing of breakpoints, in
 #: units of the machine epsilon times the largest knot.
@@ -91,7 +92,7 @@ class Grid:
 
     @property
     def breakpoints(self) -> Breakpoints:
-        """Breakpoints of each input; the basis functions sum to 1 from the first to the last."""
+        """Breakpoints of each input. Between the first and the last, basis functions sum to 1."""
         return self.knots[:, self.degree : self.knots.shape[1] - self.degree]
 
     @property
@@ -132,7 +133,7 @@ def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, 
 
 
 def extend(breakpoints: Breakpoints, degree: int) -> Float[Tensor, "inputs knots"]:
-    """Return the knots for `breakpoints`: `degree` more points at either end, equally spaced."""
+    """Return `breakpoints` and `degree` more points at either end, spaced like the end interval."""
     steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
     first = breakpoints[:, :1]
     last = breakpoints[:, -1:]

@@ -31,16 +31,16 @@ from kanrun.engine.splines.basis import (
 from kanrun.engine.splines.compiled import is_single_threaded, is_traced, is_transformed, kept
 from kanrun.engine.splines.knots import Coefficients, Grid, Inputs
 
-#: Above this ratio of the number of all basis functions of an input to that of the nonzero ones,
-#: gathering is faster (measured).
+#: Largest ratio of the number of all basis functions of an input to the number of nonzero ones at
+#: which dense rows are faster than gathering (measured).
 SPARSE_ABOVE = 11.0
 #: Number of entries (samples x inputs x basis functions) up to which dense rows are faster on any
 #: grid, because they need fewer calls (measured).
 DENSE_NUMBERS = 1 << 19
 #: Number of coefficients up to which compiled layers with few intervals use dense rows on one
-#: thread. With 80 coefficients dense rows take 0.7 times as long as gathering, with 184 1.2 times,
-#: with 2048 1.3 times. On several threads dense rows are always used, because gathering would need
-#: atomic operations.
+#: thread. Dense rows take 0.7 times as long as gathering for 80 coefficients, 1.2 times for 184,
+#: and 1.3 times for 2048. On several threads, dense rows are always used, because gathering would
+#: need atomic operations.
 FUSED_DENSE_NUMBERS = 150
 #: Number of table rows from which row indices are sorted as 32-bit integers. With fewer rows, they
 #: are sorted as 16-bit integers, which is faster.
@@ -157,7 +157,7 @@ def _by_kernel(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int)
     if by == 0:
         ends = torch.arange(0, samples * terms + 1, terms, device=index.device)
         values = first.new_zeros(samples * terms)
-        with warnings.catch_warnings():  # Torch calls sparse CSR tensors unfinished.
+        with warnings.catch_warnings():  # Torch warns that sparse CSR tensors are a beta feature.
             warnings.simplefilter("ignore")
             pattern = torch.sparse_csr_tensor(
                 ends, index.flatten(), values, (samples, len(first)), check_invariants=False
@@ -252,8 +252,8 @@ def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
 def _functions(place: Place, count: int, grid: Grid, derivative: int, dim: int = -1) -> Tensor:
     """Return `count` consecutive basis functions, or their slopes, along a new dimension `dim`.
 
-    `place` and slopes are in units of an interval. Positions are counted from the beginning of the
-    interval in which the first function ends.
+    `place` and slopes are in units of an interval. Position 0 is the lower end of the last interval
+    of the first function's support.
     """
     k = grid.degree
     linear = grid.extrapolation == "linear"
