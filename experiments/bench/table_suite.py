@@ -51,10 +51,10 @@ MAX_LEVELS = 40
 SLOW = (FOREST, CATBOOST_NAME, "EBM")
 #: Lower and upper quantile levels of the prediction intervals whose coverage is measured.
 INTERVAL = np.array([0.05, 0.95])
-#: Number of folds of the cross-validation that gives models without predictive densities a standard
-#: deviation.
+#: Number of folds of the cross-validation that estimates the standard deviation of models without
+#: predictive densities.
 FOLDS = 5
-#: Second part of the seed [seed, SPLIT] of a random split, which makes it independent of other
+#: Second part of the seed [seed, SPLIT] of a random split. It makes the split independent of other
 #: random numbers with the same seed.
 SPLIT = 75
 #: Number of rows of each Friedman table.

@@ -6,9 +6,9 @@ between machines, and on a busy machine.
 
 The competitors take turns, round after round, so a busy machine slows all of them equally. Their
 order rotates, and each turn begins with a step that is not timed, so that no competitor is slowed
-by what the one before left in the caches. A step on another device ends when that device has
-finished its work. The optional libraries pykan and inkan are called through their public layers. If
-a layer cannot be built, the reason is recorded.
+by what the previous competitor left in the caches. A step on another device ends when that device
+has finished its work. The optional libraries pykan and inkan are called through their public
+layers. If a layer cannot be built, the reason is recorded.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ MODULES = {"pykan": "kan", "inkan": "inkan"}
 
 IMPORT = "import torch"
 #: Arguments of `kanrun`, with the claimed largest ratio of the command's CPU seconds to those of
-#: `import torch`, which was fixed before anything was measured.
+#: `import torch`. The ratio was fixed before anything was measured.
 COMMANDS = {
     "--help": 0.2,
     "fit solver.steps=abc": 0.33,
@@ -304,8 +304,9 @@ def _step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> Step:
 def layer_claims(table: DataFrame) -> Iterator[Claim]:
     """Claim bounds on the ratios of kanrun's times to those of other layers.
 
-    Of eager and compiled layers, the faster ones are compared. A ratio is the median of the ratios
-    within each round, because a busy moment slows both layers.
+    If a layer was measured both eager and compiled, the faster time is compared. The ratio is the
+    median over rounds of the ratio within a round, because a busy machine slows both layers of a
+    round.
     """
     for case, rows in table.groupby("case", sort=False):
         times = rows[rows["status"] == "ok"].set_index("competitor")

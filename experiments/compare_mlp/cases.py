@@ -1,4 +1,4 @@
-"""The networks of a comparison: their settings, their equal budgets of steps, and their results.
+"""The networks of a comparison: settings, equal numbers of steps, and results.
 
 A case is a target on which several networks are compared.
 """
@@ -28,7 +28,7 @@ from .config import CompareMLPConfig
 
 Model = KANConfig | MLPConfig
 #: Largest factor by which the search for the penalty's weight increases the number of steps of a
-#: KAN. MLPs, which have no penalty, may take as many steps.
+#: KAN. MLPs have no penalty, but may take as many steps as the KAN with this search.
 SEARCH = 3
 
 
@@ -163,8 +163,8 @@ def train(
 ) -> Steps[Record, None, Trained]:
     """Train an MLP for up to `steps` steps, or a KAN along its schedule of grids.
 
-    Both have the same number of random starts. Validation may select a coarser grid of a KAN, which
-    is then smaller. If `begin` is given, it is applied to each new network before training.
+    Both have the same number of random starts. Validation may select a coarser grid, which makes
+    the KAN smaller. If `begin` is given, it is applied to each new network before training.
     """
     training = training_of(case, model, steps)
     if begin is not None:

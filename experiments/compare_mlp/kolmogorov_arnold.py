@@ -19,7 +19,7 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train a KAN whose shape is that of the Kolmogorov-Arnold theorem on one function."""
+    """Train a KAN with the shape of the Kolmogorov-Arnold theorem on one function."""
     trained = yield from train(case, model_of(case, cell), seed)
     marks = {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
     yield result(case, trained, activation=case.cfg.model.base, **marks)

@@ -48,9 +48,9 @@ WIDTHS = (4, 8, 16, 32)
 DEPTHS = (2, 4, 8)
 #: Numbers of grid intervals of the networks whose parameters are counted; None stands for an MLP.
 GRIDS = (None, 5, 10, 20, 40)
-#: Largest accepted difference between a measured exponent of growth and that of the lecture's law.
-#: The laws omit biases and scales; with 16 nodes, or 20 functions per edge, these are a smaller
-#: fraction of all parameters than this.
+#: Largest accepted difference between a measured exponent of growth and the exponent in the
+#: lecture's law. The laws omit biases and scales; with 16 nodes, or 20 functions per edge, these
+#: are a smaller fraction of all parameters than this.
 GROWTH_TOLERANCE = 0.1
 #: Growth laws: the model, the column that grows, the power, and how claims describe the growth.
 LAWS = (

@@ -56,9 +56,9 @@ class Verdict:
 def judge(logs: Array) -> Verdict:
     """Return the verdict on ratios of errors, given their log10, shape (seeds, pairs).
 
-    The logarithms are first averaged over the pairs of each seed, which share their data. The
-    confidence interval is Student's t interval for the mean over seeds. It assumes that the
-    logarithms are about normally distributed.
+    The logarithms are first averaged over the pairs of each seed, because pairs with the same seed
+    share their data. The confidence interval is Student's t interval for the mean over seeds. It
+    assumes that the logarithms are about normally distributed.
     """
     means = logs.mean(1)
     seeds = len(means)

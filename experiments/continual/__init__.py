@@ -12,9 +12,10 @@ selects what is run:
 - `depth`: deeper KANs with about as many parameters, and memories that keep them from forgetting.
 
 There are two differences. The paper shows pictures; here, forgetting is measured. All learners have
-about the same number of parameters, the same solver and number of steps per phase, and the same
-number of trials, of which the best counts. The solver is reset in every phase. The trials of an MLP
-differ in its depth, those of EWC in its strength, and those of KANs only in the random start.
+about the same number of parameters, the same solver, the same number of steps per phase, and the
+same number of trials, of which the best counts. The solver is reset in every phase. The trials of
+an MLP differ in its depth, those of EWC in its strength, and those of KANs only in the random
+start.
 """
 
 from __future__ import annotations

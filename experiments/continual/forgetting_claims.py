@@ -107,9 +107,9 @@ def _forgetting(name: str, some: pd.DataFrame, where: str = "") -> Claims:
 def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
     """Claim that a memory prevents forgetting, and still lets networks learn new phases.
 
-    Trainings with the memory are compared with trainings of the same network and seed without it,
-    if these forgot something. Errors above the height of the peaks count as this height. NaN is
-    kept, so that the claims fail.
+    Training runs with the memory are compared with training runs of the same network and seed
+    without it, if these forgot something. Errors above the height of the peaks count as this
+    height. NaN is kept, so that the claims fail.
     """
     role, memory, network = some[["role", "memory", "network"]].iloc[0]
     bare = rows[(rows["memory"] == "none") & (rows["network"] == network)]

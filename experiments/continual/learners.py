@@ -55,7 +55,7 @@ def evenly_chosen(phase: Samples, count: int) -> Samples:
 
 @dataclass
 class Memory:
-    """A memory that keeps nothing. Subclasses store their tensors in `kept`, which are counted."""
+    """A memory that keeps nothing. Subclasses store their tensors in `kept`, to be counted."""
 
     kept: list[Tensor] = field(default_factory=list, kw_only=True)
 
@@ -114,7 +114,8 @@ class Information(Memory):
     information of normal outputs, as in EWC.
 
     Attributes:
-        diagonal: Whether only the curvature of each parameter is kept, and not that of pairs.
+        diagonal: Whether only the diagonal of the curvature matrix is kept, without the entries of
+            pairs of parameters.
         weight: Weight of the curvature of each phase.
         tie: Weight of the penalty on changes of the parameters since the phase began.
         quadratic: The curvature of all phases so far; None before the first phase ends.
@@ -144,8 +145,8 @@ class Information(Memory):
 class Learner:
     """One learner of the study, an entry of the setting `learners`.
 
-    Keys of the entry that are not attributes are settings of its `model`. Trials go through all
-    `depths` of an MLP; with EWC, they do so for one of the `strengths` after the other.
+    Keys of the entry that are not attributes are settings of its `model`. The trials of an MLP go
+    through all `depths`; with EWC, they go through all `depths` for each of the `strengths`.
     """
 
     name: Annotated[str, "what it is called in tables and figures"] = MISSING

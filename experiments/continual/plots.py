@@ -51,7 +51,7 @@ LARGEST_SIDE = 3.3
 MAX_MATRICES = 4
 #: Quantile of the errors at the upper end of the colour scale of matrices.
 BRIGHTEST = 0.95
-#: Smaller errors and forgetting are drawn at this value, since zero has no logarithm.
+#: Smaller values of errors and forgetting are drawn at this value, since zero has no logarithm.
 SMALLEST = 1e-11
 #: Range of numbers that are written without a power of ten.
 PLAIN = (0.01, 1000)

@@ -5,8 +5,8 @@ were published for accuracies; for errors, their signs are reversed. With T phas
 
 - average error: mean over j of R[T, j] (average accuracy, Lopez-Paz and Ranzato, arXiv 1706.08840,
   eq. 2);
-- forgetting of phase j: R[T, j] - min of R[i, j] over i = 1 .. T, so never negative (Chaudhry et
-  al., arXiv 1801.10112, eq. 3, leaves out i = T);
+- forgetting of phase j: R[T, j] minus the smallest R[i, j] over i = 1 .. T, which is never negative
+  (Chaudhry et al., arXiv 1801.10112, eq. 3, leave out i = T);
 - backward transfer: mean over j < T of R[j, j] - R[T, j] (arXiv 1706.08840, eq. 3); negative values
   mean forgetting.
 
@@ -183,9 +183,9 @@ def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     """Return the RMSE at the evaluation points of the best spline on the grid of a [1, 1] KAN.
 
-    The spline is a least squares fit to the function, so no training can be much better, whatever
-    the order of the data. Return None if some interval of the grid contains no point of any phase,
-    or if the target is a table.
+    The spline is a least squares fit to the function, so no training run can be much better,
+    whatever the order of the data. Return None if some interval of the grid contains no point of
+    any phase, or if the target is a table.
     """
     function = sequence.problem.dataset.target.function
     if function is None:

@@ -3,9 +3,9 @@
 Curves are objects of scipy's `BSpline`: s(t) = sum_i c_i B_i(t) with degree k, n control points c_i
 of shape (n, dims), and knots t_0 <= ... <= t_{n+k}. Here the first k + 1 knots are equal, and so
 are the last k + 1 (clamped knots), so a curve runs from its first control point to its last. At an
-inner knot of multiplicity m the curve is C^(k - m), and its value is that of the piece to the
-right. Sources: C. de Boor, A Practical Guide to Splines, ch. IX-XIV; L. Piegl and W. Tiller, The
-NURBS Book, ch. 9; G. Farin, Curves and Surfaces for CAGD, ch. 4-5 and 8.
+inner knot of multiplicity m, the curve is C^(k - m) and is evaluated by the piece to the right.
+Sources: C. de Boor, A Practical Guide to Splines, ch. IX-XIV; L. Piegl and W. Tiller, The NURBS
+Book, ch. 9; G. Farin, Curves and Surfaces for CAGD, ch. 4-5 and 8.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
 
     The first barycentric form p = l(at) sum_j w_j y_j / (at - x_j), l = prod_j (at - x_j), is
     backward stable for any points (N. J. Higham, IMA J. Numer. Anal. 24, 2004). The second form,
-    which scipy's BarycentricInterpolator uses, is not: for 40 equispaced points of Runge's function
-    its error is 7e-8 of the polynomial's size, and that of the first form 7e-12; for 80 points its
-    result is infinite. Lengths are measured in quarters of the range, so that the products neither
-    overflow nor underflow for up to 1000 points.
+    which scipy's BarycentricInterpolator uses, is not: for 40 equispaced points of Runge's
+    function, the error of the second form is 7e-8 of the polynomial's size, and the error of the
+    first form is 7e-12; for 80 points, the second form is infinite. Lengths are measured in
+    quarters of the range, so that the products neither overflow nor underflow for up to 1000
+    points.
 
     Args:
         x: Different abscissae, shape (N,).
@@ -151,7 +152,7 @@ def bezier_pieces(curve: BSpline) -> tuple[Array, Array]:
     """Return the polynomial pieces of a curve as Bézier curves.
 
     Knots are inserted until each inner knot has multiplicity k. This does not change the curve, and
-    its control points are then those of the pieces. A curve with n control points and simple knots
+    its new control points are those of the pieces. A curve with n control points and simple knots
     has n - k pieces; a knot of multiplicity m removes m - 1 of them.
 
     Returns:
@@ -255,7 +256,7 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
     )
     outside = (t < curve.t[:n, None]) | (t > curve.t[curve.k + 1 :, None])
     pieces, ends = bezier_pieces(curve)
-    # The right end of a piece is left out, because there the curve evaluates the next piece.
+    # The right end of a piece is left out, because there `curve` evaluates the next piece.
     inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]
     apart = np.stack([de_casteljau(piece, u[:-1]) for piece in pieces]) - curve(inside)
     sums = bernstein(u, n - 1) @ curve.c

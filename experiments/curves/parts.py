@@ -31,8 +31,8 @@ from .geometry import (
 )
 
 #: Smallest number of points of the splines to whose errors an order of convergence is fitted.
-#: Coarser splines do not yet follow the function; they are used only if fewer than two splines have
-#: this many points.
+#: Splines with fewer points do not yet follow the function; they are used only if fewer than two
+#: splines have this many points.
 FIRST_FITTED = 40
 #: Errors up to this count as rounding and are left out when an order is fitted.
 ROUNDING = 1e-12
@@ -112,7 +112,7 @@ def function_of(cfg: CurvesConfig) -> Function:
     try:
         target = build_target(cfg.function)
         default = build_target(CurvesConfig().function)
-    # The message of the error names a key of other commands, so it is replaced.
+    # The error message names a key that this command does not have, so the key is replaced.
     except UsageError as error:
         raise UsageError(str(error).replace("target.domain", "function.domain")) from None
     if len(target.inputs) != 1 or target.function is None:

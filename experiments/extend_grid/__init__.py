@@ -1,4 +1,4 @@
-"""Grid extension: a KAN trained on finer and finer grids, each starting from the one before.
+"""Grid extension: a KAN is trained on finer and finer grids, each time from the previous grid.
 
 Reproduces the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3) on exp(sin(pi x0) + x1^2): the
 staircase of the loss, the error against the number of grid intervals G, and the training time.

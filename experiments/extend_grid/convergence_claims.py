@@ -70,16 +70,16 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
 
     There is one claim for each combination of exact or noisy points, with or without a penalty, and
     training the last grid from scratch or after warm starts. Without a penalty, the last grid is
-    trained until it reproduces the points. After a warm start little is left to learn there, so the
-    last steps are short and may hardly change the function between the points.
+    trained until it reproduces the points. After a warm start, the last grid has little left to
+    learn, so the last steps are short and may hardly change the function between the points.
     """
     groups: Any = stages[stages["part"] == "overfit"].groupby(["noise", "penalised"])
     for (noise, penalised), networks in groups:
         points = f"{100 * noise:.3g}% noise" if noise else "exact points"
         warm = networks[networks["start"] == "warm"]
         alone = networks[networks["start"] == "scratch"]
-        # Trainings from scratch use only the finest grid, so the errors on coarser grids are taken
-        # from the warm starts.
+        # Training runs from scratch use only the finest grid, so the errors on coarser grids are
+        # taken from the warm starts.
         both = pd.concat([warm[warm["intervals"] < warm["threshold"]], alone])
         for rows, way in ((both, "that grid from scratch"), (warm, "after warm starts")):
             if not len(ratios := overfit_ratio(rows)):

@@ -40,13 +40,13 @@ from kanrun.study.suite import (
 
 from .config import ExtendGridConfig
 
-#: Target, number of training points and degree k of the results in `published.csv`. Trainings that
-#: diverged or were not run are missing there.
+#: Target, number of training points and degree k of the results in `published.csv`. Results of
+#: training runs that diverged or were not made are missing there.
 PUBLISHED = "exp_sin_square", 1000, 3
 #: Configuration groups whose settings a cell may change.
 GROUPS = ("model", "sampling", "solver")
-#: Test errors below this fraction of the target's standard deviation are considered rounding and
-#: left out when the order of convergence is fitted.
+#: Test errors below this fraction of the target's standard deviation are considered rounding
+#: errors, and are omitted when the order of convergence is fitted.
 ROUNDING = 1e-10
 #: Default number of steps without a lower validation error after which a `plateau` schedule moves
 #: to the next grid.
@@ -131,7 +131,7 @@ def schedule_of(entry: Any) -> Schedule:
 
 @dataclass(frozen=True)
 class Extension:
-    """A training with grid extension, and the columns that its rows share.
+    """A training run with grid extension, and the columns that its rows share.
 
     Attributes:
         training: The training.
@@ -221,7 +221,7 @@ def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
 
 
 def penalises(solver: Any) -> bool:
-    """Return whether trainings with `solver` have a smoothness penalty.
+    """Return whether training runs with `solver` have a smoothness penalty.
 
     With the weight `auto`, all solvers have a penalty except first-order ones such as Adam.
     """
@@ -233,7 +233,7 @@ def penalises(solver: Any) -> bool:
 def from_scratch(extended: Extension, seed: int) -> Trained:
     """Train on a single grid from several random starts; return the best by validation error.
 
-    The seconds are those of all starts together. Raises TrainingFailed if all starts diverge.
+    The recorded seconds are the sum over all starts. Raises TrainingFailed if all starts diverge.
     """
     training = extended.training
     tries = list[Trained]()

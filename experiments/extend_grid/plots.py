@@ -56,7 +56,8 @@ GRIDS = "grid intervals G"
 PUBLISHED = {"paper": ("x", "paper, Figure 2.3"), "pykan": ("+", "pykan 0.2.8")}
 THEIRS: Look = {"color": BLACK, "ms": 5, "zorder": 4}
 MEASURES = {"test_rmse": "test RMSE", "test_root_median_square": "root of the median square"}
-#: Trainings of the part `overfit`: name, whether with a penalty, kind of start, style and colour.
+#: Training runs of the part `overfit`: name, whether with a penalty, kind of start, style and
+#: colour.
 WAYS = (
     ("with penalty", True, "warm", "o-", CYCLE[0]),
     ("without penalty", False, "warm", "s--", CYCLE[1]),

@@ -32,7 +32,7 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 @dataclass
 class ExecutorConfig:
-    """Where trainings run: in this process, in several processes, or on a Dask cluster."""
+    """Where training takes place: in this process, in several processes, or on a Dask cluster."""
 
     kind: Annotated[
         Literal["serial", "local", "dask"],

@@ -64,7 +64,7 @@ class Registry(Mapping[str, K], Generic[K]):
         self._kinds[name] = kind
 
     def declare(self, settings: C) -> C:
-        """Add the dataclass `settings` by the default value of its `kind`, and return it."""
+        """Add the dataclass `settings` under the default value of its `kind`, and return it."""
         self.add(settings.kind, settings)  # type: ignore[arg-type]
         return settings
 
@@ -171,7 +171,7 @@ candidate = CANDIDATES.add
 
 
 def experiment(name: str, summary: str, **more: Any) -> Callable[[C], C]:
-    """Return a decorator that declares a command by the dataclass of its settings.
+    """Return a decorator for the dataclass of a command's settings, which declares the command.
 
     `more` are further fields of `ExperimentKind`.
     """
@@ -226,10 +226,10 @@ def implied_choices(
 ) -> list[str]:
     """Return the choices, such as "target=table", that a command line implies.
 
-    `choices` are the choices of groups and `keys` the settings that the command line contains. A
-    setting such as target.formula implies its target, unless a target or a study is chosen. A table
-    implies the experiment's `table_model`, unless a model or a study is chosen. Raises UsageError
-    for a solver setting together with an implied table model.
+    `choices` maps groups to their choices, and `keys` are the settings, both as given on the
+    command line. A setting such as target.formula implies its target, unless a target or a study is
+    chosen. A table implies the experiment's `table_model`, unless a model or a study is chosen.
+    Raises UsageError for a solver setting together with an implied table model.
     """
     keys = set(keys)
     implied = dict[str, str]()

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def figures_of(tables: Mapping[str, Any], draws: Iterable[Callable[..., Figure]]) -> Figures:
     """Yield the name of each figure whose tables exist, and a function that draws it.
 
-    The name of a function in `draws` is the name of its figure, and the names of its parameters are
-    those of the tables that it needs.
+    Each function in `draws` has the name of its figure, and its parameters have the names of the
+    tables that the function needs.
     """
     for draw in draws:
         needed = inspect.signature(draw).parameters

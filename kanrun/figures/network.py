@@ -47,7 +47,7 @@ MAX_PANELS = 20
 MAX_EDGES = 60
 #: Number of panels in a row.
 COLUMNS = 5
-#: Height and width of a panel, including its texts.
+#: Height and width of a panel, including its text.
 PANEL = (1.55, 1.3)
 #: Height of the space for a remark above the panels.
 HEAD = 0.2
@@ -70,7 +70,7 @@ CARRIED = "="
 LEVEL = 1.75
 #: Height of the labels and margins above and below the network.
 AROUND = 0.6
-#: Largest side of the box around an edge function. Lines and texts of smaller boxes are smaller by
+#: Largest side of the box around an edge function. Lines and text of smaller boxes are smaller by
 #: the same factor.
 BOX = 0.5
 #: Largest side of a box, as a fraction of the width that is available for one box.
@@ -118,12 +118,13 @@ def edges(table: DataFrame) -> Figure:
     groups: Any = rows.groupby(KEYS)
     ends = groups["y"].agg(["min", "max"]).fillna(0.0)
     span = ends.diff(axis=1)["max"].groupby("layer").transform("max")
-    # If the axis fitted the range of a constant function, it would show only rounding errors.
+    # For a constant function, an axis fitted to the function's range would show only rounding
+    # errors.
     half = (ROOM * span).where(span > ROUNDING, 1.0)
     middle = ends.mean(axis=1)
     limits = np.stack([middle - half, middle + half], axis=1)
     figure, panels = small_multiples(len(limits), COLUMNS, *PANEL, room=HEAD)
-    # Texts have fixed places, since measuring them for a layout takes a third of the time.
+    # Text has fixed positions, since measuring it for a layout would take a third of the time.
     figure.set_layout_engine(None)
     width, height = figure.get_size_inches()
     top = 1 - (HEAD + ABOVE) / height

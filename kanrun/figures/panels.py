@@ -116,9 +116,9 @@ def panels_by(
     """Return a figure with one panel for each value of the column `by`, which is its title.
 
     Most figures of studies have a panel for each target, task or learner, in which `medians` or
-    `series` draw lines by group, and `log_log` makes both axes logarithmic. For each panel, its
-    axes, value and rows are returned, in the order of the table. Options are those of
-    `small_multiples`.
+    `series` draw lines by group, and `log_log` makes both axes logarithmic. Also return, for each
+    panel in the order of the table, its axes, the value of `by` and the rows. `options` are those
+    of `small_multiples`.
     """
     groups: Any = list(table.groupby(by, sort=False))
     figure, axes = small_multiples(len(groups), max_columns, height, **options)
@@ -284,8 +284,8 @@ def map_with_bar(
 ) -> None:
     """Draw values as `draw_map` does, with a colour bar below whose label is `label`.
 
-    Without `limits`, the values are errors. Colours are then centred at zero, their range ignores a
-    few large errors so that these do not hide the others, and the label gives the largest error.
+    Without `limits`, the values are errors. The colour scale is then centred at zero, and ignores a
+    few large errors that would hide the others. The label gives the largest error.
     """
     bar: Any = {"location": "bottom", "pad": 0.04, "aspect": 20, "ticks": MaxNLocator(3)}
     if limits is None:
@@ -299,7 +299,7 @@ def map_with_bar(
 
 
 def numbered(rows: DataFrame) -> DataFrame:
-    """Return the rows of one training, with the number of the step, from 1, as their index."""
+    """Return the rows of one training run, with the number of the step, from 1, as their index."""
     return rows.set_axis(range(1, len(rows) + 1))
 
 

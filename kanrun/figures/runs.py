@@ -53,9 +53,10 @@ DECADE = 10.0
 #: Errors that learning curves of several runs can show. The first error that all runs have is
 #: drawn.
 ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
-#: Line styles. Validation is dashed and drawn last, since its curve often lies on that of test.
+#: Line styles. The validation curve is dashed and drawn last, since it often lies on the test
+#: curve.
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
-#: Look of the steps whose network was not kept.
+#: Look of the points of steps whose network was not kept.
 TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 #: Height of a learning curve (inches).
 CURVE = 2.8
@@ -73,8 +74,8 @@ def loss_curve(metrics: DataFrame, error: str = "RMSE") -> Figure:
     `metrics` has the columns seed, stage, intervals, train_rmse, validation_rmse, test_rmse and,
     optionally, cell and best (whether the network after the step is the best of its stage so far).
     With this column, curves show the errors of the best network, which training keeps, and pale
-    dots those of the other networks. Further seeds are thin lines. `error` is the label of the
-    vertical axis.
+    dots show the errors of the other networks. Further seeds are thin lines. `error` is the label
+    of the vertical axis.
     """
     figure, axes = one_panel(CURVE, width=WIDTH)
     keys = [name for name in ("cell", "seed") if name in metrics]
@@ -190,7 +191,7 @@ def _spans_decade(values: Series[Any]) -> bool:
 def training_figures(
     tables: Mapping[str, DataFrame], formulas: Mapping[str, str], on_request: bool = False
 ) -> Figures:
-    """Yield the name of each figure of a training, and a function that draws it.
+    """Yield the name of each figure of a training run, and a function that draws it.
 
     Args:
         tables: Recorded tables by name.

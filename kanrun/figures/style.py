@@ -56,11 +56,12 @@ SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILL
 #: Splits on which predictions are judged, from the least to the most trustworthy.
 JUDGED = ("train", "held out", "test")
 DIVERGING = "RdBu_r"
-#: Looks of a band around a curve, of single seeds (SEED), and of secondary lines (THIN).
+#: Look of a band around a curve. SEED is the look of single seeds, and THIN that of secondary
+#: lines.
 BAND: Look = {"alpha": 0.2, "lw": 0}
 SEED: Look = {"alpha": 0.5}
 THIN: Look = {"lw": 0.7, "ms": 2.6, "alpha": 0.6}
-#: Look of text on top of lines, with a white outline, at a distance in points.
+#: Look of text on top of lines, with a white outline. Its offset from the data point is in points.
 LABEL: Look = {
     "textcoords": "offset points",
     "ha": "center",

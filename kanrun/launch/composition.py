@@ -5,10 +5,10 @@ it is too large, or has nested YAML aliases, with which a few lines can stand fo
 values; or if its defaults name a file outside its folder.
 
 Hydra gets only the choices of groups, never values of settings. The files of a command override the
-default values of its settings, and the files of a group those of the chosen kind. A configuration
-cannot instantiate classes: Hydra's own settings are composed and discarded, and files cannot change
-them. When Hydra starts, it imports installed modules in the namespace `hydra_plugins`; its public
-interface cannot prevent this.
+default values of the command's settings, and the files of a group override the default values of
+the chosen kind. A configuration cannot instantiate classes: Hydra's own settings are composed and
+discarded, and files cannot change them. When Hydra starts, it imports installed modules in the
+namespace `hydra_plugins`; its public interface cannot prevent this.
 """
 
 from __future__ import annotations

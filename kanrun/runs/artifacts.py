@@ -2,8 +2,8 @@
 
 A checkpoint is a safetensors file of arrays with a description in its header. Both are in one file,
 so they always belong together. A SHA-256 checksum over both reveals damage, such as a flipped bit,
-a truncated file or an exchanged array. It does not protect against someone who edits the file and
-computes the checksum again.
+a truncated file or an exchanged array. The checksum does not protect against someone who edits the
+file and computes the checksum again.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
         matplotlib.rcParams.update(_SETTINGS)
         if (engine := figure.get_layout_engine()) is not None:
             # The layout is computed once for all formats, since with an engine each saving draws
-            # the figure twice. The resolution is that of the file, because the sizes of texts, and
-            # so the layout of long labels, depend on it.
+            # the figure twice. The resolution is set to that of the file first, because the size of
+            # text, and with it the layout of long labels, depends on the resolution.
             figure.set_dpi(DOTS_PER_INCH)
             FigureCanvasAgg(figure)
             engine.execute(figure)

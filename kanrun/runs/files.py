@@ -269,7 +269,7 @@ def plain_value(value: Any) -> Any:
 
 
 def csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
-    """Return `rows` as lines of CSV, encoded in UTF-8. Line breaks in texts become blanks."""
+    """Return `rows` as lines of CSV, encoded in UTF-8. Line breaks in text become blanks."""
     buffer = io.StringIO()
     plain_rows = ([plain_value(value) for value in row] for row in rows)
     csv.writer(buffer, lineterminator="\n").writerows(plain_rows)

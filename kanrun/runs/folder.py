@@ -158,9 +158,10 @@ class RunFolder:
     def checkpoint(self, checkpoint: Checkpoint, marks: Mapping[str, int] | None = None) -> None:
         """Store `checkpoint`, replacing any checkpoint of the same name.
 
-        If `marks` is given, it identifies a training that can continue from the checkpoint. In this
-        case the checksum is written to the journal before the file is written. If the process is
-        killed in between, the journal knows the checksums of both the old and the new checkpoint.
+        If `marks` is given, it identifies a training run that can continue from the checkpoint. In
+        this case the checksum is written to the journal before the file is written. If the process
+        is killed in between, the journal knows the checksums of both the old and the new
+        checkpoint.
         """
         sealed = seal(checkpoint)
         if marks is not None:

@@ -83,7 +83,7 @@ _READS = {
 }
 #: Integers of at least this size do not fit into SQLite's 64 bits and are stored as text.
 _INTEGERS = 2**63
-#: Matches texts, comments and quoted names in SQL; the group captures a name in double quotes.
+#: Matches strings, comments and quoted names in SQL; the group captures a name in double quotes.
 _QUOTED = re.compile(
     r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|`[^`]*`|\[[^\]]*\]|"((?:[^"]|"")*)\"""", re.DOTALL
 )

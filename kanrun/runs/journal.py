@@ -2,13 +2,13 @@
 
 Every line is one record. It identifies its training run by the numbers of the point and the cell
 (each omitted if there is only one) and by the seed, and it ends with a checksum. Lines are appended
-and never changed. If a training begins again, a line says so, and the earlier records of the
+and never changed. If a training run begins again, a line says so, and the earlier records of the
 training become void. All tables can be restored from the journal. The kinds of lines are the
 subclasses of `Line`; a large table takes several `rows` lines.
 
 Numbers that JSON lacks (NaN, infinities, integers beyond 64 bits) are stored as text in a list of
-one element, such as `["nan"]`. `Journal` first reads all lines to find which trainings have ended
-and which records are void. Each table is then read in a separate pass, line by line.
+one element, such as `["nan"]`. `Journal` first reads all lines to find which training runs have
+ended and which records are void. Each table is then read in a separate pass, line by line.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Line(msgspec.Struct, tag_field="kind", omit_defaults=True):
 
 
 class BegunLine(Line, tag="begun"):
-    """An attempt at a training begins, from the checkpoint with this checksum or from scratch."""
+    """A training run is attempted, from scratch or from the checkpoint with this checksum."""
 
     digest: str = ""
     checkpoint: str | None = None
@@ -209,7 +209,7 @@ def _restored(value: Stored) -> Any:
 
 @dataclass
 class Attempts:
-    """The attempts at one training.
+    """The attempts at one training run.
 
     Attributes:
         digest: Digest of the cell's settings.
@@ -233,17 +233,17 @@ class Attempts:
 class Journal:
     """Contents of the journal of a run, or of its lines about one point.
 
-    An incomplete last line is ignored. The memory needed grows with the number of trainings, but
-    not with the number of their records.
+    An incomplete last line is ignored. The memory needed grows with the number of training runs,
+    but not with the number of their records.
 
     Attributes:
         end: Byte position after the last line that was read.
         damaged: Whether a complete line is unreadable. That line and all later ones are ignored.
-        trainings: The attempts at each training, by its key.
-        finished: Keys of the finished trainings.
-        failed: For each training that failed and was not repeated, the line that records the
+        trainings: The attempts at each training run, by its key.
+        finished: Keys of the finished training runs.
+        failed: For each training run that failed and was not repeated, the line that records the
             failure.
-        results: Result of each point whose trainings have all ended.
+        results: Result of each point whose training runs have all ended.
         begins: Byte position of the first line with rows of each point.
     """
 
@@ -342,7 +342,7 @@ class Journal:
         return {"point": point, **new, **marks}
 
     def header(self, table: str) -> list[str]:
-        """Return the column names of a table, those of `_leading` first."""
+        """Return the column names of a table, beginning with the columns of `_leading`."""
         marks = self._marks[table]
         any_line = Line(**{mark: 0 for mark in MARKS if mark in marks})
         return [*self._leading(table, any_line), *self._columns[table]]
@@ -386,7 +386,7 @@ class Journal:
                 f"the table {table} of {self.path} has {size} bytes, more than the {TABLE_LIMIT} "
                 "that are read."
             )
-        # A stable sort, which keeps the order of rows within a training.
+        # A stable sort, which keeps the order of rows within a training run.
         blocks = sorted(self.blocks(table), key=itemgetter(0))
         return {
             name: list(chain.from_iterable(lists[place] for _, lists in blocks))

@@ -124,7 +124,7 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """True if the run has completed, no training failed, and its journal is undamaged."""
+        """True if the run has completed, no training run failed, and its journal is undamaged."""
         ended = self.manifest.status == Status.COMPLETED and not self.manifest.failures
         return ended and not self._records.damaged
 

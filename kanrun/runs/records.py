@@ -95,7 +95,8 @@ class Claim:
 
     Attributes:
         sentence: The claim.
-        measured: The measured value. A value that was not finite is None when read from a file.
+        measured: The measured value. A value that is not finite is stored as null, so it is None
+            when read from a file.
         bound: The bound in words, such as "at most 1e-12".
         holds: Whether the measured value is within the bound.
         spread: Range of the values, such as "3e-7 .. 8e-7 over 5 seeds".
@@ -140,14 +141,15 @@ class Manifest:
         bases: Composed configurations, to which the points apply their values.
         seeds: Seeds of the first point.
         cells: Number of cells of the first point.
-        trainings: Number of trainings of all points.
+        trainings: Number of training runs of all points.
         seconds: Wall-clock seconds, including those before the run was resumed.
         git: `commit` is the git commit; `of` says whether it is that of kanrun's code or of the
             working directory. None if neither is a git repository.
         metrics: Medians over seeds of the numeric columns of `summary.csv`. Empty if the run has
             several points or cells.
         claims: Claims, if the run has one point. Those of several points are in `records.jsonl`.
-        failures: Point, cell, seed, settings, reason and traceback of the first failed trainings.
+        failures: Point, cell, seed, settings, reason and traceback of the first failed training
+            runs.
         checkpoints: Checksum of each stored checkpoint, by name.
     """
 
@@ -206,7 +208,7 @@ class RunLabels:
 
 
 def check_tags(tags: Iterable[str]) -> None:
-    """Raise UsageError for a tag that could not be typed in place of the name of a run."""
+    """Raise UsageError for a tag that cannot be used on the command line like the name of a run."""
     for tag in tags:
         if not re.fullmatch(r"[\w.+-]{1,40}", tag) or tag == "latest":
             raise UsageError(

@@ -62,8 +62,8 @@ class Experiment(Protocol):
     - `prepare(cfg, cell, seed)` builds everything that `run` needs, or raises UsageError. It is
       called for the first seed of each cell before the study runs. If memory allows, the result is
       kept and passed to `run` as the argument `prepared`; for all other tasks, `prepared` is None.
-    - `using_threads(n)` is a context manager that limits the number of threads of one training. By
-      default, the number of torch's threads is limited.
+    - `using_threads(n)` is a context manager that limits the number of threads of one training run.
+      By default, the number of torch's threads is limited.
 
     `run` may take an argument `resume: Checkpoint | None`: the last checkpoint that an earlier
     attempt at the training yielded under the name `resume`. If it is given, `run` continues from
@@ -85,7 +85,7 @@ class Experiment(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One training: a cell of a point of the study, with one seed."""
+    """One training run: a cell of a point of the study, with one seed."""
 
     cfg: ExperimentConfig  # configuration of the point
     index: int  # number of the cell in the point, from 0

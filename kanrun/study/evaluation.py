@@ -1,4 +1,4 @@
-"""Records of a training: rows for each step and grid, scores, tables, and models.
+"""Records of a training run: rows for each step and grid, scores, tables, and models.
 
 Scores and predictions are in the units of the data.
 """

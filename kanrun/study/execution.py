@@ -1,8 +1,8 @@
 """Execution of a study: run the tasks, record the results, check claims and draw figures.
 
 Every event of an executor is written to the journal and shown; rows of metrics are also sent to the
-tracker. The numbers of finished and failed trainings follow from these events. A resumed run reads
-from the journal which trainings have finished.
+tracker. The numbers of finished and failed training runs follow from these events. A resumed run
+reads from the journal which training runs have finished.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ _logger = logging.getLogger("kanrun")
 def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifest:
     """Run all points, cells and seeds of a study into `folder` and return its record.
 
-    If the folder comes from `RunFolder.reopen`, its finished trainings are kept. If a training
-    fails, its cause is recorded, the other trainings continue, and the status becomes FAILED.
-    KeyboardInterrupt (including `Terminated`) is recorded as INTERRUPTED and raised again; all rows
-    are kept. If `max_cpu_seconds` is used up, running trainings stop with their best result, no
-    others begin, and the status is COMPLETED with that reason. Progress and results go to standard
-    error. Raises StorageFailed if the folder cannot be written.
+    If the folder comes from `RunFolder.reopen`, its finished training runs are kept. If a training
+    run fails, its cause is recorded, the other training runs continue, and the status becomes
+    FAILED. KeyboardInterrupt (including `Terminated`) is recorded as INTERRUPTED and raised again;
+    all rows are kept. If `max_cpu_seconds` is used up, the current training runs stop with their
+    best results, no others begin, and the status is COMPLETED with that reason. Progress and
+    results go to standard error. Raises StorageFailed if the folder cannot be written.
     """
     try:
         folder.finish(**_Execution(checked, folder, options).run())
@@ -81,7 +81,7 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
 
 @dataclass(slots=True)
 class _Progress:
-    """Progress of a point."""
+    """Numbers of a point's training runs, and the position of its records."""
 
     left: int  # number of trainings that have not ended
     failed: int = 0  # number of trainings that have failed
@@ -112,15 +112,16 @@ class _Execution:
         self._reporter = Reporter(error_console(), self._total, options.quiet, options.verbose)
         self._points = [_Progress(number) for number in checked.trainings]
         self._time_was_up = False
-        #: Numbers of the points of which a training or the check of the claims has failed.
+        #: Numbers of the points of which a training run or the check of the claims has failed.
         self._broken = set[int]()
         #: Result of the point that ended last.
         self._result = ResultLine()
-        #: Failed trainings that `run.json` lists, at most MOST_LISTED.
+        #: Failed training runs that `run.json` lists, at most MOST_LISTED.
         self._listed: list[FailedLine] = []
-        #: The first failure: what failed (a training, or the check of a point's claims), and why.
+        #: The first failure: what failed (a training run, or the check of a point's claims), and
+        #: why.
         self._first: tuple[Task | Point, Failure] | None = None
-        #: Checksums of the checkpoints from which trainings of a resumed run continue.
+        #: Checksums of the checkpoints from which training runs of a resumed run continue.
         self._continued: dict[Key, str] = {}
 
     def run(self) -> dict[str, Any]:
@@ -198,7 +199,7 @@ class _Execution:
                 self._reporter.handle(event)
 
     def _restore(self) -> tuple[set[Key], dict[Key, Checkpoint]]:
-        """Read which trainings have finished, and the checkpoints of those that can continue.
+        """Read which training runs have finished, and the checkpoints of those that can continue.
 
         Raises UsageError if the cells differ from those of the interrupted run.
         """
@@ -255,7 +256,7 @@ class _Execution:
                 )
 
     def _rows(self, task: Task, record: Row | Table) -> None:
-        """Record and track rows of a training. Columns such as `seed` are added here.
+        """Record and track rows of a training run. Columns such as `seed` are added here.
 
         Raises KanrunError if the experiment sets such a column to another value.
         """
@@ -274,7 +275,7 @@ class _Execution:
             self._tracker.row(record.values, task.key if self._total > 1 else ())
 
     def _end(self, task: Task, end: Finished | Failure) -> None:
-        """Record the end of a training, or of an attempt that restarts."""
+        """Record the end of a training run, or of an attempt that restarts."""
         state = self._points[task.point]
         if isinstance(end, Finished):
             self._folder.record(FinishedLine(**task.marks))
@@ -325,9 +326,9 @@ class _Execution:
     def _end_point(self, point: Point) -> None:
         """Write the result of a point to the journal: its claims, and medians over seeds.
 
-        The medians are those of the columns of the summary. They are omitted if the point has
-        several cells, because cells measure different things. If trainings failed or were cut
-        short, all claims are marked as not holding.
+        Medians are taken of the summary's columns. They are omitted if the point has several cells,
+        because cells measure different things. If training runs failed or were cut short, all
+        claims are marked as not holding.
         """
         state = self._points[point.number]
         result = ResultLine(point.number if len(self._points) > 1 else None)
@@ -379,8 +380,8 @@ class _Execution:
     def _failure(self) -> Failure | None:
         """Return why the run failed, or None if it did not.
 
-        If there was only one training, the reason is its failure. Otherwise the reason is the
-        number of failed trainings (or points, if there are several), with the first failure.
+        If there was only one training run, the reason is its failure. Otherwise the reason is the
+        number of failed training runs (or points, if there are several), with the first failure.
         """
         if self._first is None or self._total == 1:
             return self._first and self._first[1]

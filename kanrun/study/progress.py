@@ -1,9 +1,9 @@
 """Progress of a run on standard error: a bar on a terminal, a line every few seconds elsewhere.
 
-The bar counts trainings; a running training counts as a fraction. The number of parts of a
-training, such as grids, is not known in advance. Therefore each part fills half of the fraction
-that was left, and the end of the training fills the rest. So the bar never goes back, and it ends
-at 100%. The time left assumes a constant pace.
+The bar counts training runs; a training run in progress counts as a fraction. The number of parts
+of a training run, such as grids, is not known in advance. Therefore each part fills half of the
+fraction that was left, and the end of the training run fills the rest. So the bar never goes back,
+and it ends at 100%. The time left assumes a constant pace.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SECONDS_BETWEEN_LINES = 5.0
 #: Number of seconds over which the pace is averaged: longer than any run, so that the whole run
 #: counts.
 _WHOLE_RUN = 1e9
-#: Columns of errors in the summary of a training. When a training run ends, the first of these
+#: Columns of errors in the summary of a training run. When a training run ends, the first of these
 #: columns that was recorded is shown.
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 #: Largest number of notes that are remembered, so that they are not shown again for other seeds.
@@ -59,8 +59,8 @@ _WHOLE = 1e9
 _SMALL = 1e-2
 #: Numbers from here on are shown with an exponent.
 _LARGE = 1e5
-#: Numbers that are closer to 1 than this, such as an R^2, are shown with ten digits, because their
-#: distance from 1 matters.
+#: Numbers whose difference from 1 is smaller than this, such as an R^2, are shown with ten digits,
+#: because this difference matters.
 _NEAR_ONE = 1e-3
 
 
@@ -88,7 +88,7 @@ def shown(value: Any) -> str:
 
 @dataclass
 class _Running:
-    """Progress of one training.
+    """Progress of one training run.
 
     Attributes:
         part: Name of the part that it last reported.
@@ -115,7 +115,7 @@ class _Running:
 
 
 class Reporter:
-    """Shows the events of `total` trainings; if `quiet`, only warnings and failures."""
+    """Shows the events of `total` training runs; if `quiet`, only warnings and failures."""
 
     def __init__(
         self,
@@ -189,7 +189,8 @@ class Reporter:
     def show_progress(self, update: ProgressUpdate, key: Key | None = None) -> None:
         """Show the progress of a training on the bar; without a bar, as a line every few seconds.
 
-        `key` identifies the training; it is None if trainings run one after the other.
+        `key` identifies the training run; it is None if the training runs follow one another in
+        this process.
         """
         self._running.setdefault(key, _Running()).advance(update)
         text = f"{update.part}: {update.done:.4g}"
@@ -211,7 +212,7 @@ class Reporter:
         (self.warn if note.warning else self._say)(note.text)
 
     def _end(self, task: Task, end: Finished | Failure) -> None:
-        """Count a training that has ended. If there are several trainings, print its result."""
+        """Count a training run that has ended, and print its result unless it is the only one."""
         self._done += 1
         for key in (task.key, None):  # serial trainings report without a key
             self._running.pop(key, None)

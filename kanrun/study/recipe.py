@@ -89,7 +89,7 @@ def network_columns(problem: LearningProblem, network: Network) -> dict[str, Val
 
 
 def summary_of(problem: LearningProblem, trained: Trained) -> dict[str, Value]:
-    """Return the summary columns of a training: network, RMSEs, scores and seconds."""
+    """Return the summary columns of a training run: network, RMSEs, scores and seconds."""
     network = trained.network
     return {
         **network_columns(problem, network),

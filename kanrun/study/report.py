@@ -92,7 +92,7 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 
 
 def print_results(console: Console, run: Run) -> None:
-    """Print the points or the summary of a run, its claims, and its failed trainings."""
+    """Print the points or the summary of a run, its claims, and its failed training runs."""
     manifest = run.manifest
     with contextlib.suppress(KanrunError):  # tables may be damaged
         if run.has_points:
@@ -183,7 +183,7 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
 
 
 def print_failures(console: Console, failures: Sequence[Plain]) -> None:
-    """Print which trainings failed and why."""
+    """Print which training runs failed and why."""
     if failures:
         console.print(Text(f"{len(failures)} failed", style="bold red"))
     for failure in failures[:_MOST_ROWS]:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from kanrun.model.planning import LearningProblem
 
-#: Fraction of a time limit that trainings and the reserved seconds may use, since the last step
+#: Fraction of a time limit that training runs and the reserved seconds may use, since the last step
 #: ends a little later. With a larger fraction, commands may exceed the limit.
 STEPS_FRACTION = 0.98
-#: Fraction of a time limit that trainings may always use, even if less is left after the reserved
-#: seconds. With a larger fraction, commands with a short limit exceed it by more.
+#: Fraction of a time limit that training runs may always use, even if less is left after the
+#: reserved seconds. With a larger fraction, commands with a short limit exceed it by more.
 LEAST_FRACTION = 1 / 3
 #: CPU seconds reserved for figures and claims: loading matplotlib takes 0.7 s, and drawing six
 #: figures at most 1.2 s. With fewer reserved seconds, commands may exceed the limit; with more,
@@ -39,7 +39,7 @@ PROGRAM_SECONDS = 0.8
 #: needs more than this estimate, so no run is rejected by mistake.
 COPIES = 4
 BYTES = {"float32": 4, "float64": 8}
-#: Largest fraction of the machine's memory that a training may need.
+#: Largest fraction of the machine's memory that a training run may need.
 MEMORY_FRACTION = 0.9
 #: Largest number of threads per core; more crash the system's libraries.
 THREADS_PER_CORE = 16
@@ -54,10 +54,10 @@ def cores() -> int:
 
 
 def threads_of(cfg: ExperimentConfig) -> int:
-    """Return the number of threads of one training: the setting `threads`, or 1 by default.
+    """Return the number of threads of one training run: the setting `threads`, or 1 by default.
 
-    The matrices of most trainings are so small that a second thread costs more than it saves. All
-    executors use this rule, so they produce equal numbers: rounding depends on the number of
+    The matrices of most training runs are so small that a second thread costs more than it saves.
+    All executors use this rule, so they produce equal numbers: rounding depends on the number of
     threads.
     """
     return cfg.threads or 1
@@ -122,7 +122,7 @@ def using_threads(threads: int) -> Iterator[None]:
     try:
         yield
     finally:
-        # A Dask worker may run several trainings in threads; the end of one must not change the
+        # A Dask worker may run several training runs in threads; the end of one must not change the
         # number of threads of the others.
         if threading.current_thread() is threading.main_thread():
             torch.set_num_threads(before)
@@ -156,9 +156,9 @@ class TimeLimit:
 
     @property
     def end(self) -> float:
-        """CPU time of the process at which trainings stop, in seconds.
+        """CPU time of the process at which training runs stop, in seconds.
 
-        Trainings get at least a third of the limit.
+        Training runs get at least a third of the limit.
         """
         left = STEPS_FRACTION * self.seconds - self.reserved
         return self.began + max(left, self.seconds * LEAST_FRACTION)
@@ -190,7 +190,7 @@ def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
 
 
 def check_memory(cfg: ExperimentConfig, *, force: bool = False) -> None:
-    """Raise UsageError if a training of `cfg` cannot fit into the memory of this machine.
+    """Raise UsageError if a training run of `cfg` cannot fit into the memory of this machine.
 
     With `force`, memory is not checked. The number of threads is checked in any case.
     """

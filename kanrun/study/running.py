@@ -56,7 +56,7 @@ def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
 def resume_run(run: Run, options: RunOptions) -> int:
     """Continue a run that stopped early, from its stored configuration; return the exit code.
 
-    Finished trainings are kept. If the run is complete, only its CSV tables are written again.
+    Finished training runs are kept. If the run is complete, only its CSV tables are written again.
     Raises UsageError if the run is still running or cannot be resumed.
     """
     if run.point is not None:

@@ -132,7 +132,7 @@ class Checked:
     Attributes:
         study: The study.
         cells: Number of cells of each point.
-        trainings: Number of trainings of each point.
+        trainings: Number of training runs of each point.
         prepared: Results of the experiment's `prepare` for the first task, and for as many other
             tasks as fit in memory, by the key of the task.
     """

@@ -1,6 +1,6 @@
 """Statistics over seeds, exponents of power laws, and claims about them.
 
-NaN propagates, so a claim cannot hold merely because failed or diverged trainings were left out.
+NaN propagates, so a claim cannot hold merely because failed training runs were left out.
 """
 
 from __future__ import annotations

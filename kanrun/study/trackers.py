@@ -52,8 +52,8 @@ class Tracker:
     def row(self, values: Plain, key: Sequence[int]) -> None:
         """Log a row of `metrics`.
 
-        If there are several trainings, `key` identifies the training (point, cell and seed), and
-        the names of the numbers start with it; otherwise `key` is empty.
+        If there are several training runs, `key` identifies the training (point, cell and seed),
+        and the names of the numbers start with it; otherwise `key` is empty.
         """
         if self._backend is None:
             return
@@ -98,7 +98,7 @@ def _numbers(values: Plain, prefix: str = "") -> Numbers:
 
 def _mlflow(command: str, folder: Path, settings: Plain) -> Backend:
     """Log to the MLflow server MLFLOW_TRACKING_URI, or to an SQLite file in the outputs folder."""
-    # Without these limits, a training would wait minutes for a server that does not answer.
+    # Without these limits, a training run would wait minutes for a server that does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
     from mlflow import MlflowClient
