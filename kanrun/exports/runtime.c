@@ -2,8 +2,9 @@
 
    void @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS]);
 
-   maps inputs to outputs, both in the units of the training data; a classifier gives the probability of each class.
-   @_inputs, @_outputs and @_domain say what they are and on which range the model was trained. */
+   maps inputs x to outputs y, both in the units of the training data; the outputs of a classifier are the probabilities
+   of the classes. @_inputs and @_outputs are the names of inputs and outputs, and @_domain are the ranges of the
+   training inputs. */
 
 #include <math.h>
 #include <string.h>
@@ -15,7 +16,7 @@ typedef struct network network;
 typedef struct layer layer;
 struct layer {
     enum { SPLINES, RADIAL, DENSE, CHEBYSHEV, BERNSTEIN, SUMS_OF_PRODUCTS, WINDOWS } kind;
-    int inputs, outputs, count; /* count: of edges, or ends of windows */
+    int inputs, outputs, count; /* count: number of edges, centres or ends of windows */
     enum { IDENTITY, SILU, SIGMOID, TANH, RELU, GELU, SIN, GAUSSIAN, NONE } base;
     enum { LINEAR, CONSTANT, ZERO, BASE } extrapolation;
     int degree, sums, products, grids_count, functions, terms, factors;
@@ -33,12 +34,12 @@ typedef struct {
     const char *const *texts;
     double fill;
     const int *part;
-    const double *mark; /* numbers that stand for a missing one, such as -999 */
+    const double *mark; /* numbers that mean a missing value, such as -999 */
 } column;
 
 /* The model. */
 
-/* Which of `intervals` between rising points x lies in, x beyond them in the first or the last. */
+/* Return the index of the interval between increasing points that contains x; the first or last if x is outside. */
 static int interval(const double *points, int intervals, double x)
 {
     int first = 0, last = intervals - 1;
@@ -98,12 +99,12 @@ static double slope_of(int base, double x)
     }
 }
 
-/* Where an input lies on its grid: the interval, the values there of its B-splines, continued beyond the grid, and the
-   base function. */
+/* Position of an input on its grid: the interval, the values of the non-zero B-splines (extrapolated outside the grid),
+   and the value of the base function. */
 typedef struct { int interval; double basis[@_DEGREE + 1], base; } place;
 
-/* The B-splines of the interval at x, from degree 0 upwards by the recurrence of Cox and de Boor, plus `beyond` times
-   their slopes. */
+/* Compute the non-zero B-splines at x, from degree 0 upwards by the recurrence of Cox and de Boor, and add `beyond`
+   times their slopes. */
 static void b_splines(const double *knots, int degree, double x, double beyond, double *basis)
 {
     double slopes[@_DEGREE + 2] = {0};
@@ -156,7 +157,7 @@ static void splines(const layer *l, const double *x, double *y)
     for (i = 0; i < l->products; i++) y[plain + i] = sums[plain + 2 * i] * sums[plain + 1 + 2 * i];
 }
 
-/* Splines of the inputs plus exponentials of their distances from centres. */
+/* Splines of the inputs, plus exponentials of minus their distances from centres. */
 static void radial(const layer *l, const double *x, double *y)
 {
     double t[@_WIDEST];
@@ -188,7 +189,7 @@ static void dense(const layer *l, const double *x, double *y)
     }
 }
 
-/* Sums of Chebyshev polynomials by Clenshaw's recurrence, or Bezier curves by de Casteljau's means. */
+/* Sums of Chebyshev polynomials by Clenshaw's recurrence, or Bezier curves by de Casteljau's algorithm. */
 static void curve(const layer *l, const double *x, double *y)
 {
     double u = (x[0] - l->domain[0]) / (l->domain[1] - l->domain[0]), t = 2 * u - 1;
@@ -260,12 +261,13 @@ void @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS])
 
 #if COLUMNS
 
-/* One row of the table, in the order of @_columns: a number (NAN or a mark of its column: missing), of a date the days
-   since 1970-01-01 (NAN alone: missing), or a text (NULL or "": missing). Fills x[@_INPUTS]; returns how many texts the
-   model was not trained on. Texts are without blanks around them. */
+/* A value of a row of the table; a row has one value for each of @_columns, in order. A value is a number (missing if
+   NAN or a number that means a missing value in this column), a date as days since 1970-01-01 (missing if NAN), or a
+   text without blanks around it (missing if NULL or ""). @_encode fills x[@_INPUTS] from a row, and returns the number
+   of texts on which the model was not trained. */
 typedef struct { double number; const char *text; } @_value;
 
-/* Of days since 1970-01-01, by eras of 400 years that begin in March. */
+/* Return the day of the year, from 1, for days since 1970-01-01. An era is 400 years and begins in March. */
 static double day_of_year(double days)
 {
     double z = floor(days) + 719468, era = floor(z / 146097), day = z - era * 146097;

@@ -1,12 +1,13 @@
 "use strict";
 /* A trained model as JavaScript without dependencies, in the units of its data.
 
-   predict({column: value, ...})    a row by the names of MODEL.columns: numbers, texts, and dates as Date or as days
-                                    since 1970-01-01; null, NaN and what a column lists as missing are missing
+   predict({column: value, ...})    a row, with the names in MODEL.columns; values are numbers, texts, or dates as Date
+                                    or as days since 1970-01-01; null, NaN and the values that the column lists as
+                                    missing are missing
    predict([number, ...])           the numbers of MODEL.inputs
 
-   return one number for each of MODEL.outputs; a classifier returns probabilities in the order of MODEL.classes. In a
-   page load the file by <script src>; in Node, const { predict } = require("./model.js"). */
+   Both return one number for each of MODEL.outputs; a classifier returns probabilities in the order of MODEL.classes.
+   In a web page, load the file by <script src>; in Node, by const { predict } = require("./model.js"). */
 
 /* The model. */
 
@@ -18,11 +19,11 @@ const PARTS = {
     year.setUTCMonth(0, 1);
     return Math.floor(days) - year / DAY + 1;
   },
-  weekday: (days) => (((Math.floor(days) + 3) % 7) + 7) % 7, // from Monday
+  weekday: (days) => (((Math.floor(days) + 3) % 7) + 7) % 7, // 0 is Monday
   hour: (days) => (days - Math.floor(days)) * 24,
 };
 
-/* A number of a column, or NaN if it is missing. */
+/* Convert a value of a numeric column or a date to a number; NaN if it is missing. */
 function numberOf(column, value) {
   const text = typeof value === "string" ? value.trim() : value;
   if (text === null || text === undefined || text === "") return NaN;
@@ -36,7 +37,7 @@ function numberOf(column, value) {
   return number;
 }
 
-/* The numbers that a column becomes. */
+/* Encode a value of a column as inputs. */
 function featuresOf(column, value) {
   if (column.levels) {
     const missing = value === null || value === undefined || Number.isNaN(value) || String(value).trim() === "";
@@ -53,7 +54,7 @@ function featuresOf(column, value) {
 
 const sigmoid = (x) => (x < 0 ? Math.exp(x) / (1 + Math.exp(x)) : 1 / (1 + Math.exp(-x)));
 
-/* Functions by name, each with its slope. */
+/* Base functions and activation functions by name, each with its derivative. */
 const BASES = {
   zero: [() => 0, () => 0],
   identity: [(x) => x, () => 1],
@@ -67,7 +68,7 @@ const BASES = {
 
 const clip = (x, low, high) => Math.min(Math.max(x, low), high);
 
-/* The interval of increasing points in which x lies. */
+/* Return the index of the interval between increasing points that contains x; the first or last if x is outside. */
 function intervalOf(points, x) {
   let low = 0;
   let high = points.length - 1;
@@ -85,7 +86,8 @@ function interpolated(points, values, x) {
   return values[i] + share * (values[i + 1] - values[i]);
 }
 
-/* Value of an edge: a polynomial of u, from -1 to 1 over the interval, and the base; continued beyond the grid. */
+/* Return the value of an edge: a polynomial in u, which runs from -1 to 1 over the interval, plus the weighted base
+   function; extrapolated outside the grid. */
 function edgeValue(layer, edge, x) {
   const points = layer.breakpoints[edge.from];
   const [low, high] = [points[0], points[points.length - 1]];

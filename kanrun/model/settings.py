@@ -54,7 +54,7 @@ AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass
 class ModelConfig:
-    """Settings of every model.
+    """Base class of the settings of models.
 
     Attributes:
         label: Name in tables and figures.
@@ -386,7 +386,7 @@ class AutoConfig(ModelConfig):
 
 @dataclass(kw_only=True)
 class SolverConfig:
-    """Settings of every solver.
+    """Settings that every solver has.
 
     Attributes:
         label: Name of the solver in messages.

@@ -32,7 +32,7 @@ _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanru
 
 
 class TargetConfig:
-    """Settings of every target.
+    """Base class of the settings of targets.
 
     Attributes:
         table: Whether the target is a table of rows, not a function.
@@ -331,6 +331,6 @@ class PointsTarget(TargetConfig):
         raise UsageError("target.kind=points is for kanrun curves. Choose another target.")
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield an error if columns are given without a file."""
+        """Yield an error if columns are set although there is no file."""
         if self.path is None and (self.columns is not None or self.parameter is not None):
             yield f"{at}columns and {at}parameter are columns of a file; give {at}path too."

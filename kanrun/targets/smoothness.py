@@ -18,10 +18,10 @@ REACH = 0.1
 LEVELS = 4
 #: Half the length of the next line, in units of the spacing of points on the present line.
 NEAR = 3
-#: Number of rounds over all inputs. The tip of a cone is only found in the second round.
+#: Number of rounds over all inputs. In the first round, the tip of a cone is not found.
 ROUNDS = 2
-#: Smallest change of slope between neighbouring points of the shortest line that counts as not
-#: smooth, in units of the output's size divided by the input's range.
+#: Change of slope between neighbouring points of the shortest line above which the function counts
+#: as not smooth, in units of the output's size divided by the input's range.
 SLOPE_CHANGE = 0.01
 #: Relative rounding error of values and inputs; smaller differences are ignored.
 ROUNDING = 1e-13
@@ -43,7 +43,8 @@ def rough_places(
         sizes: Typical magnitudes of the outputs, shape (outputs,).
 
     Returns:
-        The points found, shape (points, inputs); NaN where the function is smooth nearby.
+        The points at which the function is not smooth, shape (points, inputs). A row is NaN if the
+        function is smooth near the point.
     """
     places = points.copy()
     rough = np.zeros(len(points), dtype=bool)

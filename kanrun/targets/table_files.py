@@ -2,8 +2,9 @@
 
 pandas and pyarrow parse the files. This module detects the format of a file (encoding, separator,
 rows above the header) and rejects damaged, ambiguous and huge files with a one-sentence error. The
-values of text files stay text; those of Parquet and Excel files keep their types. The index of each
-block holds the row numbers in the file; the first row of a text file or workbook has number 1.
+values of text files stay text; values of Parquet and Excel files keep their types. The index of
+each block contains the row numbers in the file. Rows of text files and workbooks are counted from
+1, and include the header.
 """
 
 from __future__ import annotations

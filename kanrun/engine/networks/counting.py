@@ -27,8 +27,8 @@ from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import UNIFORM_MATRIX_DEGREE, prefers_sparse
 from kanrun.errors import UsageError
 
-#: Number of FLOPs of each elementwise function as in KANbeFair (Yu et al., arXiv 2407.16674), which
-#: does not have the last three.
+#: Number of FLOPs of each elementwise function, from KANbeFair (Yu et al., arXiv 2407.16674) except
+#: for `sin` and `gaussian`, which KANbeFair does not have.
 ACTIVATION_FLOPS = {
     "zero": 0,
     "identity": 0,
