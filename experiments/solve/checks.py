@@ -46,7 +46,7 @@ _EXACT = 1e-6
 _EXACT_POINTS = 200
 #: Number of digits with which a large residual is evaluated again, in case it is due to rounding.
 _DIGITS = 50
-#: Largest fraction of the machine's memory that the rows of one problem may take; larger problems
+#: Largest fraction of the machine's memory that one least squares problem may take; larger problems
 #: are refused.
 _MEMORY = 0.5
 #: Number of copies of the Jacobian that a step is assumed to hold in memory. With a larger number,
@@ -60,8 +60,8 @@ def check_determined(system: System) -> None:
     """Check that an equation has enough conditions, and that they do not contradict each other.
 
     Raises:
-        UsageError: If the equation is underdetermined, a name occurs nowhere, or two conditions
-            prescribe different values.
+        UsageError: If there are too few conditions, if an unknown or an unknown parameter does not
+            occur in the system, or if two conditions prescribe different values on the same face.
     """
     names = system.vocabulary.unknowns
     variables = system.vocabulary.variables
@@ -179,8 +179,9 @@ def missing_conditions(system: System) -> list[str]:
 
 
 def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
-    """Return the corners (or edges) of the box at which conditions on different faces contradict.
+    """Return the corners (or edges) of the box at which conditions contradict each other.
 
+    The conditions are those on the faces that meet at the corner.
     A condition that prescribes a value on a face also determines the derivatives along this face,
     so that conditions on derivatives can be compared as well.
     """
@@ -264,7 +265,7 @@ def _residual(
         relation: Relation to evaluate.
         values: Formulas of the derivatives in the relation.
         constants: Values of the unknown parameters.
-        points: Points of the residual, shape (points, variables).
+        points: Points at which the residual is evaluated, shape (points, variables).
         near: Arrays of points at which the size of the terms is measured.
         sizes: Typical sizes of the derivatives. Terms of these sizes are considered as well,
             because second derivatives of a straight solution consist of rounding errors only.

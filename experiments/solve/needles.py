@@ -76,7 +76,7 @@ WIDTHS_IN_TWO = (1e-3, 1e-2)
 SMALLEST = 1e-100
 #: Number of significant digits of random constants.
 DIGITS = 4
-#: Number of intervals between the rows of a tabulated solution.
+#: Number of time intervals of a tabulated solution, which has one row more.
 ROWS = 400
 #: Number of bisections of an interval of length 1, enough for the precision of float64.
 BISECTIONS = 60
@@ -163,7 +163,7 @@ def _constants(
 
     Args:
         rng: Random generator.
-        width: Relative width of the pulse.
+        width: Width of the pulse, relative to the range of its variable.
         timed: Whether the position of the pulse is a time between 0 and T; otherwise, the position
             lies between 0 and 1.
         alone: Whether time is the only variable. If so, T is random; otherwise, T is 1.

@@ -76,7 +76,7 @@ class SolutionTables:
 
 @styled
 def convergence(rows: DataFrame) -> Figure:
-    """Draw the error and the residual against the number of coefficients, with published errors.
+    """Draw the error and the residual against the number of unknowns, with published errors.
 
     If no solution is known, draw the change from grid to grid instead of the error.
     """

@@ -1,9 +1,9 @@
 """Audit of a solution: does its grid resolve all features of the equations?
 
-An audit evaluates the residual at test points that were not used for fitting. They are dense where
-formulas may change fast: at certain times, positions and values of the unknowns, found by
-`scan.py`. A solution passes if interpolation predicts the residual there (`unseen.py`). This module
-audits slabs of time, and solutions on tensor products of splines.
+An audit evaluates the residual at test points that were not used for fitting. Test points are dense
+where formulas may change fast: near the times, positions and values of the unknowns that `scan.py`
+finds. A solution passes the audit if interpolation predicts the residual at the test points
+(`unseen.py`). This module audits slabs of time, and solutions on tensor products of splines.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> 
 
     Args:
         scan: Scan of the formulas.
-        number: Number of the variable.
+        number: Index of the variable.
         span: Sorted array whose first and last entries are the ends of the part.
         passed: One array per unknown. In one variable, it holds the points at which the unknown
             takes a value near which terms change fast; these become test points. In several

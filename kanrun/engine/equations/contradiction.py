@@ -2,9 +2,8 @@
 
 If a solution exists, the residual falls from grid to grid. If the residual stays the same, no
 function that satisfies the conditions has a smaller one, because least squares problems of linear
-equations have no local minima. To find the conditions that contradict the equation, it is then
-solved again with a tiny weight of the conditions; these are the conditions that the result
-violates.
+equations have no local minima. The equation is then solved again with a tiny weight of the
+conditions; the conditions that this solution violates contradict the equation.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from kanrun.engine.equations.tensor_splines import (
     patches,
 )
 
-#: Largest relative decrease of a residual that counts as steady.
+#: Largest relative decrease of the residual, in a richer space, at which it counts as steady.
 STEADY = 0.01
 #: Smallest residual, relative to the terms of the equation, that counts as a contradiction.
 SMALLEST_RESIDUAL = 1e-2
-#: Distances from the ends of a range at which breakpoints resolve boundary layers, relative to the
-#: length of the range.
+#: Distances of additional breakpoints from both ends of a range, relative to its length. These
+#: breakpoints resolve boundary layers.
 LAYERS = 0.5 ** np.arange(1.0, 24.0)
 #: Number of equal intervals to which the breakpoints of boundary layers are added, for equations in
 #: one variable and in two.
@@ -56,7 +55,8 @@ def find_contradiction(
     Args:
         rows: Collocation of the system, for the units of the residuals.
         stage: Solution on the last grid.
-        corrections: Newton steps from this solution in spaces of half as long intervals.
+        corrections: Newton steps from this solution in spaces of halved intervals, one per
+            variable.
 
     Returns:
         The contradiction, or None if none was found.

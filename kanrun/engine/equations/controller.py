@@ -1,18 +1,19 @@
 """Time stepping with error control: chooses the length and breakpoints of each slab of time.
 
-A solution consists of consecutive slabs of time (`slab.py`). On each, it is a sum of splines of
-space times polynomials of time, found by collocation. Its error is estimated by one Newton step in
-a richer space. A step that starts from zero error gives the error that this slab adds, which
-controls its length. A step that starts from the error at the end of the previous slab gives the
-accumulated error, which is reported. An audit (`audit.py`) evaluates the residual at points that
-were not used for fitting and that are dense in time, space and the values of every unknown. It
-accepts a slab only if the residual there is small or a smooth function on every cell.
+A solution consists of consecutive slabs of time (`slab.py`). On each slab, the solution is a sum of
+splines in space times polynomials in time, found by collocation. The error on a slab is estimated
+by one Newton step in a richer space of functions. If this step starts from zero error, it gives the
+error that the slab adds, which controls the length of the slab. If the step starts from the error
+at the end of the previous slab, it gives the accumulated error, which is reported. An audit
+(`audit.py`) evaluates the residual at points that were not used for fitting and that are dense in
+time, space and the values of every unknown. A slab is accepted only if the residual at these points
+is small, or a smooth function on every cell.
 
-`Controller` guarantees two things unless `March.unresolved` is set. In each slab, the part of the
-residual that the audit cannot predict is at most the local tolerance plus `Unseen.allowed`;
-features down to the relative widths `SEEN_WIDTH` in one variable and `SEEN_WIDTH_IN_TWO` in two are
-found. The estimated CPU time exceeds the budget by at most one slab. If the accumulated error
-exceeds the wanted one, `slab_solution.py` solves again with a smaller local tolerance.
+Unless `March.unresolved` is set, `Controller` guarantees that the unseen residual (`unseen.py`) of
+each slab is at most the local tolerance plus `Unseen.allowed`. Features are found down to the
+relative widths `SEEN_WIDTH` in one variable and `SEEN_WIDTH_IN_TWO` in two. The estimated CPU time
+exceeds the budget by at most one slab. If the accumulated error exceeds the wanted one,
+`slab_solution.py` solves again with a smaller local tolerance.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ MAX_SLABS = 1e20
 #: Length of the shortest allowed slab, in units of the float64 spacing at its start. In a shorter
 #: slab, the points of the fit and of the audit would coincide.
 FEWEST_SPACINGS = 100.0
-#: Factor by which a slab is shortened if its Gauss-Newton steps do not converge.
+#: Factor by which a slab is shortened if its Gauss-Newton steps do not converge; after an audit,
+#: the smallest such factor.
 SHORTENED = 0.3
 #: Number of time derivatives, beyond those that the equation determines, from which the initial
 #: guess of the next slab is extrapolated.
@@ -83,8 +85,8 @@ FOLLOWED = 2
 #: Largest number of times that a slab is refused because it adds too much error. After that it is
 #: accepted, and the accumulated error includes it.
 MAX_RESIZED = 4
-#: After a slab with too large an error had to be accepted, the next slab is not refused if it adds
-#: at most this fraction of that error.
+#: After a slab with too large an error had to be accepted, the next slab may add the same error.
+#: With each further slab, this limit is multiplied by `ALLOWANCE`.
 ALLOWANCE = 0.7
 #: Largest number of times that a slab is refused because of features that it does not resolve.
 MAX_REFUSALS = 60
@@ -130,7 +132,7 @@ class Controller:
         self.goals = [*(time - self.early for time in jumps), self.high]
         self.refinement: float = (tolerance / AT_TOLERANCE) ** (-1 / (DEGREE + 1))
         self.audit = SlabAudit(system)
-        #: Breakpoints that every slab must have, because formulas change fast there.
+        #: Breakpoints that every slab must have, because formulas or residuals change fast there.
         self.kept = narrow_ends(system.scan.cells[0]) if system.variables > 1 else np.zeros(0)
         self.march = March(tolerance, self.low)
         #: Magnitudes of the unknowns, to which errors are relative, shape (unknowns,).
@@ -146,9 +148,9 @@ class Controller:
         self._refused = 0
         #: Error that the current slab added before its intervals were halved.
         self._share = inf
-        #: Error that the next slab may add in addition to the local tolerance. It is above 0 after
-        #: a slab with too large an error had to be accepted, because the next slabs then rarely do
-        #: better.
+        #: Error that the next slab may add if this is more than the local tolerance. It is above 0
+        #: after a slab with too large an error had to be accepted, because the next slabs then
+        #: rarely do better.
         self._allowed = 0.0
 
     def run(self) -> Iterator[March]:

@@ -71,12 +71,16 @@ class EvolutionSystem(System):
         return self._scan([*self.lifts, *self.initial.values()])
 
     def split(self, derivative: Derivative) -> tuple[int, int]:
-        """Return the order in space and the order in time of a derivative."""
+        """Return the orders of a derivative with respect to space and to time."""
         *space, time = derivative.index
         return sum(space), time
 
     def lift(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
-        """Return the derivative `index` of the lift of an unknown at `points`, shape (points,)."""
+        """Evaluate a derivative of an unknown's lift at `points`.
+
+        `unknown` is the index of the unknown, and `index` is the multi-index of the derivative. The
+        result has the shape (points,).
+        """
         function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
         return function(points)
 

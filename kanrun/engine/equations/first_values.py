@@ -47,8 +47,8 @@ def jump_margin(system: EvolutionSystem) -> float:
 class FirstValues:
     """Values of u - lift from which the next slab starts.
 
-    At the start of the range they are the initial values. After a jump in time, they are computed
-    from the end of the previous slab: u does not jump, but the lift may.
+    At the start of the range, these are the initial values. After a jump in time, they are computed
+    from the end of the previous slab, because u does not jump, but the lift may.
 
     Args:
         system: The equations and their initial values.
@@ -77,7 +77,7 @@ class FirstValues:
 
         Args:
             x: Points in space, shape (points,).
-            unknown: Number of the unknown.
+            unknown: Index of the unknown.
 
         Returns:
             Values, shape (points, order).

@@ -4,8 +4,8 @@ The initial guess on the coarsest grid is the best of several random networks, o
 the initial values. On every grid, Levenberg-Marquardt minimises the residuals of the equations,
 conditions and observations together. The weight of the conditions is moderate at first and grows
 with each grid, because a large weight on a coarse grid leads to bad minima. Knots are inserted
-where residuals are large, and half of the collocation points follow the knots. Residuals are
-reported at points that were not used for fitting.
+where residuals are large, and collocation points are denser where knots are. Residuals are reported
+at points that were not used for fitting.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MAX_UNKNOWNS = 1000
 #: Largest number of products that approximate the initial values if the setting does not fix the
 #: number of terms. More products represent more complicated initial values and add unknowns.
 MAX_TERMS = 16
-#: Levenberg-Marquardt steps on all grids.
+#: Settings of Levenberg-Marquardt on all grids.
 LM = LMPolicy(damping=1e-4, min_damping=1e-15, damping_search=False, max_trials=12)
 #: Stopping criteria on grids coarser than the finest planned one. Stricter criteria spend steps
 #: on a solution that the next grid improves anyway.
@@ -121,8 +121,8 @@ class NetworkSolver:
         self.policy = policy
         self.generator = generator
         self._began = process_time()
-        # Estimated from the number of operations, so that the same run always stops at the same
-        # grid.
+        # CPU time is estimated from the number of operations, so that the same run always stops at
+        # the same grid.
         self.seconds = 0.0
         self.stopped = ""
         self.rows, self.weights = Collocation(system, policy, generator), ConditionWeights()
@@ -194,7 +194,8 @@ class NetworkSolver:
     ) -> tuple[EquationStage, ResidualProblem]:
         """Solve on the grid of `solution`; return the record of the grid and the solved problem.
 
-        `before` is the record of the previous grid. `coarse` chooses looser stopping criteria.
+        `before` is the record of the previous grid, or None. If `coarse` is true, the stopping
+        criteria are looser.
         """
         rows = self.rows
         steps = self.policy.steps
@@ -248,7 +249,7 @@ class NetworkSolver:
         return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
 
     def first_guess(self) -> tuple[Field, Tensor]:
-        """Return an initial guess of the solution, and one of the unknown parameters.
+        """Return initial guesses of the solution and of the unknown parameters.
 
         In a separated form, the guess is computed from the initial values if possible. Otherwise,
         random networks take a few steps each; in further rounds, only the best networks take more

@@ -1,4 +1,4 @@
-"""Solution of an evolution equation on one slab: splines of space times polynomials of time.
+"""Solution of an evolution equation on one slab: splines in space times polynomials in time.
 
 On a slab, an unknown is u = lift + sum_j C_j(x) P_j(s), where the C_j are splines and the P_j are
 Legendre polynomials of s, which runs from -1 to 1 (`time_polynomials.py`). The lift satisfies the
@@ -34,7 +34,7 @@ SAME_BREAKPOINT = 1e-14
 
 @dataclass(frozen=True)
 class Part:
-    """Term of a solution on a slab: splines of space times Legendre polynomials of time.
+    """Term of a solution on a slab: splines in space times Legendre polynomials in time.
 
     Attributes:
         space: Space of the splines.
@@ -119,10 +119,10 @@ class Slab:
     def jumps(self, state: EvolvingState, orders: Sequence[int]) -> list[tuple[Part, ...]]:
         """Return `state` minus the slab at its start, as terms that fade out over the slab.
 
-        There are none for unknowns of first order in time. For higher orders, the method computes
-        time derivatives as polynomials of their own (see `free_polynomials`), which agree with the
-        exact time derivatives of the slab at the Radau points only. At the start, the latter
-        therefore differ from those of `state`.
+        There are none for unknowns of first order in time. For higher orders, the time derivatives
+        that enter the equations are polynomials of their own (see `free_polynomials`), which agree
+        with the exact time derivatives at the Radau points only. At the start of the slab, its
+        exact time derivatives therefore differ from those of `state`.
         """
         half = (self.end - self.start) / 2
         found = list[tuple[Part, ...]]()
@@ -210,7 +210,7 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
 
     factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]
     if system.variables > 1:
-        # Breakpoints of all parts in space, and as many equally spaced ones in time.
+        # Use the breakpoints of all terms in space, and as many equally spaced ones in time.
         every = (Counter(part.space.edges.tolist()) for part in slab.parts[0])
         points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
         apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT

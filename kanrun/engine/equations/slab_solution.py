@@ -40,8 +40,8 @@ FACTORS = (0.03, 0.3)
 #: Expected error of the next solution, as a fraction of the wanted error. The next local tolerance
 #: is chosen accordingly.
 AIMED = 0.3
-#: After the tolerance is met, a more accurate solution is computed if that is expected to take at
-#: most this time, in estimated CPU seconds.
+#: After the tolerance is met, a more accurate solution is computed if it is expected to take at
+#: most this many estimated CPU seconds.
 CHEAP = 3.0
 #: Estimated CPU seconds after which this more accurate solution is abandoned.
 TRIED = 6.0
@@ -49,7 +49,7 @@ TRIED = 6.0
 ENOUGH = 1e-11
 #: Smallest relative error that is reported, because of rounding.
 ROUNDING_ERROR = 1e-12
-#: Number of points of a slab at which residuals are measured after the fit, as a policy.
+#: Policy that sets the number of points of a slab at which residuals are measured after the fit.
 CHECKS = EquationPolicy(test_points=128)
 #: Smallest size of an unknown in the units of residuals, as a fraction of the largest unknown.
 QUIET = 1e-6
@@ -95,10 +95,10 @@ def solve_evolution(
 def _best_march(
     system: EvolutionSystem, tolerance: float, budget: float
 ) -> tuple[March, str, str | None]:
-    """Solve with smaller and smaller local tolerances, and return the most accurate march.
+    """Solve with smaller and smaller local tolerances, and return the most accurate solution.
 
-    Also return why the solver stopped (empty if the wanted error is reached), and why the estimated
-    error may be wrong (see `_doubt`; None if there is no reason).
+    Also return why the solver stopped before the wanted error was reached (empty if it did not),
+    and why the estimated error may be wrong (see `_doubt`; None if there is no reason).
     """
     local = min(LOCAL * tolerance, LARGEST_TOLERANCE)
     left = budget

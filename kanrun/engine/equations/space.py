@@ -30,8 +30,8 @@ Rule = tuple[Array, Array]
 
 #: Degree of the splines and of the polynomials in time.
 DEGREE = 7
-#: Gauss rules in each interval: 4 points for the residuals of equations, 10 points for the least
-#: squares projection of a function onto splines.
+#: Gauss rules in each interval: 4 points for the residuals of equations, and 10 points for the
+#: least squares projection of a function onto splines.
 GAUSS, PROJECTION = map(np.polynomial.legendre.leggauss, (4, 10))
 #: Gauss rule (3 points) for residuals in the space of halved intervals, in which errors are
 #: estimated.
@@ -191,7 +191,7 @@ class Space:
 
     @cached_property
     def fewer_gauss(self) -> Places:
-        """Fewer Gauss points of each interval, for a space of halved intervals."""
+        """Gauss points of `RICHER_GAUSS` in each interval, for spaces of halved intervals."""
         return self.places(RICHER_GAUSS)
 
     def _values(
@@ -311,9 +311,9 @@ class Space:
 def with_kinks(breakpoints: Array, kinks: Array) -> Array:
     """Insert `kinks` into breakpoints, each position as often as it occurs in `kinks`.
 
-    For each position, the nearest inner breakpoint is removed if there are enough. At a breakpoint
-    of multiplicity m, splines have DEGREE - m continuous derivatives; its m - 1 intervals of length
-    0 have quadrature weights of 0.
+    For each position, the nearest inner breakpoint is removed if there are enough inner
+    breakpoints. At a breakpoint of multiplicity m, splines have DEGREE - m continuous derivatives,
+    and there are m - 1 intervals of length 0, whose quadrature weights are 0.
     """
     for place in {*kinks} if len(breakpoints) > 2 + len({*kinks}) else ():
         breakpoints = np.delete(breakpoints, 1 + np.abs(breakpoints[1:-1] - place).argmin())

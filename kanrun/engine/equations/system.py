@@ -43,7 +43,7 @@ Array = NDArray[np.float64]
 #: the space variable, or None for an end without conditions. Entry (i, r) is the factor of the
 #: derivative of order r in condition i.
 Walls = tuple[Array | None, Array | None]
-#: A face, edge or corner of the box: (number, value) of each variable that is fixed there.
+#: A face, edge or corner of the box: a pair (index, value) for each variable that is fixed there.
 Face = tuple[tuple[int, float], ...]
 
 
@@ -63,7 +63,7 @@ class Condition:
     periodic: int | None = None
 
     def linear(self) -> tuple[dict[Derivative, Expr], Expr] | None:
-        """Return the constant factor of each derivative, and the terms without derivatives.
+        """Split left - right into the factor of each derivative, and the terms without derivatives.
 
         Return None if a factor is not a number, if the condition is periodic, or if it contains an
         unknown parameter.
@@ -103,9 +103,12 @@ class IncompatibleCorner:
 
 @dataclass(frozen=True)
 class Observations:
-    """Observed values of one unknown, shape (points,), at points of shape (points, variables).
+    """Observed values of one unknown.
 
-    `relation` is "unknown = 0", so that its residual is the value of the unknown.
+    Attributes:
+        relation: "unknown = 0", so that the residual is the value of the unknown.
+        points: Points of the observations, shape (points, variables).
+        values: Observed values, shape (points,).
     """
 
     relation: Relation
@@ -118,7 +121,12 @@ class System:
     """Equations on a box with conditions and observations.
 
     Attributes:
-        box: Range of each variable, shape (variables, 2). Time is the last variable.
+        vocabulary: Names of variables, unknowns and unknown parameters.
+        box: Range of each variable, shape (variables, 2). If there is time, it is the last
+            variable.
+        equations: Equations that hold in the box.
+        conditions: Conditions on faces of the box, and periodic conditions.
+        observations: Observed values, one entry per observed unknown.
         constants: Initial guesses of the unknown parameters by name.
         corners: Corners of the box at which conditions or their derivatives contradict each other.
             The solution may have infinite derivatives there.

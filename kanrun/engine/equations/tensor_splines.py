@@ -52,7 +52,7 @@ DAMPING = 1e-18
 #: Smallest number by which errors of an unknown are divided to make them relative, as a fraction of
 #: its estimated size.
 QUIET = 1e-6
-#: Levenberg-Marquardt steps on all grids.
+#: Settings of Levenberg-Marquardt on all grids.
 LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
 #: Stopping criteria for steps from an initial guess.
 FIRST = StoppingCriteria(max_steps=60, rtol=1e-3, patience=3)
@@ -341,8 +341,9 @@ def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
 def is_direct(system: System) -> bool:
     """Return whether a system can be solved on tensor products of splines.
 
-    It must have at most two variables, no unknown parameters and no observations. If a variable is
-    periodic, its conditions must contain all derivatives of orders below that of the equations.
+    The system must have at most two variables, no unknown parameters and no observations. If there
+    are conditions that are periodic in a variable, they must contain each unknown and all its
+    derivatives with respect to this variable below the highest order in the equations.
     """
     if len(system.box) > 2 or system.constants or system.observations:
         return False
