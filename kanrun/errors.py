@@ -38,7 +38,7 @@ class InvalidData(UsageError, ValueError):
 
 
 class TrainingFailed(KanrunError):
-    """NaN or infinity during a training, or no step that reduces the loss; says where and why."""
+    """NaN or infinity in training, or no step lowers the loss; the message says where and why."""
 
 
 class StorageFailed(KanrunError):

@@ -88,10 +88,11 @@ class Points:
     Attributes:
         x: Inputs, shape (points, inputs).
         y: Outputs, shape (points, outputs).
-        weights: Number of rows that each point stands for, shape (points,); None: one each.
+        weights: Number of rows that each point stands for, shape (points,); None: one row each.
         groups: Number of the group of each point, shape (points,). Cross-validation holds out whole
             groups. None: each point is a group.
-        forward: Whether `groups` are times, so that points are predicted from earlier ones only.
+        forward: Whether `groups` are times. Cross-validation then predicts points only from earlier
+            points.
     """
 
     x: Array
@@ -215,8 +216,8 @@ class Family:
         """Whether models are fitted with dispersion 1: those of classes, counts and single trials.
 
         If the dispersion of counts were estimated during the fit, it would absorb effects. For
-        intervals, it is estimated afterwards from held-out rows. Fractions of several trials have
-        an unknown dispersion (quasi-likelihood), which includes the number of trials.
+        prediction intervals, it is estimated afterwards from held-out rows. Fractions of several
+        trials have an unknown dispersion (quasi-likelihood), which includes the number of trials.
         """
         return bool(self.classes) or self.name == "poisson" or self.single_trials
 

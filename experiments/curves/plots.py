@@ -323,8 +323,8 @@ def _draw(axes: Axes, points: DataFrame, style: str, prefix: str = "", **look: A
 def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
     """Draw a control polygon.
 
-    If `name` is given and there are not too many points, label them `name` and their number, above
-    corners that point up and below the other corners.
+    If `name` is given and there are at most MAX_LABELS points, label each point with `name` and its
+    number, above corners that point up and below the other corners.
     """
     _draw(axes, points, "o--", color=GREY, zorder=1, label="control polygon")
     if not name or len(points) > MAX_LABELS:
@@ -337,7 +337,7 @@ def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
 
 
 def _widened(marked: Series[bool]) -> Series[bool]:
-    """Mark also the neighbours of the marked rows."""
+    """Return `marked` with the neighbours of the marked rows marked as well."""
     return marked | marked.shift(fill_value=False) | marked.shift(-1, fill_value=False)
 
 

@@ -304,10 +304,10 @@ def numbered(rows: DataFrame) -> DataFrame:
 
 
 def mark_stages(panel: Axes, steps: DataFrame) -> None:
-    """Draw a line at the first step of each stage except the first, and its intervals at the top.
+    """Draw a line at the first step of each later stage, and write numbers of intervals at the top.
 
-    `steps` are rows as returned by `numbered`, with the columns stage and intervals. A number is
-    left out if the distance to the next number is below STAGE_ROOM.
+    `steps` are rows as returned by `numbered`, with the columns stage and intervals. The number of
+    a stage stands at its first step; it is left out if the next number is nearer than STAGE_ROOM.
     """
     starts = steps.loc[steps["stage"].diff() != 0, "intervals"]
     last = np.inf
@@ -345,9 +345,9 @@ def finish(
     where: str = "outside lower center",
     **legend: Any,
 ) -> Figure:
-    """Add a remark above the panels, and one legend for all of `panels`, to a figure; return it.
+    """Add a remark, and one legend for all of `panels`, to a figure; return the figure.
 
-    The legend has each label once. `where` is its location.
+    The remark is above the panels. The legend has each label once; `where` is its location.
     """
     set_remark(figure, remark)
     handles = dict[str, Any]()

@@ -84,7 +84,7 @@ class ArgumentReader:
     def read_all(self, arguments: Sequence[str]) -> list[list[Argument]]:
         """Parse all arguments; return, for each, one `Argument` per value.
 
-        If a setting is given twice, both are returned, and the last value will be used. Raises
+        If a setting is given twice, both values are returned, and the last one will be used. Raises
         UsageError if an argument is invalid, or if a group or a swept setting is given more than
         once.
         """

@@ -42,8 +42,8 @@ _KEY = "kanrun"
 _CHECKSUM = "sha256"
 DOTS_PER_INCH = 200
 #: For each format: options of saving, metadata, and the metadata key of the caption. Dates are
-#: removed because they would make the bytes differ from run to run. PNG's compression level 3 takes
-#: a third of the default's time, for files that are 15% larger.
+#: removed because they would make the bytes differ each time. PNG's compression level 3 takes a
+#: third of the default's time, for files that are 15% larger.
 _SAVING: dict[str, tuple[dict[str, Any], dict[str, None], str]] = {
     "png": ({"pil_kwargs": {"compress_level": 3}}, {}, "Description"),
     "svg": ({}, {"Date": None}, "Description"),
@@ -183,7 +183,7 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
 
 
 def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write `figure` to `stem`.png, `stem`.svg or `stem`.pdf, and return the paths.
+    """Write `figure` to one file per format, such as `stem`.png, and return the paths.
 
     Each file is written atomically. The figure's label is stored as its caption. The layout engine
     is run once and removed from the figure. The bytes depend only on what is drawn, not on the time

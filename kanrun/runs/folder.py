@@ -124,7 +124,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, *, force: bool = False) -> RunFolder:
-        """Open the folder of a run that was killed, was interrupted or failed, to continue it.
+        """Open the folder of a run that failed or was killed or interrupted, to continue the run.
 
         Its status becomes RUNNING. Whether a run that was started on another host has ended cannot
         be determined on this host; with `force`, it is assumed to have ended.

@@ -234,7 +234,7 @@ def _value(value: Any) -> Any:
 
 
 def _run_row(run: Run) -> tuple[Record, Record]:
-    """Return the row of a run, and its settings (those of its best point, if it has several)."""
+    """Return the row of a run and the run's settings, which are those of its best point."""
     labels = run.labels
     best = run.best
     settings = Record()

@@ -2,9 +2,9 @@
 
 Every line is one record. It identifies its training run by the numbers of the point and the cell
 (each omitted if there is only one) and by the seed, and it ends with a checksum. Lines are appended
-and never changed. If a training run begins again, a line says so, and the earlier records of the
-training become void. All tables can be restored from the journal. The kinds of lines are the
-subclasses of `Line`; a large table takes several `rows` lines.
+and never changed. If a training run begins again, a line records this, and the earlier records of
+the training run become void. All tables can be restored from the journal. The kinds of lines are
+the subclasses of `Line`; a large table takes several `rows` lines.
 
 Numbers that JSON lacks (NaN, infinities, integers beyond 64 bits) are stored as text in a list of
 one element, such as `["nan"]`. `Journal` first reads all lines to find which training runs have
@@ -70,7 +70,7 @@ class Line(msgspec.Struct, tag_field="kind", omit_defaults=True):
 
     @property
     def key(self) -> Key:
-        """Key of the training: the numbers of its point and cell (0 if there is one), its seed."""
+        """Numbers of the point and cell (0 if there is only one), and the seed of the training."""
         return self.point or 0, self.cell or 0, self.seed or 0
 
     @property

@@ -185,7 +185,8 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
                 if not Run(abandoned).is_alive:
                     shutil.rmtree(abandoned, ignore_errors=True)
         hidden.mkdir()
-        # A folder that is not empty cannot be replaced by a rename.
+        # The lock file makes the folder non-empty, so a rename by another process cannot replace
+        # it.
         (hidden / ".lock").touch()
         fill(hidden)
         number = _highest(parent)

@@ -66,8 +66,8 @@ class Experiment(Protocol):
       By default, the number of torch's threads is limited.
 
     `run` may take an argument `resume: Checkpoint | None`: the last checkpoint that an earlier
-    attempt at the training yielded under the name `resume`. If it is given, `run` continues from
-    there and yields only the records after that checkpoint.
+    attempt at the same task yielded under the name `resume`. If a checkpoint is given, `run`
+    continues from there and yields only the records after it.
     """
 
     def cells(self, cfg: Any, /) -> Sequence[Cell]:
