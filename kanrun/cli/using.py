@@ -1,4 +1,4 @@
-"""Commands that use or change runs: predict, export, and of `kanrun runs` those that write."""
+"""Commands that use or change runs: predict, export, lesson, and some of `kanrun runs`."""
 
 from __future__ import annotations
 

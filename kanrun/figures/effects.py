@@ -53,7 +53,7 @@ LEVELS_ROOM = 0.2
 #: Largest total number of letters in the names of levels, plus two per name, for which the names
 #: are written side by side below a panel of effects. Longer names are rotated.
 LEVEL_LETTERS = 24
-#: Size of the ticks at quantiles of an input (square points).
+#: Area of the marks at quantiles of an input (square points).
 QUANTILE = 25
 #: Area of the smallest dot on a map, for few rows (square points).
 SMALLEST = 1

@@ -44,7 +44,7 @@ def output_console() -> Console:
 
 
 def print_line(console: Console, line: str | Text) -> None:
-    """Print one line. Only on a terminal is it wrapped."""
+    """Print one line, which is wrapped only on a terminal."""
     text = line if isinstance(line, Text) else Text(printable(line))
     console.print(text, soft_wrap=not console.is_terminal)
 
@@ -159,7 +159,7 @@ def outcome(summary: Columns) -> str:
 
 
 def _agreed(column: Iterable[Any]) -> Any:
-    """Return one value for several seeds: the median of numbers, ignoring missing ones.
+    """Return one value for several seeds: the median of numbers, ignoring missing values.
 
     Other values are returned if they are all equal; otherwise the result is None.
     """

@@ -34,7 +34,7 @@ from kanrun.study.studies import (
     manifest_of,
 )
 
-#: Words in the names of columns that measure the machine, not the training.
+#: Words that occur in the names of columns that measure the machine, not the training.
 _TIMES = ("seconds", "time", "flops_per_second", "clock")
 
 
@@ -162,7 +162,7 @@ def _run(
             # with a message.
             if folder is None or (folder.manifest.resumed and isinstance(error, UsageError)):
                 raise
-            # Otherwise no traceback, because run.json has the reason.
+            # Otherwise no traceback is needed, because run.json has the reason.
             if os.environ.get("KANRUN_DEBUG") == "1":
                 traceback.print_exc(file=sys.stderr)
     return _end(folder.path, options), folder.path
