@@ -132,7 +132,8 @@ def _balanced(rows: _Rows, weights: Array | None) -> Array | None:
     """
     if not rows.holds_labels:
         return weights
-    from sklearn.utils.class_weight import compute_sample_weight  # late, as it loads slowly
+    # Imported late, because it loads slowly.
+    from sklearn.utils.class_weight import compute_sample_weight
 
     balanced = compute_sample_weight("balanced", list(map(str, rows.labels())))
     balanced = balanced if weights is None else balanced * weights
@@ -393,7 +394,7 @@ def build_bundled(config: BundledTarget) -> Target:
     """
     name = config.name
     check_known("target.name", name, BUNDLED, "bundled tables")
-    import sklearn.datasets  # late, as it loads slowly
+    import sklearn.datasets  # imported late, because it loads slowly
 
     loader, task = BUNDLED[name]
     data = getattr(sklearn.datasets, loader)(as_frame=True)
@@ -410,7 +411,7 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
     The parameters are None unless the settings name a column for them. Raises UsageError if the
     file is not a table, or a column is missing or contains values that are not finite numbers.
     """
-    # The points are unevenly spaced on a spiral, which is not the graph of a function.
+    # The built-in points lie on a spiral, unevenly spaced. A spiral is not the graph of a function.
     if config.path is None:
         angle = np.linspace(0.0, 4 * np.pi, _SPIRAL_POINTS)
         angle += _UNEVEN * np.sin(5 * np.arange(_SPIRAL_POINTS))

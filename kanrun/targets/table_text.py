@@ -99,9 +99,9 @@ def days_from(texts: list[str], day_first: bool) -> Array:
 
 
 def is_number(text: str) -> bool:
-    """Return whether Python's float() reads a text, including infinity and NaN.
+    """Return whether Python's float() can convert a text, such as "1e3", "inf" or "nan".
 
-    Texts with underscores, such as 12_1, are not numbers here.
+    Texts with underscores, such as 12_1, do not count as numbers.
     """
     try:
         float(text)

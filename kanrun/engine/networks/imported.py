@@ -125,7 +125,7 @@ def _load(path: Path) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads YAML with None in place of Python objects, as which pykan may store a base function."""
+    """YAML loader that replaces Python objects by None; pykan may store a base function as one."""
 
 
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
@@ -176,7 +176,7 @@ def _efficient_kan(state: dict[str, Tensor], base: str) -> ImportedNetwork:
     network = ImportedNetwork("efficient-kan")
     while (key := f"layers.{len(network.layers)}.") + "grid" in state:
         weights = state[key + "base_weight"]
-        # If the file has no spline scaler, all scales are one.
+        # If the file has no spline scaler, the weights of the splines are one.
         scaler = state.get(key + "spline_scaler", torch.ones_like(weights))
         edges = state[key + "spline_weight"], weights, scaler
         network.layers.append(_layer(state[key + "grid"], edges, base))
@@ -200,7 +200,7 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
         for node, group in enumerate(groups):
             scale[group[0]] *= node_scale[node]
             shift[group[0]] *= node_scale[node]
-            # a constant that is added to a product is applied by the next layer
+            # A constant that is added to a product is left in `later` for `_multiply`.
             if len(group) == 1:
                 shift[group[0]] += later[node]
                 later[node] = 0

@@ -172,14 +172,14 @@ class KAN(Network):
     def from_pykan(cls, source: str | Path | Mapping[str, Any], *, base: str | None = None) -> KAN:
         """Load a network trained with pykan 0.2, in float64.
 
-        Its outputs equal those of the original everywhere. For this, the grids extend to pykan's
-        outermost knots, and `extrapolation` is `base`.
+        Its outputs equal those of the original network everywhere, because the grids extend to
+        pykan's outermost knots and `extrapolation` is `base`.
 
         Args:
             source: Path of a checkpoint written by pykan's `saveckpt`, path of a file that contains
                 the state dict, or the state dict.
-            base: Name of the base function, if the checkpoint has no configuration; default:
-                `silu`.
+            base: Name of the base function; None: that of the checkpoint's configuration, or `silu`
+                if there is no configuration.
 
         Raises:
             UsageError: If the source is not a pykan network, or has symbolic edges.
@@ -192,7 +192,7 @@ class KAN(Network):
     ) -> KAN:
         """Load a network trained with efficient-kan, in float64.
 
-        Its outputs equal those of the original everywhere.
+        Its outputs equal those of the original network everywhere.
 
         Args:
             source: Path of a file that contains the state dict (torch or safetensors), or the state
