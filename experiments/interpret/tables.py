@@ -156,7 +156,7 @@ def summary_row(
 
 
 def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) -> dict[str, Value]:
-    """Return the columns of the summary that compare the formula with the known function."""
+    """Return the columns of the summary that compare the formula with the true function."""
     verdict = "unknown" if problem.held_out.truth is None else "no"
     missing = Certificate(recovered=verdict, same_form=verdict)
     found = result.certificate or missing
@@ -333,7 +333,7 @@ def formula_checkpoint(
 ) -> Checkpoint:
     """Return a checkpoint with the formula in all its forms, its domain and its certificate.
 
-    The entry `splines` has, for each function f1, f2, ... of a partly numeric formula, its knots
+    For a partly numeric formula, the entry `splines` maps each function f1, f2, ... to its knots
     (intervals + 2 degree + 1,) and coefficients (intervals + degree,).
     """
     certificate = finite_row("", **vars(result.certificate)).values if result.certificate else {}

@@ -67,7 +67,7 @@ class WorkCosts:
         return (edges + (SPLINE - 1) * splines) * (self.edge + self.value * points)
 
     def solved(self, rows: int, columns: int) -> float:
-        """Return the units of work for factorising a matrix, or solving it in least squares."""
+        """Return the units of work for factorising a matrix, or for a least-squares fit with it."""
         each = self.value / 4 + self.product * LEAST_SQUARES * columns
         return 3 * self.edge + rows * columns * each
 

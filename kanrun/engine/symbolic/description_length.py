@@ -178,9 +178,9 @@ class Fitted:
 def constants_bits(constants: Array, parts: Array, summands: int) -> float:
     """Return the number of bits that describe the constants of a template.
 
-    The number of digits that a constant needs follows from its effect on the values that cannot be
-    compensated by the other constants. The coefficients of a sum may also be described by their
-    ratios to the largest one, if that needs fewer bits.
+    The number of digits that a constant needs follows from the part of its effect on the values
+    that the other constants cannot compensate. The coefficients of a sum may also be described by
+    their ratios to the largest coefficient, if that needs fewer bits.
 
     Args:
         constants: Constants, shape (constants,); the first `summands` are coefficients of a sum.

@@ -247,7 +247,7 @@ class SearchStage:
             is chosen, `mix` (some edges stay numeric), `round` and `verify` follow.
         name: Name of the `FittedStructure` to which the stage belongs.
         graph: The network or the formula at this stage.
-        data: Points on which `error` is measured.
+        data: Points of the search; `error` is measured on the validation points.
         values: Function that is evaluated in place of `graph`, if they differ; otherwise None.
         seconds: Duration of the stage (seconds).
         groups: See `FittedStructure`.
@@ -290,8 +290,8 @@ class FittedStructure:
         snapped: The network with candidates on its edges, before their constants were refitted
             together; None if no network was trained.
         matches: For each edge of the network, by its index, the candidates that were fitted to it.
-        groups: Variables of the formula, as expressions in the inputs x0, x1, ..., if the formula
-            was searched in fewer variables than there are inputs; otherwise empty.
+        groups: If the formula was searched for in fewer variables than there are inputs, these
+            variables as expressions in the inputs x0, x1, ...; otherwise empty.
         rivals: The formulas with the shortest descriptions, if many formulas were ranked.
         noise: Whether the residual of the first rival is only noise or rounding.
     """

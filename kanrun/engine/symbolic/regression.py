@@ -154,7 +154,7 @@ class TermSum:
     The transformed outputs are (sum of `above` + constant) / (1 - sum of `below`).
 
     Attributes:
-        transform: Transform of y that is regressed.
+        transform: Transformation of y that is fitted.
         above: For each term of the numerator, a function that returns the term as an expression.
         below: The same for each term of the denominator; empty for a sum.
         coefficients: Coefficients of the numerator, then of the denominator, then the constant.

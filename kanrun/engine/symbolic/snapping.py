@@ -199,17 +199,17 @@ class Decision:
 def partly_symbolic(
     structure: FittedStructure, problem: SearchProblem, allowed: float, allowance: float
 ) -> tuple[Graph, tuple[Decision, ...]]:
-    """Snap edges one by one; those with the best matches come first.
+    """Snap the edges of a network one by one, in the order of the scores of their best matches.
 
     Args:
-        structure: The network and previous matches of its edges, which are tried together with new
-            matches.
+        structure: The network, and the candidates that were fitted to its edges before; these are
+            tried together with new matches.
         problem: The search problem.
         allowed: Largest relative validation error after an edge is snapped.
         allowance: Work that may be used; edges whose turn comes later stay numeric.
 
     Returns:
-        The partly symbolic network, and a decision for each edge.
+        The partly symbolic network, and a decision for each edge, sorted by the index of the edge.
     """
     budget = Budget(allowance)
     graph = structure.network

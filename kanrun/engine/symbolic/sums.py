@@ -167,7 +167,7 @@ class Sums:
     def _fitted(self, choices: Sequence[tuple[int, ...]]) -> Iterator[Template]:
         for chosen in choices:
             if self.transform is not IDENTITY_TRANSFORM and self.linear[list(chosen)].all():
-                continue  # terms with at most two values do not determine a transform
+                continue  # sums of indicators are tried for y itself only
             yield self.template(chosen, self._solved(chosen)[1])
 
     def _score(self, rest: Array, bits: Array, least: float = 1e-26) -> Array:

@@ -150,7 +150,7 @@ def _least_rough(
 
 
 def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
-    """Return whether a fit in fewer variables is as good as the fit before.
+    """Return whether a fit in fewer variables is as good as the previous fit.
 
     The new fit predicts v = y / factor. Its relative error alone may mislead, because a few large
     values of v can hide errors of all others. Therefore the error of y is compared as well.

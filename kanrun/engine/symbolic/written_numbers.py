@@ -27,7 +27,7 @@ _MAX_DIGITS = 9
 #: A number near a constant counts as nice only if the probability that an equally simple number is
 #: as near by chance is below this.
 _CHANCE = 0.05
-#: Units of which nice numbers are multiples, by their description length in bits.
+#: Numbers of which nice numbers are rational multiples, by their description length in bits.
 _UNITS = {
     0: "1",
     2: "pi",
