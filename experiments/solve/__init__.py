@@ -56,8 +56,8 @@ def check(cfg: SolveConfig) -> None:
 def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
     """Solve one equation with one network.
 
-    Yield warnings about the conditions, a row of `metrics` per grid, the verdict, a row of
-    `summary`, tables of the solution (for the first seed only), and a checkpoint.
+    Yield warnings about the conditions, a row of the table `metrics` per grid, the verdict, a row
+    of the table `summary`, tables of the solution (for the first seed only), and a checkpoint.
     """
     from kanrun.experiments.solve.checks import condition_warnings
     from kanrun.experiments.solve.problem import make_solve_problem, settings_of

@@ -264,8 +264,8 @@ def solutions(
 ) -> Iterator[EquationStage | SolvedEquation]:
     """Solve a problem with one network; yield the record of every grid, then the solution.
 
-    The problems of `equation.continuation` are solved first; each solution is the initial guess for
-    the next problem.
+    The systems with the constants of `equation.continuation` are solved first; each solution is the
+    initial guess for the next system.
     """
     known = problem.comparison
     method = choice.method
@@ -310,7 +310,8 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     Args:
         formula: Equation such as `u_t = u_xx`; for a system, a list with one equation per unknown.
         variables: Range (low, high) of each variable by name; if there is time, it comes last.
-        conditions: Sentences such as `u = 0 at x=0, x=1` or `u_x periodic in x`.
+        conditions: Sentences such as `u = 0 at x=0, x=1` or `u_x periodic in x`, or a dictionary of
+            conditions by name, as in the setting `equation.conditions` of `kanrun solve`.
         unknowns: Names of the unknown functions.
         constants: Values of constants by name, for use in all formulas.
         exact: Formula of the solution, if it is known, from which errors are measured; for a
@@ -334,7 +335,8 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
 
     Raises:
         UsageError: If the equation, a condition or the data are not valid.
-        TrainingFailed: If the residual is not finite at any initial guess.
+        TrainingFailed: If the equation cannot be solved at all, for example because the residual is
+            not finite at any initial guess.
 
     Examples:
         >>> from kanrun import solve

@@ -1,7 +1,8 @@
 """Solvers of differential equations on a box.
 
 Every solver minimises the sum of squared residuals of the equations and their conditions. There are
-three: networks with exact derivatives, tensor products of splines, and slabs of time.
+three solvers: for networks with exact derivatives, for tensor products of splines, and for slabs of
+time.
 """
 
 from collections.abc import Generator as Events
@@ -62,7 +63,8 @@ def solve(
 
     Raises:
         UsageError: If there is an initial guess for a solution in slabs of time.
-        TrainingFailed: If the residual is not finite at any initial guess.
+        TrainingFailed: If the residual is not finite at any initial guess, or if not even the first
+            slab of time can be solved.
     """
     # With several threads, a banded factorisation takes longer than with a single one.
     with threadpool_limits(1 if isinstance(method, EvolutionSystem | Grids) else None):

@@ -25,7 +25,7 @@ from kanrun.engine.equations.tensor_splines import (
 from kanrun.engine.least_squares import minimise
 from kanrun.monitoring import time_limit_reached
 
-#: Weight of conditions, relative to the equation, for the first steps from an initial guess.
+#: Weight of conditions, relative to the equation, in the first steps from an initial guess.
 LIGHT = 1.0
 
 

@@ -1,4 +1,4 @@
-"""Differential equations as least squares problems for networks, and records of solutions.
+"""Differential equations as least squares problems for networks, and their sensitivity.
 
 A `Block` is a relation (left - right = 0) at many points: an equation inside the box, a condition
 on its border, observations, or the difference between two opposite faces. The rows of a block are

@@ -34,14 +34,15 @@ Index = tuple[int, ...]
 class Monomials:
     """Multi-indices of the components of a jet.
 
-    The zero index comes first. With each index, the set contains all componentwise smaller ones.
+    The zero index comes first. If an index is in the set, so are all indices that are smaller in
+    some or all components.
     """
 
     indices: tuple[Index, ...]
 
     @classmethod
     def covering(cls, needed: Iterable[Index], variables: int) -> Monomials:
-        """Return the smallest set that contains `needed`, for a number of variables."""
+        """Return the smallest set that contains the indices `needed` of length `variables`."""
         below: set[Index] = {(0,) * variables}
         for index in needed:
             below |= set(itertools.product(*(range(each + 1) for each in index)))
@@ -53,7 +54,7 @@ class Monomials:
         return sum(self.indices[-1])
 
     def factorial(self, index: Index) -> int:
-        """Return a! for a multi-index a: a derivative divided by its Taylor coefficient."""
+        """Return a!, the ratio of the derivative with multi-index a to its Taylor coefficient."""
         return math.prod(map(math.factorial, index))
 
     def derivative(self, jet: Tensor, index: Index) -> Tensor:
@@ -107,7 +108,7 @@ class Monomials:
 
 
 def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> list[Tensor]:
-    """Return the derivatives of order 0 to `order` of an elementwise function at `z`.
+    """Return the derivatives of orders 0 to `order` of an elementwise function at `z`.
 
     The derivatives are differentiable with respect to `z`.
     """

@@ -54,7 +54,8 @@ from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Products are left out if their size, relative to the largest product, is below this fraction of
-#: the estimated error (at most 1). A larger value gives shorter and less accurate solutions.
+#: the estimated error (or of 1, if the error is larger). A larger value gives shorter and less
+#: accurate solutions.
 NEGLIGIBLE_PRODUCT = 1e-3
 #: Products are always left out if their size, relative to the largest product, is below this. A
 #: larger value limits the accuracy; a smaller one keeps products that are only rounding.
@@ -88,7 +89,7 @@ SECONDS_OF_WORK = 4e-10
 SECONDS_OF_INTERVAL = 5e-5
 #: Assumed CPU seconds per grid.
 SECONDS_OF_GRID = 0.03
-#: Number of Levenberg-Marquardt steps that take as long as the estimate of the error.
+#: Assumed CPU time of the error estimate on a grid, in Levenberg-Marquardt steps.
 STEPS_OF_CORRECTION = 4
 #: Smallest relative error that is reported, because of rounding.
 ROUNDING_ERROR = 1e-12
@@ -162,7 +163,8 @@ class TensorSolver:
         if self.first is not None and (ends := breakpoints_of(self.first)) is not None:
             return self._space([*ends.T.numpy()])
         kinks = [kinks_of(self.system, number) for number in range(len(self.box))]
-        # Intervals of length 0 at kinks; both variables get as many intervals.
+        # Kinks add intervals of length 0. Both variables get the same total number of intervals, so
+        # the variable with fewer kinks gets more intervals of positive length.
         empty = [len(places) - len({*places}) for places in kinks]
         even = [
             with_kinks(np.linspace(low, high, intervals + 1 + max(empty) - own), places)
@@ -281,7 +283,7 @@ class TensorSolver:
         return problem.space.axes[: len(self.box)]
 
     def _field(self, problem: TensorProblem) -> Field:
-        """Return the solution as a sum of products, by singular value decomposition.
+        """Convert the solution of `problem` to a sum of products, by singular value decomposition.
 
         Products far below the estimated error are left out. In one variable, the result is the
         spline itself.
@@ -300,7 +302,7 @@ class TensorSolver:
 
 
 def _padded(edges: Array, intervals: int) -> Array:
-    """Halve intervals, at first the leftmost ones, until there are `intervals`."""
+    """Halve intervals, from the left, until there are `intervals`; return the new breakpoints."""
     none = torch.zeros(0, dtype=torch.float64)
     return split_intervals(torch.as_tensor(edges), none, none, intervals).numpy()
 
@@ -321,7 +323,7 @@ def solve_directly(
     Args:
         system: System for which `is_direct` is true.
         grids: Planned grids.
-        policy: Budget in approximate CPU seconds.
+        policy: Numbers of test points, and the budget in approximate CPU seconds.
         generator: Source of random initial guesses and points.
         tolerance: Estimated relative L2 error to reach.
         first: Initial guess, or None.

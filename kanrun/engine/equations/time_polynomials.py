@@ -1,4 +1,4 @@
-"""Polynomials of time on a slab, as Legendre coefficients in s, which runs from -1 to 1.
+"""Polynomials in time on a slab, as Legendre coefficients in s, which runs from -1 to 1.
 
 Let an equation have order r in time. The solution on a slab is the sum of two sums: the known value
 and r - 1 time derivatives at the start of the slab, times `held_polynomials`; and the coefficients

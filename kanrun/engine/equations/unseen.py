@@ -23,8 +23,8 @@ from kanrun.formulas.equations import Derivative, Relation
 
 #: Number of Gauss points per cell and variable at which the residual is interpolated.
 NODES_OF_CELL = 8
-#: A residual counts as resolved if the norm of its unpredicted part is at most this fraction of the
-#: norm of its predicted part.
+#: A residual counts as resolved if the norm of the unseen residual is at most this fraction of the
+#: norm of the interpolant.
 UNPREDICTED = 0.3
 #: Factor by which each differentiation of a polynomial of degree 7 amplifies rounding errors on a
 #: cell of width 1 (Markov's inequality: the squared degree).
@@ -35,7 +35,8 @@ MARKOV = 49.0
 class Axis:
     """Cells of one variable, and the points at which interpolants are tested.
 
-    Equations in one variable have a second axis that consists of one cell with one point.
+    For equations in one variable, there is a second axis, which consists of one cell with one
+    point.
 
     Attributes:
         ends: Ends of the cells, shape (cells + 1,).
@@ -84,7 +85,7 @@ class Axis:
 
     @cached_property
     def cell(self) -> Index:
-        """Number of the cell that contains each test point, shape (places,)."""
+        """Index of the cell that contains each test point, shape (places,)."""
         return (np.searchsorted(self.ends, self.places, "right") - 1).clip(0, len(self.ends) - 2)
 
     @cached_property
@@ -126,8 +127,8 @@ class Unseen:
             equations, the root of the sum of their squares, each in units of its equation.
         left_by_y: Unseen residual if only y is interpolated, at the Gauss points of x and the test
             points of y, shape (nodes of x, places of y).
-        allowed: Largest `size` that counts as resolved: a fraction of the norm of the predicted
-            residual, plus rounding. Callers add their tolerance.
+        allowed: Largest `size` that counts as resolved: a fraction of the norm of the interpolant,
+            plus rounding. Callers add their tolerance.
     """
 
     axes: tuple[Axis, Axis]

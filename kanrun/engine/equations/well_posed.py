@@ -16,19 +16,22 @@ from kanrun.engine.equations.system import Array, low_discrepancy
 GROWTH_POINTS = 64
 #: Two wavenumbers, times the length of the range of space, whose growth rates are compared.
 WAVENUMBERS = (1e3, 1e4)
-#: An equation is ill-posed if the growth rate at the larger wavenumber exceeds the other by more
-#: than this factor. For well-posed equations, the growth rate stays the same or falls.
+#: An equation is ill-posed if the growth rate at the larger wavenumber is more than this many times
+#: the growth rate at the smaller one. In well-posed equations, the growth rate stays the same or
+#: falls.
 RISE = 2.0
-#: Growth rates below this fraction of the frequency count as rounding.
+#: Growth rates below this fraction of the largest |l|, for waves exp(i k x + l t), count as
+#: rounding.
 ROUNDING = 1e-6
 
 
 def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | None:
-    """Return a point at which the equations are ill-posed, or None if none was found.
+    """Return a point at which the equations are ill-posed, or None if no such point was found.
 
-    At each point, the equations are linearised around `field` with constant coefficients. Their
-    solutions are waves exp(i k x + l t). A problem is well-posed only if the real parts of all l
-    stay bounded as k grows (Kreiss and Lorenz, Initial-boundary value problems, section 2.2).
+    At each of many points, the equations are linearised around `field`, with constant coefficients.
+    The linear equations have waves exp(i k x + l t) as solutions. A problem is well-posed only if
+    the real parts of all l stay bounded as k grows (Kreiss and Lorenz, Initial-boundary value
+    problems, section 2.2).
     """
     points = low_discrepancy(field.box, GROWTH_POINTS, 3)
     none = points.new_zeros(0)
@@ -50,7 +53,8 @@ def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple
     not finite.
     """
     offsets = np.cumsum([0, *system.orders])
-    # System of first order in time for the unknowns and their time derivatives below the highest.
+    # Write the equations as a system of first order in time, left * d/dt v = right * v, for the
+    # vector v of the unknowns and their time derivatives below the highest.
     left = np.eye(offsets[-1], dtype=np.complex128)
     right = np.eye(offsets[-1], k=1, dtype=np.complex128)
     left[offsets[1:] - 1] = right[offsets[1:] - 1] = 0
