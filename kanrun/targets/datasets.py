@@ -166,9 +166,10 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
     """Draw `count` random points from the domain of a function.
 
-    With a larger `count` and the same state of `rng`, the first points are the same. If the target
-    has a `place` (the distributions of a formula file), points at which the function is not finite
-    are drawn again. Raises UsageError if the function is still not finite at a point.
+    If the target has a `place` (the distributions of a formula file), points at which the function
+    is not finite are drawn again. Except for such points, a larger `count` with the same state of
+    `rng` begins with the same points. Raises UsageError if the function is still not finite at a
+    point.
     """
     assert target.function is not None
     x = target.inputs_at(rng.random((count, len(target.domain))))
