@@ -52,8 +52,8 @@ _SHARP_PENALTY = 1e-22
 _POINTS_EACH = 4
 
 #: Levenberg-Marquardt policy for graphs. Evaluating a graph costs more than solving the linear
-#: system, and constants are needed to the last digit. Therefore each step tries several dampings,
-#: and the damping may become much smaller than when networks are trained.
+#: system, so a step takes the first damping that lowers the loss. Constants are needed to the last
+#: digit, so the damping may become much smaller than when networks are trained.
 POLICY = LMPolicy(
     min_damping=1e-16,
     max_damping=1e8,
