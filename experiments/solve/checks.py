@@ -238,8 +238,8 @@ def _given_value(wanted: Derivative, given: Sequence[Any], names: Sequence[str])
     """Return the formula of the derivative `wanted` that conditions determine at a corner.
 
     `given` holds triples (derivative, value, face) of conditions that prescribe a value on a face.
-    The first condition is used from which `wanted` follows by differentiation along its face.
-    Return None if there is no such condition, or if the formula jumps.
+    Use the first condition from which `wanted` follows by differentiation along its face. Return
+    None if there is no such condition, or if the formula jumps.
     """
     for derivative, value, face in given:
         more = [a - b for a, b in zip(wanted.index, derivative.index, strict=True)]

@@ -89,7 +89,7 @@ HONEST = 10.0
 
 @cache
 def needle_cells(seed: int) -> tuple[Cell, ...]:
-    """Generate the problems of a seed, as entries of the setting `suite`.
+    """Generate the problems for a random seed, as entries of the setting `suite`.
 
     In addition to the equation and its name, an entry has `facts` (kind, shape and relative width
     of the feature, and the smallest width that solvers look for) and `near` (formulas that are
@@ -110,7 +110,7 @@ def _kinds() -> dict[str, Any]:
 
 
 def _problem(rng: np.random.Generator, name: str, kind: Mapping[str, Any]) -> Cell:
-    """Generate a problem of one kind; `name` is for example source_0."""
+    """Generate a problem of one kind (entry of `needles.yaml`); `name` is for example source_0."""
     shape = str(rng.choice(CHOICES[kind["shapes"]])) if "shapes" in kind else ""
     texts = {key: _filled(str(text), kind, shape) for key, text in kind.items()}
     names = [each for each in "xt" if f"_{each}" in kind["formula"]]

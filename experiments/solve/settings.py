@@ -152,7 +152,7 @@ class EquationParser:
         return texts
 
     def relation(self, text: str) -> Relation:
-        """Parse an equation or the relation of a condition, and substitute the known constants."""
+        """Parse an equation, or a condition without its place, and substitute known constants."""
         known = replace(self.vocabulary, constants=(*self.vocabulary.constants, *self.fixed))
         found = parse_relation(text, known)
         expression = self._substitute(found.expression)

@@ -50,7 +50,7 @@ TRACED_IN_SPACE = 201
 SECONDS_OF_AUDIT = 1.5e-3
 #: Assumed CPU seconds per point of an audit.
 SECONDS_OF_POINT = 1.4e-7
-#: Smallest number by which values of an unknown are divided, as a fraction of its estimated size.
+#: Smallest size of an unknown in an audit, as a fraction of its estimated size (`Collocation`).
 QUIET = 1e-6
 #: Length of the scanned range of an unknown's values, relative to the range of values that
 #: occurred. The margin on either side makes a new scan unnecessary in most of the next slabs.
@@ -96,8 +96,8 @@ class ValueScan:
             room = (high - low) or abs(high) or 1.0
             low -= room
             high += room
-            # The scanned range includes a margin, so it needs more points for a density of `PLACES`
-            # points in the range without it.
+            # The scanned range includes a margin, so more points are needed for a density of
+            # `PLACES` points in the range without it.
             places = PLACES * ROOM_AND_VALUES
             found = np.sort(self.scan.narrow_values(unknown, low, high, places))
             found = strata(low, high, places) if crossed else found
@@ -124,9 +124,9 @@ def crossings(at: Array, values: Array, targets: Array) -> Array:
 
 
 def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> list[Array]:
-    """Return arrays of test points in part of a variable's range, where formulas may change fast.
+    """Return test points where formulas may change fast in a part of a variable's range.
 
-    Some of the points may lie outside that part.
+    The points come in several arrays. Some of them may lie outside the part.
 
     Args:
         scan: Scan of the formulas.

@@ -41,11 +41,10 @@ CORNER_RADIUS = 0.1
 #: If all prescribed values are below this fraction of the equations' source terms, they count as
 #: zero, and the sizes of the unknowns are estimated from the source terms.
 VANISHING = 1e-12
-#: Smallest number by which changes of an unknown are divided to make them relative, as a fraction
-#: of its estimated size.
+#: A relative change of an unknown is its change divided by its size in the solution, or by this
+#: fraction of its estimated size if that is larger.
 NEGLIGIBLE = 1e-6
-#: Weights of conditions and of observations that are used to measure residuals rather than to
-#: minimise them.
+#: Weights of conditions and of observations when residuals are measured rather than minimised.
 EQUAL_WEIGHTS = 1.0, 1.0
 #: Weights of conditions and of observations on the first grid, relative to the equation.
 FIRST_WEIGHTS = 100.0, 100.0
@@ -59,8 +58,8 @@ MAX_WEIGHT = 1e6
 #: Smallest weight of observations, relative to the equation. With a smaller weight, noise affects
 #: the solution less, but unknown parameters are determined less well.
 MIN_DATA_WEIGHT = 1e-2
-#: Conditions count as incompatible if their part of the objective rises from one grid to the next,
-#: and exceeds the part of the equation by this factor.
+#: Conditions count as incompatible if their contribution to the objective rises from one grid to
+#: the next, and is more than this many times the contribution of the equation.
 INCOMPATIBLE_FACTOR = 10.0
 
 
@@ -81,8 +80,8 @@ class EquationPolicy:
     #: Search for an initial guess in rounds: (number of networks, number of steps of each network)
     #: per round. The best networks of a round enter the next one.
     rounds: tuple[tuple[int, int], ...] = ((12, 6), (4, 10), (2, 20))
-    #: The same for small networks in several variables, which have more bad minima and therefore
-    #: need more initial guesses.
+    #: The same rounds for small networks in several variables, which have more bad minima and
+    #: therefore need more initial guesses.
     rounds_if_small: tuple[tuple[int, int], ...] = ((24, 8), (8, 20), (3, 60))
     #: Number of collocation points during the search for an initial guess.
     start_points: int = 400

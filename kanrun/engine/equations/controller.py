@@ -146,7 +146,7 @@ class Controller:
         self._resized = 0
         #: Number of times that the current slab was refused by the audit.
         self._refused = 0
-        #: Error that the current slab added before its intervals were halved.
+        #: Error that the current slab added in the last attempt before its intervals were halved.
         self._share = inf
         #: Error that the next slab may add if this is more than the local tolerance. It is above 0
         #: after a slab with too large an error had to be accepted, because the next slabs then
@@ -238,7 +238,7 @@ class Controller:
         return None
 
     def _count(self, steps: int, unknowns: int) -> None:
-        """Add the number and the estimated CPU seconds of Gauss-Newton steps to the march."""
+        """Add a number of Gauss-Newton steps, and their estimated CPU seconds, to the march."""
         self.march.steps += steps
         self.march.counted += steps * (SECONDS_OF_STEP + SECONDS_OF_UNKNOWN * unknowns)
 
@@ -337,7 +337,7 @@ class Controller:
         return length * (share if share > SHORTENED else SHORTENED)
 
     def _kept_in(self, space: Space) -> Space:
-        """Return `space` together with the breakpoints that every slab must have."""
+        """Return the space with the additional breakpoints that every slab must have."""
         return replace(space, breakpoints=with_breakpoints(space.breakpoints, self.kept))
 
     def _fewest(self, intervals: int) -> int:

@@ -66,7 +66,7 @@ class OutputForm:
     def combine(
         self, outputs: Tensor, monomials: Monomials
     ) -> Float[Tensor, "components points unknowns"]:
-        """Compute the jets of the unknowns from the jets of the network's outputs."""
+        """Compute the jets (`taylor.py`) of the unknowns from those of the network's outputs."""
         total, *more = outputs.unflatten(-1, (self.unknowns, self.terms, self.factors)).unbind(-1)
         for factor in more:
             total = monomials.multiply(total, factor)
@@ -148,7 +148,7 @@ class Field(Network):
 
     @property
     def _trained(self) -> Bool[Tensor, " numbers"]:
-        """Mask of the network's coefficients that are trained: those of edges in the mask."""
+        """Mask of the trained coefficients: those of edges that the layer's mask keeps."""
         layers = self.network.edge_layers
         masks = [e.mask[..., None].expand_as(e.coefficients).flatten() for e in layers]
         return torch.cat(masks) if masks else torch.ones_like(self.network.get_unknowns()) > 0

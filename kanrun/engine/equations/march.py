@@ -19,7 +19,7 @@ from kanrun.engine.equations.system import Array
 SMALLEST_SIZE = 1e-12
 #: Smallest divisor; protects against division by zero.
 TINY = 1e-300
-#: Number of intervals above which none is halved.
+#: Number of intervals above which no interval is halved.
 MAX_INTERVALS = 4000
 #: Breakpoints are added if the estimated error of the splines at the end of a slab exceeds this
 #: fraction of the local tolerance.
@@ -84,7 +84,7 @@ class March:
         return [each.slab for each in self.accepted]
 
     def _mean(self, squares: list[Array]) -> Array:
-        """Return the mean over all slabs, weighted by their lengths, of one array per slab."""
+        """Return the mean of `squares` (one array per slab), weighted by the slabs' lengths."""
         lengths = np.array([each.slab.end - each.slab.start for each in self.accepted])
         found: Array = lengths @ np.stack(squares) / lengths.sum()
         return found

@@ -33,8 +33,8 @@ OPEN_DAMPING = 1e-15
 #: Number of steps of the power method that measures the sensitivity. With fewer steps the
 #: sensitivity is underestimated; each step is one solution of the normal equations.
 POWER_STEPS = 20
-#: Smallest number by which changes of an unknown are divided to make them relative, as a fraction
-#: of its estimated size.
+#: A relative change of an unknown is its change divided by its size in the solution, or by this
+#: fraction of its estimated size if that is larger.
 QUIET = 1e-3
 #: Smallest singular value that is used for standard errors, relative to the largest. Smaller
 #: singular values are replaced by it.

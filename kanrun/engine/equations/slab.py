@@ -231,7 +231,10 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
 
 
 def _lift_factors(system: EvolutionSystem, box: Tensor) -> tuple[Factor, Factor]:
-    """Return the factors of the lifts: Legendre polynomials of space, and functions of time."""
+    """Write the lifts as sums of products: Legendre polynomials in space times functions of time.
+
+    Return the factors in space and the factors in time, for the range `box` of the slab.
+    """
     unknowns = range(len(system.orders))
     highest = max(map(system.lift_degree, unknowns))
     nodes, weights = leggauss(highest + 1)

@@ -340,7 +340,7 @@ def kinks_of(system: System, number: int) -> Array:
 
 
 def _widened(density: Array, *, periodic: bool) -> Array:
-    """Smooth a density (points,): take the moving maximum, then the moving average."""
+    """Smooth a density, shape (points,), by a moving maximum and then a moving average."""
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
     mode: Literal["wrap", "nearest"] = "wrap" if periodic else "nearest"

@@ -35,8 +35,9 @@ COMPILED = 1024
 #: Number of equally spaced points between which formulas are searched for jumps and kinks. With
 #: fewer points, two jumps that lie close together may be missed.
 JUMP_POINTS = 2001
-#: Absolute error of the position of a jump, in units of the variable. Jumps closer to an end of the
-#: range than this fraction of its length are ignored. A larger value puts breakpoints beside jumps.
+#: Largest absolute error of the position of a jump, in units of the variable. Jumps closer to an
+#: end of the range than this fraction of its length are ignored. With a larger value, breakpoints
+#: would lie beside the jumps.
 JUMP_ERROR = 1e-15
 Array = NDArray[np.float64]
 #: Homogeneous linear conditions on one unknown: a matrix for the lower and one for the upper end of
@@ -90,7 +91,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class IncompatibleCorner:
-    """Corner at which `relation`, a condition on one face, contradicts those on the other faces.
+    """Corner at which `relation`, a condition on one face, contradicts conditions on other faces.
 
     `face` is the corner. `difference` is |left - right| of `relation` there, for the values that
     the other conditions prescribe.

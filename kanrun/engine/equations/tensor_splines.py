@@ -44,13 +44,13 @@ RULES = (GAUSS, GAUSS)
 #: more digits; with a smaller one, conditions are satisfied less accurately.
 CONDITION_WEIGHT = 1e4
 #: Damping of the first step from an initial guess of a nonlinear equation, for Jacobian columns of
-#: unit norm. A larger value takes shorter steps; with a smaller one they may diverge.
+#: unit norm. With a larger value, steps are shorter; with a smaller one, they may diverge.
 NONLINEAR_DAMPING = 1e-6
 #: Damping of the first step in all other cases, and the smallest damping. A larger value suppresses
 #: smooth changes; with a smaller one the factorisation may fail because of rounding.
 DAMPING = 1e-18
-#: Smallest number by which errors of an unknown are divided to make them relative, as a fraction of
-#: its estimated size.
+#: The relative error of an unknown is its error divided by its size in the solution, or by this
+#: fraction of its estimated size if that is larger.
 QUIET = 1e-6
 #: Settings of Levenberg-Marquardt on all grids.
 LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
