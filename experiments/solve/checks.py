@@ -52,7 +52,7 @@ _MEMORY = 0.5
 #: Number of copies of the Jacobian that a step is assumed to hold in memory. With a larger number,
 #: smaller problems are refused.
 _COPIES = 3
-#: Smallest size of a term by which residuals are divided.
+#: Smallest size of the terms with which residuals are compared.
 _TINY = 1e-300
 
 

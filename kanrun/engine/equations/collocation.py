@@ -107,15 +107,16 @@ class Collocation:
     def __init__(self, system: System, policy: EquationPolicy, generator: Generator) -> None:
         """Draw the seeds of the points, and estimate the sizes of the unknowns.
 
-        If no condition, observation or source term prescribes the size of an unknown, the largest
-        size of the other unknowns is used, or 1 if there is none.
+        Sizes are estimated from conditions and observations or, if these are all zero, from the
+        source terms of the equations. An unknown without an estimate gets the largest size of the
+        other unknowns, or 1 if there is none.
         """
         self.system = system
         self.policy = policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
-        # If all values in conditions and observations are zero, source terms determine the sizes.
+        # If all prescribed values are zero, the sizes are estimated from the source terms.
         given = self._largest(self.borders(SIZE_POINTS, EQUAL_WEIGHTS))
         sources = self._largest(self.equations(self.points(self.unseen)))
         sizes = given if float(given.max()) > VANISHING * float(sources.max()) else sources

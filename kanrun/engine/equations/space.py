@@ -138,8 +138,8 @@ class Space:
     def order(self) -> Index:
         """Position of each basis function in a vector of unknowns, shape (functions,).
 
-        Periodic functions are taken from both ends in turn (0, n-1, 1, n-2, ...). The first and the
-        last function overlap, too, so that matrices would not be banded in the natural order.
+        Periodic functions are taken from both ends in turn (0, n-1, 1, n-2, ...), because the first
+        and the last function overlap: in the natural order, matrices would not be banded.
         """
         places = np.arange(self.functions)
         if self.periodic:

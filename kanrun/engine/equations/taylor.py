@@ -34,8 +34,8 @@ Index = tuple[int, ...]
 class Monomials:
     """Multi-indices of the components of a jet.
 
-    The zero index comes first. If an index is in the set, so are all indices that are smaller in
-    some or all components.
+    The zero index comes first. If an index is in the set, so are all indices that are nowhere
+    larger: with (1, 2) also (0, 0), (0, 1), (0, 2), (1, 0) and (1, 1).
     """
 
     indices: tuple[Index, ...]

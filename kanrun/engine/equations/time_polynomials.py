@@ -1,8 +1,9 @@
 """Polynomials in time on a slab, as Legendre coefficients in s, which runs from -1 to 1.
 
-Let an equation have order r in time. The solution on a slab is the sum of two sums: the known value
-and r - 1 time derivatives at the start of the slab, times `held_polynomials`; and the coefficients
-to be solved for, times `free_polynomials`, whose value and r - 1 derivatives vanish at the start.
+Let an equation have order r in time. The solution on a slab consists of two sums. In the first, the
+known value and r - 1 time derivatives at the start of the slab are multiplied by
+`held_polynomials`. In the second, the coefficients to be solved for are multiplied by
+`free_polynomials`, whose value and r - 1 derivatives vanish at the start.
 If the residual is zero at the Radau points, this is the Radau IIA method for the equivalent system
 of first order (Hairer and Wanner, Solving ODEs II, section IV.5).
 """

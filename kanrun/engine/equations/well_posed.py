@@ -53,7 +53,7 @@ def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple
     not finite.
     """
     offsets = np.cumsum([0, *system.orders])
-    # Write the equations as a system of first order in time, left * d/dt v = right * v, for the
+    # Write the equations as left * dv/dt = right * v, a system of first order in time, for the
     # vector v of the unknowns and their time derivatives below the highest.
     left = np.eye(offsets[-1], dtype=np.complex128)
     right = np.eye(offsets[-1], k=1, dtype=np.complex128)
