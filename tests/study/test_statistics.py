@@ -13,7 +13,7 @@ from kanrun.experiments.compare_mlp import (
     no_activation,
 )
 from kanrun.experiments.curves.parts import fitted_order
-from kanrun.experiments.extend_grid import extension as grid_claims
+from kanrun.experiments.extend_grid import convergence_claims as grid_claims
 
 from kanrun import study
 from kanrun.errors import UsageError

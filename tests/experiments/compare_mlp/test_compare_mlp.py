@@ -166,7 +166,7 @@ def test_real_tables_are_compared_by_cross_entropy(run):
         cases=[{target:{kind:named,name:product},shapes:[[2],[2]]}] | cases.shapes
         solver=adam solver.sparsity=0.1 | model=mlp has none
         depths=[0] | depths from 1 on
-        model=mlp | use model=kan
+        model=mlp | set model=kan
         comparison=universal_approximation widths=[2] | errors=.. must list
         comparison=universal_approximation errors=[0.1] | names no width
         comparison=kolmogorov_arnold cases=[{bound:0,target:{kind:named,name:product},shapes:[[2]]}] | above 0
