@@ -249,14 +249,15 @@ _PLAIN = np.array([(1.0, 0.0)])
 
 
 def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the nonlinear candidates, without sigmoid, arccos and cos.
+    """Return the nonlinear candidates, only one of each pair that differs by constants.
 
-    These differ from tanh, arcsin and sin only by constants (see `TWINS`). If cos is a candidate
-    and sin is not, sin is added.
+    The pairs are those of `TWINS`. Sigmoid, arccos and cos are left out if tanh, arcsin and sin are
+    candidates too.
     """
     names = {candidate.name for candidate in candidates}
-    own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
-    return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own
+    return [
+        each for each in candidates if each.complexity > 1 and TWINS.get(each.name) not in names
+    ]
 
 
 def powers_of(

@@ -8,7 +8,7 @@ from made_graphs import one_edge
 from kanrun.engine.symbolic import SearchData, reductions
 from kanrun.engine.symbolic.candidates import IDENTITY, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.dictionary import dictionary_of_one
+from kanrun.engine.symbolic.dictionary import dictionary_of_one, without_twins
 from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.problem import FittedStructure
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
@@ -98,6 +98,14 @@ def test_quotient_of_two_terms_is_fitted_to_rounding():
     found = solve_terms(OutputTransform((1 + 2 * t) / (1 + t / 3)), line, line)
     assert found.error < 1e-14
     assert found.coefficients == pytest.approx([2, -1 / 3, 1])
+
+
+def test_only_candidates_of_the_user_are_in_the_dictionary():
+    names = [
+        [one.name for one in without_twins(choose(candidates))]
+        for candidates in (["x", "sigmoid"], ["cos"], ["sin", "cos", "tanh", "sigmoid"])
+    ]
+    assert names == [["sigmoid"], ["cos"], ["sin", "tanh"]]
 
 
 def test_dictionary_drops_entries_that_are_multiples_or_shifts_of_others():
