@@ -212,8 +212,8 @@ class Collocation:
         Args:
             count: Approximate number of points per face.
             weights: Weights of conditions and of observations.
-            solution: Approximate solution from which the units are computed, and whose knots the
-                points follow; or None.
+            solution: Approximate solution, or None. If given, the units of residuals depend on it
+                too, and points are denser where its knots are.
         """
         blocks, (weight, data_weight), system = list[Block](), weights, self.system
         edges = edges_of(solution)

@@ -63,7 +63,8 @@ LAST_COEFFICIENT = 2.0
 #: Number of intervals of the first slab at the local tolerance `AT_TOLERANCE`. At other tolerances
 #: it is multiplied by (tolerance / AT_TOLERANCE)^(-1 / (DEGREE + 1)).
 FIRST_INTERVALS = 20
-#: Smallest number of intervals of later slabs at the local tolerance `AT_TOLERANCE`.
+#: Smallest number of intervals of all slabs after the first, if the local tolerance is
+#: `AT_TOLERANCE`.
 MIN_INTERVALS = 14
 #: Smallest number of intervals at any local tolerance.
 FEWEST_INTERVALS = 8

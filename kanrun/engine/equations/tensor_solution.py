@@ -79,9 +79,8 @@ NEGLIGIBLE_CORRECTION = 0.05
 #: Root mean square residual above which finer grids follow even if the estimated error is small,
 #: because narrow layers may lie between the points.
 SETTLED = 1e-2
-#: Largest fraction of the residual that may remain after the Newton step for the estimated error to
-#: be trusted: the richer space then resolves what causes the error. A larger value trusts coarser
-#: grids.
+#: The estimated error is trusted only if the Newton step in the richer space leaves at most this
+#: fraction of the residual. Otherwise, the richer space does not resolve what causes the error.
 LEFT = 0.5
 #: Assumed CPU seconds per multiplication of a factorisation.
 SECONDS_OF_WORK = 4e-10

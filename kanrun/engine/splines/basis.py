@@ -116,8 +116,8 @@ def pull_back(
 ) -> Batch:
     """Return the gradient of a loss with respect to x.
 
-    `gradient` is the gradient with respect to the values of the local basis, or with respect to
-    its derivative of order `derivative` - 1 if `derivative` exceeds 1.
+    `gradient` is the gradient of the loss with respect to the values of the local basis. If
+    `derivative` exceeds 1, it refers to the derivative of the basis of order `derivative` - 1.
     """
     slopes = (gradient * _derivative(x, place, grid, derivative)).sum(-1)
     return slopes if place.scale is None else slopes * place.scale

@@ -99,7 +99,7 @@ class Reduction:
 
     @property
     def is_choice(self) -> bool:
-        """True if the variables are some of the inputs, and there is no factor."""
+        """Whether each reduced variable is itself an input, and the output keeps its factor 1."""
         return self.factor == 1 and all(each.is_Symbol for each in self.variables)
 
     def groups(self, x: Array) -> Array:

@@ -51,8 +51,8 @@ MIN_WEIGHT = 1e-30
 MAX_WEIGHT = 1e2
 #: Ratio of consecutive weights that are tried.
 WEIGHT_FACTOR = 100.0
-#: Largest number of lower weights that are tried on each grid but the last. More tries take more
-#: steps.
+#: Largest number of lower weights of the smoothness penalty that are tried on each grid but the
+#: last. Each further weight takes a few solver steps.
 TRIES = 5
 #: Largest number of lower weights that are tried on the last grid, whose error is final. More tries
 #: may lower this error, but take more steps.
