@@ -168,9 +168,11 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
                 if function.name in WAVES and factor.scale * np.ptp(z) > FAST[0]:
                     beside = bases[:1]
                 count_work(len(beside) * (COSTS.edge + COSTS.value / 5 * z.size))
+                with np.errstate(over="ignore"):  # infinite columns are left out later
+                    products = [base * value for _, base, _ in beside]
                 entries += [
-                    (Term(1.0, term.monomial, (*term.factors, factor)), base * value, total + bits)
-                    for term, base, bits in beside
+                    (Term(1.0, term.monomial, (*term.factors, factor)), product, total + bits)
+                    for (term, _, bits), product in zip(beside, products, strict=True)
                 ]
                 if function.name == "exp" and len(monomial) == 1 and monomial[0][1] == 1:
                     damped.append((Term(1.0, (), (factor,)), value, function.complexity))
