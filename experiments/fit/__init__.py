@@ -150,8 +150,8 @@ class Fit:
                     "default for tables"
                 )
             yield Note(self.summary_line)
-        progress = Progress(done, resume, training.why)
-        trained = yield from train_and_record(training, seed, progress, done)
+        recorder = TrainingRecorder(done, resume, training.why)
+        trained = yield from train_and_record(training, seed, recorder, done)
         growth = plan.growth
         function = problem.dataset.target.function
         if most := most_extra_points(self.cfg, bool(growth and not growth.given and function)):
@@ -182,7 +182,7 @@ def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:
     return Fit(cfg, Training.of(cfg.model, cfg.solver, problem))
 
 
-class Progress:
+class TrainingRecorder:
     """Convert events of training to records: rows per step and per grid, and checkpoints."""
 
     def __init__(self, state: TrainingState, resume: Checkpoint | None, why: str) -> None:
