@@ -15,7 +15,6 @@ from made_models import kan
 from processes import run
 
 from kanrun.engine.equations import Field, OutputForm, Windows
-from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import MLP
 from kanrun.engine.networks.classical import ACTIVATIONS, Polynomial
@@ -28,7 +27,6 @@ from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
 from kanrun.targets import Scaling
 
-SILU = EdgeSpec(base="silu")
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 
 
@@ -39,73 +37,88 @@ class Elements(HTMLParser):
         super().__init__()
         self.tags = []
         self.scripts = []
-        self.inside = ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        self.inside = tag
-
-    def handle_endtag(self, tag):
-        self.inside = ""
 
     def handle_data(self, data):
-        if self.inside == "script":
+        if self.cdata_elem == "script":
             self.scripts.append((self.tags[-1][1], data))
 
 
-def trained(spec=SILU, shape=(2, 3, 1), products=()):
+def random_numbers(seed):
+    return {"dtype": torch.float64, "generator": torch.Generator().manual_seed(seed)}
+
+
+def trained(shape=(2, 3, 1), products=(), **spec):
     """Return a network with uneven knots, a pruned edge and all kinds of weights."""
-    generator = torch.Generator().manual_seed(3)
-    network = kan(shape, products=products, **vars(spec))
-    points = torch.rand(200, shape[0], dtype=torch.float64, generator=generator) ** 2 * 2.4 - 0.9
+    numbers = random_numbers(3)
+    network = kan(shape, products=products, **({"base": "silu"} | spec))
+    points = torch.rand(200, shape[0], **numbers) ** 2 * 2.4 - 0.9
     network = network.regrid(
         points, intervals=6, grid_eps=0.3, margin=0.05, inputs="within"
     ).network
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
+            parameter.add_(torch.randn(parameter.shape, **numbers))
     return network
 
 
-SEED = {"seed": 0}
+def part_of_a_solution(network, end, form=OutputForm()):  # noqa: B008
+    """Return a network on -1 to 1.5 and on the times `end - 1` to `end`."""
+    box = torch.tensor([[-1.0, 1.5], [end - 1, end]], dtype=torch.float64)
+    return Field(network, form, box, torch.tensor([0.7], dtype=torch.float64))
+
+
+def model_of(network, *inputs, output="y", scaling=None):
+    domain = np.array([[-1.0, 1.5]] * len(inputs))
+    scalings = Scaling.identity(len(inputs)), scaling or Scaling.identity(1)
+    return Model(network, inputs, (output,), domain, *scalings, None)
+
+
+def recorded(outputs, manifest, *parts, **end):
+    """Return a run of one training with these tables and checkpoints."""
+    folder = RunFolder.create(outputs, manifest)
+    for part in parts:
+        if isinstance(part, tuple):
+            folder.checkpoint(to_checkpoint(*part))
+        else:
+            folder.rows(part, {"seed": 0})
+    folder.finish(Status.COMPLETED, **end)
+    return Run(folder.path, f"{manifest.command}/{folder.path.name}")
 
 
 def make_run(outputs, text="plain"):
-    words = ("kanrun", "fit", f"target={text}")
+    """Return a run of `kanrun fit` with `text` wherever a run has text of its own."""
     record = Manifest(
         "fit",
-        argv=words,
+        argv=("kanrun", "fit", f"target={text}"),
         points=(Point(0, (f"a={text}",)),),
         bases=({"seed": 0, "model": {"name": text}},),
         notes=(text,),
     )
-    folder = RunFolder.create(outputs, record)
-    network = trained()
-    scalings = (
-        Scaling(np.array([0.1, 0.0]), np.array([2.0, 1.0])),
-        Scaling(*np.array([[3.0], [0.5]])),
-    )
-    model = Model(network, ("length", text), ("y",), np.array([[-1.0, 1.0]] * 2), *scalings, None)
-    folder.checkpoint(to_checkpoint(f"model-seed0-{text}", model))
-    points = np.zeros((30, 2)), np.ones((30, 1))
-    labels = f"{text} 0", f"{text} 1"
-    slider = Slider(f"grids of {text}", text, labels, (model, model), *points)
-    folder.checkpoint(to_checkpoint("grids-seed0-stages", slider))
+    model = model_of(trained(), "length", text)
+    stages = (f"{text} 0", f"{text} 1"), (model, model), np.zeros((30, 2)), np.ones((30, 1))
     x = np.linspace(-1, 1, 20)
-    columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
-    folder.rows(Table("predictions", {"split": np.full(20, "test"), **columns}), SEED)
-    folder.rows(Row("summary", {"target": text, "test_rmse": 0.25}), SEED)
-    (folder.path / "figures").mkdir()
-    (folder.path / "figures" / "loss.svg").write_text(
+    points = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
+    run = recorded(
+        outputs,
+        record,
+        (f"model-seed0-{text}", model),
+        ("grids-seed0-stages", Slider(f"grids of {text}", text, *stages)),
+        Table("predictions", {"split": np.full(20, "test"), **points}),
+        Row("summary", {"target": text, "test_rmse": 0.25}),
+        claims=(Claim(text, 0.1, text, True),),
+        metrics={"test_rmse": 0.25},
+    )
+    (run.path / "figures").mkdir()
+    (run.path / "figures" / "loss.svg").write_text(
         f"<svg xmlns='http://www.w3.org/2000/svg'><dc:description>Loss &lt;b&gt;</dc:description>"
         f"{text}</svg>"
     )
-    RunLabels((), text).store(folder.path)
-    folder.finish(
-        Status.COMPLETED, claims=(Claim(text, 0.1, text, True),), metrics={"test_rmse": 0.25}
-    )
-    return Run(folder.path, f"fit/{folder.path.name}")
+    RunLabels((), text).store(run.path)
+    return run
 
 
 def page_of(tmp_path, *runs):
@@ -113,24 +126,18 @@ def page_of(tmp_path, *runs):
     return (tmp_path / "report.html").read_text()
 
 
-def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path):
+def test_a_page_holds_its_runs_and_needs_nothing_else(tmp_path):
     text = page_of(tmp_path, make_run(tmp_path), make_run(tmp_path))
     page = Elements(text)
     assert len(text) < 5e6
-    assert not [
-        tag for tag, attributes in page.tags if tag in ("link", "iframe", "object", "embed", "base")
-    ]
+    assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
     sources = [a[key] for _, a in page.tags for key in ("src", "href", "action") if key in a]
     assert sources
     assert all(str(source).startswith("data:image/") for source in sources)
     assert "<figcaption>Loss &lt;b&gt; <code>loss</code></figcaption>" in text
     for word in ("model.name", "kanrun runs rerun fit/v0001", "Results"):
         assert word in text
-    data = [
-        json.loads(body)
-        for attributes, body in page.scripts
-        if attributes.get("type") == "application/json"
-    ]
+    data = [json.loads(body) for attributes, body in page.scripts if "type" in attributes]
     assert [one["kind"] for one in data] == ["network", "network"]
     assert [stage["label"] for stage in data[0]["stages"]] == ["plain 0", "plain 1"]
     assert len(data[0]["points"]["x"]) == 30
@@ -140,23 +147,21 @@ def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path):
 
 def test_the_policy_allows_the_two_scripts_of_the_page_alone(tmp_path):
     page = Elements(page_of(tmp_path, make_run(tmp_path)))
-    (policy,) = [
-        a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
-    ]
+    (policy,) = [str(a["content"]) for _, a in page.tags if "http-equiv" in a]
     code = [body for attributes, body in page.scripts if "type" not in attributes]
     hashes = [b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in code]
-    assert re.findall(r"'sha256-([^']+)'", str(policy)) == hashes
+    assert re.findall(r"'sha256-([^']+)'", policy) == hashes
     assert len(hashes) == 2
-    assert "default-src 'none'" in str(policy)
-    assert "unsafe-inline" not in str(policy).partition("script-src")[2]
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
 
 
 def test_a_hostile_run_folder_injects_nothing(tmp_path):
     honest, hostile = (
-        Elements(page_of(tmp_path, make_run(tmp_path, text))) for text in ("plain", HOSTILE)
+        Elements(page_of(tmp_path, make_run(tmp_path, text))).tags for text in ("plain", HOSTILE)
     )
-    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in honest.tags]
-    assert not [a for _, a in hostile.tags if any(key.startswith("on") for key in a)]
+    assert [tag for tag, _ in hostile] == [tag for tag, _ in honest]
+    assert not [a for _, a in hostile if any(key.startswith("on") for key in a)]
 
 
 def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path):
@@ -175,39 +180,27 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path):
         write_report([run], tmp_path / "no" / "where.html")
 
 
-def run_of(outputs, network):
-    """Return a run of `kanrun solve` whose model is `network`, a function of x and t."""
-    folder = RunFolder.create(outputs, Manifest("solve"))
-    names = ("x", "t")[: network.shape[0]]
-    domain = np.array([[-1.0, 1.0], [0.0, 2.0]])[: len(names)]
-    scalings = map(Scaling.identity, (len(names), 1))
-    model = Model(network, names, ("u",), domain, *scalings, None)
-    folder.checkpoint(to_checkpoint("model-0-seed0", model))
-    points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
-    folder.rows(Table("solution_0", points), SEED)
-    folder.finish(Status.COMPLETED)
-    return Run(folder.path)
-
-
-def field_to(end):
-    box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
-    return Field(trained(), OutputForm(), box, torch.ones(1, dtype=torch.float64))
-
-
 def test_page_moves_effects_of_a_table_if_its_network_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr("kanrun.study.page.interactive.NUMBERS", 10)
-    folder = RunFolder.create(tmp_path, Manifest("fit"))
-    model = Model(trained(), ("a", "b"), ("y",), DOMAIN, *map(Scaling.identity, (2, 1)), None)
-    folder.checkpoint(to_checkpoint("table-2-3-1-seed0", model))
-    folder.rows(Row("summary", {"cv_rmse": 0.5}), SEED)
-    folder.rows(Table("importance", {"input": np.array(["town", "size"])}), SEED)
-    effect = {"output": ["y"] * 4, "x": [0.0, 1, 0, 2], "value": [1.0, 2, 3, 4]}
-    effect |= {"lower": [0.0, 1, 2, 3], "upper": [2.0, 3, 4, 5], "is_date": [False] * 4}
-    inputs = {"input": ["size"] * 2 + ["town"] * 2, "level": ["", "", "Bonn", "Ulm"]}
-    columns = {name: np.array(values) for name, values in {**inputs, **effect}.items()}
-    folder.rows(Table("effects", columns), SEED)
-    folder.finish(Status.COMPLETED)
-    (living,) = interactive_data(Run(folder.path))
+    effects = {
+        "input": ["size", "size", "town", "town"],
+        "level": ["", "", "Bonn", "Ulm"],
+        "output": ["y"] * 4,
+        "x": [0.0, 1, 0, 2],
+        "value": [1.0, 2, 3, 4],
+        "lower": [0.0, 1, 2, 3],
+        "upper": [2.0, 3, 4, 5],
+        "is_date": [False] * 4,
+    }
+    run = recorded(
+        tmp_path,
+        Manifest("fit"),
+        ("table-2-3-1-seed0", model_of(trained(), "a", "b")),
+        Row("summary", {"cv_rmse": 0.5}),
+        Table("importance", {"input": ["town", "size"]}),
+        Table("effects", {name: np.array(values) for name, values in effects.items()}),
+    )
+    (living,) = interactive_data(run)
     assert living["title"] == "How y depends on each input, the others at their means"
     town, size = living["inputs"]
     assert (town["name"], town["labels"], town["value"]) == ("town", ["Bonn", "Ulm"], [3, 4])
@@ -215,44 +208,40 @@ def test_page_moves_effects_of_a_table_if_its_network_is_too_large(tmp_path, mon
 
 
 def test_page_has_a_slider_over_time_windows(tmp_path):
-    (living,) = interactive_data(run_of(tmp_path, Windows([field_to(1.0), field_to(2.0)])))
+    windows = Windows([part_of_a_solution(trained(), end) for end in (1.0, 2.0)])
+    points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
+    model = "model-0-seed0", model_of(windows, "x", "t", output="u")
+    run = recorded(tmp_path, Manifest("solve"), model, Table("solution_0", points))
+    (living,) = interactive_data(run)
     assert living["slider"] == "window"
     assert [stage["label"] for stage in living["stages"]] == ["t from 0 to 1", "t from 1 to 2"]
-    assert [[x[1] for x in stage["points"]["x"]] for stage in living["stages"]] == [
-        [0, 0.5, 1],
-        [1.5, 2],
-    ]
+    times = [[x[1] for x in stage["points"]["x"]] for stage in living["stages"]]
+    assert times == [[0, 0.5, 1], [1.5, 2]]
 
 
 def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path):
     curve = Polynomial(3, 1, torch.tensor([[-1.0, 1.0]], dtype=torch.float64))
-    (living,) = interactive_data(run_of(tmp_path, curve))
+    run = recorded(tmp_path, Manifest("fit"), ("model-seed0", model_of(curve, "x")))
     said = "The page cannot evaluate a model of kind polynomial; its figures show it."
-    assert living["said"] == said
-    assert said in page_of(tmp_path, run_of(tmp_path, curve))
+    assert said in page_of(tmp_path, run)
 
 
 def test_curves_are_held_by_their_control_points(tmp_path):
-    folder = RunFolder.create(tmp_path, Manifest("curves"))
     levels = {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]}
-    folder.rows(Table("de_casteljau", levels), SEED)
     control = {"x": np.arange(5.0), "y": np.arange(5.0) ** 2}
-    moved = {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)}
-    folder.rows(Table("bspline_control", control | moved), SEED)
     knots = {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}
-    folder.rows(Table("bspline_knots", knots), SEED)
-    folder.finish(Status.COMPLETED)
-    bezier, spline = interactive_data(Run(folder.path))
+    tables = {"de_casteljau": levels, "bspline_control": control, "bspline_knots": knots}
+    run = recorded(tmp_path, Manifest("curves"), *(Table(*one) for one in tables.items()))
+    bezier, spline = interactive_data(run)
     assert (bezier["control"], bezier["knots"]) == ([[0, 0], [1, 2], [2, 0]], None)
     assert (spline["degree"], spline["knots"]) == (3, [0, 0, 0, 0, 0.5, 1, 1, 1, 1])
 
 
-DOMAIN, OUTPUTS = np.array([[-1.0, 1.5]] * 2), Scaling(np.ones(1), np.full(1, 2.0))
 SPECS = [
-    *(EdgeSpec(degree=2, base=base) for base in BASES),
-    *(EdgeSpec(degree=degree, base="silu") for degree in (0, 1, 3, 5)),
+    *({"degree": 2, "base": base} for base in BASES),
+    *({"degree": degree} for degree in (0, 1, 3, 5)),
     *(
-        EdgeSpec(extrapolation=how, edge_scaling=scale, base="silu")
+        {"extrapolation": how, "edge_scaling": scale}
         for how in ("linear", "constant", "zero", "base")
         for scale in ("separate", "single")
     ),
@@ -262,23 +251,17 @@ SPECS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("products", [(), (1,)])
 def test_the_script_computes_what_the_engine_computes(products, tmp_path):
+    """For KANs, MLPs, and a solution that is the sum of three products."""
     node = shutil.which("node")
     assert node is not None, (
         "this test runs the page's script in Node: install nodejs (Debian: apt install nodejs)"
     )
-    x = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
-    networks = [trained(spec, products=products) for spec in SPECS]
-    # A solution as the sum of three products.
-    factors = trained(shape=(2, 3, 6))
-    box = torch.tensor([[-1.0, 1.5], [0.0, 4.0]], dtype=torch.float64)
-    sizes = torch.tensor([0.7], dtype=torch.float64)
-    networks.append(Field(factors, OutputForm(1, 3, 2), box, sizes))
-    generator = torch.Generator().manual_seed(1)
-    networks += [MLP((2, 4, 1), name, generator=generator, dtype=x.dtype) for name in ACTIVATIONS]
-    models = [
-        Model(network, ("a", "b"), ("y",), DOMAIN, Scaling.identity(2), OUTPUTS, None)
-        for network in networks
-    ]
+    x = torch.rand(40, 2, **random_numbers(0)) * 4 - 2
+    networks = [trained(products=products, **spec) for spec in SPECS]
+    networks.append(part_of_a_solution(trained((2, 3, 6)), 4.0, OutputForm(1, 3, 2)))
+    networks += [MLP((2, 4, 1), name, **random_numbers(1)) for name in ACTIVATIONS]
+    scaling = Scaling(np.ones(1), np.full(1, 2.0))
+    models = [model_of(network, "a", "b", scaling=scaling) for network in networks]
     cases = [{"model": model_values(model), "x": x.tolist()} for model in models]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     (tmp_path / "network.js").write_text(
