@@ -1,6 +1,11 @@
 """Tables of test cases for parametrised tests, written as text with one case per line."""
 
+import re
 from ast import literal_eval
+
+import pytest
+
+from kanrun.errors import UsageError
 
 
 def cases(text):
@@ -17,3 +22,8 @@ def _value(cell):
         return literal_eval(cell.strip())
     except (SyntaxError, ValueError):
         return cell.strip()
+
+
+def refuses(text):
+    """Expect a refusal that contains the parts of `text` between " ... " in this order."""
+    return pytest.raises(UsageError, match=".*".join(map(re.escape, text.split(" ... "))))

@@ -1,4 +1,4 @@
-"""Targets of small table files."""
+"""Small table files, and their targets."""
 
 import pytest
 
@@ -7,15 +7,23 @@ from kanrun.targets.settings import TableTarget
 
 
 @pytest.fixture
-def built(tmp_path):
+def write(tmp_path):
+    """Write a text or bytes to a file, and return its path."""
+
+    def to_file(content, name="data.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return to_file
+
+
+@pytest.fixture
+def built(write):
     """Write a text to data.csv, and return the target of this table."""
-
-    def build(text, outputs="y", **settings):
-        path = tmp_path / "data.csv"
-        path.write_text(text)
-        return build_target(TableTarget(str(path), outputs=[outputs], **settings))
-
-    return build
+    return lambda text, outputs="y", **settings: build_target(
+        TableTarget(str(write(text)), outputs=[outputs], **settings)
+    )
 
 
 @pytest.fixture
