@@ -11,19 +11,19 @@ import os
 import pickle
 import re
 import resource
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from cases import cases
 from run_files import change_record, finished, sealed
 
 from kanrun.cli.app import main
 
-FIT = "fit target=runge model=polynomial --dry-run"
-TABLE = "fit target=table target.outputs=y --dry-run"
 PREDICT = "predict run new.csv --output out.csv"
 SHOW, RESUME = "runs show run", "runs resume run"
-RUN_IT = "__import__('os').system('touch canary')"
 
 
 class Canary:
@@ -31,13 +31,21 @@ class Canary:
         return os.system, ("touch canary",)
 
 
-def group(text):
+def file(text, name="extra/sent", line="fit -m --config-dir mine +extra=good,sent"):
     """Return a preparation of an attack by a file of a configuration group."""
 
     def prepare(place):
-        (place / "mine" / "extra").mkdir(parents=True)
-        (place / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{text}\n")
-        return f"{FIT} --config-dir mine +extra=sent"
+        header = "" if text.startswith("#") else "# @package _global_\n" * (name == "extra/sent")
+        for at, content in (
+            ("extra/good", "# @package _global_\nseed: 1"),
+            ("theirs", "a: 1"),
+            ("hydra/launcher/theirs", "_target_: os.getcwd"),
+            (name, header + text.replace("PLACE", str(place))),
+        ):
+            path = place / "mine" / f"{at}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{content}\n")
+        return f"{line} --dry-run"
 
     return prepare
 
@@ -45,7 +53,7 @@ def group(text):
 def table(content, name="t.csv", more=""):
     def prepare(place):
         (place / name).write_bytes(content.encode() if isinstance(content, str) else content)
-        return f"{TABLE} target.path={name} {more}"
+        return f"fit target.path={name} target.outputs=y {more} --dry-run"
 
     return prepare
 
@@ -62,6 +70,10 @@ def run(change, line=PREDICT):
 
 def text(name, content):
     return lambda folder: (folder / name).write_text(content)
+
+
+def size(name):
+    return lambda folder: os.truncate(folder / name, 2**30)
 
 
 def row(table, **values):
@@ -83,175 +95,209 @@ def checkpoint(make):
     return change
 
 
-def link(name, target):
+def link(pattern, target="secret.yaml"):
     def change(folder):
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        path.symlink_to(folder.parent / target)
+        change_record(folder, status="FAILED")
+        for path in [*folder.glob(pattern)] or [folder / pattern]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            path.symlink_to(folder.parent / target)
 
     return change
 
 
-CODE = {
-    **{
-        word: ["fit", word]
-        for word in (
-            "+hydra.callbacks.x._target_=os.getcwd",
-            "++hydra.callbacks={x:{_target_:os.getcwd}}",
-            "hydra.launcher._target_=os.getcwd",
-            "hydra.sweeper._target_=os.getcwd",
-            "+hydra.launcher.x._target_=os.getcwd",
-            "+hydra.launcher.x=[{_target_:os.getcwd}]",
-            "hydra.job_logging.handlers.console.class=os.getcwd",
-            "hydra.hydra_logging.handlers.console.class=os.getcwd",
-            "+hydra.job_logging.handlers.console.()=os.getcwd",
-            "++hydra.job_logging.formatters.plain={(): os.getcwd}",
-            "hydra.job_logging.handlers.console.stream=ext://os.environ",
-            "hydra.job_logging.handlers.console.stream=${seed}",
-            "+hydra.job.env_set.LD_PRELOAD=x",
-            "hydra.searchpath=[structured://antigravity]",
-            "hydra/job_logging=colorlog",
-            "++hydra={callbacks: {x: {_target_: os.getcwd}}}",
-            "hydra.searchpath=[pkg://antigravity]",
-            "hydra/launcher=os.system",
-        )
-    },
-    "callbacks in a file": group("hydra: {callbacks: {x: {_target_: os.getcwd}}}"),
-    "a search path that is imported": group("hydra: {searchpath: ['pkg://antigravity']}"),
-    "a launcher in a file": group("hydra: {launcher: {_target_: os.getcwd}}"),
-    "a sweeper in a file": group("hydra: {sweeper: {_target_: os.getcwd}}"),
-    "a target inside": group("hydra: {launcher: {x: {y: {_target_: os.getcwd}}}}"),
-    "a logging class": group("hydra: {job_logging: {handlers: {console: {class: os.getcwd}}}}"),
-    "a logging factory": group("hydra: {job_logging: {handlers: {console: {'()': os.getcwd}}}}"),
-    "a logging stream": group(
-        "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}"
-    ),
-    "a launcher among the defaults": group("defaults: [override /hydra/launcher: basic]"),
-    "an environment": group("hydra: {job: {env_set: {PYTHONPATH: x}}}"),
-    "a tag of YAML": group("note: !!python/object/apply:os.system ['touch canary']"),
-    "a name of YAML": group("note: !!python/name:os.system"),
-    "a resolver that is none": group(f'note: ${{eval:"{RUN_IT}"}}'),
-    "a target in kanrun's part": group('model: {_target_: os.system, command: "touch canary"}'),
-    "a formula that imports": ["fit", "target=expression", f"target.formula={RUN_IT}", "--dry-run"],
-    "a domain of code": ["fit", "target.domain=[[0," + RUN_IT + "]]", "--dry-run"],
-    "a candidate of code": ["interpret", f"custom_candidates.evil={RUN_IT}", "--dry-run"],
-    "a condition of code": ["runs", "list", "--where", RUN_IT],
-    "a condition of attributes": ["runs", "list", "--where", "name.__class__ == 1"],
-    "a plug-in that a run names": run(
-        record(versions={"plug-in antigravity": "1"}, status="FAILED"), RESUME
-    ),
-    "a cluster in a run": run(
-        lambda f: text(
-            "run.json",
-            (f / "run.json")
-            .read_text()
-            .replace('"kind": "serial"', '"kind": "dask"')
-            .replace('"address": null', '"address": "tcp://127.0.0.1:1"'),
-        )(f),
-        RESUME,
-    ),
-    "a command of a run": run(record(command="os.system", status="FAILED"), RESUME),
-    "YAML of objects in a run": run(
-        text("config.yaml", "a: !!python/object/apply:os.system ['touch canary']"), SHOW
-    ),
-    "a pickled checkpoint": run(checkpoint(lambda _: pickle.dumps(Canary()))),
-    "a pickle as a table": table(pickle.dumps(Canary())),
-    "a pickle as Parquet": table(pickle.dumps(Canary()), "t.parquet"),
+def to_a_cluster(folder):
+    path = folder / "run.json"
+    changed = path.read_text().replace('"kind": "serial"', '"kind": "dask"')
+    path.write_text(changed.replace('"address": null', '"address": "tcp://127.0.0.1:1"'))
+
+
+#: Settings of Hydra in files, which are refused in a file of a group and in a whole configuration.
+HYDRA = cases(r"""
+    hydra: {callbacks: {x: {_target_: os.getcwd}}}
+    hydra: {searchpath: ['pkg://antigravity']}
+    "\x68ydra": {searchpath: [pkg://antigravity]}
+    hydra: {launcher: {_target_: os.getcwd}}
+    hydra: {sweeper: {_target_: os.getcwd}}
+    hydra: {launcher: {x: {y: {_target_: os.getcwd}}}}
+    hydra: {job_logging: {handlers: {console: {class: os.getcwd}}}}
+    hydra: {job_logging: {handlers: {console: {'()': os.getcwd}}}}
+    hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}
+    hydra: {job: {env_set: {PYTHONPATH: x}}}
+    hydra: {output_subdir: ../../elsewhere}
+    hydra: {sweep: {subdir: '../${hydra.job.num}'}}
+    defaults: [override /hydra/launcher: theirs]
+    defaults: [{/hydra/launcher@hydra.launcher: theirs}]
+    defaults: ['/theirs@hydra']
+""")
+HYDRA += [
+    "base: &a {hydra: {searchpath: [pkg://antigravity]}}\n<<: *a",
+    "x: !!python/object/apply:pathlib.Path [x]\nhydra: {searchpath: ['pkg://antigravity']}",
+]
+#: Other texts of files.
+FILES = {
+    "code": """
+        # @package hydra\\nverbose: true | settings of Hydra
+        note: !!python/object/apply:os.system ['touch canary'] | could not determine a constructor
+        note: !!python/name:os.system | could not determine a constructor
+        note: ${eval:"__import__('os').system('touch canary')"} | eval
+        model: {_target_: os.system, command: "touch canary"} | _target_
+    """,
+    "elsewhere": """
+        defaults: [/../../secret] | outside its folder
+        defaults: [../secret] | outside its folder
+        defaults: [/../secret] | outside its folder
+        defaults: [extra/../../secret] | outside its folder
+        defaults: [/PLACE/secret] | outside its folder
+        defaults: ['/..': secret] | outside its folder
+        defaults: [x: ..] | outside its folder
+    """,
 }
-ELSEWHERE = {
-    **{
-        word: ["fit", word]
-        for word in (
-            "hydra.job_logging.handlers.file.filename=/tmp/elsewhere.log",
-            "hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/../../x",
-            "hydra.job.name=../x",
-            "hydra.sweep.dir=elsewhere",
-            "hydra.output_subdir=../../elsewhere",
-            "hydra.run.dir=elsewhere",
-            "target=../../../secret",
-            "study=../../secret",
-        )
-    },
-    "a configuration's folder": group("hydra: {output_subdir: ../../elsewhere}"),
-    "the folders of jobs": group("hydra: {sweep: {subdir: '../${hydra.job.num}'}}"),
-    "defaults from outside": group("defaults: [/../../secret]"),
-    "a configuration's name": "fit --config-name ../../../secret --dry-run",
-    "a run's name": "runs show ../../secret",
-    "a run that is removed": "runs remove ../secret --yes",
-    "a run that is removed by its path": run(lambda f: f, "runs remove run --yes"),
-    "a tag that is a path": run(lambda f: f, "runs tag run ../../x"),
-    "a network from outside": "interpret from_run=../../secret --dry-run",
-    "an output with interpolation": "fit --outputs ${oc.env:SECRET}",
-    "a linked configuration": run(link("config.yaml", "secret.yaml"), SHOW),
-    "a linked record": run(link("run.json", "secret.yaml"), SHOW),
-    "a linked journal": run(link("records.jsonl", "secret.yaml"), SHOW),
-    "a linked table": run(
-        lambda f: (record(status="FAILED")(f), link("summary.csv", "secret.yaml")(f)), RESUME
-    ),
-    "linked checkpoints": run(
-        lambda f: [
-            link(f"checkpoints/{p.name}", "secret.yaml")(f)
-            for p in (f / "checkpoints").glob("*.safetensors")
-        ]
-    ),
-    "a linked folder in a run": run(
-        lambda f: (record(status="FAILED")(f), link("figures", "elsewhere")(f)), RESUME
-    ),
-    "a model's name": run(lambda f: f, f"{PREDICT} --model ../../secret"),
-    "an empty archive": table(b"PK\x05\x06" + bytes(18), "t.xlsx"),
-}
-DEEP = "[" * 200_000
-HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'
-MEMORY = {
-    "brackets in a word": "fit model.hidden=" + "[" * 3000,
-    "brackets in a file": group(f"note: {DEEP}"),
-    "brackets in a run": run(text("config.yaml", DEEP), SHOW),
-    "brackets in a record": run(text("run.json", DEEP), SHOW),
-    "aliases of aliases in a file": group(
-        "suite: &a [0,0,0,0,0,0,0,0,0]\nx1: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
-        "x2: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nx3: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
-        "x4: &e [*d,*d,*d,*d,*d,*d,*d,*d]\n"
-        "x5: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nx6: [*f,*f,*f,*f,*f,*f,*f,*f,*f]"
-    ),
-    "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), SHOW),
-    "a header of 2^62 bytes": run(checkpoint(lambda c: (2**62).to_bytes(8, "little") + c[8:])),
-    "an array of 10^12 numbers": run(checkpoint(lambda _: len(HUGE).to_bytes(8, "little") + HUGE)),
-    "brackets in a journal": run(text("records.jsonl", row("summary", a=1) + DEEP + "\n"), SHOW),
-    "a journal of a gigabyte": run(lambda f: os.truncate(f / "records.jsonl", 2**30), SHOW),
-    "a record of a gigabyte": run(lambda f: os.truncate(f / "run.json", 2**30), SHOW),
-    "a packed gigabyte": table(gzip.compress(b"x,y\n" + bytes(2**24) * 4, 1), "t.csv.gz"),
-    "a line without end": table(gzip.compress(b"x,y\n1" + b"1" * 2**25, 1), "t.csv.gz"),
-    "a million columns": table(
-        ",".join(f"c{i}" for i in range(10**5)) + ",y\n" + "1," * 10**5 + "1\n"
-    ),
-    "a power of powers": "fit target=expression target.formula=9**9**9**9*x0 --dry-run",
-    "a fine grid": "fit model.intervals=1000000000",
-    "many threads": "fit threads=100000",
+#: Command lines. `CODE` stands for an expression that would create the file `canary`.
+LINES = {
+    "code": """
+        fit +hydra.callbacks.x._target_=os.getcwd
+        fit ++hydra.callbacks={x:{_target_:os.getcwd}}
+        fit hydra.launcher._target_=os.getcwd
+        fit hydra.sweeper._target_=os.getcwd
+        fit +hydra.launcher.x._target_=os.getcwd
+        fit +hydra.launcher.x=[{_target_:os.getcwd}]
+        fit hydra.job_logging.handlers.console.class=os.getcwd
+        fit hydra.hydra_logging.handlers.console.class=os.getcwd
+        fit +hydra.job_logging.handlers.console.()=os.getcwd
+        fit '++hydra.job_logging.formatters.plain={(): os.getcwd}'
+        fit hydra.job_logging.handlers.console.stream=ext://os.environ
+        fit hydra.job_logging.handlers.console.stream=${seed}
+        fit +hydra.job.env_set.LD_PRELOAD=x
+        fit hydra.searchpath=[structured://antigravity]
+        fit hydra/job_logging=colorlog
+        fit '++hydra={callbacks: {x: {_target_: os.getcwd}}}'
+        fit hydra.searchpath=[pkg://antigravity]
+        fit hydra/launcher=os.system
+        fit target=expression target.formula=CODE --dry-run
+        fit target.domain=[[0,CODE]] --dry-run
+        interpret custom_candidates.evil=CODE --dry-run
+        runs list --where CODE
+        runs list --where 'name.__class__ == 1'
+    """,
+    "elsewhere": """
+        fit hydra.job_logging.handlers.file.filename=/tmp/elsewhere.log
+        fit hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/../../x
+        fit hydra.job.name=../x
+        fit hydra.sweep.dir=elsewhere
+        fit hydra.output_subdir=../../elsewhere
+        fit hydra.run.dir=elsewhere
+        fit target=../../../secret
+        fit study=../../secret
+        fit +/PLACE=secret
+        fit --config-name ../../../secret --dry-run
+        runs show ../../secret
+        runs remove ../secret --yes
+        runs remove run --yes
+        runs tag run ../../x
+        interpret from_run=../../secret --dry-run
+        fit --outputs ${oc.env:SECRET}
+        predict run new.csv --output out.csv --model ../../secret
+    """,
+    "memory": """
+        fit target=expression target.formula=9**9**9**9*x0 --dry-run
+        fit model.intervals=1000000000
+        fit threads=100000
+    """,
+    "terminal": """
+        fit noESCAPEkey=1
+        fit target=ESCAPE
+        fit target=table target.path=ESCAPE.csv target.outputs=y
+        runs show ESCAPE
+    """,
 }
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
-TERMINAL = {
-    "escape sequences in a word": ["fit", f"no{ESCAPE}key=1"],
-    "escape sequences in a value": ["fit", f"target={ESCAPE}"],
-    "escape sequences in a column": table(f"x,{ESCAPE}\n1,2\n"),
-    "escape sequences in a cell": table(f"x,y\n1,{ESCAPE}\n2,3\n3,4\n", "t.csv", "model=kan"),
-    "escape sequences in a file's name": [
-        "fit",
-        "target=table",
-        f"target.path={ESCAPE}.csv",
-        "target.outputs=y",
-    ],
-    "escape sequences in a run's name": ["runs", "show", ESCAPE],
-    "escape sequences in a record": run(
-        record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), SHOW
-    ),
-    "escape sequences in a note": run(
-        text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), SHOW
-    ),
-    "escape sequences in a table": run(text("records.jsonl", row("summary", a=ESCAPE)), SHOW),
-    "escape sequences in a failure": run(record(failures=[{"seed": 0, "reason": ESCAPE}]), SHOW),
+DEEP = "[" * 200_000
+HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'
+ALIASES = "".join(
+    f"x{n}: &{b} [{f'*{a},' * 9}]\n" for n, (a, b) in enumerate(zip("abcde", "bcdef"))
+)
+#: Prepared attacks.
+OTHERS = {
+    "code": {
+        "a plug-in that a run names": run(
+            record(versions={"plug-in antigravity": "1"}, status="FAILED"), RESUME
+        ),
+        "a cluster in a run": run(to_a_cluster, RESUME),
+        "a command of a run": run(record(command="os.system", status="FAILED"), RESUME),
+        "YAML of objects in a run": run(
+            text("config.yaml", "a: !!python/object/apply:os.system ['touch canary']"), SHOW
+        ),
+        "a pickled checkpoint": run(checkpoint(lambda _: pickle.dumps(Canary()))),
+        "a pickle as a table": table(pickle.dumps(Canary())),
+        "a pickle as Parquet": table(pickle.dumps(Canary()), "t.parquet"),
+    },
+    "elsewhere": {
+        "a linked configuration": run(link("config.yaml"), SHOW),
+        "a linked record": run(link("run.json"), SHOW),
+        "a linked journal": run(link("records.jsonl"), SHOW),
+        "a linked table": run(link("summary.csv"), RESUME),
+        "linked checkpoints": run(link("checkpoints/*.safetensors")),
+        "a linked folder in a run": run(link("figures", "elsewhere"), RESUME),
+        "an empty archive": table(b"PK\x05\x06" + bytes(18), "t.xlsx"),
+    },
+    "memory": {
+        "brackets in a word": lambda _: "fit model.hidden=" + "[" * 3000,
+        "brackets in a file": file(f"note: {DEEP}"),
+        "brackets in a run": run(text("config.yaml", DEEP), SHOW),
+        "brackets in a record": run(text("run.json", DEEP), SHOW),
+        "brackets in a journal": run(text("records.jsonl", row("summary", a=1) + DEEP), SHOW),
+        "aliases of aliases in a file": file(f"suite: &a [{'0,' * 9}]\n{ALIASES}x9: [{'*f,' * 9}]"),
+        "an alias of itself in a file": file("suite: &a [*a]"),
+        "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), SHOW),
+        "a file of 5 MB": file("#" * 5 * 10**6),
+        "a header of 2^62 bytes": run(checkpoint(lambda c: (2**62).to_bytes(8, "little") + c[8:])),
+        "an array of 10^12 numbers": run(
+            checkpoint(lambda _: len(HUGE).to_bytes(8, "little") + HUGE)
+        ),
+        "a journal of a gigabyte": run(size("records.jsonl"), SHOW),
+        "a record of a gigabyte": run(size("run.json"), SHOW),
+        "a packed gigabyte": table(gzip.compress(b"x,y\n" + bytes(2**24) * 4, 1), "t.csv.gz"),
+        "a line without end": table(gzip.compress(b"x,y\n1" + b"1" * 2**25, 1), "t.csv.gz"),
+        "a million columns": table(
+            ",".join(f"c{i}" for i in range(10**5)) + ",y\n" + "1," * 10**5 + "1\n"
+        ),
+    },
+    "terminal": {
+        "a column": table(f"x,{ESCAPE}\n1,2\n"),
+        "a cell": table(f"x,y\n1,{ESCAPE}\n2,3\n3,4\n", "t.csv", "model=kan"),
+        "a record": run(record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), SHOW),
+        "a note": run(text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), SHOW),
+        "a table": run(text("records.jsonl", row("summary", a=ESCAPE)), SHOW),
+        "a failure": run(record(failures=[{"seed": 0, "reason": ESCAPE}]), SHOW),
+    },
 }
-ATTACKS = {"code": CODE, "elsewhere": ELSEWHERE, "memory": MEMORY, "terminal": TERMINAL}
-CASES = [(kind, name) for kind, attacks in ATTACKS.items() for name in attacks]
+#: Sentences that refuse an attack.
+SAID = {
+    "aliases of aliases in a file": "expands to more than 1000000 values by its aliases",
+    "an alias of itself in a file": "expands to more than 1000000 values by its aliases",
+    "a file of 5 MB": "bytes; configurations may have at most 4194304",
+}
+
+
+def attacks():
+    """Yield the kind of each attack, its name, its preparation, and a part of the refusal."""
+    for one in HYDRA:
+        yield "code", one, file(one), "settings of Hydra"
+        whole = file(one, "fit", "fit --config-path mine")
+        yield "code", f"whole {one}", whole, "settings of Hydra"
+    for kind, rows in FILES.items():
+        for one, said in cases(rows):
+            yield kind, one, file(one.replace("\\n", "\n")), said
+    for kind, lines in LINES.items():
+        for line in map(str.strip, lines.strip().splitlines()):
+            yield kind, line, lambda _, line=line: line, ""
+    for kind, prepared in OTHERS.items():
+        for name, prepare in prepared.items():
+            yield kind, name, prepare, SAID.get(name, "")
+
+
+ATTACKS = list(attacks())
+WORDS = {"CODE": "__import__('os').system('touch canary')", "ESCAPE": ESCAPE}
 SECRET = "hunter2"
 
 
@@ -261,10 +307,11 @@ def trained(tmp_path_factory):
     return finished(line, tmp_path_factory.mktemp("trained"))
 
 
-@pytest.mark.parametrize("kind, name", CASES, ids=[name[:40] for _, name in CASES])
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack[1][:40])
 def test_attack_neither_runs_code_nor_reads_or_writes_outside(
-    kind, name, trained, tmp_path, monkeypatch, capfd
+    attack, trained, tmp_path, monkeypatch, capfd
 ):
+    kind, _, prepare, sentence = attack
     (place := tmp_path / "a" / "b").mkdir(parents=True)
     shutil.copytree(trained, place / "run")
     (place / "new.csv").write_text("x\n0.5\n")
@@ -273,32 +320,34 @@ def test_attack_neither_runs_code_nor_reads_or_writes_outside(
         (at / "secret.yaml").write_text(f"# @package _global_\nnote: {SECRET}\n")
     monkeypatch.chdir(place)
     monkeypatch.setenv("SECRET", SECRET)
-    attack = ATTACKS[kind][name]
-    words = attack(place) if callable(attack) else attack
-    words = words.split() if isinstance(words, str) else words
-    before = {path for path in tmp_path.rglob("*") if path.name != "outputs"}
+    words = shlex.split(prepare(place))
+    for short, meant in (WORDS | {"PLACE": str(place)}).items():
+        words = [word.replace(short, meant) for word in words]
+
+    def there():
+        return {path for path in tmp_path.rglob("*") if path.name != "outputs"}
+
+    before = there()
     capfd.readouterr()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     code = main(words)
     said = "".join(capfd.readouterr())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**20  # KiB
     assert code == 2 or kind == "terminal" or said.count("kanrun: ") == 1 or "runs" in words
+    assert sentence in said
     assert not re.search(r"kanrun: \w*(Error|Exception)\b", said)
     assert "Traceback" not in said
     assert not any(ord(letter) < 32 and letter != "\n" for letter in said)
     assert "\u202e" not in said
     assert SECRET not in said
-    new = {path for path in tmp_path.rglob("*") if path.name != "outputs"} - before
-    assert not [
-        path for path in new if not path.is_relative_to(place / "run") and path.name != "out.csv"
-    ]
+    assert "antigravity" not in sys.modules
+    new = there() - before
+    assert {path.name for path in new if not path.is_relative_to(place / "run")} <= {"out.csv"}
     assert not any(path.is_file() and SECRET in path.read_text(errors="replace") for path in new)
 
 
 def test_promises_state_the_number_of_attacks():
-    counts = {kind: len(attacks) for kind, attacks in ATTACKS.items()}
-    print(f"\n{sum(counts.values())} attacks: {counts}")
     promised = re.search(
         r"(\d+) attacks", Path(__file__).parents[2].joinpath("docs/promises.md").read_text()
     )
-    assert int(promised[1]) == sum(counts.values()) >= 60
+    assert int(promised[1]) == len(ATTACKS) >= 60
