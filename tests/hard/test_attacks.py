@@ -213,9 +213,7 @@ LINES = {
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
 DEEP = "[" * 200_000
 HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'
-ALIASES = "".join(
-    f"x{n}: &{b} [{f'*{a},' * 9}]\n" for n, (a, b) in enumerate(zip("abcde", "bcdef"))
-)
+ALIASES = "".join(f"x{b}: &{b} [{f'*{a},' * 9}]\n" for a, b in pairwise("abcdef"))
 #: Prepared attacks.
 OTHERS = {
     "code": {
