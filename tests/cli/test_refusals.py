@@ -91,6 +91,9 @@ FLAGS = cases("""
     -m hydra/sweeper=optuna | hydra/sweeper=optuna is not available
     +hydra.searchpath=[mine] | hydra.searchpath=[mine] is not available
     -m tracker=mlflow,trackio | tracker is a setting of the whole run
+    -m tags=[a],[b] | tags is a setting of the whole run
+    -m max_cpu_seconds=1,2 | max_cpu_seconds is a setting of the whole run
+    -m executor=serial,local | executor is a setting of the whole run
 """)
 OTHER_COMMANDS = cases("""
     extend-grid shapes=[5] | shapes=[5] must be a non-empty list of lists of whole

@@ -234,6 +234,7 @@ OTHERS = {
         "a linked configuration": run(link("config.yaml"), SHOW),
         "a linked record": run(link("run.json"), SHOW),
         "a linked journal": run(link("records.jsonl"), SHOW),
+        "a linked log": run(link("run.log"), RESUME),
         "a linked table": run(link("summary.csv"), RESUME),
         "linked checkpoints": run(link("checkpoints/*.safetensors")),
         "a linked folder in a run": run(link("figures", "elsewhere"), RESUME),
@@ -274,6 +275,7 @@ OTHERS = {
 SAID = {
     "aliases of aliases in a file": "expands to more than 1000000 values by its aliases",
     "an alias of itself in a file": "expands to more than 1000000 values by its aliases",
+    "a linked log": "run.log is a link",
     "a file of 5 MB": "bytes; configurations may have at most 4194304",
 }
 
