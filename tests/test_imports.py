@@ -1,6 +1,10 @@
 """Importing names, help and error messages load no large packages."""
 
+import shlex
+from pathlib import Path
+
 import pytest
+from cases import cases
 from processes import python
 
 HEAVY = ["torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"]
@@ -31,16 +35,35 @@ for module, absent in {modules!r}.items():
     python("-c", code)
 
 
-@pytest.mark.parametrize("words", ["fit --help", "fit model.degree=x", "compare-mlp tags=[a/b]"])
-def test_help_and_refused_settings_load_nothing_heavy(words):
-    code = f"""
-import sys
+#: Packages that a command must not load, by what it may load.
+ABSENT = {
+    "nothing": [*HEAVY, "hydra", "omegaconf", "numpy", "rich", "yaml"],
+    "settings": HEAVY,
+    "tables": ["torch"],
+}
+
+
+@pytest.mark.parametrize(
+    "may_load, line, said",
+    cases("""
+        nothing | --help | First steps: kanrun fit
+        nothing | fit --help | --multirun
+        nothing | runs --help | resume
+        nothing | --version | kanrun
+        settings | fit model.degree=x | must be a whole number
+        settings | compare-mlp tags=[a/b] | a/b
+        tables | fit target.path=docs/examples/pendulum.csv target.outputs=x | has no column 'x'
+        tables | fit 'target.formula=m*c**2 +' | it cannot be read at its end, after '+'
+        tables | solve 'equation.variables={x: [0,1]}' 'equation.formula=u_xx = -u +' | at its end
+    """),
+)
+def test_help_and_refusals_load_nothing_heavy(may_load, line, said):
+    code = """
+import atexit, sys
 from kanrun.__main__ import main
-sys.argv = ["kanrun", *{words.split()!r}]
-try:
-    main()
-except SystemExit:
-    pass
-assert not (loaded := [name for name in {HEAVY!r} if name in sys.modules]), loaded
+atexit.register(lambda: print(*sys.modules))
+main()
 """
-    python("-c", code)
+    done = python("-c", code, *shlex.split(line), code=None, cwd=Path(__file__).parents[1])
+    assert said in done.stdout + done.stderr
+    assert not set(ABSENT[may_load]) & set(done.stdout.splitlines()[-1].split())

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 from cases import cases
-from processes import python
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
-PENDULUM = EXAMPLES / "pendulum.csv"
 
 
 UNKNOWN_KEYS = cases("""
@@ -135,22 +133,3 @@ def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun, fit):
     run = kanrun("fit -q").folder
     result = kanrun(f"fit --config-dir {run}", code=2)
     assert "--config-path" in result.err
-
-
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        (["fit", f"target.path={PENDULUM}", "target.outputs=x"], "has no column 'x'"),
-        (["fit", "target.formula=m*c**2 +"], "it cannot be read at its end, after '+'"),
-        (["fit", "model.degree=x"], "must be a whole number"),
-        (
-            ["solve", "equation.variables={x: [0,1]}", "equation.formula=u_xx = -u +"],
-            "it cannot be read at its end, after '+'",
-        ),
-    ],
-)
-def test_refusals_load_no_torch(words, said):
-    code = "import sys; from kanrun.cli.app import main; main(sys.argv[1:]); print(*sys.modules)"
-    done = python("-c", code, *words)
-    assert said in done.stderr
-    assert "torch" not in done.stdout.split()
