@@ -293,10 +293,10 @@ def _print_columns(
     if as_json:
         _print_json([dict(zip(columns, row, strict=True)) for row in rows])
     elif as_csv:
-        lines = [list(columns), *rows]
+        lists = [[name, *values] for name, values in columns.items()]
         if spreadsheet_safe:
-            lines = [list(map(as_text, row)) for row in lines]
-        print(csv_lines(lines).decode(), end="")
+            lists = [list(map(as_text, column)) for column in lists]
+        print(csv_lines(lists).decode(), end="")
     else:
         from kanrun.study import report
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from kanrun.config import EXPERIMENTS, GROUPS, groups_of, keys_of
+from kanrun.config import EXPERIMENTS, GROUPS, keys_of
 from kanrun.config.conversion import (
     MissingSettings,
     holder_of,
@@ -28,9 +28,8 @@ from kanrun.config.conversion import (
     typed_config,
 )
 from kanrun.config.registry import implied_choices, module_of
-from kanrun.config.rules import settings_of
-from kanrun.errors import UsageError, closest_names
-from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
+from kanrun.errors import UsageError
+from kanrun.launch.arguments import Argument, ArgumentReader, full_key, no_key_error, split
 from kanrun.launch.composition import Source, compose_files
 from kanrun.runs import Point, Run
 from kanrun.study import check_size
@@ -38,8 +37,6 @@ from kanrun.study.studies import Study
 
 __all__ = ["Source", "compose", "compose_again", "shown_config"]
 
-#: Smallest similarity ratio at which an unknown key is taken for a misspelling of a known key.
-NEARLY = 0.75
 #: Options of the command line that name the source of the configuration.
 _FOLDERS = {
     **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
@@ -161,7 +158,6 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
             f"{argument} cannot be set. Write {first}=NAME, or in a file `override /{first}: NAME` "
             "among its defaults."
         )
-    top = settings_of(EXPERIMENTS[command].settings)
     paths = {known.path for known in keys_of(command) if known.rule != "group"}
     try:
         holder, last = holder_of(plain, key)
@@ -172,8 +168,8 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
         ) from error
     except (KeyError, TypeError):
         there = None
-        if sign == "~" or first not in top:
-            raise _no_key(command, key) from None
+        if sign == "~":
+            raise no_key_error(command, key) from None
     if sign == "~":
         if key in paths:
             raise UsageError(f"{key} cannot be removed; set it to another value.")
@@ -184,16 +180,6 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
     holder, last = holder_of(plain, key, make=True)
     holder[last] = _new_value(command, there, argument)
     return there
-
-
-def _no_key(command: str, key: str) -> UsageError:
-    """Return the error for a key that the command does not have, with a suggestion."""
-    paths = [*dict(groups_of(command)), *(known.path for known in keys_of(command))]
-    # The user may have meant the key of a group and left out the group.
-    names = {path.rpartition(".")[2]: path for path in paths} | {path: path for path in paths}
-    near = closest_names(key, names, 1, NEARLY)
-    offer = f"; did you mean {names[near[0]]}?" if near else ""
-    return UsageError(f"there is no key {key}{offer} (see kanrun keys --command {command}).")
 
 
 def _with_equations(source: Source, key: str, value: Any) -> Any:

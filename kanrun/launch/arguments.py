@@ -26,12 +26,14 @@ from omegaconf.grammar_parser import parse
 
 from kanrun.config import groups_of, keys_of, settings_of
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
-from kanrun.errors import UsageError, did_you_mean
+from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.composition import Source
 from kanrun.runs import find_run
 
 #: Settings of the whole run, which cannot have several values in a sweep.
 FIXED = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
+#: Smallest similarity ratio at which an unknown key is taken for a misspelling of a known key.
+NEARLY = 0.75
 #: Largest nesting depth of brackets in an argument. With deeper brackets, Hydra's parser takes
 #: seconds or fails with a RecursionError.
 MAX_DEPTH = 50
@@ -149,6 +151,8 @@ class ArgumentReader:
         if not options:
             if re.search(r"[/@:]", key):
                 raise UsageError(f"there is no key {key}.")
+            if key.partition(".")[0] not in settings_of(EXPERIMENTS[self._command].settings):
+                raise no_key_error(self._command, key)
             return [Argument(sign, key, False, *pair) for pair in self._values(key, text)]
         pairs = self._parsed(place, text, options)
         is_group = not text.startswith("{")
@@ -242,6 +246,16 @@ def _override(word: str) -> Any:
             f"{word} cannot be read: a bracket, quote or comma is missing, or text needs "
             f"quotes. Inside the quotes of the shell write {key}='...'."
         ) from error
+
+
+def no_key_error(command: str, key: str) -> UsageError:
+    """Return the error for a key that the command does not have, with a suggestion."""
+    paths = [*dict(groups_of(command)), *(known.path for known in keys_of(command))]
+    # The user may have meant the key of a group and left out the group.
+    names = {path.rpartition(".")[2]: path for path in paths} | {path: path for path in paths}
+    near = closest_names(key, names, 1, NEARLY)
+    offer = f"; did you mean {names[near[0]]}?" if near else ""
+    return UsageError(f"there is no key {key}{offer} (see kanrun keys --command {command}).")
 
 
 def full_key(command: str, word: str) -> str:

@@ -199,7 +199,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     plan = Plan(
         name,
         intervals,
-        steps=solver.steps,
+        steps=0 if closed_form else solver.steps,
         starts=starts,
         weight=0.0 if closed_form else _weight(solver, name, task, grids.degree if grids else 0),
         order=CLASSIFICATION_ORDER if task == "classification" else None,

@@ -203,14 +203,13 @@ class RunFolder:
 
         The first row determines the columns; values of other columns are dropped for now.
         """
-        lines = list[list[Any]]()
-        if table not in self._csv:
-            lines.append(list(row))
+        header = table not in self._csv
+        if header:
             self._csv[table] = Appender(csv_path(self.path, table)), list(row)
         if (opened := self._csv[table]) is not None:
             self._csv[table] = None
-            lines.append([row.get(name) for name in opened[1]])
-            opened[0].write(csv_lines(lines))
+            columns = ([name] * header + [row.get(name)] for name in opened[1])
+            opened[0].write(csv_lines(columns))
             self._csv[table] = opened
 
     def size(self) -> int:
@@ -275,8 +274,9 @@ def write_tables(folder: Path) -> None:
     with _warning():
         journal = Journal(folder)
         for table in journal.tables:
-            blocks = (zip(*lists, strict=True) for _, lists in journal.blocks(table))
-            lines = map(csv_lines, chain([[journal.header(table)]], blocks))
+            header = [[name] for name in journal.header(table)]
+            blocks = chain([header], (columns for _, columns in journal.blocks(table)))
+            lines = map(csv_lines, blocks)
             write_atomic(csv_path(folder, table), lines, durable=True)
 
 

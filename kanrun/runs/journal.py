@@ -53,6 +53,8 @@ MOST_VALUES = 50_000
 _INTEGERS = 2**63
 #: Text before the checksum, which is the last key of a line.
 _CHECKSUM = b',"crc":'
+#: For each type of values, a function that is true for those that are stored unchanged.
+_STORABLE: dict[type, Callable[[Any], bool]] = {float: math.isfinite, str: str.isascii}
 Stored = str | int | float | bool | tuple[str] | None
 #: Name of a table as returned by `file_name`, so never a path. Its CSV file has this name.
 _TableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_=+,][A-Za-z0-9_.=+,-]*\Z")]
@@ -182,8 +184,10 @@ def rows_lines(table: str, columns: Columns, marks: Mapping[str, Any]) -> Iterat
 def _stored(values: Any) -> list[Stored]:
     """Convert an array or a sequence to a list that the journal can store."""
     listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
-    # Most columns hold only finite numbers, which need no conversion.
-    if set(map(type, listed)) == {float} and all(map(math.isfinite, listed)):
+    # Most columns hold only finite numbers or plain text, which need no conversion.
+    kinds = set(map(type, listed))
+    is_storable = _STORABLE.get(*kinds) if len(kinds) == 1 else None
+    if is_storable and all(map(is_storable, listed)):
         return listed
     return list(map(_stored_value, listed))
 

@@ -32,7 +32,6 @@ from kanrun.study import (
     Failure,
     Finished,
     Started,
-    Tables,
     Task,
     drawings,
     report,
@@ -336,7 +335,7 @@ class _Execution:
             result.reason = f"{state.failed} of its trainings failed"
         if finished := self._finished(point):
             journal = Journal(self._folder.path, result.point, state.begins or 0)
-            self._judge(point, RunTables(journal), result)
+            self._judge(point, journal, result)
         if state.failed or state.left or self._time_was_up or time_limit_reached():
             why = "the others failed" if state.failed else "stopped by max_cpu_seconds"
             came = f"from {finished} of {self._trainings[point.number]} trainings, {why}"
@@ -347,14 +346,13 @@ class _Execution:
         self._folder.record(result)
         self._result = result
 
-    def _judge(self, point: Point, tables: Tables, result: ResultLine) -> None:
+    def _judge(self, point: Point, journal: Journal, result: ResultLine) -> None:
         """Compute the medians and check the claims of a point, and store both in `result`."""
-        summary = tables.get("summary")
-        if summary is not None and "cell" not in summary:
-            numbers = summary.select_dtypes("number").drop(columns="seed", errors="ignore")
-            result.metrics = {str(name): float(mid) for name, mid in numbers.median().items()}
+        summary = journal.columns("summary") if "summary" in journal.tables else {}
+        if "cell" not in summary:
+            result.metrics = report.medians(summary)
         try:
-            result.claims = tuple(self._study.experiment.claims(tables))
+            result.claims = tuple(self._study.experiment.claims(RunTables(journal)))
         except Exception as error:
             reason = f"checking the claims failed: {Failure.of(error).reason}"
             self._note(reason)

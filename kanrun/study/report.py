@@ -158,6 +158,12 @@ def outcome(summary: Columns) -> str:
     return f"{kind.label or kind.name}{shape} with {shown(row[size])} {size}: {name} {reached}"
 
 
+def medians(summary: Columns) -> dict[str, float | None]:
+    """Return the median of each column of numbers in a summary, ignoring missing values."""
+    numbers = {name: values for name, values in summary.items() if _is_numeric(values)}
+    return {name: _agreed(values) for name, values in numbers.items() if name not in MARKS}
+
+
 def _agreed(column: Iterable[Any]) -> Any:
     """Return one value for several seeds: the median of numbers, ignoring missing values.
 

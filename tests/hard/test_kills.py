@@ -19,8 +19,9 @@ import kanrun.figures.panels  # noqa: F401  # what a run imports, so that forks 
 from kanrun.cli.app import main
 from kanrun.runs import Run, find_runs
 
-WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=2", "sampling.n_train=40", "-q")
-POINTS = (*WORDS, "-m", "model.degree=4,6")
+MODEL = ("model=mlp", "model.hidden=[2]", "solver.n_starts=1", "solver.steps=9")
+WORDS = ("fit", "target=runge", *MODEL, "n_seeds=2", "sampling.n_train=40", "-q")
+POINTS = (*WORDS, "-m", "model.activation=tanh,silu")
 TORN = ("metrics", "summary")
 
 

@@ -61,11 +61,11 @@ def test_trained_scales_that_move_a_frozen_function_are_named(solver, frozen, un
     assert ("w_s moves the function" in why) == moves
 
 
-def test_a_closed_form_has_one_start_and_neither_patience_nor_a_penalty():
+def test_a_closed_form_has_one_start_and_neither_steps_nor_patience_nor_a_penalty():
     plan, _ = plan_of(
         ("polynomial", {}), ("lm", {"n_starts": 4}), of_arrays(lambda x: x[:, 0], inputs=1)
     )
-    assert (plan.patience, plan.starts, plan.weight) == (None, 1, 0)
+    assert (plan.steps, plan.patience, plan.starts, plan.weight) == (0, None, 1, 0)
     assert plan_of(("mlp", {}), ("lm", {}))[0].patience
 
 
