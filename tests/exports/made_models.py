@@ -1,7 +1,5 @@
 """Trained models of every kind for the tests of exports."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -41,39 +39,32 @@ def kan(shape=(2, 3, 1), intervals=5, products=(), **spec):
         generator=generator(),
         products=products,
     )
-    with torch.no_grad():
-        for layer in network.edge_layers:
-            layer.coefficients.normal_(0, 1, generator=generator())
-            if layer.spec.base != "zero" and layer.spec.edge_scaling == "separate":
-                layer.base_weight.normal_(0, 1, generator=generator())
-        network.edge_layers[0].mask[0, 0] = len(shape) < 3
+    for layer in network.edge_layers:
+        layer.coefficients.data.normal_(generator=generator())
+        if layer.spec.base != "zero" and layer.spec.edge_scaling == "separate":
+            layer.base_weight.data.normal_(generator=generator())
+    network.edge_layers[0].mask[0, 0] = len(shape) < 3
     return network
 
 
 def model(network, **more):
-    count = network.shape[0]
+    inputs = network.shape[0]
     outputs = network.shape[-1]
-    named = Model(
-        network,
-        tuple(f"x{i}" for i in range(count)),
-        tuple(f"y{o}" for o in range(outputs)),
-        np.array([[8.0, 14.0]] * count),
-        Scaling(np.full(count, 10.0), np.full(count, 2.0)),
-        Scaling(np.full(outputs, -3.0), np.full(outputs, 7.0)),
-        None,
-    )
-    return replace(named, **more)
+    given = {
+        "inputs": tuple(f"x{i}" for i in range(inputs)),
+        "outputs": tuple(f"y{o}" for o in range(outputs)),
+        "domain": np.array([[8.0, 14.0]] * inputs),
+        "input_scaling": Scaling(np.full(inputs, 10.0), np.full(inputs, 2.0)),
+        "output_scaling": Scaling(np.full(outputs, -3.0), np.full(outputs, 7.0)),
+        "classes": None,
+    }
+    return Model(network, **given | more)
 
 
 def curve(kind, functions, **more):
     made = kind(functions, 2, torch.tensor([[-1.0, 2.0]], dtype=torch.float64), **more)
-    with torch.no_grad():
-        made.coefficients.normal_(0, 1, generator=generator())
+    made.coefficients.data.normal_(generator=generator())
     return made
-
-
-def classifier():
-    return model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue"))
 
 
 def field(low=0.0):
@@ -87,32 +78,28 @@ def radial():
 
     The ranks of one input have fewer points than those of the other.
     """
-    splines = kan((2, 3), base="zero").edge_layers[0]
-    uniform = {
-        "level": (3,),
-        "heights": (2, 3, 6),
-        "centres": (6, 2),
-        "smooth_rates": (2,),
-        "rough_rates": (2,),
-    }
+    sizes = {"level": (3,), "heights": (2, 3, 6), "centres": (6, 2)}
+    sizes |= {"smooth_rates": (2,), "rough_rates": (2,)}
     numbers = {
         name: torch.rand(size, generator=generator(), dtype=torch.float64)
-        for name, size in uniform.items()
+        for name, size in sizes.items()
     }
     numbers["points"] = torch.tensor([[-1.0, 0.0, 0.5, 2.0], [-1.0, 1.0, 1.0, 1.0]]).double()
     numbers["ranks"] = torch.tensor([[-2.0, 0.5, 1.0, 2.0], [-1.0, 1.0, 1.0, 1.0]]).double()
+    splines = kan((2, 3), base="zero").edge_layers[0]
     return model(KAN.of_layers([RadialLayer.of(splines, numbers)]))
 
 
-def solution():
-    return model(field(9.0), input_scaling=Scaling.identity(2), output_scaling=Scaling.identity(2))
+def solution(network=None):
+    plain = Scaling.identity(2)
+    return model(network or field(9.0), input_scaling=plain, output_scaling=plain)
 
 
 def windows():
     fields = [field(low) for low in (9.0, 10.0, 11.0625)]
     for number, each in enumerate(fields):
         each.network.edge_layers[0].coefficients.data += number
-    return replace(solution(), network=Windows(fields))
+    return solution(Windows(fields))
 
 
 def table():
@@ -129,14 +116,12 @@ def table():
     )
     points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(10))
     values = tuple(np.linspace(-1, 2, len(one)) for one in points)
-    outputs = PiecewiseScaling(
-        (np.array([-9.0, -4.0, 0.0, 9.0]),), (np.array([-2.0, -1.0, 0.5, 2.0]),)
-    )
+    outputs = np.array([[-9.0, -4.0, 0.0, 9.0]]), np.array([[-2.0, -1.0, 0.5, 2.0]])
     return model(
         kan((10, 2, 1)),
         inputs=code.features,
         input_scaling=PiecewiseScaling(points, values),
-        output_scaling=outputs,
+        output_scaling=PiecewiseScaling(*outputs),
         code=code,
         errors=np.linspace(-1, 1, 199)[None],
     )
@@ -155,8 +140,8 @@ MODELS = {
     "single scale": lambda: model(kan(edge_scaling="single", base="silu")),
     "solution": solution,
     "windows": windows,
-    "one window": lambda: replace(solution(), network=Windows([field()])),
-    "classes": classifier,
+    "one window": lambda: solution(Windows([field()])),
+    "classes": lambda: model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue")),
     "radial": radial,
     "table": table,
 }
