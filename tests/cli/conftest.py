@@ -1,11 +1,7 @@
 """Fixtures that run the command line in this process with a fake, fast experiment `fit`."""
 
-from __future__ import annotations
-
 import sys
 import types
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
@@ -13,24 +9,19 @@ from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
 
-
-@dataclass
-class FakeFit:
-    """Fake experiment that records its configurations and seeds.
-
-    With `model.degree` 7 it fails, with 8 it has a bug, and with 9 it is interrupted.
-    """
-
-    configs: list[Any] = field(default_factory=list)
-    seeds: list[int] = field(default_factory=list)
-    stop_at: int | None = None  # seed at which a run is interrupted
+#: What a training of the fake experiment does, by the degree of its model.
+FAILURES = {
+    7: TrainingFailed("the loss is not finite at step 3"),
+    8: ZeroDivisionError("a bug"),
+    9: KeyboardInterrupt(),
+}
 
 
 @pytest.fixture
 def fit(monkeypatch):
-    """Replace the experiment `fit`."""
+    """Replace the experiment `fit`; return its configurations, its seeds and where to stop it."""
     monkeypatch.delenv("KANRUN_DEBUG", raising=False)
-    fake = FakeFit()
+    fake = types.SimpleNamespace(configs=[], seeds=[], stop_at=None)
     module = types.ModuleType("kanrun.experiments.fit")
 
     def check(cfg):
@@ -44,12 +35,8 @@ def fit(monkeypatch):
             raise KeyboardInterrupt
         print("a library prints to standard output")
         degree = getattr(cfg.model, "degree", 3)
-        if degree == 7:
-            raise TrainingFailed("the loss is not finite at step 3")
-        if degree == 8:
-            raise ZeroDivisionError("a bug")
-        if degree == 9:
-            raise KeyboardInterrupt
+        if degree in FAILURES:
+            raise FAILURES[degree]
         yield Row("metrics", {"seed": seed, "step": 0, "train_rmse": 1.0})
         yield Row("summary", {"seed": seed, "degree": degree, "test_rmse": 0.5})
 

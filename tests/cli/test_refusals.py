@@ -17,6 +17,9 @@ UNKNOWN_KEYS = cases("""
     +lr=0.1 +n_trains=10 | no key lr (see kanrun keys
     +n_trains=10 | no key n_trains ... did you mean sampling.n_train?
     +sede=1 note=${oc.env:HOME} | no key sede ... did you mean seed?
+    +model.degre=4 | no key model.degre ... did you mean model.degree?
+    ++model.hiden=[3] | no key model.hiden ... did you mean model.hidden?
+    +modle=mlp | no key modle ... did you mean model?
     +group=option | no key group (see kanrun keys
     target@foo=product | no key target@foo
     model={kind:kan,foo:1} | no key model.foo
