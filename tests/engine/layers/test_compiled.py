@@ -4,6 +4,7 @@ from shutil import which
 
 import pytest
 import torch
+from cases import cases
 from made_layer import NARROW, WIDE, data, make
 from processes import python
 from torch.autograd import forward_ad
@@ -41,13 +42,22 @@ def test_code_for_the_compiler_has_the_same_values_and_derivatives(
         assert_close(found, known, rtol=1e-8, atol=1e-8 * known.abs().max().item())
 
 
-def test_compiler_gets_its_own_code_for_uniform_grids_of_degree_2_to_5(monkeypatch):
+@pytest.mark.parametrize(
+    "degree, uniform, found",
+    cases("""
+1 | True | False
+2 | True | True
+3 | False | False
+5 | True | True
+6 | True | False
+"""),
+)
+def test_compiler_gets_its_own_code_for_uniform_grids_of_degree_2_to_5(
+    degree, uniform, found, monkeypatch
+):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for degree, uniform, found in ((1, True, False), (2, True, True), (3, False, False)):
-        assert fuses(make(NARROW, EdgeSpec(degree=degree), uniform=uniform).grid) == found
-    for degree, found in ((5, True), (6, False)):
-        assert fuses(make(NARROW, EdgeSpec(degree=degree)).grid) == found
-    grid = make().grid
+    grid = make(NARROW, EdgeSpec(degree=degree), uniform=uniform).grid
+    assert fuses(grid) == found
     assert not torch.vmap(lambda x: x + fuses(grid))(torch.zeros(2)).any()
 
 
@@ -113,12 +123,7 @@ for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
-def test_compiled_layers_equal_uncompiled_ones():
+@pytest.mark.parametrize("script", [COMPILED, UNNEEDED], ids=["COMPILED", "UNNEEDED"])
+def test_compiled_layers_equal_uncompiled_ones_and_torch_still_needs_our_workarounds(script):
     """In a separate process, because annotation checks of the tests cannot be compiled."""
-    python("-c", COMPILED)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
-def test_torch_compile_still_needs_our_workarounds():
-    python("-c", UNNEEDED)
+    python("-c", script)

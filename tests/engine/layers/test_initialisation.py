@@ -10,25 +10,26 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.model.settings import Initialisation
 
 
-def make(scheme, inputs=40, outputs=60, intervals=5, *, spec=None, seed=0, dtype=torch.float64):
+def make(scheme, inputs=40, outputs=60, intervals=5, *, seed=0, dtype=torch.float64):
     points = torch.linspace(-1, 1, intervals + 1, dtype=dtype).expand(inputs, -1)
-    layer = SplineLayer.on_grid(points, outputs, spec or EdgeSpec(base="silu"), uniform=True)
+    layer = SplineLayer.on_grid(points, outputs, EdgeSpec(base="silu"), uniform=True)
     initialise(layer, scheme, torch.Generator().manual_seed(seed))
     return layer.requires_grad_(False)
 
 
-def test_paper_initialisation_has_the_spreads_of_the_paper():
-    layer = make("paper")
-    assert layer.base_weight.std() == pytest.approx((2 / 100) ** 0.5, rel=0.05)
-    assert layer.coefficients.std() == pytest.approx(0.1, rel=0.05)
+@pytest.mark.parametrize(
+    "scheme, base, splines",
+    [
+        ("paper", (2 / 100) ** 0.5, 0.1),
+        ("power_law", (40 * 9) ** -0.25, (40 * 9) ** -1.75),
+        ("spline", 0.0, 0.3 / 40**0.5),
+    ],
+)
+def test_initial_weights_have_the_spreads_of_their_scheme(scheme, base, splines):
+    layer = make(scheme)
+    assert layer.base_weight.std() == pytest.approx(base, rel=0.05)
+    assert layer.coefficients.std() == pytest.approx(splines, rel=0.05)
     assert torch.equal(layer.spline_weight, torch.ones_like(layer.spline_weight))
-
-
-def test_power_law_initialisation_has_the_spreads_of_its_law():
-    layer = make("power_law")
-    fan = 40 * 9
-    assert layer.base_weight.std() == pytest.approx(fan**-0.25, rel=0.05)
-    assert layer.coefficients.std() == pytest.approx(fan**-1.75, rel=0.05)
 
 
 @pytest.mark.parametrize("intervals", [5, 20])
@@ -45,17 +46,12 @@ def test_glorot_spread_falls_with_the_number_of_outputs():
     assert wide.coefficients.std() < square.coefficients.std()
 
 
-def test_spline_initialisation_has_no_base():
-    assert not make("spline").base_weight.any()
-    assert make("spline").coefficients.std() == pytest.approx(0.3 / 40**0.5, rel=0.05)
-
-
 @pytest.mark.parametrize("scheme", get_args(Initialisation)[1:])
 def test_seed_gives_the_same_start_in_either_precision(scheme):
-    wide = make(scheme, 4, 3)
-    narrow = make(scheme, 4, 3, dtype=torch.float32)
-    torch.testing.assert_close(wide.coefficients.float(), narrow.coefficients, rtol=1e-4, atol=1e-6)
-    assert torch.equal(
-        make(scheme, 4, 3, seed=1).coefficients, make(scheme, 4, 3, seed=1).coefficients
+    wide, again, other, narrow = (
+        make(scheme, 4, 3, **more).coefficients
+        for more in ({}, {}, {"seed": 1}, {"dtype": torch.float32})
     )
-    assert not torch.equal(make(scheme, 4, 3, seed=1).coefficients, wide.coefficients)
+    torch.testing.assert_close(wide.float(), narrow, rtol=1e-4, atol=1e-6)
+    assert torch.equal(wide, again)
+    assert not torch.equal(wide, other)

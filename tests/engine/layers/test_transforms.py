@@ -16,7 +16,7 @@ from kanrun.engine.layers import EdgeSpec
         EdgeSpec(degree=1, edge_scaling="single", extrapolation="constant", base="silu"),
         EdgeSpec(degree=6, base="zero", extrapolation="zero"),
     ],
-    ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}",
+    ids=str,
 )
 @pytest.mark.parametrize("intervals, uniform", [(NARROW, True), (WIDE, False)])
 def test_forward_mode_agrees_with_reverse_mode(intervals, uniform, spec):

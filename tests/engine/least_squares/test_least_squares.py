@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_kan import normal
 from torch.testing import assert_close
 
 from kanrun.engine.least_squares import (
@@ -71,20 +72,14 @@ def test_objective_that_is_not_finite_ends_the_iteration_at_once():
     assert (state.loss, steps) == (float("inf"), 0)
 
 
-def random_rows(rows=40, terms=4, unknowns=25):
-    g = torch.Generator().manual_seed(0)
-    index = torch.stack([torch.randperm(unknowns, generator=g)[:terms] for _ in range(rows)])
-    values = torch.randn(rows, terms, dtype=torch.float64, generator=g)
-    dense = values.new_zeros(rows, unknowns).scatter_(1, index, values)
-    return LocalRows(index, values, unknowns), dense
-
-
 @pytest.mark.parametrize("sparse_gain", [0.01, 1e9])
 @pytest.mark.parametrize("piece", [1, 60, 1 << 24])
 def test_local_rows_multiply_as_the_dense_matrix_does(monkeypatch, sparse_gain, piece):
     monkeypatch.setattr(rows_module, "SPARSE_GAIN", sparse_gain)
     monkeypatch.setattr(rows_module, "PIECE", piece)
-    local, dense = random_rows()
+    index = normal(40, 25).argsort(1)[:, :4].contiguous()
+    local = LocalRows(index, normal(40, 4), 25)
+    dense = torch.zeros(40, 25, dtype=torch.float64).scatter_(1, index, normal(40, 4))
     d = torch.linspace(-1, 2, 25, dtype=torch.float64)
     r = torch.linspace(1, 3, 40, dtype=torch.float64)
     assert_close(local.times(d), dense @ d)
@@ -94,21 +89,16 @@ def test_local_rows_multiply_as_the_dense_matrix_does(monkeypatch, sparse_gain, 
 
 def test_gram_matrix_computed_in_blocks_is_the_same(monkeypatch):
     monkeypatch.setattr(rows_module, "BLOCK", 3)
-    _, dense = random_rows()
+    dense = normal(40, 25)
     assert_close(DenseRows(dense).gram(), dense.T @ dense)
-
-
-STATE = State(torch.zeros(1), 1.0, 1e-3, True)
 
 
 class Linear(Problem):
     """Linear residuals r = J u - y with ten random rows and four unknowns."""
 
-    def __init__(self):
-        g = torch.Generator().manual_seed(1)
-        self.unknowns = torch.zeros(4, dtype=torch.float64)
-        self.rows = torch.randn(10, 4, dtype=torch.float64, generator=g)
-        self.y = torch.randn(10, dtype=torch.float64, generator=g)
+    unknowns = torch.zeros(4, dtype=torch.float64)
+    rows = normal(10, 4)
+    y = normal(10, seed=1)
 
     def residual(self, unknowns):
         return self.rows @ unknowns - self.y
