@@ -28,8 +28,9 @@ def run_toy(tmp_path):
         for cfg in configs:
             check(cfg)
         outcome = toy_experiment.play(tmp_path / "outputs", *configs, quiet=False)
-        return outcome, Run(sorted((tmp_path / "outputs" / "toy").glob("v*"))[-1])
+        return outcome, run.latest()
 
+    run.latest = lambda: Run(sorted((tmp_path / "outputs" / "toy").glob("v*"))[-1])
     return run
 
 

@@ -1,15 +1,13 @@
 """Studies from their settings to the run folder, in one process."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
 from unittest.mock import Mock
 
 import pytest
 import toy_experiment
+from cases import cases
 from toy_experiment import Bare, ToyConfig, ToyStudy, play
 
-from kanrun.config import ExecutorConfig, conversion
+from kanrun.config import ExecutorConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Row, Run, Status
 from kanrun.study import studies
@@ -18,12 +16,9 @@ from kanrun.study.studies import check
 
 def test_single_training_writes_all_records(run_toy, capsys):
     outcome, run = run_toy()
-    assert outcome.status == Status.COMPLETED
     manifest = run.manifest
-    assert manifest.status == "COMPLETED"
-    assert manifest.argv == ("toy",)
-    assert manifest.seeds == (0,)
-    assert manifest.threads == 1
+    assert outcome.status == manifest.status == Status.COMPLETED
+    assert (manifest.argv, manifest.seeds, manifest.threads) == (("toy",), (0,), 1)
     assert manifest.notes == ("size 3 was chosen",)
     assert manifest.metrics["test_rmse"] == run.table("summary")["test_rmse"][0]
     assert [claim.holds for claim in manifest.claims] == [True, False]
@@ -38,32 +33,24 @@ def test_single_training_writes_all_records(run_toy, capsys):
     assert "DOES NOT HOLD  it is zero: measured" in captured.err
 
 
-def test_rows_carry_cell_and_seed_where_there_are_several(run_toy):
-    outcome, run = run_toy(sizes=[2, 3], n_seeds=2, seed=5)
-    assert outcome.status == Status.COMPLETED
-    pairs = run.table("summary")[["cell", "seed", "size"]].to_numpy().tolist()
-    assert pairs == [[0, 5, 2], [0, 6, 2], [1, 5, 3], [1, 6, 3]]
-    assert len(run.table("curve")) == 2 * 2 + 2 * 3
-    assert set(run.checkpoints) == {
-        f"cell{cell}-model-{cell + 2}-{seed}" for cell in (0, 1) for seed in (5, 6)
-    }
-    assert run.manifest.threads == 1
-    assert run.manifest.cells == 2
-
-
-def test_a_training_that_fails_among_others_does_not_stop_them(run_toy, capsys):
-    outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
+def test_a_training_that_fails_among_cells_and_seeds_does_not_stop_the_others(run_toy, capsys):
+    outcome, run = run_toy(sizes=[2, 3, 4], n_seeds=2, seed=5, fails=[3])
+    manifest = run.manifest
     assert outcome.status == Status.FAILED
-    assert run.table("summary")["size"].tolist() == [2, 4]
-    (failure,) = run.manifest.failures
-    assert failure["cell"] == 1
-    assert failure["settings"] == {"size": 3}
+    pairs = run.table("summary")[["cell", "seed", "size"]].to_numpy().tolist()
+    assert pairs == [[0, 5, 2], [0, 6, 2], [2, 5, 4], [2, 6, 4]]
+    assert len(run.table("curve")) == 2 * 2 + 2 * 4
+    kept = {f"cell{cell}-model-{cell + 2}-{seed}" for cell in (0, 2) for seed in (5, 6)}
+    assert set(run.checkpoints) == kept | {"resume-1-5", "resume-1-6"}
+    assert (manifest.threads, manifest.cells) == (1, 3)
+    failure, _ = manifest.failures
+    assert (failure["cell"], failure["seed"], failure["settings"]) == (1, 5, {"size": 3})
     assert failure["reason"] == "the loss of size 3 is not finite at step 3"
+    assert outcome.claims == manifest.claims
     assert [claim.holds for claim in outcome.claims] == [False, False]
-    assert outcome.claims == run.manifest.claims
-    assert outcome.claims[0].spread == "from 2 of 3 trainings, the others failed"
-    assert "1 of 3 trainings failed" in (run.manifest.reason or "")
-    assert "cell 1, seed 0: the loss of size 3" in capsys.readouterr().err
+    assert outcome.claims[0].spread == "from 4 of 6 trainings, the others failed"
+    assert "2 of 6 trainings failed" in manifest.reason
+    assert "cell 1, seed 5: the loss of size 3" in capsys.readouterr().err
 
 
 def test_error_in_the_claims_keeps_the_training(run_toy, monkeypatch):
@@ -73,15 +60,13 @@ def test_error_in_the_claims_keeps_the_training(run_toy, monkeypatch):
     assert outcome.status == Status.FAILED
     assert run.manifest.reason == "checking the claims failed: ValueError: no ink"
     assert len(run.table("summary")) == len(run.figures) == 1
-    again = play(run.path, ToyConfig(), resume=True)
-    assert again.status == Status.COMPLETED
+    assert play(run.path, ToyConfig(), resume=True).status == Status.COMPLETED
 
 
 def test_a_figure_that_cannot_be_drawn_is_a_warning(run_toy, monkeypatch, capsys):
     monkeypatch.setenv("TOY_BROKEN", "figures")
     outcome, run = run_toy()
-    assert (outcome.status, run.manifest.reason) == (Status.COMPLETED, None)
-    assert run.figures == ()
+    assert (outcome.status, run.manifest.reason, run.figures) == (Status.COMPLETED, None, ())
     warning = "the figure loss could not be drawn: ValueError: no ink"
     assert warning in capsys.readouterr().err
     assert warning in run.manifest.notes
@@ -100,11 +85,11 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path, capsys)
     assert capsys.readouterr() == ("", "")  # nothing is printed with `quiet`
 
 
-@dataclass
 class Preparing(Bare):
     """An experiment that records what it prepares."""
 
-    built: list[tuple[int, int]] = field(default_factory=list)
+    def __init__(self):
+        self.built = []
 
     def cells(self, cfg):
         return [{"size": 1}, {"size": 2}]
@@ -119,41 +104,38 @@ class Preparing(Bare):
 
 def test_trainings_prepared_during_the_check_are_not_built_again(tmp_path, monkeypatch):
     experiment = Preparing()
-    checked = check(ToyStudy((ToyConfig(n_seeds=2),), experiment))
-    assert experiment.built == [(1, 0), (2, 0)]
-    assert list(checked.prepared) == [(0, 0, 0), (0, 1, 0)]
-    experiment.built.clear()
-    play(tmp_path, ToyConfig(n_seeds=2), experiment=experiment)
-    assert experiment.built[2:] == [(1, 1), (2, 1)]
-    monkeypatch.setattr(
-        studies, "MOST_PREPARED", -1
-    )  # no memory for prepared cells except the first
-    assert list(check(ToyStudy((ToyConfig(n_seeds=2),), experiment)).prepared) == [(0, 0, 0)]
-    monkeypatch.undo()
-    local = ToyConfig(n_seeds=2, executor=ExecutorConfig("local"))
-    assert list(check(ToyStudy((local,), experiment)).prepared) == [(0, 0, 0)]
+    cfg = ToyConfig(n_seeds=2)
+    assert play(tmp_path, cfg, experiment=experiment).status == Status.COMPLETED
+    assert experiment.built == [(1, 0), (2, 0), (1, 1), (2, 1)]
     rows = Run(tmp_path / "toy" / "v0001").table("summary")["built"].tolist()
     assert rows == ["size 1, seed 0", "size 1, seed 1", "size 2, seed 0", "size 2, seed 1"]
+
+    def prepared(cfg):
+        return list(check(ToyStudy((cfg,), experiment)).prepared)
+
+    assert prepared(cfg) == [(0, 0, 0), (0, 1, 0)]
+    assert prepared(ToyConfig(n_seeds=2, executor=ExecutorConfig("local"))) == [(0, 0, 0)]
+    monkeypatch.setattr(studies, "MOST_PREPARED", -1)  # no memory for cells after the first
+    assert prepared(cfg) == [(0, 0, 0)]
 
 
 @pytest.mark.parametrize(
     "settings, message",
-    [
-        ({"n_seeds": 4 * 10**9}, "4000000000 trainings are more than 100000"),
-        ({"seed": 2**32}, "largest seed"),
-        ({"device": "cuda:99"}, "device=cuda:99 is not there"),
-        ({"sizes": []}, "no cells"),
-        ({"steps": 0}, "steps=0 must be at least 1"),
-    ],
+    cases("""
+        {'n_seeds': 4000000000} | 4000000000 trainings are more than 100000
+        {'seed': 4294967296} | largest seed
+        {'device': 'cuda:99'} | device=cuda:99 is not there
+        {'sizes': []} | no cells
+        {'steps': 0} | steps=0 must be at least 1
+        {'tags': ['two words']} | 'two words' is not a valid tag
+        {'max_cpu_seconds': 5.0} | max_cpu_seconds=5 is not for executor=dask
+    """),
 )
-def test_bad_settings_are_refused_before_anything_runs(settings, message):
-    def checked():
-        cfg = ToyConfig(**settings)
-        conversion.check(cfg)
-        check(ToyStudy((cfg,)))
-
+def test_bad_settings_are_refused_before_anything_runs(run_toy, tmp_path, settings, message):
+    place = ("dask", None, "tcp://127.0.0.1:1") if "dask" in message else ("serial",)
     with pytest.raises(UsageError, match=message):
-        checked()
+        run_toy(place, **settings)
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 1)])
@@ -170,30 +152,18 @@ def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy, execut
 
 
 @pytest.mark.parametrize(
-    "figures, drawn, said",
-    [
-        ("none", [], ""),
-        (["loss"], ["loss.png"], ""),
-        (["los"], [], "there is no figure los; the figures are loss"),
-    ],
+    "settings, drawn, said",
+    cases("""
+        {'figures': 'none'} | [] | ''
+        {'figures': ['loss']} | ['loss.png'] | ''
+        {'figures': ['los']} | [] | there is no figure los; the figures are loss
+        {'figure_formats': ['pdf', 'svg']} | ['loss.pdf', 'loss.svg'] | ''
+    """),
 )
-def test_a_run_draws_the_figures_it_is_asked_for(run_toy, capsys, figures, drawn, said):
-    _, run = run_toy(figures=figures)
+def test_a_run_draws_the_figures_it_is_asked_for(run_toy, capsys, settings, drawn, said):
+    labels = {"tags": ["good", "final"], "note": "for the talk"}
+    _, run = run_toy(max_cpu_seconds=1000.0, **labels, **settings)
     assert [path.name for path in run.figures] == drawn
     assert said in capsys.readouterr().err
-
-
-def test_tags_a_note_and_figure_formats_are_settings(run_toy):
-    _, run = run_toy(
-        tags=["good", "final"],
-        note="for the talk",
-        figure_formats=["pdf", "svg"],
-        max_cpu_seconds=1000.0,
-    )
     assert (run.labels.tags, run.labels.note) == (("good", "final"), "for the talk")
-    assert [path.suffix for path in run.figures] == [".pdf", ".svg"]
     assert run.manifest.reason is None
-    with pytest.raises(UsageError, match="'two words' is not a valid tag"):
-        run_toy(tags=["two words"])
-    with pytest.raises(UsageError, match="max_cpu_seconds=5 is not for executor=dask"):
-        run_toy(("dask", None, "tcp://127.0.0.1:1"), max_cpu_seconds=5.0)
