@@ -19,5 +19,5 @@ _EXPERIMENTS = (
 COMPONENTS = (
     "kanrun.targets.settings",
     "kanrun.model.settings",
-    *(f"kanrun.experiments.{name}.config" for name in _EXPERIMENTS),
+    *map("kanrun.experiments.{}.config".format, _EXPERIMENTS),
 )

@@ -24,8 +24,8 @@ from kanrun.engine.training import (
     TrainingState,
 )
 from kanrun.errors import UsageError
-from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
 from kanrun.model.planning import LearningProblem, describe_training
+from kanrun.model.trained import from_checkpoint, to_checkpoint
 from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study import (
     Cell,

@@ -25,13 +25,14 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation, predicted_classes
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
 from kanrun.study import Cell, bound_rows
-from kanrun.study.class_scores import class_scores, unpredicted_classes
 from kanrun.study.evaluation import (
+    class_scores,
     doubts,
     judged_columns,
     model_records,
     r_squared,
     relative_error,
+    unpredicted_classes,
 )
 from kanrun.study.resources import make_problem, threads_of
 from kanrun.targets import Dataset, Target, build_target

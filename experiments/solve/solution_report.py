@@ -37,8 +37,8 @@ from kanrun.engine.equations import (
 )
 from kanrun.engine.equations import solve as solve_system
 from kanrun.errors import UsageError
-from kanrun.model.checkpoints import to_checkpoint
 from kanrun.model.model import Model
+from kanrun.model.trained import to_checkpoint
 from kanrun.points import Scaling
 from kanrun.runs.records import Checkpoint, Table
 from kanrun.study.resources import generator

@@ -29,9 +29,9 @@ from kanrun.config.registry import Plain, foreign_setting
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import prepare
 from kanrun.experiments.fit.config import FitConfig
-from kanrun.model.checkpoints import from_checkpoint
 from kanrun.model.model import Model
 from kanrun.model.settings import AutoConfig, KANConfig
+from kanrun.model.trained import from_checkpoint
 from kanrun.monitoring import monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Row, Table
 from kanrun.study.progress import Reporter

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 
 from kanrun.errors import UsageError
-from kanrun.model.checkpoints import from_checkpoint
 from kanrun.model.model import Model
+from kanrun.model.trained import from_checkpoint
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 

@@ -299,7 +299,7 @@ def redraw(
 
 def _draw_effects(run: Run, formats: Sequence[str], names: Sequence[str]) -> list[Path]:
     """Draw the effects of input columns, write their values as CSV, and return the paths."""
-    from kanrun.model.effects import effect_figure
+    from kanrun.model.explanation import effect_figure
     from kanrun.model.loaded_run import LoadedRun
 
     written = list[Path]()

@@ -21,9 +21,9 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.errors import KanrunError
-from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
 from kanrun.model.model import Model
 from kanrun.model.settings import AdamSolver
+from kanrun.model.trained import from_checkpoint, to_checkpoint
 from kanrun.runs import Checkpoint
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
 

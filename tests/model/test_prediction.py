@@ -13,8 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun import fit
 from kanrun.errors import UsageError
-from kanrun.model import effects, prediction
-from kanrun.model.effects import partial_dependence
+from kanrun.model import explanation, prediction
+from kanrun.model.explanation import ExplainedNetwork
 from kanrun.model.prediction import (
     PredictionOptions,
     contributions,
@@ -180,9 +180,9 @@ def test_predictions_of_rows_are_explained(fitted, tmp_path):
 def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted, monkeypatch):
     a = np.linspace(-1, 1, 201)
     rows = np.stack([a, a], 1)  # b always equals a
-    monkeypatch.setattr(effects, "training_sample", lambda model: rows)
-    monkeypatch.setattr(effects, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
-    table = partial_dependence(fitted, "a")
+    monkeypatch.setattr(explanation, "training_sample", lambda model: rows)
+    monkeypatch.setattr(explanation, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
+    table = fitted.effect("a")
     assert_allclose(table["value"], 0, atol=1e-12)
     # If all rows are used, slopes differ: 80% of b lie between -0.8 and 0.8.
     assert_allclose(table["upper"], 0.8 * table["x"].abs(), atol=1e-12)
@@ -194,20 +194,20 @@ def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted
 def test_partial_dependence_on_text_and_dates(fitted, monkeypatch):
     columns = ColumnCode("city", ("X", "Y")), ColumnCode("day", parts=("weekday",))
     own = {"inputs": ("X", "Y", "day", "weekday"), "table_code": TableCode(columns)}
-    model = SimpleNamespace(**{**vars(fitted), **own})
+    effect = ExplainedNetwork.effect.__get__(SimpleNamespace(**{**vars(fitted), **own}))
     rows = np.stack([[1, 0, 0, 1], [0, 1, 0, 0], np.arange(4.0), [3.0, 4, 5, 6]], 1)
-    monkeypatch.setattr(effects, "training_sample", lambda model: rows)
+    monkeypatch.setattr(explanation, "training_sample", lambda model: rows)
     weights = np.array([[1.0], [2.0], [0.0], [10.0]])
-    monkeypatch.setattr(effects, "predicted_values", lambda model, x: x @ weights)
-    city = partial_dependence(model, "city")
+    monkeypatch.setattr(explanation, "predicted_values", lambda model, x: x @ weights)
+    city = effect("city")
     assert list(city["level"]) == ["X", "Y", "(others)"]
     assert_allclose(city["value"], [46, 47, 45])
     assert city["ale"].isna().all()
-    day = partial_dependence(model, "day")
+    day = effect("day")
     assert day["is_date"].all()
     assert_allclose(day["value"], 1 + 10 * (np.floor(day["x"]) + 3))
     with pytest.raises(UsageError, match="did you mean city"):
-        partial_dependence(model, "citi")
+        effect("citi")
 
 
 Y = np.random.default_rng(0).normal(size=(40, 2)) + 3

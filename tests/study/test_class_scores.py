@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from kanrun.study.class_scores import class_scores, unpredicted_classes
+from kanrun.study.evaluation import class_scores, unpredicted_classes
 
 RNG = np.random.default_rng(0)
 

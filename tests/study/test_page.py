@@ -19,8 +19,8 @@ from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import MLP
 from kanrun.engine.networks.classical import ACTIVATIONS, Polynomial
 from kanrun.errors import UsageError
-from kanrun.model.checkpoints import to_checkpoint
 from kanrun.model.model import Model
+from kanrun.model.trained import to_checkpoint
 from kanrun.runs import Claim, Manifest, Point, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.evaluation import Slider
 from kanrun.study.page import write_report

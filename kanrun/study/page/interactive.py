@@ -19,9 +19,9 @@ import pandas as pd
 from kanrun.engine.equations import Windows
 from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.exports.document import document_of
-from kanrun.model.checkpoints import from_checkpoint
 from kanrun.model.loaded_run import SLIDER_NAME, LoadedRun
 from kanrun.model.model import Model
+from kanrun.model.trained import from_checkpoint
 from kanrun.runs import Checkpoint, Run
 from kanrun.study.evaluation import Slider
 
