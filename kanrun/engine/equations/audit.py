@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from kanrun.engine.equations.collocation import Collocation
@@ -23,7 +22,6 @@ from kanrun.engine.equations.scan import (
     PLACES,
     PLACES_OF_TWO,
     Scan,
-    interpolation_rows,
     strata,
 )
 from kanrun.engine.equations.slab import Slab, total
@@ -186,7 +184,27 @@ class SlabAudit:
         axes = self._axes(slab)
         points = np.prod([len(each.nodes) + len(each.places) for each in axes])
         self.counted = SECONDS_OF_AUDIT + SECONDS_OF_POINT * float(points)
-        return unseen(system.equations, partial(self._values, slab), axes, unit, sizes)
+        times = np.concatenate([axes[1].nodes, axes[1].places])
+        walls = self._wall_rates(times, sizes) * 2 * half
+        return unseen(system.equations, partial(self._values, slab), axes, unit, sizes, walls)
+
+    def _wall_rates(self, times: Array, sizes: Array) -> Array:
+        """Return the highest time derivatives of the values that conditions at walls prescribe.
+
+        They are divided by the sizes of the unknowns, shape (conditions, times). A condition on a
+        derivative of order r in space is multiplied by the r-th power of half the range of space.
+        """
+        system = self.system
+        half = float(system.box[0].diff()) / 2
+        found = [np.zeros((0, len(times)))]
+        for unknown, (order, size) in enumerate(zip(system.orders, sizes, strict=True)):
+            rows = [each for each in system.walls[unknown] if each is not None]
+            if any(each != 0 for each in system.prescribed[unknown]):
+                factors = np.abs(np.concatenate(rows))
+                scale = size * (factors @ half ** -np.arange(factors.shape[1], dtype=float))
+                rates = system.wall_values(unknown, order, times) * self.length ** (order - 1)
+                found.append(rates / scale[:, None])
+        return np.concatenate(found)
 
     def _axes(self, slab: Slab) -> tuple[Axis, Axis]:
         """Return the cells and test points in space and in time."""
@@ -221,8 +239,7 @@ class SlabAudit:
         several = system.variables > 1
         times = np.linspace(slab.start, slab.end, TRACED)
         x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
-        points = np.stack([each.ravel() for each in np.meshgrid(x, times)], axis=1)
-        traced = slab.solution(system, points[:, -system.variables :]).T
+        traced = slab.values(x, np.linspace(-1, 1, TRACED)).reshape(len(slab.parts), -1)
         passed = [self.values(unknown, each) for unknown, each in enumerate(traced)]
         if not several:
             passed = [crossings(times, *pair) for pair in zip(traced, passed, strict=True)]
@@ -233,17 +250,7 @@ class SlabAudit:
         order, time = self.system.split(each)
         half = (slab.end - slab.start) / 2
         s = np.clip((y - slab.start) / half - 1, -1, 1)
-        times = legendre_values(s, half, [time])[0]
-        found = total(slab.parts[each.unknown], x, times, order)
-        if self.system.lifts[each.unknown] != 0:
-            # The lift is a polynomial of space, so values at a few Gauss points determine it.
-            low, high = self.system.box[0].tolist()
-            count = self.system.lift_degree(each.unknown) + 1
-            nodes = low + (leggauss(count)[0] + 1) / 2 * (high - low)
-            points = np.stack(np.meshgrid(nodes, y, indexing="ij"), axis=-1).reshape(-1, 2)
-            at_nodes = self.system.lift(each.unknown, each.index, points).reshape(count, -1)
-            found += interpolation_rows(2 * (x - low) / (high - low) - 1, count) @ at_nodes
-        return found
+        return total(slab.parts[each.unknown], x, legendre_values(s, half, [time])[0], order)
 
 
 def tensor_unseen(

@@ -13,7 +13,6 @@ from itertools import chain
 
 import numpy as np
 import sympy
-from numpy.polynomial.polynomial import polyder, polyval
 from sympy import Expr
 
 from kanrun.engine.equations.scan import Scan
@@ -30,7 +29,7 @@ from kanrun.formulas import variable
 from kanrun.formulas.equations import MAX_ORDER, Derivative
 
 #: A condition at an end of space: the factor of the space derivative of each order, and the
-#: prescribed value of their sum.
+#: prescribed value of their sum, a function of time.
 _WallRow = tuple[Array, Expr]
 
 
@@ -38,22 +37,19 @@ _WallRow = tuple[Array, Expr]
 class EvolutionSystem(System):
     """System in time and at most one space variable, with its conditions sorted by kind.
 
-    Solvers work with u - lift, which satisfies homogeneous conditions at both ends of the space
-    variable (the walls).
-
     Attributes:
         orders: Highest order of the time derivatives of each unknown.
         initial: Initial values; the keys are (index of the unknown, order of the time derivative).
-        walls: Homogeneous form of the conditions on each unknown at both ends of space.
-        lifts: For each unknown, a function that satisfies its conditions at the ends of space; 0 if
-            all of them are homogeneous.
+        walls: Left sides of the conditions on each unknown at both ends of space (the walls).
+        prescribed: Right sides of these conditions for each unknown, as functions of time; the
+            conditions at the lower end come first.
         periodic: Whether the unknowns are periodic in space.
     """
 
     orders: tuple[int, ...]
     initial: Mapping[tuple[int, int], Expr]
     walls: tuple[Walls, ...]
-    lifts: tuple[Expr, ...]
+    prescribed: tuple[tuple[Expr, ...], ...]
     periodic: bool
 
     @property
@@ -62,31 +58,36 @@ class EvolutionSystem(System):
 
     @cached_property
     def scan(self) -> Scan:
-        """Scan of the explicit terms of equations and lifts for narrow features."""
-        return self._scan(self.lifts)
+        """Scan of the explicit terms of equations and conditions at walls for narrow features."""
+        return self._scan([*chain(*self.prescribed)])
 
     @cached_property
     def initial_scan(self) -> Scan:
-        """Scan of the explicit terms of equations, lifts and initial values."""
-        return self._scan([*self.lifts, *self.initial.values()])
+        """Scan of the explicit terms of equations, conditions at walls and initial values."""
+        return self._scan([*chain(*self.prescribed), *self.initial.values()])
 
     def split(self, derivative: Derivative) -> tuple[int, int]:
         """Return the orders of a derivative with respect to space and to time."""
         *space, time = derivative.index
         return sum(space), time
 
-    def lift(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
-        """Evaluate a derivative of an unknown's lift at `points`.
+    def wall_values(self, unknown: int, order: int, times: Array) -> Array:
+        """Evaluate a time derivative of the values that conditions at walls prescribe.
 
-        `unknown` is the index of the unknown, and `index` is the multi-index of the derivative. The
-        result has the shape (points,).
+        Args:
+            unknown: Index of the unknown whose conditions are evaluated.
+            order: Order of the derivative.
+            times: Times, shape (times,).
+
+        Returns:
+            Values, shape (conditions, times), in the order of `prescribed`.
         """
-        function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
-        return function(points)
-
-    def lift_degree(self, unknown: int) -> int:
-        """Return an upper bound of the polynomial degree in space of the lift of an unknown."""
-        return sum(len(rows) for rows in self.walls[unknown] if rows is not None)
+        time = self.vocabulary.variables[-1:]
+        found = [
+            derivative_function(each, time, (order,))(times[:, None])
+            for each in self.prescribed[unknown]
+        ]
+        return np.array(found).reshape(-1, len(times))
 
     def initial_value(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
         """Return the prescribed initial value of a time derivative of an unknown at `points`.
@@ -133,7 +134,6 @@ def evolution_system(system: System) -> EvolutionSystem | None:
     if 0 in orders or initial.keys() != needed or sum(map(len, chain(*walls))) != across:
         return None
     matrices = [[np.array([r for r, _ in e]) if e else None for e in ends] for ends in walls]
-    lifts = tuple(_lift(system, *each) for each in walls)
     return EvolutionSystem(
         system.vocabulary,
         system.box,
@@ -142,7 +142,7 @@ def evolution_system(system: System) -> EvolutionSystem | None:
         orders=orders,
         initial=initial,
         walls=tuple((low, high) for low, high in matrices),
-        lifts=lifts,
+        prescribed=tuple(tuple(value for _, value in chain(*ends)) for ends in walls),
         periodic=periodic,
     )
 
@@ -162,25 +162,3 @@ def _wall_row(system: System, condition: Condition, place: float) -> tuple[int, 
         row[each.index[0]] = float(factor)
     x = variable(system.vocabulary.variables[0])
     return unknowns.pop(), row, -rest.subs(x, exact_number(place))
-
-
-def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> Expr:
-    """Return a function of space and time that satisfies the conditions of an unknown at both ends.
-
-    It is the sum, over the conditions, of the prescribed value (a function of time) times a
-    polynomial of space.
-    """
-    given = [(row, value, end) for end, rows in ((-1, low), (1, high)) for row, value in rows]
-    if all(value == 0 for _, value, _ in given):
-        return sympy.Integer(0)
-    ends = list(map(exact_number, system.box[0].tolist()))
-    half = (ends[1] - ends[0]) / 2
-    inner = (variable(system.vocabulary.variables[0]) - ends[0]) / half - 1
-    powers = np.eye(len(given) + 1)
-    orders = range(MAX_ORDER + 1)
-    derivatives = [polyder(powers, order) / float(half) ** order for order in orders]
-    rows = [row @ [polyval(end, each) for each in derivatives] for row, _, end in given]
-    total = sympy.Integer(0)
-    for (_, value, _), factors in zip(given, np.linalg.pinv(np.stack(rows)).T, strict=True):
-        total += value * sum(sympy.Float(c, 17) * inner**power for power, c in enumerate(factors))
-    return total

@@ -45,10 +45,11 @@ def jump_margin(system: EvolutionSystem) -> float:
 
 
 class FirstValues:
-    """Values of u - lift from which the next slab starts.
+    """Values of the unknowns from which the next slab starts.
 
-    At the start of the range, these are the initial values. After a jump in time, they are computed
-    from the end of the previous slab, because u does not jump, but the lift may.
+    At the start of the range, these are the initial values. After a jump in time, they are the
+    values at the end of the previous slab. At the walls, they are the values that the conditions
+    prescribe at the start of the next slab.
 
     Args:
         system: The equations and their initial values.
@@ -71,9 +72,7 @@ class FirstValues:
         return self.slab.at_end(self.system.orders) if self.slab else []
 
     def value(self, x: Array, unknown: int) -> Array:
-        """Return u - lift and its time derivatives below the order of the equation in time.
-
-        After a jump, `lift` is the function that satisfies the conditions after the jump.
+        """Return an unknown and its time derivatives below the order of the equation in time.
 
         Args:
             x: Points in space, shape (points,).
@@ -83,17 +82,23 @@ class FirstValues:
             Values, shape (points, order).
         """
         system = self.system
-        slab = self.slab
-        times = (slab.end if slab else self.time, self.time)
-        before, after = (np.stack([x, x * 0 + t][-system.variables :], axis=1) for t in times)
-        given = system.lift if slab else system.initial_value
+        if self.slab is not None:
+            return self.slab.space.evaluate(self._ended[unknown], x)
+        points = np.stack([x, x * 0 + self.time][-system.variables :], axis=1)
         none = (0,) * (system.variables - 1)
-        indices = [(*none, order) for order in range(system.orders[unknown])]
-        columns = [given(unknown, i, before) - system.lift(unknown, i, after) for i in indices]
-        values = np.stack(columns, axis=1)
-        if slab is not None:
-            values += slab.space.evaluate(self._ended[unknown], x)
-        return values
+        indices = ((*none, order) for order in range(system.orders[unknown]))
+        return np.stack([system.initial_value(unknown, i, points) for i in indices], axis=1)
+
+    def _projected(self, space: Space, unknown: int) -> Array:
+        """Approximate an unknown and its time derivatives by splines that satisfy the conditions.
+
+        The result has the shape (functions, order).
+        """
+        time = np.array([self.time])
+        orders = range(self.system.orders[unknown])
+        prescribed = [self.system.wall_values(unknown, order, time) for order in orders]
+        value = partial(self.value, unknown=unknown)
+        return space.project(value, unknown, np.concatenate(prescribed, axis=1))
 
     @cached_property
     def sizes(self) -> Array:
@@ -136,9 +141,7 @@ class FirstValues:
         bound = max(INITIAL_ERROR * tolerance, ROUNDING)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
-            values = [
-                space.project(partial(self.value, unknown=each), each) for each in self.unknowns
-            ]
+            values = [self._projected(space, each) for each in self.unknowns]
             squares = self._squares(space, values)
             halved = squares > HALVED * squares.max()
             halved &= np.diff(breakpoints) > shortest

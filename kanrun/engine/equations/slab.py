@@ -1,11 +1,10 @@
 """Solution of an evolution equation on one slab: splines in space times polynomials in time.
 
-On a slab, an unknown is u = lift + sum_j C_j(x) P_j(s), where the C_j are splines and the P_j are
-Legendre polynomials of s, which runs from -1 to 1 (`time_polynomials.py`). The lift satisfies the
-inhomogeneous conditions at the ends of the space variable. If a slab has other breakpoints than the
-previous one, it still starts from exactly the old values: the difference between the old and the
-new splines fades out over the slab as a polynomial of time. `slab_problem.py` solves for the
-splines.
+On a slab, an unknown is u = sum_j C_j(x) P_j(s), where the C_j are splines and the P_j are Legendre
+polynomials of s, which runs from -1 to 1 (`time_polynomials.py`). If a slab has other breakpoints
+than the previous one, it still starts from exactly the old values: the difference between the old
+and the new splines fades out over the slab as a polynomial of time. `slab_problem.py` solves for
+the splines.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.polynomial.legendre import leggauss, legvander
-from torch import Tensor
+from numpy.polynomial.legendre import legvander
 
 from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Factor, Field, spline_field
@@ -72,7 +70,7 @@ class Slab:
     Attributes:
         start: Time at which the slab starts.
         end: Time at which the slab ends.
-        parts: Terms of each unknown (see `Part`); the sum of the terms of u is u - lift.
+        parts: Terms of each unknown (see `Part`).
     """
 
     start: float
@@ -89,20 +87,14 @@ class Slab:
         """Number of coefficients of all unknown functions."""
         return len(self.parts) * self.space.functions * DEGREE
 
-    def solution(self, system: EvolutionSystem, points: Array) -> Float[Array, "points unknowns"]:
-        """Evaluate the unknowns at `points` in the slab, shape (points, variables)."""
-        none = (0,) * system.variables
-        *space, at = points.T
-        x = space[0] if space else np.zeros(len(at))
-        times = legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
-        columns = []
-        for unknown, parts in enumerate(self.parts):
-            splines = np.sum([e.space.evaluate(e.coefficients, x) for e in parts], axis=0)
-            columns.append((splines * times).sum(axis=1) + system.lift(unknown, none, points))
-        return np.stack(columns, axis=1)
+    def values(self, x: Array, s: Array) -> Float[Array, "unknowns points times"]:
+        """Evaluate the unknowns at points `x` in space and at times `s` from -1 to 1."""
+        degrees = max(part.coefficients.shape[1] for part in self.parts[0])
+        times = legendre_values(s, 1.0, [0], degrees)[0]
+        return np.stack([total(parts, x, times) for parts in self.parts])
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
-        """Return each unknown (without its lift) and its time derivatives at the end of the slab.
+        """Return each unknown and its time derivatives at the end of the slab.
 
         There is one array of spline coefficients per unknown, of shape (functions, order), for the
         derivatives 0 to order - 1; `orders` has the order of each unknown. Only the last term of an
@@ -140,26 +132,23 @@ class Slab:
         return Slab(self.start, self.end, tuple((*a, *b) for a, b in pairs))
 
     def _squares(self, s: Array) -> Float[Array, "unknowns intervals times"]:
-        """Return the square of each u - lift at times `s`, integrated over each interval of space.
+        """Return the square of each unknown at times `s`, integrated over each interval of space.
 
         The sum over the intervals is the mean over space.
         """
-        found = []
         places = self.space.gauss
-        for parts in self.parts:
-            degrees = max(part.coefficients.shape[1] for part in parts)
-            values = total(parts, places.at.ravel(), legendre_values(s, 1.0, [0], degrees)[0])
-            squares = np.square(values).reshape(*places.at.shape, -1)
-            found.append((places.shares[..., None] * squares).sum(axis=1))
-        return np.stack(found)
+        squares = np.square(self.values(places.at.ravel(), s))
+        shaped = squares.reshape(-1, *places.at.shape, len(s))
+        found: Array = (places.shares[..., None] * shaped).sum(axis=2)
+        return found
 
     def norms(self, s: Array) -> Float[Array, "unknowns times"]:
-        """Return the root mean square over space of each u - lift at times `s` from -1 to 1."""
+        """Return the root mean square over space of each unknown at times `s` from -1 to 1."""
         found: Array = np.sqrt(self._squares(s).sum(axis=1))
         return found
 
     def by_interval(self, s: Array, sizes: Array) -> Float[Array, " intervals"]:
-        """Return the integral of (u - lift)^2 over each interval of space.
+        """Return the integral of the squared unknowns over each interval of space.
 
         Each unknown u is divided by its entry in `sizes`. The integrals are summed over the times
         `s` (from -1 to 1) and over the unknowns.
@@ -174,8 +163,8 @@ class EvolvingState:
 
     Attributes:
         space: Space of the splines.
-        values: For each unknown u, the spline coefficients of u - lift and its time derivatives,
-            shape (functions, derivatives). Derivatives below the order of the equation in time are
+        values: For each unknown, the spline coefficients of its values and time derivatives, shape
+             (functions, derivatives). Derivatives below the order of the equation in time are
             initial values of the slab; higher ones only improve the initial guess.
         exact: State on other breakpoints that this state approximates, or None.
     """
@@ -191,7 +180,9 @@ class EvolvingState:
         """
         old = self.exact or self
         values = [
-            space.project(partial(old.space.evaluate, c), unknown)
+            space.project(
+                partial(old.space.evaluate, c), unknown, old.space.wall_values(c, unknown)
+            )
             for unknown, c in enumerate(old.values)
         ]
         return EvolvingState(space, values, old)
@@ -221,31 +212,4 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
             lambda t: along(slab.space.outer(t), unit),
             lambda t: np.repeat(legvander(t, DEGREE)[:, None], count, axis=1),
         ]
-    if any(system.lifts):
-        pairs = zip(factors, _lift_factors(system, box), strict=True)
-        factors = [
-            lambda t, pair=pair: np.concatenate([each(t) for each in pair], axis=2)  # type: ignore[misc]
-            for pair in pairs
-        ]
     return spline_field(box, edges, DEGREE, factors)
-
-
-def _lift_factors(system: EvolutionSystem, box: Tensor) -> tuple[Factor, Factor]:
-    """Write the lifts as sums of products: Legendre polynomials in space times functions of time.
-
-    Return the factors in space and the factors in time, for the range `box` of the slab.
-    """
-    unknowns = range(len(system.orders))
-    highest = max(map(system.lift_degree, unknowns))
-    nodes, weights = leggauss(highest + 1)
-    rows = legvander(nodes, highest) * weights[:, None] * (np.arange(highest + 1) + 0.5)
-    middle = box.mean(1).numpy()
-    half = box.diff()[:, 0].numpy() / 2
-
-    def along_time(t: Array) -> Array:
-        s = np.stack(np.meshgrid(nodes, t), axis=-1).reshape(-1, 2)
-        values = [system.lift(each, (0, 0), middle + s * half) for each in unknowns]
-        at_nodes = np.stack(values).reshape(len(values), len(t), len(nodes))
-        return (at_nodes @ rows).swapaxes(0, 1)
-
-    return lambda t: np.repeat(legvander(t, highest)[:, None], len(unknowns), axis=1), along_time

@@ -101,8 +101,9 @@ class SlabProblem(TensorProblem):
         self.base = base
         self.stages = DEGREE if base is None else DEGREE + RICHER_STAGES
         self.gauss = state.space.gauss if base is None else state.space.fewer_gauss
-        self._fixed = [self._given(unknown) for unknown in range(len(system.orders))]
         count = len(system.orders)
+        self._fixed = [self._given(unknown) for unknown in range(count)]
+        self._walls = [self._wall_splines(unknown) for unknown in range(count)]
         space, pattern = _layout(state.space, count, system.variables, self.stages)
         super().__init__(space, self._unit_patches(pattern))
         zeros = self.unknowns.numpy()
@@ -122,6 +123,33 @@ class SlabProblem(TensorProblem):
         fading = held_polynomials(order, self.half, self.stages, (-1.0, 1.0))
         held = held - values @ fading
         return [Part(old.space, old.values[unknown][:, :order] @ fading), Part(state.space, held)]
+
+    def _wall_splines(self, unknown: int) -> Array:
+        """Return splines with which an unknown follows the values that conditions prescribe.
+
+        They multiply the free polynomials, shape (functions, polynomials). Their highest time
+        derivatives at the walls are the prescribed ones at the Radau points.
+        """
+        space = self.state.space
+        order = self.system.orders[unknown]
+        s, _ = radau_points(self.stages)
+        wanted = self.system.wall_values(unknown, order, self.span[0] + self.half * (s + 1))
+        for part in self.base.parts[unknown] if self.base else ():
+            times = legendre_values(s, self.half, [order], part.coefficients.shape[1])[0]
+            wanted = wanted - part.space.wall_values(part.coefficients, unknown) @ times
+        highest = self._polynomials(order, unknown)
+        zeros = np.zeros((space.functions, self.stages))
+        return space.complete(zeros, unknown, wanted @ np.linalg.inv(highest))
+
+    def _polynomials(self, order: int, unknown: int) -> Array:
+        """Return time derivatives of the free polynomials of an unknown at the Radau points.
+
+        The result has the shape (polynomials, points).
+        """
+        s, _ = radau_points(self.stages)
+        free = free_polynomials(self.system.orders[unknown], self.stages)[order] / self.half**order
+        found: Array = free @ legvander(s, self.stages).T
+        return found
 
     def _continued(self, unknown: int) -> Array:
         """Return the initial guess for an unknown: its Taylor polynomial at the start.
@@ -148,24 +176,24 @@ class SlabProblem(TensorProblem):
         s, weights = radau_points(stages)
         at = self.span[0] + self.half * (s[None] + 1)
         numbers = np.arange(stages)[None]
-        legendre_polynomials = legvander(s, stages).T
 
         @cache
         def polynomials(order: int, unknown: int) -> Array:
-            """Return time derivatives of the free polynomials, shape (1, points, polynomials)."""
-            free = free_polynomials(system.orders[unknown], stages)[order] / self.half**order
-            return np.asarray(free @ legendre_polynomials).T[None]
+            return self._polynomials(order, unknown).T[None]
 
         time = Places(at, numbers, weights[None] / 2, polynomials)
         places = (self.gauss, time) if system.variables > 1 else (time, self.gauss)
         blocks = [block_at("equation", each, places) for each in system.equations]
         offsets = self._offsets(self._fixed)
-        points = blocks[0].points.numpy()
         if self.base is not None:
             base = self._offsets(self.base.parts)
             offsets = {name: values + base[name] for name, values in offsets.items()}
+        x = self.gauss.at.ravel()
         for each in system.derivatives:
-            offsets[each.name] += system.lift(each.unknown, each.index, points)
+            order, time_order = system.split(each)
+            splines = self.state.space.evaluate(self._walls[each.unknown], x, order)
+            times = self._polynomials(time_order, each.unknown)
+            offsets[each.name] += (splines @ times).ravel()
         return [patch_at(block, places, pattern, offsets) for block in blocks]
 
     def _offsets(self, parts: Sequence[Sequence[Part]]) -> dict[str, Array]:
@@ -267,7 +295,8 @@ class SlabProblem(TensorProblem):
     def slab(self, unknowns: Tensor) -> Slab:
         """Convert a vector of unknowns to a slab: the solution, or the correction of `base`."""
         free = (free_polynomials(order, self.stages)[0] for order in self.system.orders)
-        triples = zip(self._fixed, self.splines(unknowns), free, strict=True)
+        splines = (a + b for a, b in zip(self.splines(unknowns), self._walls, strict=True))
+        triples = zip(self._fixed, splines, free, strict=True)
         parts = (
             (*fading, replace(held, coefficients=held.coefficients + found @ polynomials))
             for (*fading, held), found, polynomials in triples

@@ -199,7 +199,7 @@ class Space:
     ) -> Float[Array, "intervals nodes local"]:
         """Return a derivative of the basis functions at points `x`, see `Places.values`."""
         shaped = self.basis(x.reshape(-1), derivative)[0].reshape(*x.shape, -1)
-        for side, count, follow in self._eliminated[unknown] if self.walls else ():
+        for side, count, follow, _ in self._eliminated[unknown] if self.walls else ():
             turned = shaped[::-1, :, ::-1] if side else shaped
             for interval in range(min(count, self.intervals)):
                 near = turned[interval, :, : count - interval]
@@ -209,14 +209,15 @@ class Space:
         return shaped
 
     @cached_property
-    def _eliminated(self) -> list[list[tuple[int, int, Array]]]:
+    def _eliminated(self) -> list[list[tuple[int, int, Array, Array]]]:
         """For each unknown, the basis functions that boundary conditions eliminate.
 
         An entry holds the end (0 lower, 1 upper), the number of eliminated functions next to it,
-        and a matrix of shape (eliminated, following). The coefficients of the eliminated functions
-        are this matrix times the coefficients of the next functions, counted from the end.
+        and two matrices of shapes (eliminated, following) and (eliminated, conditions). The
+        coefficients of the eliminated functions are the first matrix times the coefficients of the
+        next functions, counted from the end, plus the second matrix times the prescribed values.
         """
-        found: list[list[tuple[int, int, Array]]] = [[] for _ in self.walls]
+        found: list[list[tuple[int, int, Array, Array]]] = [[] for _ in self.walls]
         for each, ends in zip(found, self.walls, strict=True):
             for side, rows in enumerate(ends):
                 if rows is None:
@@ -224,21 +225,43 @@ class Space:
                 (count, orders), wall = rows.shape, self.breakpoints[[-side]]
                 at_wall = np.stack([self.basis(wall, order)[0][0] for order in range(orders)])
                 values = rows @ (at_wall[:, ::-1] if side else at_wall)[:, :orders]
-                values = values / np.abs(values).max(axis=1, keepdims=True)
-                follow = -np.linalg.solve(values[:, :count], values[:, count:])
-                each.append((side, count, follow))
+                sizes = np.abs(values).max(axis=1)
+                values = values / sizes[:, None]
+                inverse = np.linalg.inv(values[:, :count])
+                each.append((side, count, -inverse @ values[:, count:], inverse / sizes))
         return found
 
-    def complete(self, coefficients: Array, unknown: int) -> Array:
+    def complete(self, coefficients: Array, unknown: int, prescribed: Array | None = None) -> Array:
         """Set the coefficients that boundary conditions eliminate, in place; return all of them.
 
-        `coefficients` has the shape (functions, ...); `unknown` is the index of the unknown whose
-        boundary conditions are used.
+        Args:
+            coefficients: Coefficients, shape (functions, columns).
+            unknown: Index of the unknown whose boundary conditions are used.
+            prescribed: Values that the conditions prescribe, shape (conditions, columns), those at
+                the lower end first; None for zeros.
         """
-        for side, count, follow in self._eliminated[unknown] if self.walls else ():
+        start = 0
+        for side, count, follow, inverse in self._eliminated[unknown] if self.walls else ():
             turned = coefficients[::-1] if side else coefficients
-            turned[:count] = np.tensordot(follow, turned[count : count + follow.shape[1]], 1)
+            turned[:count] = follow @ turned[count : count + follow.shape[1]]
+            if prescribed is not None:
+                turned[:count] += inverse @ prescribed[start : start + count]
+            start += count
         return coefficients
+
+    def wall_values(self, coefficients: Array, unknown: int) -> Array:
+        """Evaluate the left sides of the boundary conditions of an unknown for splines.
+
+        `coefficients` has the shape (functions, columns), and the result the shape (conditions,
+        columns), with the conditions at the lower end first.
+        """
+        found = [np.zeros((0, coefficients.shape[1]))]
+        for side, rows in enumerate(self.walls[unknown] if self.walls else ()):
+            if rows is not None:
+                wall = self.breakpoints[[-side]]
+                orders = range(rows.shape[1])
+                found.append(rows @ [self.evaluate(coefficients, wall, k)[0] for k in orders])
+        return np.concatenate(found)
 
     def evaluate(self, coefficients: Array, x: Array, derivative: int = 0) -> Array:
         """Evaluate splines, or their derivatives of order `derivative`, at `x` (points,).
@@ -249,20 +272,29 @@ class Space:
         found: Array = np.einsum("xl,xl...->x...", values, coefficients[numbers])
         return found
 
-    def project(self, function: Callable[[Array], Array], unknown: int) -> Array:
+    def project(
+        self,
+        function: Callable[[Array], Array],
+        unknown: int,
+        prescribed: Array | None = None,
+    ) -> Array:
         """Fit a function by least squares, and return the spline coefficients (functions, columns).
 
         `function` maps points (points,) to values (points, columns). The fit satisfies the boundary
-        conditions of `unknown`.
+        conditions of `unknown` with the values `prescribed` (see `complete`).
         """
         places = self.places(PROJECTION)
         pattern = Pattern(torch.as_tensor(self.order[places.functions]), self.functions)
         roots = np.sqrt(places.shares)
         rows = torch.as_tensor(places.values(0, unknown) * roots[..., None])
         newton = gauss_newton(ElementRows(pattern, rows))
-        values = function(places.at.ravel()).reshape(roots.size, -1) * roots.reshape(-1, 1)
+        values = function(x := places.at.ravel()).reshape(roots.size, -1)
+        if prescribed is not None:
+            zeros = np.zeros((self.functions, values.shape[1]))
+            values = values - self.evaluate(self.complete(zeros, unknown, prescribed), x)
+        values = values * roots.reshape(-1, 1)
         found = [-newton(column) for column in torch.as_tensor(values).T]
-        return self.complete(torch.stack(found, dim=-1).numpy()[self.order], unknown)
+        return self.complete(torch.stack(found, dim=-1).numpy()[self.order], unknown, prescribed)
 
     def error(self, coefficients: Array) -> float:
         """Estimate the root mean square error of a spline that approximates a smooth function u.

@@ -178,6 +178,7 @@ def unseen(
     axes: tuple[Axis, Axis],
     unit: Callable[[Relation, Array], float],
     sizes: Array,
+    walls: Array | None = None,
 ) -> Unseen:
     """Compare the residuals of a solution at test points with their interpolants.
 
@@ -189,6 +190,9 @@ def unseen(
             equation, and the derivatives of the residual with respect to the derivatives in it,
             shape (points, derivatives).
         sizes: Magnitudes of the unknowns, shape (unknowns,).
+        walls: Residuals of conditions that depend on y alone, in their units, at the Gauss points
+            of y and then at the test points of y, shape (conditions, nodes + places of y). Their
+            unseen part counts as if it were a residual at every x. None if there are none.
     """
     x, y = axes
     count = [len(each.nodes) for each in axes]
@@ -210,6 +214,11 @@ def unseen(
         by_y += np.square(at_nodes[:, count[1] :] - along)
         noise = _rounding(relation, slopes, axes, sizes) / scale
         squares += np.square([at_places[:, count[1] :] - predicted, predicted, noise])
+    for each in () if walls is None else walls:
+        predicted = y.predicted(each[: count[1], None])[:, 0]
+        missed = np.square(each[count[1] :] - predicted)
+        by_y += missed
+        squares[:2] += np.array([missed, np.square(predicted)])[:, None]
     norms = [float(np.sqrt(x.weights @ each) @ y.weights) for each in squares]
     allowed = UNPREDICTED * norms[1] + norms[2]
     return Unseen(axes, np.sqrt(squares[0]), np.sqrt(by_y), allowed)
