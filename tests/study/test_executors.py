@@ -21,6 +21,7 @@ from kanrun.runs import Run, Status
 from kanrun.study import execution, executors
 from kanrun.study.executors import run_serial
 
+SLOW = pytest.mark.slow
 SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
 # Dask reads this when it is imported. A worker forked from a server that has imported Dask starts
 # within 0.2 s of CPU time instead of 1 s, so a hundred killed workers are soon replaced.
@@ -31,6 +32,10 @@ def local_cluster(workers):
     distributed = pytest.importorskip("distributed")
     options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
     return distributed.LocalCluster(n_workers=workers, silence_logs=50, **options)
+
+
+def on(cluster):
+    return ExecutorConfig("dask", address=cluster.scheduler_address)
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +72,27 @@ def test_workers_are_as_many_as_cores_and_trainings(run_toy, monkeypatch, cores,
     assert seen == [expected]
 
 
-@pytest.mark.parametrize("fate", ["dies", "fails"])
-def test_a_cell_that_ends_early_is_recorded(run_toy, executor, capsys, fate):
-    if executor[0] == "dask" and fate == "dies":
-        pytest.skip("the scheduler repeats it itself: see the slow test")
+@pytest.mark.parametrize(
+    "executor, fate, reason",
+    [
+        ("local", "dies", "ended by SIGKILL"),
+        pytest.param("dask", "dies", "its worker on the Dask cluster died", marks=SLOW),
+        ("local", "fails", "the loss of size 3 is not finite at step 3"),
+        ("dask", "fails", "the loss of size 3 is not finite at step 3"),
+    ],
+    indirect=["executor"],
+)
+def test_a_cell_that_ends_early_is_recorded(run_toy, executor, capsys, fate, reason):
     outcome, run = run_toy(executor, sizes=[2, 3], **{fate: [3]})
     assert outcome.status == Status.FAILED
     (failure,) = run.manifest.failures
     assert failure["cell"] == 1
-    reason = {"dies": "ended by SIGKILL", "fails": "the loss of size 3 is not finite at step 3"}
-    assert reason[fate] in failure["reason"]
+    assert reason in failure["reason"]
     assert run.table("summary")["size"].tolist() == [2]
-    steps = run.table("metrics").query("cell == 1")["step"].tolist()
-    assert steps == [0, 1, 2]  # only of the last attempt
-    assert capsys.readouterr().err.count("failed and restarts") == (fate == "dies")
+    if executor[0] == "local" or fate == "fails":  # Dask restarts cells itself
+        steps = run.table("metrics").query("cell == 1")["step"].tolist()
+        assert steps == [0, 1, 2]  # only of the last attempt
+        assert capsys.readouterr().err.count("failed and restarts") == (fate == "dies")
 
 
 def test_all_workers_work_and_end_when_the_study_is_stopped(tmp_path, monkeypatch):
@@ -102,26 +114,23 @@ def test_all_workers_work_and_end_when_the_study_is_stopped(tmp_path, monkeypatc
     assert Run(tmp_path / "toy" / "v0001").status == "INTERRUPTED"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["local", "dask"])
-def test_only_the_tasks_of_killed_workers_are_repeated(kind, run_toy, same_tables, request, capsys):
+@SLOW
+def test_only_the_tasks_of_killed_workers_are_repeated(
+    executor, run_toy, same_tables, request, capsys
+):
     sizes = list(range(2, 152))
     dying = sizes[::3] + sizes[1::3]
-    address = None
     ended = threading.Event()
-    if kind == "dask":
+    if executor[0] == "dask":
         cluster = request.getfixturevalue("cluster")
-        address = cluster.scheduler_address
         threading.Thread(target=_keep_workers, args=(cluster, ended), daemon=True).start()
     _, serial = run_toy(sizes=sizes)
-    outcome, run = run_toy(
-        executor=(kind, 2 if kind == "local" else None, address), sizes=sizes, dies_once=dying
-    )
+    outcome, run = run_toy(executor, sizes=sizes, dies_once=dying)
     ended.set()
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
     again = capsys.readouterr().err.count("failed and restarts")
-    assert kind == "dask" or again == len(dying)  # Dask restarts most tasks itself
+    assert executor[0] == "dask" or again == len(dying)  # Dask restarts most tasks itself
 
 
 def _keep_workers(cluster, ended):
@@ -160,26 +169,12 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     assert left == []
 
 
-@pytest.mark.slow
-def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy, cluster):
-    outcome, run = run_toy(
-        executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], dies=[3]
-    )
-    assert outcome.status == Status.FAILED
-    assert "its worker on the Dask cluster died" in run.manifest.failures[0]["reason"]
-    assert run.table("summary")["size"].tolist() == [2]
-
-
-@pytest.mark.slow
+@SLOW
 def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
     cluster = local_cluster(1)
-    cfg = ToyConfig(
-        sizes=[2, 3], pause=1.0, executor=ExecutorConfig("dask", address=cluster.scheduler_address)
-    )
-
     threading.Timer(2.0, cluster.close).start()
     with pytest.raises(KanrunError, match="went away"):
-        play(tmp_path, cfg)
+        play(tmp_path, ToyConfig(sizes=[2, 3], pause=1.0, executor=on(cluster)))
     assert Run(tmp_path / "toy" / "v0001").manifest.status == "FAILED"
 
 
@@ -193,13 +188,9 @@ def test_dask_waits_for_workers_and_says_so(tmp_path, capsys, monkeypatch):
 
         monkeypatch.setattr(executors, "_CONNECT", 60.0)
         monkeypatch.setattr(execution._Execution, "_note", start_a_worker)
-        cfg = ToyConfig(
-            sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address)
-        )
-        outcome = play(tmp_path, cfg)
-        assert outcome.status == Status.COMPLETED
-    notes = [note for note in outcome.notes if note.startswith("no worker at tcp://")]
-    assert len(notes) == 1
+        outcome = play(tmp_path, ToyConfig(sizes=[2], executor=on(cluster)))
+    assert outcome.status == Status.COMPLETED
+    (_,) = [note for note in outcome.notes if note.startswith("no worker at tcp://")]
     assert "warning: no worker" in capsys.readouterr().err
 
 

@@ -1,15 +1,13 @@
 """The interactive lesson: every section has its part, and its computations are correct."""
 
-import json
 import re
-import shutil
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from processes import run
+from processes import node
 from scipy.interpolate import BarycentricInterpolator, BSpline
 
 from kanrun.errors import UsageError
@@ -49,25 +47,12 @@ def test_each_section_has_one_part():
     assert {command for command, _ in PARTS.values()} == set(STUDIES)
 
 
-def computed(expression, tmp_path):
-    """Return what Node computes with the scripts of the lesson."""
-    node = shutil.which("node")
-    assert node is not None, "this test runs the page's scripts in Node: install nodejs"
-    for name in ("network.js", "lesson.js"):
-        (tmp_path / name).write_text((FOLDER / name).read_text("utf-8"))
-    code = (
-        "global.kan = require('./network.js'); const lesson = require('./lesson.js');"
-        f"console.log(JSON.stringify({expression}));"
-    )
-    return json.loads(run([node, "-e", code], cwd=tmp_path).stdout)
-
-
 def test_the_parts_compute_what_scipy_computes(tmp_path):
     points = [[0, 5], [1, 1], [2, 3], [5, 2]]
     at = [0.0, 0.7, 3.3, 5.0]
     knots = [0, 0, 0, 0, 0.25, 0.5, 0.5, 0.75, 1, 1, 1, 1]
-    found = computed(
-        f"""{{
+    found = node(
+        f"""(lesson => ({{
         polynomial: {at}.map(lesson.interpolant({points})),
         knots: lesson.knots(3, 2),
         basis: [0, 1, 2, 3, 4, 5, 6, 7].map(i => lesson.basis(lesson.knots(3, 2), 3, i, 0.4)),
@@ -76,8 +61,11 @@ def test_the_parts_compute_what_scipy_computes(tmp_path):
         counts: lesson.counts(2, 5, 1, 5, 3),
         splines: lesson.splineRows(4, [-1, -0.3, 0.9]),
         fitted: lesson.leastSquares({ROWS.tolist()}, {VALUES.tolist()}, 20),
-        affine: lesson.affine(Math.sin, {CIRCLE.tolist()}, {np.sin(2 * CIRCLE + 1).tolist()})}}""",
+        affine: lesson.affine(Math.sin, {CIRCLE.tolist()}, {np.sin(2 * CIRCLE + 1).tolist()})}}))
+        ((globalThis.kan = require('./network.js')) && require('./lesson.js'))""",
         tmp_path,
+        "network.js",
+        "lesson.js",
     )
     x, y = np.array(points, dtype=float).T
     assert_allclose(found["polynomial"], BarycentricInterpolator(x, y)(at), atol=1e-12)
@@ -97,23 +85,26 @@ def test_the_parts_compute_what_scipy_computes(tmp_path):
     assert found["counts"] == {"mlp": 2 * 5 + 5 + 5 + 1, "kan": 15 * 8}
 
 
+def made(outputs, command, status=Status.COMPLETED, tags=()):
+    folder = RunFolder.create(outputs, Manifest(command))
+    folder.finish(status)
+    RunLabels(tags).store(folder.path)
+    return Run(folder.path, f"{command}/{folder.path.name}")
+
+
 def test_the_latest_complete_run_with_the_tag_is_shown(tmp_path):
     for status, tags in (
         (Status.COMPLETED, ("lesson",)),
         (Status.FAILED, ("lesson",)),
         (Status.COMPLETED, ()),
     ):
-        folder = RunFolder.create(tmp_path, Manifest("fit"))
-        folder.finish(status)
-        RunLabels(tags).store(folder.path)
-    runs = recorded_runs(tmp_path)
-    assert {command: run.path.name for command, run in runs.items()} == {"fit": "v0001"}
+        made(tmp_path, "fit", status, tags)
+    ((command, run),) = recorded_runs(tmp_path).items()
+    assert (command, run.path.name) == ("fit", "v0001")
 
 
 def test_a_run_without_the_part_is_named(tmp_path):
-    folder = RunFolder.create(tmp_path, Manifest("curves"))
-    folder.finish(Status.COMPLETED)
-    run = Run(folder.path, "curves/v0001")
+    run = made(tmp_path, "curves")
     with pytest.raises(UsageError, match="curves/v0001 has nothing to show in the section bezier"):
         write_lesson(dict.fromkeys(STUDIES, run), tmp_path / "lesson.html")
     assert not (tmp_path / "lesson.html").exists()

@@ -3,16 +3,14 @@
 import hashlib
 import json
 import re
-import shutil
 from base64 import b64encode
 from html.parser import HTMLParser
-from importlib import resources
 
 import numpy as np
 import pytest
 import torch
 from made_models import kan
-from processes import run
+from processes import node
 
 from kanrun.engine.equations import Field, OutputForm, Windows
 from kanrun.engine.layers.edges import BASES
@@ -252,10 +250,6 @@ SPECS = [
 @pytest.mark.parametrize("products", [(), (1,)])
 def test_the_script_computes_what_the_engine_computes(products, tmp_path):
     """For KANs, MLPs, and a solution that is the sum of three products."""
-    node = shutil.which("node")
-    assert node is not None, (
-        "this test runs the page's script in Node: install nodejs (Debian: apt install nodejs)"
-    )
     x = torch.rand(40, 2, **random_numbers(0)) * 4 - 2
     networks = [trained(products=products, **spec) for spec in SPECS]
     networks.append(part_of_a_solution(trained((2, 3, 6)), 4.0, OutputForm(1, 3, 2)))
@@ -264,16 +258,10 @@ def test_the_script_computes_what_the_engine_computes(products, tmp_path):
     models = [model_of(network, "a", "b", scaling=scaling) for network in networks]
     cases = [{"model": model_values(model), "x": x.tolist()} for model in models]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
-    (tmp_path / "network.js").write_text(
-        (resources.files("kanrun.study.page") / "network.js").read_text()
-    )
-    code = (
-        "const kan = require('./network.js'), cases = require('./cases.json');"
-        "const outputs = ({model, x}) => x.map(point => kan.predict(kan.prepared(model), point));"
-        "console.log(JSON.stringify(cases.map(outputs)))"
-    )
-    done = run([node, "-e", code], cwd=tmp_path)
-    for network, found in zip(networks, json.loads(done.stdout), strict=True):
+    predicted = "({model, x}) => x.map(point => kan.predict(kan.prepared(model), point))"
+    code = f"(kan => require('./cases.json').map({predicted}))(require('./network.js'))"
+    outputs = node(code, tmp_path, "network.js")
+    for network, found in zip(networks, outputs, strict=True):
         with torch.no_grad():
             wanted = network(x) * 2 + 1
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9, err_msg=str(network))
