@@ -17,13 +17,9 @@ def predictions(inputs, truth=True, lattice=False, rows=60):
             axis = np.linspace(-1, 1, 8)
             x = np.stack(np.meshgrid(*[axis] * inputs), axis=-1).reshape(-1, inputs)
         y = np.sin(x.sum(axis=1))
-        columns = {f"input:x{i}": x[:, i] for i in range(inputs)}
-        known = y if truth or split == "train" else np.nan
-        parts.append(
-            pandas.DataFrame(
-                {"seed": 0, "split": split, **columns, "truth:y": known, "prediction:y": y + 0.1}
-            )
-        )
+        part = pandas.DataFrame({f"input:x{i}": column for i, column in enumerate(x.T)})
+        part["truth:y"] = y if truth or split == "train" else np.nan
+        parts.append(part.assign(**{"prediction:y": y + 0.1, "split": split, "seed": 0}))
     table = pandas.concat(parts, ignore_index=True)
     return pandas.concat([table, table.assign(seed=1)], ignore_index=True)
 
@@ -31,27 +27,27 @@ def predictions(inputs, truth=True, lattice=False, rows=60):
 def edges(shape, points=21):
     """Return a table of all edges of a network; their scores decrease from 1."""
     x = np.linspace(-1, 1, points)
-    rows = []
-    total = sum(a * b for a, b in itertools.pairwise(shape))
-    for layer, (sources, outs) in enumerate(itertools.pairwise(shape)):
-        for out in range(outs):
-            for source in range(sources):
-                part = {
-                    "seed": 0,
-                    "layer": layer,
-                    "out": out,
-                    "in": source,
-                    "x": x,
-                    "x_data": x,
-                    "seen": True,
-                    "pruned": False,
-                    "y": (source + 1) * x + out,
-                }
-                names = {
-                    "input_name": f"column {source}" if layer == 0 else None,
-                    "output_name": "target" if layer == len(shape) - 2 else None,
-                }
-                rows.append(pandas.DataFrame({**part, "score": 1 - len(rows) / total, **names}))
+    layers = list(itertools.pairwise(shape))
+    places = [(i, o, s) for i, (a, b) in enumerate(layers) for o in range(b) for s in range(a)]
+    rows = [
+        pandas.DataFrame(
+            {
+                "seed": 0,
+                "layer": layer,
+                "out": out,
+                "in": source,
+                "x": x,
+                "x_data": x,
+                "seen": True,
+                "pruned": False,
+                "y": (source + 1) * x + out,
+                "score": 1 - rank / len(places),
+                "input_name": None if layer else f"column {source}",
+                "output_name": "target" if layer == len(layers) - 1 else None,
+            }
+        )
+        for rank, (layer, out, source) in enumerate(places)
+    ]
     return pandas.concat(rows, ignore_index=True)
 
 

@@ -23,8 +23,7 @@ def test_one_input_gives_curves_and_training_points():
     truth, prediction = axes.lines
     assert (truth.get_label(), prediction.get_label()) == ("truth", "prediction")
     assert_allclose(prediction.get_ydata() - truth.get_ydata(), 0.1)
-    (points,) = axes.collections
-    assert len(points.get_offsets()) == 60  # the points of the first seed
+    assert len(axes.collections[0].get_offsets()) == 60  # the points of the first seed
 
 
 @pytest.mark.parametrize("lattice, kind", [(True, QuadMesh), (False, TriMesh)])
@@ -49,12 +48,8 @@ def test_more_inputs_give_a_parity_plot_with_the_error():
 
 def test_four_of_six_outputs_are_drawn():
     table = sample.predictions(3)
-    copies = {
-        f"{side}:o{number}": table[f"{side}:y"]
-        for side in ("truth", "prediction")
-        for number in range(6)
-    }
-    table = table.drop(columns=["truth:y", "prediction:y"]).assign(**copies)
+    sides = {side: table.pop(f"{side}:y") for side in ("truth", "prediction")}
+    table = table.assign(**{f"{side}:o{i}": sides[side] for i in range(6) for side in sides})
     figure = figures.predictions(table)
     assert len(stored(figure)) == 4
     assert figure.get_suptitle() == "4 of 6 outputs"
@@ -82,25 +77,23 @@ def test_few_large_errors_do_not_hide_the_others():
 
 
 def odd_predictions():
-    """Return tables of predictions that are incomplete or unusual."""
+    """Yield tables of predictions that are incomplete or unusual."""
     plane = sample.predictions(2)
     line = plane.assign(**{"input:x1": plane["input:x0"]})
     holes = plane["prediction:y"].where(np.arange(len(plane)) % 3 > 0)
     long = "price in $ and " + "very " * 20 + "long"
     names = {"input:x0": f"input:{long}", "truth:y": "truth:$x", "prediction:y": "prediction:$x"}
-    return {
-        "no truth": sample.predictions(2, truth=False),
-        "points on a line": line,
-        "one point": line.iloc[:1],
-        "not finite": plane.assign(**{"prediction:y": holes}),
-        "dollar signs": sample.predictions(1).rename(columns=names),
-    }
+    yield sample.predictions(2, truth=False)
+    yield line
+    yield line.iloc[:1]
+    yield plane.assign(**{"prediction:y": holes})
+    yield sample.predictions(1).rename(columns=names)
 
 
-@pytest.mark.parametrize("name", odd_predictions())
-def test_odd_predictions_can_be_drawn(name):
-    stored(figures.predictions(odd_predictions()[name]))
-    stored(figures.residuals(odd_predictions()[name]))
+def test_odd_predictions_can_be_drawn():
+    for table in odd_predictions():
+        stored(figures.predictions(table))
+        stored(figures.residuals(table))
 
 
 def test_each_edge_has_a_panel_with_its_function():
@@ -158,7 +151,7 @@ def test_diagram_labels_symbolic_edges_and_fades_pruned_ones():
     assert np.argmin([curve.get_alpha() for curve in curves[:4]]) == 2
 
 
-@pytest.mark.parametrize("shape", [[1, 1], [100, 1, 1], [1, 30, 30]])
+@pytest.mark.parametrize("shape", [[1, 1], [40, 1, 1], [1, 12, 12]])
 def test_networks_of_odd_shapes_and_with_unknown_values_can_be_drawn(shape):
     table = sample.edges(shape)
     stored(figures.network_diagram(table))
@@ -176,14 +169,15 @@ def test_figures_leave_the_settings_of_the_caller_alone():
 
 def flowers(names=("setosa", "virginica")):
     """Return predicted classes as a run records them; 10% of the test rows are wrong."""
-    table = sample.predictions(3).drop(columns=["truth:y", "prediction:y"])
-    kind = (table[["input:x0", "input:x1", "input:x2"]].sum(axis=1) > 0).astype(int)
+    table = sample.predictions(3)
+    kind = table.pop("truth:y") > 0
     wrong = (table["split"] == "test") & (np.arange(len(table)) % 10 == 0)
-    truth = kind.where(table["split"] != "grid")
-    sides = {"truth:kind": truth, "prediction:kind": kind.where(~wrong, 1 - kind)}
-    return table.assign(
-        **{side: values.map(dict(enumerate(names))) for side, values in sides.items()}
+    classes = {"truth:kind": kind, "prediction:kind": kind ^ wrong}
+    table = table.drop(columns="prediction:y").assign(
+        **{side: np.where(second, *names[::-1]) for side, second in classes.items()}
     )
+    table.loc[table["split"] == "grid", "truth:kind"] = None
+    return table
 
 
 def test_classes_give_a_confusion_matrix_of_each_split():
@@ -195,18 +189,16 @@ def test_classes_give_a_confusion_matrix_of_each_split():
     assert test.get_title() == "kind, test: 90.0% correct\n(largest class 53.3%)"
 
 
-def test_odd_tables_of_classes_can_be_drawn():
+def test_odd_tables_of_classes_can_be_drawn_and_many_classes_are_left_out():
     table = flowers()
     holes = table["prediction:kind"].where(np.arange(len(table)) % 3 > 0)
     for odd in (table.assign(**{"prediction:kind": holes}), table.head(60), table.head(0)):
         stored(figures.confusion(odd))
     assert ticks(figures.confusion(flowers(("10", "7"))).axes[0].xaxis) == ["7", "10"]
-
-
-def test_a_confusion_matrix_of_many_classes_says_what_is_left_out():
     labels = [str(i) for i in range(32)]
-    table = pd.DataFrame({"split": "test", "truth:y": labels, "prediction:y": labels})
-    figure = figures.confusion(table)
+    figure = figures.confusion(
+        pd.DataFrame({"split": "test", "truth:y": labels, "prediction:y": labels})
+    )
     assert figure.get_suptitle() == "30 of 32 classes, the first in order"
     assert np.asarray(figure.axes[0].images[0].get_array()).shape == (30, 30)
 
@@ -220,16 +212,11 @@ def effect(name, x, level="", lower=0.5, upper=2.5, is_date=False):
 
 def test_effects_name_levels_dates_and_weekdays():
     level = ["Northern Heights East", "Harbour"]
-    table = pd.concat(
-        [
-            effect("sold", [17_897.0, 19_400.0], is_date=True),
-            effect("city", [0.0, 3.0], level),
-            effect("weekday of sold", [0.0, 6.0]),
-        ]
-    )
+    dates = effect("sold", [17_897.0, 19_400.0], is_date=True)
+    others = effect("city", [0.0, 3.0], level), effect("weekday of sold", [0.0, 6.0])
     order = ["sold", "city", "weekday of sold", "sold"]
     quantiles = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
-    sold, city, day = stored(figures.effects(table, order, quantiles))
+    sold, city, day = stored(figures.effects(pd.concat([dates, *others]), order, quantiles))
     assert min(axes.get_position().width for axes in (sold, city, day)) > 0.15
     assert ticks(city.xaxis) == level
     assert ticks(day.xaxis)[::6] == ["Mon", "Sun"]
@@ -238,18 +225,16 @@ def test_effects_name_levels_dates_and_weekdays():
     assert city.get_ylim() == sold.get_ylim()
 
 
-@pytest.mark.parametrize("letters, upright", [(10, True), (11, False)])
-def test_long_names_of_levels_are_turned(letters, upright):
-    table = effect("side", [0.0, 1.0], ["n" * letters, "s" * 10])
-    (axes,) = stored(figures.effects(table, ["side"], NO_QUANTILES))
-    assert all((text.get_rotation() == 0) is upright for text in axes.get_xticklabels())
+def test_long_names_of_levels_are_turned():
+    for letters, angles in ((10, {0.0}), (20, {30.0})):
+        table = effect("side", [0.0, 1.0], ["n" * letters, "s" * 10])
+        (axes,) = stored(figures.effects(table, ["side"], NO_QUANTILES))
+        assert {text.get_rotation() for text in axes.get_xticklabels()} == angles
 
 
 def test_wide_bands_of_effects_are_cut_and_others_are_within_the_axis():
-    table = pd.concat(
-        [effect("a", [0.0, 1.0], upper=[1.2, 2.8]), effect("b", [0.0, 1.0], upper=[1.2, 9.0])]
-    )
-    figure = figures.effects(table, ["a", "b"], NO_QUANTILES)
+    bands = [effect(name, [0.0, 1.0], upper=[1.2, end]) for name, end in (("a", 2.8), ("b", 9.0))]
+    figure = figures.effects(pd.concat(bands), ["a", "b"], NO_QUANTILES)
     low, high = stored(figure)[0].get_ylim()
     assert low < 0.5
     assert 2.8 < high < 4
@@ -262,8 +247,9 @@ def test_effects_on_classes_are_drawn_over_log_odds():
     rows = [
         age.assign(output=name, value=p, ale=p) for name, p in (("no", 1 - likely), ("yes", likely))
     ]
-    figure = figures.effects(pd.concat(rows), ["age"], NO_QUANTILES, "a remark", classes=True)
-    (axes,) = stored(figure)
+    (axes,) = stored(
+        figures.effects(pd.concat(rows), ["age"], NO_QUANTILES, "a remark", classes=True)
+    )
     for line in axes.lines:  # the effect and the accumulated local effects
         assert_allclose(line.get_ydata(), likely)
     assert axes.get_yscale() == "logit"
@@ -288,18 +274,13 @@ def test_pair_maps_share_colours_and_name_levels():
     assert bar.get_ylabel() == "y"
 
 
-def curves(likely, truth):
-    table = {"seed": 0, "split": "held out", "truth:y": np.where(truth, "b", "a")}
-    table |= {"probability:a": 1 - np.array(likely), "probability:b": likely}
-    return figures.class_curves(pd.DataFrame(table)).axes
-
-
 def test_curves_of_two_classes_are_those_of_the_second():
     truth = np.array([False, False, True, False, True, True, True, True])
-    roc, recall, calibration = curves(np.linspace(0.1, 0.8, 8), truth)
-    label = roc.get_legend_handles_labels()[1]
-    assert label == ["b, area 0.933"]  # 14 of 15 pairs are ordered correctly
+    likely = np.linspace(0.1, 0.8, 8)
+    table = {"seed": 0, "split": "held out", "truth:y": np.where(truth, "b", "a")}
+    table |= {"probability:a": 1 - likely, "probability:b": likely}
+    roc, recall, calibration = figures.class_curves(pd.DataFrame(table)).axes
+    # 14 of 15 pairs are ordered correctly.
+    assert roc.get_legend_handles_labels()[1] == ["b, area 0.933"]
     assert recall.get_legend_handles_labels()[1][0].startswith("mean 0.9")
-    middle, observed = calibration.lines[0].get_data()
-    assert_allclose(observed, truth)
-    assert_allclose(middle, np.linspace(0.1, 0.8, 8))
+    assert_allclose(calibration.lines[0].get_data(), [likely, truth])
