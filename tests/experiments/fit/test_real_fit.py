@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases
 from numpy.testing import assert_array_equal
 
 from kanrun.cli.app import main
@@ -24,29 +25,26 @@ PREDICT = "predict latest 'good (1).csv' --output"
 
 @pytest.fixture
 def place(tmp_path):
-    tables = {
-        "good (1).csv": ROWS,
-        "one.csv": "1,2,3\n",
-        "two.csv": "1,2,3\n2,3,4\n",
-    }
+    tables = {"good (1).csv": ROWS, "one.csv": "1,2,3\n", "two.csv": "1,2,3\n2,3,4\n"}
     for name, text in tables.items():
         (tmp_path / name).write_text("area (m2),b,price\n" + text)
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        ("solver=lm precision=float32", "solver=lm ... float64"),
-        (f"model=kan solver=lm target.task=classification {GOOD}", "solver=lm ... classes"),
-        ("model=bezier", "one input"),
-        ("target=runge model=auto", "model=auto is for tables"),
-        (f"{TABLE} target.path=two.csv sampling.n_train=100", "100 training ... two.csv"),
-        (f"{TABLE} target.path=one.csv model=kan", "one.csv has 1 row ... at least 2"),
-        (f"{TABLE} target.path=two.csv", "at least 10 training rows ... two.csv has 2"),
-        (f"{GOOD} target.outputs=prize", "'prize' ... price"),
-    ],
-)
+REFUSED = rf"""
+solver=lm precision=float32 | solver=lm ... float64
+model=kan solver=lm target.task=classification {GOOD} | solver=lm ... classes
+model=bezier | one input
+target=runge model=auto | model=auto is for tables
+{TABLE} target.path=two.csv sampling.n_train=100 | 100 training ... two.csv
+{TABLE} target.path=one.csv model=kan | one.csv has 1 row ... at least 2
+{TABLE} target.path=two.csv | at least 10 training rows ... two.csv has 2
+{GOOD} target.outputs=prize | 'prize' ... price
+{GOOD} model.hidden=[] | model.hidden is not a setting of model=auto. Write model=kan or model=mlp
+"""
+
+
+@pytest.mark.parametrize("words, said", cases(REFUSED))
 @pytest.mark.usefixtures("place")
 def test_impossible_settings_and_tables_are_refused(words, said, refused, says):
     sentence = refused(f"fit {words}")
@@ -129,11 +127,8 @@ def test_format_of_predictions_follows_the_ending_of_the_file_name(
     # refused before a model is loaded
     monkeypatch.setattr("kanrun.model.loaded_run.LoadedRun.model", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for name, said in (
-        ("x.pq", "pip install 'kanrun[parquet]'"),
-        ("x.xlsx", "it writes .csv"),
-        ("x", "it writes .csv"),
-    ):
+    for name in ("x.xlsx", "x", "x.pq"):
+        said = "pip install 'kanrun[parquet]'" if name == "x.pq" else "it writes .csv"
         assert said in refused(PREDICT, name)
         assert not (place / name).exists()
 
@@ -158,21 +153,18 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
     monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", 0.0)
     whole = command(line).run
     step = Adam.step
-    taken = 0
-    last = 20
+    taken = []
 
     def interrupted(self):
-        nonlocal taken
-        taken += 1
-        if taken == last:
+        taken.append(self)
+        if len(taken) == 20:
             raise KeyboardInterrupt
         return step(self)
 
     monkeypatch.setattr(Adam, "step", interrupted)
     command(line, code=130)
-    last = 1000
     resumed = command("runs resume latest -q").run
-    assert taken == 31  # 19 steps, the interrupted one, and 11 more
+    assert len(taken) == 31  # 19 steps, the interrupted one, and 11 more
     first, second = (run.table("metrics").drop(columns="seconds") for run in (whole, resumed))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
