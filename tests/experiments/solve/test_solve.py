@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
+from cases import cases, refuses
 from kanrun.experiments.solve.config import EquationConfig, SolveConfig
 from kanrun.experiments.solve.problem import make_solve_problem
 from kanrun.experiments.solve.verdict import error_points
 
 import kanrun
 from kanrun import load_run
-from kanrun.errors import UsageError
 
 GROUP = Path(__file__).parents[3] / "conf/equation"
 EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
@@ -87,37 +88,22 @@ def test_the_library_solves_and_differentiates():
 
 
 TIMES = np.linspace(0, 2, 40)
-DECAY = np.exp(-0.7 * TIMES) + 1e-2 * np.random.default_rng(1).standard_normal(40)
 
 
-@pytest.mark.parametrize(
-    "formula, parameters, values, intervals, said",
-    [
-        # Only the sum of the constants has an effect.
-        (
-            "u_t = -(a + b)*u",
-            {"a": 1, "b": 0.2},
-            DECAY,
-            [4, 8],
-            "barely identify the unknown parameters",
-        ),
-        # No constant fits the values.
-        ("u_t = -k*u", {"k": 1}, 1 + 0.3 * np.sin(2 * TIMES), [5, 10, 20], ""),
-    ],
-)
-def test_data_that_do_not_determine_the_constants_are_not_called_solved(
-    formula, parameters, values, intervals, said
-):
-    found = kanrun.solve(
-        formula,
-        {"t": [0, 2]},
-        ["u = 1 at t=0"],
-        unknown_parameters=parameters,
-        data={"t": TIMES.tolist(), "u": values.tolist()},
-        intervals=intervals,
-    )
-    assert found.verdict == "doubtful" if said else found.verdict != "solved"
-    assert said in found.reason
+def fitted(formula, parameters, values, intervals):
+    data = {"t": TIMES.tolist(), "u": values.tolist()}
+    given = {"unknown_parameters": parameters, "data": data, "intervals": intervals}
+    return kanrun.solve(formula, {"t": [0, 2]}, ["u = 1 at t=0"], **given)
+
+
+def test_data_that_do_not_determine_the_constants_are_not_called_solved():
+    decay = np.exp(-0.7 * TIMES) + 1e-2 * np.random.default_rng(1).standard_normal(40)
+    sums = fitted("u_t = -(a + b)*u", {"a": 1, "b": 0.2}, decay, [4, 8])
+    assert sums.verdict == "doubtful"
+    assert "barely identify the unknown parameters" in sums.reason
+    # No constant fits these values.
+    waves = 1 + 0.3 * np.sin(2 * TIMES)
+    assert fitted("u_t = -k*u", {"k": 1}, waves, [5, 10, 20]).verdict != "solved"
 
 
 def test_recorded_values_are_compared_at_their_points(tmp_path):
@@ -135,40 +121,31 @@ def test_recorded_values_are_compared_at_their_points(tmp_path):
     assert problem.comparison.what == "recorded"
     assert problem.comparison.values(points[::-1])[:, 0] == pytest.approx([0.3, 0.0625])
     table.write_text("x,u\n1.25,0.0625\n")
-    with pytest.raises(UsageError, match="outside the box"):
+    with refuses("outside the box"):
         make_solve_problem(SolveConfig(equation=given), 0)
 
 
-POISSON = {
-    "variables": {"x": [0, 1], "y": [0, 2]},
-    "formula": "u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)",
-    "conditions": ["u = 0 at x=0, x=1, y=0, y=2"],
-}
-WAVES = {
-    "variables": {"x": [0, 1], "t": [0, 0.5]},
-    "unknowns": ["u", "v"],
-    "formula": ["u_tt = u_xx/pi^2", "v_t = u - v"],
-}
-STARTS = ["u = cos(2*pi*x) at t=0", "u_t = 0 at t=0", "v = 0 at t=0"]
+POISSON = """
+variables: {x: [0, 1], y: [0, 2]}
+formula: u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)
+conditions: ["u = 0 at x=0, x=1, y=0, y=2"]
+"""
+WAVES = """
+variables: {x: [0, 1], t: [0, 0.5]}
+unknowns: [u, v]
+formula: [u_tt = u_xx/pi^2, v_t = u - v]
+conditions: ["WALLS", "u = cos(2*pi*x) at t=0", "u_t = 0 at t=0", "v = 0 at t=0"]
+"""
 
 
-@pytest.mark.parametrize(
-    "given, exact",
-    [
-        (POISSON, lambda x, y: np.sin(np.pi * x) * np.sin(np.pi * y / 2)),
-        *(
-            (
-                {**WAVES, "conditions": [walls, *STARTS]},
-                lambda x, t: np.cos(2 * np.pi * x) * np.cos(2 * t),
-            )
-            for walls in ("periodic in x", "u_x = 0 at x=0, x=1")
-        ),
-    ],
-)
-def test_linear_problems_without_exact_solutions_have_a_reference(given, exact):
+@pytest.mark.parametrize("walls", ["", "periodic in x", "u_x = 0 at x=0, x=1"])
+def test_linear_problems_without_exact_solutions_have_a_reference(walls):
+    given = yaml.safe_load(WAVES.replace("WALLS", walls) if walls else POISSON)
     problem = make_solve_problem(SolveConfig(equation=EquationConfig(**given)), 0)
     at = np.array([[0.3, 0.4], [0.9, 0.5]])
-    assert problem.comparison.values(at)[:, 0] == pytest.approx(exact(*at.T), abs=1e-6)
+    x, y = np.pi * at.T
+    exact = np.cos(2 * x) * np.cos(2 * at[:, 1]) if walls else np.sin(x) * np.sin(y / 2)
+    assert problem.comparison.values(at)[:, 0] == pytest.approx(exact, abs=1e-6)
 
 
 @pytest.mark.usefixtures("unwritten")
@@ -177,89 +154,59 @@ def test_unknown_constants_are_found_from_a_users_table(command):
     noise = 3e-2 * np.random.default_rng(0).standard_normal(60)
     values = 3 * np.exp(-0.7 * times) + noise
     pd.DataFrame({"t": times, "u": values}).to_csv("decay.csv", index=False)
-    line = f"solve {KAN} equation.data=decay.csv equation.intervals=[4,5,6,8,10]"
-    words = (
-        "equation.variables={t: [0, 2]}",
-        "equation.formula=u_t = -k*u",
-        "equation.unknown_parameters={k: 2}",
-        "equation.conditions=['u = 3 at t=0']",
-    )
-    summary = command(line, *words).run.table("summary").iloc[0]
+    given = "'equation.variables={t: [0, 2]}' 'equation.formula=u_t = -k*u'"
+    given += " 'equation.unknown_parameters={k: 2}' \"equation.conditions=['u = 3 at t=0']\""
+    line = f"solve {KAN} equation.data=decay.csv equation.intervals=[4,5,6,8,10] {given}"
+    summary = command(line).run.table("summary").iloc[0]
     assert abs(summary["k"] - 0.7) < 4 * summary["k_error"]
     curve = 3 * np.exp(-summary["k"] * times)
-    error = (values - curve).std() / np.linalg.norm(
-        times * curve
-    )  # standard error of nonlinear regression
+    # Standard error of nonlinear regression.
+    error = (values - curve).std() / np.linalg.norm(times * curve)
     assert summary["k_error"] == pytest.approx(error, rel=0.1)
 
 
-@pytest.mark.parametrize(
-    "words, sentence",
-    [
-        ("equation=own", "must be given"),
-        ("'equation.formula=u_xx = 0'", "equation.variables must be given"),
-        ("equation=poisson 'equation.formula=u_xx = 1E3*w'", "equation.constants={w: 1}"),
-        (
-            "equation=poisson 'equation.formula=u_xx = sinn(x)'",
-            "unknown function 'sinn'; did you mean sin",
-        ),
-        ("equation=poisson 'equation.formula=[u_x = 0, u_y = 0]'", "2 equations for 1 unknown"),
-        (
-            "\"equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}\"",
-            "is not a valid place",
-        ),
-        (
-            "\"+equation.conditions.ring={periodic: z, formula: 'u = 0'}\"",
-            "not one of the variables",
-        ),
-        ("'equation.conditions={border: 3}'", "must be {at:"),
-        ("~equation.conditions.border", "so the solution is not unique"),
-        ("networks=[{kind:tree}]", "is not one of kan, mlp"),
-        ("networks=[{kind:kan,width:3}]", "the key width"),
-        ("equation.data=missing.csv", "missing.csv"),
-        ("equation.intervals=[0]", "equation.intervals"),
-    ],
-)
+REFUSED = """
+solve equation=own | must be given
+solve 'equation.formula=u_xx = 0' | equation.variables must be given
+solve equation=poisson 'equation.formula=u_xx = 1E3*w' | equation.constants={w: 1}
+solve equation=poisson 'equation.formula=u_xx = sinn(x)' | unknown function 'sinn'; did you mean sin
+solve equation=poisson 'equation.formula=[u_x = 0, u_y = 0]' | 2 equations for 1 unknown
+solve "equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}" | is not a valid place
+solve "+equation.conditions.ring={periodic: z, formula: 'u = 0'}" | not one of the variables
+solve 'equation.conditions={border: 3}' | must be {at:
+solve ~equation.conditions.border | so the solution is not unique
+solve networks=[{kind:tree}] | is not one of kan, mlp
+solve networks=[{kind:kan,width:3}] | the key width
+solve equation.data=missing.csv | missing.csv
+solve equation.intervals=[0] | equation.intervals
+"""
+
+
+@pytest.mark.parametrize("words, sentence", cases(REFUSED))
 def test_impossible_settings_are_refused(words, sentence, refused):
-    assert sentence in refused(f"solve {words}")
+    assert sentence in refused(words)
 
 
 @pytest.mark.slow
 def test_continuation_in_a_constant_reaches_a_layer():
-    conditions = ["u = 2 at x=0", "u = -1.5 at x=1"]
-    constants = {"n": 0.01}
-    found = kanrun.solve(
-        "n*u_xx = u_x*(1 - u^2)",
-        {"x": [0, 1]},
-        conditions,
-        constants=constants,
-        continuation={"n": [0.1, 0.03]},
-    )
+    ends = ["u = 2 at x=0", "u = -1.5 at x=1"]
+    given = {"constants": {"n": 0.01}, "continuation": {"n": [0.1, 0.03]}}
+    found = kanrun.solve("n*u_xx = u_x*(1 - u^2)", {"x": [0, 1]}, ends, **given)
     assert found.verdict == "solved"
-    flux = (
-        0.01 * found.derivative("u_x", [0.0, 1.0])
-        - found([0.0, 1.0])[:, 0]
-        + found([0.0, 1.0])[:, 0] ** 3 / 3
-    )
-    assert flux[0] == pytest.approx(flux[1], rel=1e-6)  # n u' - u + u^3 / 3 is constant
+    u = found([0.0, 1.0])[:, 0]
+    flux = 0.01 * found.derivative("u_x", [0.0, 1.0]) - u + u**3 / 3
+    assert flux[0] == pytest.approx(flux[1], rel=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "formula, conditions",
-    [
-        (
-            "u_xxx = -u*u_xx/2",
-            ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"],
-        ),  # Blasius' boundary layer
-        ("u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"]),  # terms larger than the solution
-    ],
-)
-def test_boundary_layers_are_found(formula, conditions):
-    found = kanrun.solve(formula, {"x": [0, 8]}, conditions)
+def test_boundary_layers_are_found():
+    blasius = ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"]
+    found = kanrun.solve("u_xxx = -u*u_xx/2", {"x": [0, 8]}, blasius)
     assert found.verdict == "solved"
-    if "u_xxx" in formula:
-        assert found.derivative("u_xx", [0.0])[0] == pytest.approx(0.33205734, rel=1e-5)
+    assert found.derivative("u_xx", [0.0])[0] == pytest.approx(0.33205734, rel=1e-5)
+    # Terms larger than the solution.
+    ends = ["u = 0 at x=0", "u = 5 at x=8"]
+    assert kanrun.solve("u_xx = 5*sinh(u)", {"x": [0, 8]}, ends).verdict == "solved"
 
 
 def test_solution_determined_up_to_a_constant_is_doubtful():

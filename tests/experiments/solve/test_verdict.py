@@ -1,5 +1,6 @@
 """Verdicts on solutions on both sides of each bound, and claims about them."""
 
+from functools import cache
 from math import inf, nan
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import cases
 from kanrun.experiments.solve.config import EquationConfig
 from kanrun.experiments.solve.problem import Comparison
 from kanrun.experiments.solve.settings import EquationParser
@@ -21,17 +23,9 @@ from kanrun.experiments.solve.verdict import (
 
 from kanrun.engine.equations.solution import Residuals
 
-STAGE = {
-    "equation": 1e-3,
-    "conditions": 1e-3,
-    "change": 1e-3,
-    "intervals": 10,
-    "sensitivity": 10.0,
-    "data": 0.0,
-    "least_data": 0.0,
-    "inflation": 1.0,
-    "box": [0.0, 1.0],
-}
+STAGE = dict.fromkeys(("equation", "conditions", "change"), 1e-3)
+STAGE |= {"intervals": 10, "sensitivity": 10.0, "inflation": 1.0, "box": [0.0, 1.0]}
+STAGE |= {"data": 0.0, "least_data": 0.0}
 
 
 def stage(**changed):
@@ -47,42 +41,45 @@ def solution(*last, **changed):
     return SimpleNamespace(last=last, **(given | changed))
 
 
-def system(*conditions):
+@cache
+def system(walls="x=0, x=1"):
+    conditions = [f"u = 0 at {walls}", "u = 0 at t=0"]
     box = {"x": [0, 1], "t": [0, 1]}
-    config = EquationConfig(variables=box, formula="u_t = u_xx", conditions=list(conditions))
+    config = EquationConfig(variables=box, formula="u_t = u_xx", conditions=conditions)
     return EquationParser(config).system()
 
 
-SYSTEM = system("u = 0 at x=0, x=1", "u = 0 at t=0")
-MISSING = system("u = 0 at x=0", "u = 0 at t=0")
-UNREFINED = {"intervals": None, "equation": 1e-4, "conditions": 1e-4}
+#: What a solution may have, and what makes it doubtful. Without a condition at x=1 (`missing`),
+#: the solution may not depend as much on the conditions; without intervals, nothing was refined.
+BOUNDS = """
+{'equation': 0.01} | {'equation': 0.011}
+{'conditions': 0.01} | {'conditions': 0.011}
+{'intervals': None, 'equation': 1e-4, 'conditions': 1e-4} | {'equation': 1.1e-4}
+{'intervals': None, 'equation': 1e-4, 'conditions': 1e-4} | {'conditions': 1.1e-4}
+{'change': 2e-3} | {'change': 2.1e-3}
+{} | {'change': None}
+{'error': 0.01} | {'error': 0.011}
+{'sensitivity': 1e4} | {'sensitivity': 1.1e4}
+{'sensitivity': 500.0, 'missing': True} | {'sensitivity': 501.0}
+{'sensitivity': None} | {'sensitivity': 1e999}
+{'data': 2e-3} | {'data': 2.1e-3}
+{'data': 0.2, 'least_data': 0.1} | {'data': 0.21}
+{'inflation': 20.0} | {'inflation': 21.0}
+{} | {'doubt': 'the problem is ill-posed'}
+{'tolerance': 1e-6, 'estimate': 1e-6} | {'estimate': 1.1e-6}
+{'equation': 0.099, 'estimate': 1e-7} | {'equation': 0.1}
+{'conditions': 0.01, 'estimate': 1e-7} | {'conditions': 0.011}
+"""
 
 
-@pytest.mark.parametrize(
-    "allowed, beyond",
-    [
-        ({"equation": 0.01}, {"equation": 0.011}),
-        ({"conditions": 0.01}, {"conditions": 0.011}),
-        (UNREFINED, {"equation": 1.1e-4}),
-        (UNREFINED, {"conditions": 1.1e-4}),
-        ({"change": 2e-3}, {"change": 2.1e-3}),
-        ({}, {"change": None}),
-        ({"error": 0.01}, {"error": 0.011}),
-        ({"sensitivity": 1e4}, {"sensitivity": 1.1e4}),
-        ({"sensitivity": 500.0, "system": MISSING}, {"sensitivity": 501.0}),
-        ({"sensitivity": None}, {"sensitivity": nan}),
-        ({"data": 2e-3}, {"data": 2.1e-3}),
-        ({"data": 0.2, "least_data": 0.1}, {"data": 0.21}),
-        ({"inflation": 20.0}, {"inflation": 21.0}),
-        ({}, {"doubt": "the problem is ill-posed"}),
-        ({"tolerance": 1e-6, "estimate": 1e-6}, {"estimate": 1.1e-6}),
-        ({"equation": 0.099, "estimate": 1e-7}, {"equation": 0.1}),
-        ({"conditions": 0.01, "estimate": 1e-7}, {"conditions": 0.011}),
-    ],
-)
+@pytest.mark.parametrize("allowed, beyond", cases(BOUNDS))
 def test_verdict_is_solved_up_to_each_bound_and_doubtful_beyond(allowed, beyond):
     assert judged(**allowed) == "solved"
     assert judged(**(allowed | beyond)) == "doubtful"
+
+
+def test_a_sensitivity_that_is_no_number_is_doubtful():
+    assert judged(sensitivity=nan) == "doubtful"
 
 
 @pytest.mark.parametrize("name", ["equation", "conditions", "change", "error"])
@@ -95,10 +92,10 @@ def test_a_solution_that_ends_early_is_failed():
     assert [judged(solved_until=end) for end in (0.99, 1.0)] == ["failed", "solved"]
 
 
-def judged(error=None, system=SYSTEM, **changed):
+def judged(error=None, missing=False, **changed):
     given = {key: value for key, value in changed.items() if key not in STAGE}
     last = stage(**{key: value for key, value in changed.items() if key in STAGE})
-    return verdict(solution(last, **given), system, error)[0]
+    return verdict(solution(last, **given), system("x=0" if missing else "x=0, x=1"), error)[0]
 
 
 def test_residual_is_of_the_worst_window_or_the_mean_if_errors_are_estimated():
@@ -106,7 +103,7 @@ def test_residual_is_of_the_worst_window_or_the_mean_if_errors_are_estimated():
     assert residual_rms(solution(*windows)) == 0.02
     found = residual_rms(solution(*windows, estimate=1e-7))
     assert found == pytest.approx((0.1 * 4e-4 + 0.9 * 1e-6) ** 0.5)
-    word, reason = verdict(solution(*windows), SYSTEM, None)
+    word, reason = verdict(solution(*windows), system(), None)
     assert (word, "residual at new points is 2.0e-02" in reason) == ("doubtful", True)
 
 
@@ -125,15 +122,16 @@ def test_errors_are_relative_to_the_solution_and_its_slopes():
 
 
 def test_claims_on_verdicts_errors_and_parameters():
-    columns = {"equation": "e", "network": "n", "verdict": "solved", "reference": "exact"}
-    seeds = pd.DataFrame({**columns, "l2": [1e-6, 1e-5], "grid_change": 1e-6, "estimate": None})
-    assert [claim.holds for claim in claims_of(seeds)] == [True, True]
-    lost = seeds.assign(l2=[1e-6, 1.001e-5], verdict=["doubtful", "solved"])
-    assert [claim.holds for claim in claims_of(lost)] == [False, False]
+    same = {"equation": "e", "network": "n", "verdict": "solved", "reference": "exact"}
+    same |= dict.fromkeys(("l2", "grid_change", "estimate"))
+
+    def held(**columns):
+        return [claim.holds for claim in claims_of(pd.DataFrame(same | columns))]
+
+    assert held(l2=[1e-6, 1e-5], grid_change=1e-6) == [True, True]
+    lost = {"l2": [1e-6, 1.001e-5], "verdict": ["doubtful", "solved"]}
+    assert held(**lost, grid_change=1e-6) == [False, False]
     # Four of five seeds within two standard errors are enough.
-    found = pd.DataFrame(
-        {**columns, "l2": None, "grid_change": None, "estimate": None, "k_true": 1.0}
-        | {"k": [1.0, 0.9, 1.1, 1.2, 1.3], "k_error": 0.1}
-    )
-    assert [claim.holds for claim in claims_of(found)] == [True, True]
-    assert [claim.holds for claim in claims_of(found.assign(k_error=0.099))] == [True, False]
+    found = {"k": [1.0, 0.9, 1.1, 1.2, 1.3], "k_true": 1.0}
+    assert held(**found, k_error=0.1) == [True, True]
+    assert held(**found, k_error=0.099) == [True, False]
