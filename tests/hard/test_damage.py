@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from cases import cases
 from run_files import forge
 
 from kanrun import load_run
@@ -16,147 +17,130 @@ from kanrun.model.prediction import predicted_values
 POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
 
 
-def predict(folder):
-    table, found = (folder.with_name(name) for name in ("new.csv", "out.csv"))
-    table.write_text("x0,x1\n0.2,0.3\n")
-    return main(["predict", str(folder), str(table), "--output", str(found)])
+@pytest.fixture
+def folder(trained, tmp_path):
+    """Return a copy of a run with two networks."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def refusal(capsys, folder, tmp_path):
+    """Return a function that predicts by the run, and returns the sentence that refuses it."""
+
+    def predict():
+        (tmp_path / "new.csv").write_text("x0,x1\n0.2,0.3\n")
+        words = [str(folder), str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")]
+        assert main(["predict", *words]) in (1, 2)
+        assert not (tmp_path / "out.csv").exists()
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith("kanrun: ")
+        return said
+
+    return predict
 
 
 def damaged(content, count):
-    """Yield `count` damaged versions: 90% with a flipped bit, others cut, zeroed or swapped."""
+    """Yield `count` damaged versions: 90% with a flipped bit, others cut, zeroed or reversed."""
     rng = np.random.default_rng(1)
     for number in range(count):
         changed = bytearray(content)
         place = int(rng.integers(len(content)))
+        rest = changed[place:]
+        zeros = bytes(min(len(rest), int(rng.integers(1, 600))))
         if number % 10:
             changed[place] ^= 1 << int(rng.integers(8))
-            yield "bit flipped", bytes(changed)
         elif number % 30 == 0:
-            yield "cut", bytes(changed[:place])
+            del changed[place:]
         elif number % 30 == 10:
-            stretch = slice(place, place + int(rng.integers(1, 600)))
-            zeros = bytes(len(changed[stretch]))
-            changed[stretch] = zeros if changed[stretch] != zeros else b"\1" * len(zeros)
-            yield "zeros", bytes(changed)
+            same = rest.startswith(zeros)
+            changed[place : place + len(zeros)] = b"\1" * len(zeros) if same else zeros
         else:
-            changed[place:] = (
-                changed[place:][::-1] if changed[place:] != changed[place:][::-1] else b"\0"
-            )
-            yield "reversed", bytes(changed)
+            changed[place:] = rest[::-1] if rest != rest[::-1] else b"\0"
+        yield bytes(changed)
 
 
 @pytest.mark.parametrize("count", [120, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_damaged_checkpoints_are_refused(trained, tmp_path, count):
-    folder = tmp_path / "run"
-    shutil.copytree(trained, folder)
-    run = load_run(folder)
-    name = run.models[0]
+def test_damaged_checkpoints_are_refused(folder, count):
+    name = load_run(folder).models[0]
     path = folder / "checkpoints" / f"{name}.safetensors"
-    content = path.read_bytes()
-    expected = predicted_values(run.model(name), POINTS)
     outcomes = Counter()
-    for kind, changed in damaged(content, count):
+    for changed in damaged(path.read_bytes(), count):
         path.write_bytes(changed)
         try:
-            found = predicted_values(load_run(folder).model(name), POINTS)
-            outcome = (
-                "same content"
-                if changed == content and np.array_equal(found, expected)
-                else "ACCEPTED"
-            )
+            predicted_values(load_run(folder).model(name), POINTS)
+            outcomes["accepted"] += 1
         except KanrunError as error:
-            outcome = "refused" if str(path) in str(error) else f"refused without its name: {error}"
-        outcomes[kind, outcome] += 1
-    assert {outcome for _, outcome in outcomes} == {"refused"}
+            outcomes["refused" if str(path) in str(error) else f"without its name: {error}"] += 1
+    assert outcomes == {"refused": count}
 
 
-def test_a_checkpoint_of_another_run_is_refused(trained, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(trained, folder)
+def test_a_checkpoint_that_is_exchanged_or_lost_is_refused(folder, refusal):
+    """A lost checkpoint is not replaced by the next one."""
     first, second = sorted((folder / "checkpoints").glob("product-*.safetensors"))
     shutil.copy(second, first)
-    with pytest.raises(KanrunError, match="not the checkpoint that its run wrote"):
-        load_run(folder).model()
-
-
-def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(trained, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(trained, folder)
-    first, _ = sorted((folder / "checkpoints").glob("product-*.safetensors"))
+    assert "not the checkpoint that its run wrote" in refusal()
     first.unlink()
-    assert predict(folder) != 0
-    assert f"has lost its checkpoint {first.stem}" in capsys.readouterr().err
-    assert not (tmp_path / "out.csv").exists()
+    assert f"has lost its checkpoint {first.stem}" in refusal()
 
 
-def forged(trained, folder, change):
-    """Change the first checkpoint of a run, and compute its checksums again."""
-    shutil.copytree(trained, folder)
-    loaded = load_run(folder)
-    stored = loaded.run.checkpoint(loaded.models[0])
-    arrays = dict(stored.arrays)
-    meta = json.loads(json.dumps(stored.meta))
-    arrays, meta = change(arrays, meta) or (arrays, meta)
-    forge(folder, stored.name, arrays, meta)
-    return folder
+#: Values in the description of a network that do not fit its schema, by their place.
+VALUES = cases("""
+    network | []
+    network | None
+    network/kind | 'os.system'
+    network/layers/0/edges/extrapolation | 'os.system'
+    network/layers/0/edges/degree | '3'
+    network/layers/0/shape | [1000000, 1000000, 1000000]
+    network/layers | 42
+    inputs | ['x0']
+    domain | [[0, 1e999], [0, 1]]
+    output_scaling | {'type': 'Scaling', 'shift': [0.0], 'scale': [0.0]}
+    output_scaling | {'type': 'Scaling', 'shift': [0.0, 0.0], 'scale': [1.0, 1.0]}
+    input_scaling/shift/0 | NaN
+    seed | 'first'
+    code | 42
+""")
 
 
-def _set(key, value):
-    def change(arrays, meta):
-        place, *path = meta, *key.split("/")
-        for part in path[:-1]:
-            place = place[int(part) if isinstance(place, list) else part]
-        place[path[-1]] = value
-
-    return change
-
-
-def _arrays(convert):
-    return lambda arrays, meta: (convert(arrays), meta)
+def with_value(value, key, new):
+    """Return a nested value in which the value at a place such as a/0/b is another one."""
+    name, _, rest = key.partition("/")
+    place = int(name) if isinstance(value, list) else name
+    changed = value.copy()
+    changed[place] = with_value(value[place], rest, new) if rest else new
+    return changed
 
 
-def _spoil(arrays, value):
+def spoiled(arrays):
     name = next(key for key in arrays if key.endswith("coefficients"))
-    spoiled = arrays[name].copy()
-    spoiled.flat[0] = value
-    return {**arrays, name: spoiled}
+    changed = arrays[name].copy()
+    changed.flat[0] = np.nan
+    return arrays | {name: changed}
 
 
-FORGED = {
-    "the network is a list": _set("network", []),
-    "the network is missing": _set("network", None),
-    "an unknown kind": _set("network/kind", "os.system"),
-    "an extrapolation that is none": _set("network/layers/0/edges/extrapolation", "os.system"),
-    "a degree that is text": _set("network/layers/0/edges/degree", "3"),
-    "a shape beyond memory": _set("network/layers/0/shape", [10**6, 10**6, 10**6]),
-    "layers that are a number": _set("network/layers", 42),
-    "names too few": _set("inputs", ["x0"]),
-    "a range that is infinite": _set("domain", [[0, float("inf")], [0, 1]]),
-    "a scale of zero": _set("output_scaling", {"type": "Scaling", "shift": [0.0], "scale": [0.0]}),
-    "a scaling for more outputs": _set(
-        "output_scaling", {"type": "Scaling", "shift": [0.0, 0.0], "scale": [1.0, 1.0]}
-    ),
-    "a shift that is NaN": _set(
-        "input_scaling", {"type": "Scaling", "shift": [float("nan"), 0.0], "scale": [1.0, 1.0]}
-    ),
-    "a seed of text": _set("seed", "first"),
-    "a code of columns that is a number": _set("code", 42),
-    "weights that are NaN": _arrays(lambda a: _spoil(a, float("nan"))),
-    "some weights in float32": _arrays(
-        lambda a: {k: v.astype(np.float32) if ".0." in k else v for k, v in a.items()}
-    ),
-    "whole numbers": _arrays(lambda a: {k: v.astype(np.int64) for k, v in a.items()}),
-    "arrays of another shape": _arrays(lambda a: {k: v[..., :1] for k, v in a.items()}),
-    "no arrays": _arrays(lambda a: {}),
+#: Arrays of a network that do not fit its description.
+ARRAYS = {
+    "weights that are NaN": spoiled,
+    "some weights in float32": lambda arrays: {
+        k: v.astype(np.float32) if ".0." in k else v for k, v in arrays.items()
+    },
+    "whole numbers": lambda arrays: {k: v.astype(np.int64) for k, v in arrays.items()},
+    "arrays of another shape": lambda arrays: {k: v[..., :1] for k, v in arrays.items()},
+    "no arrays": lambda arrays: {},
 }
 
 
-@pytest.mark.parametrize("case", FORGED)
-def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(case, trained, tmp_path, capsys):
-    folder = forged(trained, tmp_path / "run", FORGED[case])
+@pytest.mark.parametrize("case", [*VALUES, *ARRAYS], ids=str)
+def test_a_forged_checkpoint_that_does_not_fit_its_schema_is_refused(case, folder, refusal):
+    loaded = load_run(folder)
+    stored = loaded.run.checkpoint(loaded.models[0])
+    arrays, meta = dict(stored.arrays), json.loads(json.dumps(stored.meta))
+    if isinstance(case, str):
+        arrays = ARRAYS[case](arrays)
+    else:
+        key, value = case
+        meta = with_value(meta, key, float("nan") if value == "NaN" else value)
+    forge(folder, stored.name, arrays, meta)
     with pytest.raises(KanrunError):
         load_run(folder).model()
-    assert predict(folder) in (1, 2)
-    said = capsys.readouterr().err
-    assert said.startswith("kanrun: ")
-    assert said.count("\n") == 1
+    assert refusal()

@@ -12,7 +12,6 @@ import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
 
 from omegaconf.errors import OmegaConfBaseException
 from run_files import forge
@@ -24,48 +23,31 @@ from kanrun.formulas import parse
 from kanrun.launch.composition import read_checked
 from kanrun.targets import TableFile
 
-Case = Callable[[random.Random], object]
+
+def words(text, by=" "):
+    return text.split(by)
 
 
-def _words(text):
-    return text.split()
-
-
-FORMULA = [
-    *_words(
-        "x0 x1 x_2 pi e I sin exp log max sqrt Abs + - * / ** ^ ( ) , . 1 2.5 1e9 0 = [ ' x0.x1 _"
-    ),
-    " ",
-    "\n",
-]
-WORDS = _words(
+FORMULA = words(
+    "x0;x1;x_2;pi;e;I;sin;exp;log;max;sqrt;Abs;+;-;*;/;**;^;(;);,;.;1;2.5;1e9;0;=;[;';x0.x1;_; ;\n",
+    ";",
+)
+KEYS = words(
     "seed n_seeds model model.degree solver.steps target target.domain sampling.n_train "
     "hydra.run.dir note tags precision threads +x ~seed ++y.z model.intervals"
 )
-VALUES = [
-    *_words(
-        "1 -1 0 1e400 nan null [1,2] [[0,1]] ${seed} ${oc.env:HOME} choice(1,2) range(3) kan "
-        "true a,b [ } = 1_0 '"
-    ),
-    *('"', "\\", "\t", "", "{a: 1}", "\u00e9", "x" * 300),
-]
-YAML = [
-    *_words("a: b [ ] { } , *x | > ' 1e5 1_0 .nan ~ 2001-01-01 --- ... %YAML"),
-    *(
-        ": ",
-        "\n",
-        "  ",
-        "- ",
-        "&x ",
-        "!!str ",
-        "!!python/name:os.system ",
-        '"',
-        "? ",
-        "# c",
-        "<<: ",
-        "\t",
-    ),
-]
+VALUES = words(
+    "1;-1;0;1e400;nan;null;[1,2];[[0,1]];${seed};${oc.env:HOME};choice(1,2);range(3);kan;true;a,b;"
+    "[;};=;1_0;';\";\\;é;\t;;{a: 1};",
+    ";",
+)
+YAML = words(
+    "a:;b;[;];{;};,;*x;|;>;';1e5;1_0;.nan;~;2001-01-01;---;...;%YAML;: ;\n;  ;- ;&x ;!!str ;\";? ;"
+    "!!python/name:os.system ;# c;<<: ;\t",
+    ";",
+)
+BYTES = [b"", b'"', b",", b"\n", b"[", b"-1e999", b"\0"]
+PLAIN = [None, True, -1, 0, 10**30, 0.5, float("nan"), float("inf"), "kan", {}, [[1]]]
 
 
 def some(rng, parts, most):
@@ -78,19 +60,9 @@ def damaged(rng, content):
     for _ in range(rng.randint(1, 6)):
         at = rng.randrange(len(data) + 1)
         size = rng.randint(1, 12)
-        data[at : at + rng.choice([0, size])] = rng.choice(
-            [
-                b"",
-                rng.randbytes(size),
-                bytes(data[at : at + size]) * 3,
-                b'"',
-                b",",
-                b"\n",
-                b"[",
-                b"-1e999",
-                b"\0",
-            ]
-        )
+        repeated = bytes(data[at : at + size]) * 3
+        new = rng.choice([*BYTES, rng.randbytes(size), repeated])
+        data[at : at + rng.choice([0, size])] = new
     return bytes(data)
 
 
@@ -103,51 +75,32 @@ def replaced(rng, value):
         if rng.random() < 0.1:
             del changed[key]
         return changed
-    return rng.choice(
-        [
-            None,
-            True,
-            -1,
-            0,
-            10**30,
-            0.5,
-            float("nan"),
-            float("inf"),
-            "kan",
-            {},
-            [[1]],
-        ]
-    )
-
-
-def called(*words):
-    """Return whether a command was done or refused; a Python exception fails the test."""
-    code = main(list(words))
-    return "done" if code == 0 else "refused"
+    return rng.choice(PLAIN)
 
 
 def fuzz(kind, cases, case, request, capfd):
+    """Call `case` for some cases; a return value other than 0 and an error are refusals."""
     seconds = request.config.getoption("--seconds", None)
     begun = time.process_time()
     counts = Counter()
     number = 0
     while number < cases if seconds is None else time.process_time() - begun < seconds:
+        where = f"{kind}, case {number}"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                outcome = str(case(random.Random(number)))
+                outcome = "refused" if case(random.Random(number)) else "done"
         except KanrunError as error:
             outcome = "refused" if str(error).strip() else "refused without a word"
         except BaseException as error:
-            raise AssertionError(
-                f"{kind}, case {number}: {type(error).__name__}: {error}"
-            ) from error
+            raise AssertionError(f"{where}: {type(error).__name__}: {error}") from error
         said = capfd.readouterr().err
         assert not re.search(r"kanrun: \w*(Error|Exception)\b|Traceback", said), (
-            f"{kind}, case {number}: {said[-500:]}"
+            where,
+            said[-500:],
         )
+        assert outcome != "refused without a word", where
         counts[outcome] += 1
-        assert outcome != "refused without a word"
         number += 1
     with capfd.disabled():
         print(f"\n{number} {kind}: {dict(counts)}")
@@ -156,7 +109,6 @@ def fuzz(kind, cases, case, request, capfd):
 def test_random_formulas_are_parsed_or_refused(request, capfd):
     def case(rng):
         parse(some(rng, FORMULA, 20))
-        return "done"
 
     fuzz("formulas", 4000, case, request, capfd)
 
@@ -165,8 +117,8 @@ def test_random_overrides_are_accepted_or_refused(request, capfd, tmp_path, monk
     monkeypatch.chdir(tmp_path)
 
     def case(rng):
-        words = [f"{rng.choice(WORDS)}={some(rng, VALUES, 2)}" for _ in range(rng.randint(1, 2))]
-        return called("fit", "target=runge", "model=polynomial", *words, "--dry-run")
+        changed = [f"{rng.choice(KEYS)}={some(rng, VALUES, 2)}" for _ in range(rng.randint(1, 2))]
+        return main(["fit", "target=runge", "model=polynomial", *changed, "--dry-run"])
 
     fuzz("overrides", 6, case, request, capfd)
 
@@ -178,7 +130,6 @@ def test_random_tables_are_read_or_refused(request, capfd, tmp_path):
         path = tmp_path / rng.choice(["t.csv", "t.tsv", "t.csv.gz", "t.parquet", "t.xz"])
         path.write_bytes(damaged(rng, whole))
         TableFile(path).read()
-        return "done"
 
     fuzz("tables", 500, case, request, capfd)
 
@@ -189,7 +140,6 @@ def test_random_yaml_files_are_read_or_refused(request, capfd, tmp_path):
         # The command translates these errors.
         with contextlib.suppress(OmegaConfBaseException, OSError, ValueError):
             read_checked(tmp_path / "x.yaml")
-        return "done"
 
     fuzz("YAML texts", 500, case, request, capfd)
 
@@ -205,10 +155,10 @@ def test_damaged_run_folders_are_read_or_refused(request, capfd, tmp_path, train
             path.write_text(json.dumps(replaced(rng, json.loads(stored))))
         else:
             path.write_bytes(damaged(rng, stored))
-        done = called("runs", "show", str(folder))
+        code = main(["runs", "show", str(folder)])
         for name in load_run(folder).tables:
             assert len(load_run(folder).tables[name]) >= 0
-        return done
+        return code
 
     fuzz("run folders", 6, case, request, capfd)
 
@@ -221,10 +171,8 @@ def test_damaged_checkpoints_are_read_or_refused(request, capfd, tmp_path, train
 
     def case(rng):
         meta = replaced(rng, json.loads(json.dumps(stored.meta)))
-        if not isinstance(meta, dict):
-            return "no description"
-        forge(folder, stored.name, stored.arrays, meta)
-        load_run(folder).model().predict([[0.5, 0.5]])
-        return "done"
+        if isinstance(meta, dict):
+            forge(folder, stored.name, stored.arrays, meta)
+            load_run(folder).model().predict([[0.5, 0.5]])
 
     fuzz("checkpoints", 60, case, request, capfd)
