@@ -1,12 +1,12 @@
 """kanrun interpret at a small size, through the study that the command runs."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases, refuses
 from doors import check_config, run_config, typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret import score_claims
@@ -40,7 +40,6 @@ from kanrun.engine.symbolic import (
     choose,
     match_edge,
 )
-from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.model.loaded_run import load_run
 from kanrun.targets import Scaling
@@ -84,25 +83,19 @@ def source(run, *lines):
     return typed("interpret", f"{SHORT} from_run={run.path.absolute()}", *lines)
 
 
-def test_the_formula_is_recovered_and_certified(finished):
-    summary = finished.table("summary")
-    assert list(summary["seed"]) == [0]
-    assert set(summary["formula"]) == {"x0**2 + sin(2*x1)"}
-    assert (summary["formula_rmse"] < 1e-10).all()
-    assert set(summary["verified"]) == {"yes"}
+def test_the_formula_is_recovered_and_certified_and_its_text_reads_back(finished):
+    (summary,) = finished.table("summary").to_dict("records")
+    assert (summary["seed"], summary["verified"]) == (0, "yes")
+    assert summary["formula"] == "x0**2 + sin(2*x1)"
+    assert summary["formula_rmse"] < 1e-10
+    assert summary["seconds"] > 0
     assert not {"recovered", "in_view"} & set(summary)
-    assert (summary["seconds"] > 0).all()
-
-
-def test_recorded_text_reads_back_as_the_formula(finished):
-    forms = finished.table("formulas").iloc[0]
+    text = finished.table("formulas")["text"][0]
     points = np.random.default_rng(0).uniform(-1, 1, (20, 3))
-    again = to_numpy(parse(forms["text"]), ["x0", "x1", "x2"])(points)
+    again = to_numpy(parse(text), ["x0", "x1", "x2"])(points)
     assert_allclose(again, points[:, 0] ** 2 + np.sin(2 * points[:, 1]), atol=1e-12)
-    name = next(name for name in finished.checkpoints if name.startswith("formula-"))
-    meta = finished.checkpoint(name).meta
-    assert meta["formula"]["text"] == forms["text"]
-    assert json.dumps(meta)
+    (name,) = (name for name in finished.checkpoints if name.startswith("formula-"))
+    assert finished.checkpoint(name).meta["formula"]["text"] == text
 
 
 def test_stages_edges_and_candidates_of_a_network_are_recorded_and_drawn(snapped):
@@ -114,39 +107,39 @@ def test_stages_edges_and_candidates_of_a_network_are_recorded_and_drawn(snapped
     candidates = snapped.table("candidates")
     best = candidates[candidates["rank"] == 0]
     assert set(best["candidate"]) == {"x^2", "sin"}
-    names = {path.stem for path in (snapped.path / "figures").iterdir()}
-    assert {"stages", "network", "candidates"} <= names
+    figures = {path.stem for path in snapped.figures}
+    assert {"stages", "network", "candidates"} <= figures
     tables = {name: snapped.table(name) for name in snapped.tables}
     assert not [*experiment.claims(tables)], "claims are those of suites"
 
 
 def test_formula_of_a_network_is_compared_with_the_network(snapped, fitted):
     summary = snapped.table("summary").iloc[0]
-    assert summary["structure"] == "given network"
-    assert summary["verified"] == "yes"
+    assert (summary["structure"], summary["verified"]) == ("given network", "yes")
     network = load_run(fitted.path).model()
     (problem,) = problems_of(source(fitted), 0)
-    x = problem.scaling.invert(problem.held_out.fresh)
-    apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
-    assert summary["largest_difference"] == pytest.approx(apart.max(), rel=1e-6)
-    held = problem.scaling.invert(problem.held_out.x)
-    error = network(held)[:, 0] - (held[:, 0] ** 2 + np.sin(2 * held[:, 1]))
-    assert summary["network_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
+    fresh, held = (
+        network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1]))
+        for x in map(problem.scaling.invert, (problem.held_out.fresh, problem.held_out.x))
+    )
+    assert summary["largest_difference"] == pytest.approx(np.abs(fresh).max(), rel=1e-6)
+    assert summary["network_rmse"] == pytest.approx(np.sqrt(np.mean(held**2)), rel=1e-6)
     assert 0 < summary["graph_difference"] < 1e-3 * summary["largest_difference"]
     assert "as a graph of splines" in (snapped.path / "run.json").read_text()
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=nguyen"],
+    "line", ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=nguyen"]
 )
 def test_target_settings_are_refused_next_to_from_run(fitted, line):
-    with pytest.raises(UsageError, match="has no effect next to from_run") as refused:
+    with refuses(f"has no effect next to from_run ... Leave out {line} or from_run."):
         source(fitted, line)
-    assert f"Leave out {line} or from_run." in str(refused.value)
     assert typed("interpret", line, "from_run=null").from_run is None
+
+
+def test_a_study_has_targets_of_its_own(fitted):
     assert source(fitted, "study=null").from_run
-    with pytest.raises(UsageError, match="the study has targets of its own"):
+    with refuses("the study has targets of its own"):
         check_config(replace(source(fitted), suite=[{"seed": 1}]))
 
 
@@ -169,12 +162,9 @@ def test_note_warns_if_the_graph_is_not_close_to_the_network(fitted, monkeypatch
 
 
 def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    x = rng.uniform(1, 3, (100, 2))
+    a, c = np.random.default_rng(0).uniform(1, 3, (2, 100))
     path = tmp_path_factory.mktemp("data") / "table.csv"
-    frame = pd.DataFrame(
-        {"a b": x[:, 0], "c": x[:, 1], "y": 40 + 3 * x[:, 0] ** 2 + 5 * np.log(x[:, 1])}
-    )
+    frame = pd.DataFrame({"a b": a, "c": c, "y": 40 + 3 * a**2 + 5 * np.log(c)})
     frame.to_csv(path, index=False)
     columns = "'target.inputs=[a b,c]' target.outputs=y"
     result = run(tmp_path_factory, f"target=table target.path={path} {columns} {ALL_ROWS}")
@@ -187,30 +177,30 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "line, message",
-    [
-        ("candidates=[]", "No candidate is left"),
-        ("custom_candidates.f=open(x0)", "open"),
-        ("custom_candidates.exp=x0^2", "Choose another name"),
-        ("sampling.validation_fraction=0", "validation"),
-        ("precision=float32", "precision=float32: kanrun interpret uses the cpu and float64"),
-        ("threads=2", "threads=2: kanrun interpret uses one"),
-    ],
+    cases("""
+        candidates=[] | No candidate is left
+        custom_candidates.f=open(x0) | open
+        custom_candidates.exp=x0^2 | Choose another name
+        sampling.validation_fraction=0 | validation
+        precision=float32 | precision=float32: kanrun interpret uses the cpu and float64
+        threads=2 | threads=2: kanrun interpret uses one
+    """),
 )
 def test_bad_settings_are_refused(line, message):
-    with pytest.raises(UsageError, match=message):
+    with refuses(message):
         check_config(settings(SUM, line))
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"from_run": "no/such/run"}, "from_run=no/such/run is not an absolute path"),
-        ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
-    ],
+    "path, message",
+    cases("""
+        no/such/run | from_run=no/such/run is not an absolute path
+        /no/such/run | from_run=/no/such/run is not the folder of a run
+    """),
 )
-def test_from_run_must_be_the_absolute_path_of_a_run(changes, message):
-    with pytest.raises(UsageError, match=message):
-        check_config(replace(settings(SUM), **changes))
+def test_from_run_must_be_the_absolute_path_of_a_run(path, message):
+    with refuses(message):
+        check_config(replace(settings(SUM), from_run=path))
 
 
 def test_entries_of_a_suite_are_judged_by_their_functions(tmp_path_factory):
@@ -225,44 +215,31 @@ def test_entries_of_a_suite_are_judged_by_their_functions(tmp_path_factory):
     assert set(summary["recovered"]) == set(summary["accepted_form"]) == {"yes"}
     sentences = [claim.sentence for claim in found.manifest.claims]
     assert [", in view of the rules, of 1" in each for each in sentences[:2]] == [True, False]
-    with pytest.raises(UsageError, match="in_view=3 of a suite's entry must be true or false"):
+    with refuses("in_view=3 of a suite's entry must be true or false"):
         check_config(replace(cfg, suite=[{"in_view": 3}]))
 
 
 def test_the_score_card_counts_seeds():
-    summary = pd.DataFrame(
-        {
-            "target": ["a", "a", "b", "c"],
-            "noise": 0.0,
-            "in_view": [True, True, False, True],
-            "recovered": ["yes", "no", "yes", "unknown"],
-            "accepted_form": ["yes", "unknown", "no", "unknown"],
-            "outcome": ["exact", "wrong", "exact", "exact"],
-            "cpu_seconds": [1.0, 2.0, 10.0, 1.0],
-            "budget": 4.0,
-        }
-    )
+    columns = ("target", "in_view", "recovered", "accepted_form", "outcome", "cpu_seconds")
+    rows = cases("""
+        a | True | yes | yes | exact | 1.0
+        a | True | no | unknown | wrong | 2.0
+        b | False | yes | no | exact | 10.0
+        c | True | unknown | unknown | exact | 1.0
+    """)
+    summary = pd.DataFrame(rows, columns=columns).assign(noise=0.0, budget=4.0, seconds=1.0)
     assert not list(score_claims(summary[summary["target"] == "c"])), "a table claims nothing"
-    first, second, form, wrong, slowest = score_claims(summary)
-    assert (first.sentence, first.measured, first.holds) == (
-        "targets that most seeds recover, in view of the rules, of 1",
-        0.0,
-        False,
-    )
+    found = list(score_claims(summary))
+    assert [each.measured for each in found] == pytest.approx([0, 1, 1, 1, 10 / 7])
+    assert [each.holds for each in found] == [False, True, False, False, False]
+    first, second, form, wrong, _ = (each.sentence for each in found)
+    assert first == "targets that most seeds recover, in view of the rules, of 1"
+    assert "not in view" in second
+    assert form == "exact formulas that are in an accepted form, of 2"
+    assert "of 4 called exact" in wrong
     counts = "1 exact, 0 agreeing, 0 approximate, 0 partly numeric, 0 failed, 1 wrong"
-    assert first.spread == f"{counts}; not: a"
-    assert (second.measured, second.holds) == (1.0, True)
-    assert "not in view" in second.sentence
-    assert (form.sentence, form.measured, form.holds) == (
-        "exact formulas that are in an accepted form, of 2",
-        1.0,
-        False,
-    )
-    assert (wrong.measured, wrong.holds) == (1, False)
-    assert "of 4 called exact" in wrong.sentence
-    assert slowest.measured == pytest.approx(10 / 7)
-    assert not slowest.holds
-    written = [text.get_text() for text in score_card(summary.assign(seconds=1.0)).axes[0].texts]
+    assert found[0].spread == f"{counts}; not: a"
+    written = [text.get_text() for text in score_card(summary).axes[0].texts]
     assert written == ["1 exact, 1 wrong", "1 exact", "1 exact"]
 
 
@@ -307,25 +284,25 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong():
     assert [is_truth(formula, check) for formula in formulas] == [False, True, True, False]
 
 
-@pytest.mark.parametrize(
-    "error, tolerance, worse, same",
-    [
-        # Largest errors of a formula that is significantly worse, and of one that is not.
-        (0.1, 0.1, 0.11, np.inf),
-        (0.1, 0.0, 0.1, np.inf),
-        (1e-12, 0.1, 1.1e-12, 1.1e-12),
-        (1e-14, 0.1, 1e-12, 1e-12),
-        (0.95, 0.1, 1.0, np.inf),
-        (np.inf, 0.0, 1.0, np.inf),
-    ],
-)
+#: Error of the network, tolerance, and largest errors of a formula that is significantly worse, and
+#: of one that is not.
+ALLOWED = """
+0.1 | 0.1 | 0.11 | 1e999
+0.1 | 0.0 | 0.1 | 1e999
+1e-12 | 0.1 | 1.1e-12 | 1.1e-12
+1e-14 | 0.1 | 1e-12 | 1e-12
+0.95 | 0.1 | 1.0 | 1e999
+1e999 | 0.0 | 1.0 | 1e999
+"""
+
+
+@pytest.mark.parametrize("error, tolerance, worse, same", cases(ALLOWED))
 def test_formula_may_differ_from_a_network_by_its_error(error, tolerance, worse, same):
     x = np.ones((20, 1))
     y = np.arange(20.0)
-    models = {off: lambda x, off=off: np.arange(20.0) + off for off in (0.1, 0.2)}
-    network = SimpleNamespace(model=models[0.1], error=error)
-    given = network, tolerance, SearchData(x, y, x, y)
-    for model, largest in ((models[0.2], worse), (models[0.1], same)):
+    near, far = (lambda x, off=off: np.arange(20.0) + off for off in (0.1, 0.2))
+    given = SimpleNamespace(model=near, error=error), tolerance, SearchData(x, y, x, y)
+    for model, largest in ((far, worse), (near, same)):
         assert stands_for(model, largest * (1 - 1e-9), *given)
         assert np.isinf(largest) or not stands_for(model, largest * (1 + 1e-9), *given)
 
@@ -333,28 +310,28 @@ def test_formula_may_differ_from_a_network_by_its_error(error, tolerance, worse,
 def test_formula_far_worse_than_the_network_is_not_accepted():
     x = np.linspace(-1, 1, 200)[:, None]
     y = np.sin(20 * x[:, 0])
-    data = SearchData(x[::2], y[::2], x[1::2], y[1::2])
-    problem = SearchProblem(data, choose(["sin", "x"], None))
 
+    def data(y):
+        return SearchData(x[::2], y[::2], x[1::2], y[1::2])
+
+    problem = SearchProblem(data(y), choose(["sin", "x"], None))
     good, bad = (one_edge("sin", a, 0.0, c, 0.0) for a, c in ((20.0, 0.999), (1.0, 0.1)))
     line = Spline.through(x[:, 0], 0.1 * x[:, 0], (-1.0, 1.0), 3, 3)
     network = Graph(1, ("sum",), (Edge(0, 1, line),))
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
-    step = SearchStage("train", "good", good, data)
-    tried = FittedStructure("bad", network, data, bad, matches=matches)
-    plain = Scaling(np.zeros(1), np.ones(1))
     held_out = VerificationData(x, y, np.array([[-1.0, 1.0]]), x)
+    plain = Scaling(np.zeros(1), np.ones(1))
     given = InterpretationProblem(settings(), ("x0",), problem, held_out, plain, 1.0)
+    step = SearchStage("train", "good", good, data(y))
+    tried = FittedStructure("bad", network, data(y), bad, matches=matches)
     events = outcome(given, [step], [tried], Budget(5.0))
     result = next(event for event in events if isinstance(event, Interpretation))
     assert result.outcome == "failed"
     assert "times the error of the network" in result.sentence
-    rough = y + 0.1 * np.cos(777 * x[:, 0])
-    data = SearchData(x[::2], rough[::2], x[1::2], rough[1::2])
-    elsewhere = replace(held_out, y=-y)
-    given = replace(given, search=replace(problem, data=data), held_out=elsewhere)
-    fit = FittedStructure("good", good, data, good)
-    *_, result = outcome(given, [], [fit], Budget(5.0))
+    rough = data(y + 0.1 * np.cos(777 * x[:, 0]))
+    elsewhere = {"search": replace(problem, data=rough), "held_out": replace(held_out, y=-y)}
+    fit = FittedStructure("good", good, rough, good)
+    *_, result = outcome(replace(given, **elsewhere), [], [fit], Budget(5.0))
     assert (result.outcome, result.formula) == ("failed", None)
     assert "explains any of the variance of new points" in result.sentence
 

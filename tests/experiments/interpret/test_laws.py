@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sympy
+from cases import cases
 from doors import typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.problem import decimal_scales
@@ -16,47 +17,37 @@ from kanrun.formulas import parse, to_numpy
 from kanrun.runs.records import Note, Row
 from kanrun.targets import Scaling
 
-#: For each law: ranges of the inputs in SI units, formula, relative noise, number of rows.
-LAWS = {
-    "gas": (
-        {"moles": (0.5, 3), "kelvin": (250, 400), "volume": (0.01, 0.05)},
-        "8.314*moles*kelvin/volume",
-        1e-2,
-        200,
-    ),
-    "lens": ({"object": (0.3, 3), "focal": (0.05, 0.2)}, "object*focal/(object-focal)", 0.0, 150),
-    "pendulum": ({"length": (0.1, 2), "mass": (0.05, 0.5)}, "2*pi*sqrt(length/9.81)", 5e-3, 80),
-}
+#: Ranges of the inputs in SI units, formula, relative noise, number of rows.
+LAWS = """
+{'moles': (0.5, 3), 'kelvin': (250, 400), 'volume': (0.01, 0.05)} | 8.314*moles*kelvin/volume | 1e-2 | 200
+{'object': (0.3, 3), 'focal': (0.05, 0.2)} | object*focal/(object-focal) | 0.0 | 150
+{'length': (0.1, 2), 'mass': (0.05, 0.5)} | 2*pi*sqrt(length/9.81) | 5e-3 | 80
+"""  # noqa: E501
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAWS)
-def test_a_law_is_found_in_its_table(name, tmp_path):
-    ranges, law, noise, rows = LAWS[name]
+@pytest.mark.parametrize("ranges, law, noise, rows", cases(LAWS))
+def test_a_law_is_found_in_its_table(ranges, law, noise, rows, tmp_path):
     generator = np.random.default_rng(4)
-    low, high = np.array(list(ranges.values())).T
-    x = low + generator.random((rows, len(low))) * (high - low)
     names = list(ranges)
+    low, high = np.array(list(ranges.values())).T
+    x, new = (low + generator.random((count, len(low))) * (high - low) for count in (rows, 1000))
     truth = to_numpy(parse(law, names), names)
-    frame = pd.DataFrame(dict(zip(ranges, x.T, strict=True)))
+    frame = pd.DataFrame(x, columns=names)
     frame["measured"] = truth(x) * (1 + noise * generator.normal(size=rows))
-    path = tmp_path / f"{name}.csv"
-    frame.to_csv(path, index=False)
-    cfg = typed(
-        "interpret",
-        f"target.path={path} target.outputs=measured sampling.validation_fraction=0.2 budget=12",
-    )
+    frame.to_csv(tmp_path / "law.csv", index=False)
+    table = f"target.path={tmp_path}/law.csv target.outputs=measured"
+    cfg = typed("interpret", f"{table} sampling.validation_fraction=0.2 budget=12")
     records = list(experiment.run(cfg, {}, 0))
-    summary = next(
-        record.values for record in records if isinstance(record, Row) and record.table == "summary"
+    (summary,) = (
+        each.values for each in records if isinstance(each, Row) and each.table == "summary"
     )
     found = parse(str(summary["formula"]), names)
-    new = low + generator.random((1000, len(low))) * (high - low)
     assert np.abs(to_numpy(found, names)(new) / truth(new) - 1).max() < max(noise, 1e-9), found
     assert not sympy.simplify(found / parse(law, names)).free_symbols, found
     notes = [record.text for record in records if isinstance(record, Note)]
     said = next(text for text in notes if "by their effect" in text)
-    assert ("not needed: mass" in said) == (name == "pendulum")
+    assert ("not needed: mass" in said) == ("mass" in ranges)
 
 
 def test_predictions_are_in_the_units_of_the_data():

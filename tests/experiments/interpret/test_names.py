@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sympy
+from cases import cases, refuses
 from doors import check_config, run_config, typed
 from made_graphs import edge
 
@@ -14,19 +15,18 @@ from kanrun.engine.symbolic import Graph, SearchData, Spline, fit_expression
 from kanrun.engine.symbolic.formula import Formula, rename_variables
 from kanrun.engine.symbolic.graph import edge_name
 from kanrun.engine.symbolic.problem import titled
-from kanrun.errors import UsageError
 from kanrun.formulas import parse, variable
 from kanrun.model.loaded_run import LoadedRun
 
 #: Names of two columns, and their a/b^2 as text and in LaTeX.
-COLUMNS = {
-    ("x1", "x0"): ("x1/x0**2", r"\frac{x_{1}}{x_{0}^{2}}"),
-    ("size m2", "rent (EUR)"): ("size_m2/rent_EUR**2", r"\frac{size_{m2}}{rent_{EUR}^{2}}"),
-    ("lambda", "f1"): ("lambda_/f1**2", r"\frac{\lambda_{}}{f_{1}^{2}}"),
-    ("E", "e"): ("E/e**2", r"\frac{E}{\mathrm{e}^{2}}"),
-    ("x_1", "x1"): ("x_1/x1**2", r"\frac{\mathrm{x\_1}}{\mathrm{x1}^{2}}"),
-    ("Größe", "rebar"): ("Größe/rebar**2", r"\frac{Größe}{\mathrm{rebar}^{2}}"),
-}
+COLUMNS = r"""
+x1 | x0 | x1/x0**2 | \frac{x_{1}}{x_{0}^{2}}
+size m2 | rent (EUR) | size_m2/rent_EUR**2 | \frac{size_{m2}}{rent_{EUR}^{2}}
+lambda | f1 | lambda_/f1**2 | \frac{\lambda_{}}{f_{1}^{2}}
+E | e | E/e**2 | \frac{E}{\mathrm{e}^{2}}
+x_1 | x1 | x_1/x1**2 | \frac{\mathrm{x\_1}}{\mathrm{x1}^{2}}
+Größe | rebar | Größe/rebar**2 | \frac{Größe}{\mathrm{rebar}^{2}}
+"""
 
 
 def table_of(names):
@@ -34,11 +34,10 @@ def table_of(names):
     return pd.DataFrame({names[0]: x[:, 0], names[1]: x[:, 1], "y": x[:, 0] / x[:, 1] ** 2})
 
 
-@pytest.mark.parametrize("names", COLUMNS)
-def test_formulas_have_the_names_of_the_columns(names):
-    frame = table_of(names)
-    found = interpret(frame[list(names)], frame["y"], budget=2.0)
-    text, latex = COLUMNS[names]
+@pytest.mark.parametrize("first, second, text, latex", cases(COLUMNS))
+def test_formulas_have_the_names_of_the_columns(first, second, text, latex):
+    frame = table_of((first, second))
+    found = interpret(frame[[first, second]], frame["y"], budget=2.0)
     assert str(found) == str(found.formula) == text
     forms = found.formula.forms()
     assert (forms["text"], forms["latex"]) == (text, latex)
@@ -48,25 +47,24 @@ def test_formulas_have_the_names_of_the_columns(names):
     np.testing.assert_allclose(own["formula"](3.0, 2.0), 0.75, rtol=1e-12)
 
 
+FILES = r"""
+f.txt | "Größe" = x1/x0**2
+f.tex | Größe = \frac{x_{1}}{x_{0}^{2}}
+f.py | def f(x1, x0):
+f.c | double f(double x1, double x0)
+"""
+
+
 def test_runs_and_exports_have_the_names_of_the_columns(tmp_path):
     table_of(("x1", "x0")).rename(columns={"y": "Größe"}).to_csv(tmp_path / "t.csv", index=False)
-    done = run_config(
-        typed("interpret", f"target.path={tmp_path}/t.csv target.outputs=[Größe] budget=2"),
-        tmp_path / "outputs",
-    )
+    line = f"target.path={tmp_path}/t.csv target.outputs=[Größe] budget=2"
+    done = run_config(typed("interpret", line), tmp_path / "outputs")
     assert set(done.table("summary")["formula"]) == {"x1/x0**2"}
     edges = done.table("edges")
-    entering = edges[edges["input_name"].notna()]
-    assert set(entering.loc[entering["symbolic"] == "1/x^2", "input_name"]) == {"x0"}
-    loaded = LoadedRun(done)
-    files = {
-        "f.txt": '"Größe" = x1/x0**2\n',
-        "f.tex": r"Größe = \frac{x_{1}}{x_{0}^{2}}",
-        "f.py": "def f(x1, x0):",
-        "f.c": "double f(double x1, double x0)",
-    }
-    for file, content in files.items():
-        loaded.export("formula", tmp_path / file)
+    squared = (edges["symbolic"] == "1/x^2") & edges["input_name"].notna()
+    assert set(edges.loc[squared, "input_name"]) == {"x0"}
+    for file, content in cases(FILES):
+        LoadedRun(done).export("formula", tmp_path / file)
         assert content in (tmp_path / file).read_text()
     assert runpy.run_path(str(tmp_path / "f.py"))["f"](3.0, 2.0) == pytest.approx(0.75)
 
@@ -101,13 +99,13 @@ def test_groups_are_in_the_names_of_the_inputs():
 
 @pytest.mark.parametrize(
     "formula, domain, sentence",
-    [
-        ("log(x)", "{x: [-1,1]}", r"is not finite at x=-1 and"),
-        ("1/(b-x1)", "{x1: [-1,1], b: [-1,1]}", r"is not finite at x1=0, b=0 and"),
-        ("1/(x1-0.123)", "{x1: [-1,1]}", r"is not finite near x1=0.123, where it divides by zero"),
-        ("a*x1", "{x1: [2,1], a: [0,1]}", r"target.domain of x1 is \[2, 1\]"),
-    ],
+    cases("""
+        log(x) | x: [-1,1] | is not finite at x=-1 and
+        1/(b-x1) | x1: [-1,1], b: [-1,1] | is not finite at x1=0, b=0 and
+        1/(x1-0.123) | x1: [-1,1] | is not finite near x1=0.123, where it divides by zero
+        a*x1 | x1: [2,1], a: [0,1] | target.domain of x1 is [2, 1]
+    """),
 )
 def test_refusals_name_the_variables_of_the_formula(formula, domain, sentence):
-    with pytest.raises(UsageError, match=sentence):
-        check_config(typed("interpret", f"target.formula={formula} 'target.domain={domain}'"))
+    with refuses(sentence):
+        check_config(typed("interpret", f"target.formula={formula} 'target.domain={{{domain}}}'"))
