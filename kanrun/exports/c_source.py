@@ -28,6 +28,8 @@ POLYNOMIAL = 1e-13
 #: agree for both edges to share one array.
 DECIMALS = 15
 LINE = 120  # number of characters in a line
+#: Characters that are written as themselves in a string literal.
+_HARMLESS = re.compile(r"[A-Za-z0-9 _.]")
 
 
 def c_source(document: Document, name: str) -> str:
@@ -77,19 +79,18 @@ def _list(entries: Any) -> str:
 
 
 def _texts(words: Sequence[str]) -> str:
-    """Return a C initialiser of string literals.
+    """Return a C initialiser of string literals."""
+    return _list(map(_text, words))
+
+
+def _text(text: str) -> str:
+    """Return a C string literal.
 
     All bytes except letters, digits, spaces, points and underscores are written as octal escapes.
     """
-    harmless = re.compile(r"[A-Za-z0-9 _.]")
-    literals = []
-    for text in words:
-        letters = map(chr, text.encode("utf-8", "replace"))
-        escaped = (
-            letter if harmless.match(letter) else f"\\{ord(letter):03o}" for letter in letters
-        )
-        literals.append(f'"{"".join(escaped)}"')
-    return _list(literals)
+    letters = map(chr, text.encode("utf-8", "replace"))
+    escaped = (letter if _HARMLESS.match(letter) else f"\\{ord(letter):03o}" for letter in letters)
+    return f'"{"".join(escaped)}"'
 
 
 def _numbers(values: list[Any]) -> str:
@@ -135,6 +136,7 @@ def _column(column: Document) -> str:
     fields = {
         "levels": len(levels),
         "texts": f"(const char *const[]){_texts(levels)}" if levels else [],
+        "other": _text(column["other"]) if column["other"] else [],
         "fill": "NAN" if column["fill"] is None else float(column["fill"]),
         "indicator": column["indicator"],
         "parts": len(part_numbers),

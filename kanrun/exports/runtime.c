@@ -31,7 +31,7 @@ struct layer {
 struct network { int inputs, outputs, count; const unit *units; const layer *layers; };
 typedef struct {
     int levels, indicator, parts, marks;
-    const char *const *texts;
+    const char *const *texts, *other; /* other: the only text without an indicator, or NULL */
     double fill;
     const int *part;
     const double *mark; /* numbers that mean a missing value, such as -999 */
@@ -291,7 +291,7 @@ int @_encode(const @_value *row, double *x)
     for (i = 0; i < COLUMNS; i++) {
         const column *c = &columns[i];
         const char *text = row[i].text && *row[i].text ? row[i].text : "(missing)";
-        int known = c->levels < 2, missing = !c->levels && isnan(row[i].number);
+        int known = !c->levels || (c->other && !strcmp(text, c->other)), missing = !c->levels && isnan(row[i].number);
         for (j = 0; j < c->marks; j++) missing |= row[i].number == c->mark[j];
         for (j = 0; j < c->levels; j++) known |= (*x++ = !strcmp(text, c->texts[j])) > 0;
         unknown += !known;

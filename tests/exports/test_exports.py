@@ -24,6 +24,7 @@ from kanrun.exports import FORMATS, document_of, encode, evaluate, export_bytes,
 from kanrun.exports import in_pieces as pieces_of
 from kanrun.exports.javascript import LAYERS
 from kanrun.model.prediction import predicted_values
+from kanrun.targets.encoding import ColumnCode, TableCode
 from kanrun.targets.table_text import read_days
 
 POINTS = 300
@@ -202,13 +203,15 @@ def test_columns_are_found_by_name_and_encoded(encoded, tmp_path):
         predict({"age": [1.0], "colour": ["blue"]})
 
 
+class Value(ctypes.Structure):
+    """A value of a row in C."""
+
+    _fields_ = (("number", ctypes.c_double), ("text", ctypes.c_char_p))
+
+
 @needs_cc
 def test_c_encodes_a_row_of_the_table(encoded, tmp_path):
     one, x, _ = encoded
-
-    class Value(ctypes.Structure):
-        _fields_ = (("number", ctypes.c_double), ("text", ctypes.c_char_p))
-
     library, prefix = compiled(one, tmp_path / "m.c")
     for number, expected in enumerate(x):
         raw = {column.name: RAW[column.name][number] for column in one.code.columns}
@@ -224,6 +227,18 @@ def test_c_encodes_a_row_of_the_table(encoded, tmp_path):
         into = np.empty(x.shape[1])
         assert getattr(library, f"{prefix}_encode")(row, pointer(into)) == (number in (2, 3))
         np.testing.assert_allclose(into, expected, rtol=1e-12)
+
+
+@needs_cc
+def test_c_reports_a_text_that_neither_level_of_a_column_has(tmp_path):
+    code = TableCode((ColumnCode("answer", ("yes",), other="no \u00e4"),))
+    one = model(kan((1, 2, 1)), inputs=code.features, code=code)
+    library, prefix = compiled(one, tmp_path / "m.c")
+    into = np.empty(1)
+    for text, indicator, unknown in (("yes", 1, 0), ("no \u00e4", 0, 0), ("perhaps", 0, 1)):
+        value = Value(0.0, text.encode())
+        found = getattr(library, f"{prefix}_encode")(ctypes.byref(value), pointer(into))
+        assert (found, into[0]) == (unknown, indicator)
 
 
 def test_torch_takes_the_numbers_that_encode_a_table_and_names_them(encoded, tmp_path):

@@ -146,15 +146,14 @@ def mlp_parameters(shape: Sequence[int]) -> int:
 def kanbefair_flops(size: KANSize, base: str) -> float:
     """Return the number of FLOPs of one sample as KANbeFair counts them.
 
-    KANbeFair counts every basis function of the grid, not only the nonzero ones, for every edge.
+    KANbeFair counts every basis function of the grid, not only the nonzero ones, for every edge. It
+    has no multiplication nodes; here, each takes one more FLOP.
     """
     g = size.intervals
     k = size.degree
-    total = 0.0
-    for n_in, n_out in itertools.pairwise(size.shape):
-        total += n_in * n_out * (9 * k * (g + 1.5 * k) + 2 * g - 2.5 * k + 1)
-        if base != "zero":
-            total += ACTIVATION_FLOPS[base] * n_in + 2 * n_in * n_out
+    total = size.edges * (9 * k * (g + 1.5 * k) + 2 * g - 2.5 * k + 1) + sum(size.products)
+    if base != "zero":
+        total += ACTIVATION_FLOPS[base] * sum(size.shape[:-1]) + 2 * size.edges
     return total
 
 

@@ -311,7 +311,8 @@ class KAN(Network):
 
     def flops(self) -> dict[str, float | None]:
         fair = kanbefair_flops(size_of(self), self.edge_layers[0].spec.base)
-        return {"flops": float(sum(map(layer_flops, self.edge_layers))), "kanbefair_flops": fair}
+        executed = sum(map(layer_flops, self.edge_layers)) + sum(self.products)
+        return {"flops": float(executed), "kanbefair_flops": fair}
 
     @property
     def extrapolation_note(self) -> str:

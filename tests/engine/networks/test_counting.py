@@ -63,6 +63,14 @@ def test_flops_of_kanbefair_by_hand():
     assert c.kanbefair_flops(size, "relu") == 12 * 34 + 5 + 12 * 2
 
 
+def test_multiplication_node_costs_the_edges_of_its_second_sum_and_one_product():
+    product, plain = (kan([2, 3, 1], products=n, base="zero").flops() for n in ((1,), (0,)))
+    wide, narrow = (c.layer_flops(kan([2, n], base="zero").edge_layers[0]) for n in (4, 3))
+    assert product["flops"] - plain["flops"] == wide - narrow + 1
+    per_edge = plain["kanbefair_flops"] / 9
+    assert product["kanbefair_flops"] - plain["kanbefair_flops"] == 2 * per_edge + 1
+
+
 def test_base_costs_one_function_per_input_and_two_operations_per_edge():
     costs = [c.layer_flops(kan([2, 3], 5, base=base).edge_layers[0]) for base in ("relu", "zero")]
     assert costs[0] - costs[1] == 2 * c.ACTIVATION_FLOPS["relu"] + 2 * 6
