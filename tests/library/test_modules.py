@@ -4,14 +4,12 @@ import math
 import re
 
 import matplotlib.figure
-import pytest
 import torch
-from cases import cases
+from cases import cases, refuses
 from processes import python
 from torch.testing import assert_close
 
 from kanrun import KAN, MLP, KANLayer
-from kanrun.errors import UsageError
 
 
 def points(rows=200, inputs=2, dtype=torch.float32):
@@ -111,7 +109,7 @@ def test_an_edge_is_a_function_with_derivatives():
         ((2, 0, 0), "no layer 2: the network has 2"),
         ((0, 0, 3), "no edge from input 0 to output 3"),
     ):
-        with pytest.raises(UsageError, match=message):
+        with refuses(message):
             kan.edge(*wrong)
 
 
@@ -129,9 +127,7 @@ def test_kan_takes_a_domain_and_multiplication_nodes():
     assert kan(points()).shape == (200, 1)
 
 
-REFUSALS = dict(
-    cases(
-        r"""
+REFUSALS = r"""
 KAN([2]) | shape=\[2\] must be widths
 MLP([2, 1], 'silly') | activation=silly is not known
 KAN([2, 1], [5, 10]) | intervals=.* must be a whole number. Use refine
@@ -148,8 +144,6 @@ KAN([2, 1])(torch.zeros(3, 2, dtype=torch.int64)) | x must be a tensor of torch.
 KAN([2, 1])(torch.zeros(3, 2, dtype=torch.float16)) | x holds torch.float16 and the layer torch.float32
 KAN([2, 1], device='tpu9') | device=tpu9
 """  # noqa: E501
-    )
-)
 PROGRAM = """
 import sys
 import torch
@@ -166,7 +160,7 @@ for line in sys.stdin:
 
 def test_wrong_arguments_are_refused_in_one_sentence():
     """In a separate process, because tests add checks of annotations."""
-    lines = "\n".join(REFUSALS)
-    done = python("-c", PROGRAM, input=lines)
-    for call, said in zip(REFUSALS, done.stdout.splitlines(), strict=True):
-        assert re.search(REFUSALS[call], said), (call, said)
+    calls, sentences = zip(*cases(REFUSALS), strict=True)
+    printed = python("-c", PROGRAM, input="\n".join(calls)).stdout.splitlines()
+    for call, sentence, said in zip(calls, sentences, printed, strict=True):
+        assert re.search(sentence, said), (call, said)
