@@ -30,9 +30,8 @@ from kanrun.engine.tables.folds import OURS, loss_of
 from kanrun.engine.tables.proper_scores import proper_scores
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
-from kanrun.points import Family
+from kanrun.points import Family, Points
 from kanrun.runs.records import Note, Records
-from kanrun.targets import Points
 
 from .config import BenchConfig
 from .timing import rows_of

@@ -17,9 +17,9 @@ from kanrun.config import TARGETS
 from kanrun.engine.training import Samples
 from kanrun.errors import UsageError
 from kanrun.model.planning import PRECISIONS, LearningProblem, problem_on
+from kanrun.points import Points, Scaling
 from kanrun.study.resources import device_of, generator, make_problem
-from kanrun.targets import Dataset, Points, Scaling, Target, build_target
-from kanrun.targets.datasets import check_known
+from kanrun.targets.datasets import Dataset, Target, build_target, check_known
 from kanrun.targets.functions import peaks_formula
 from kanrun.targets.settings import ExpressionTarget, TableTarget
 

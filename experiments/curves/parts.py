@@ -14,8 +14,9 @@ from scipy.interpolate import BSpline
 from kanrun.errors import UsageError
 from kanrun.runs.records import Records, Row, Table, Value
 from kanrun.study.suite import exponent
-from kanrun.targets import build_target, planar_points
+from kanrun.targets.datasets import build_target
 from kanrun.targets.functions import GIVEN_POINTS
+from kanrun.targets.table_targets import planar_points
 
 from . import geometry
 from .config import CurvesConfig

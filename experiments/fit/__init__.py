@@ -50,7 +50,7 @@ from kanrun.study.evaluation import (
 from kanrun.study.recipe import Training, summary_of, train_and_record
 from kanrun.study.resources import make_problem
 from kanrun.study.suite import bound_claims
-from kanrun.targets import NAMED, Target
+from kanrun.targets.datasets import NAMED, Target
 
 from .config import FitConfig
 from .extra_points import (

@@ -18,11 +18,10 @@ import torch
 
 from kanrun.engine.training import Plan, Trained, baseline_error, fit, predict
 from kanrun.model.planning import LearningProblem, joined
-from kanrun.points import Array
+from kanrun.points import Array, deviation
 from kanrun.runs.records import Note
 from kanrun.study.resources import generator
-from kanrun.targets import Dataset, deviation
-from kanrun.targets.datasets import draw, shown
+from kanrun.targets.datasets import Dataset, draw, shown
 from kanrun.targets.datasets import generator as stream
 from kanrun.targets.smoothness import rough_places
 

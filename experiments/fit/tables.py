@@ -35,7 +35,7 @@ from kanrun.study.evaluation import (
     unpredicted_classes,
 )
 from kanrun.study.resources import make_problem, threads_of
-from kanrun.targets import Dataset, Target, build_target
+from kanrun.targets.datasets import Dataset, Target, build_target
 from kanrun.targets.encoding import EMPTY
 
 from .config import FitConfig

@@ -20,12 +20,14 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import read_network
 from kanrun.errors import UsageError
 from kanrun.model.planning import with_scalings
+from kanrun.points import Scaling
 from kanrun.runs.records import Note, Record, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.evaluation import model_records
 from kanrun.study.recipe import network_columns
 from kanrun.study.resources import generator, make_problem
-from kanrun.targets import NAMED, Scaling, array_target
+from kanrun.targets.arrays import array_target
+from kanrun.targets.datasets import NAMED
 
 from .config import ImportConfig
 

@@ -34,21 +34,15 @@ from kanrun.engine.symbolic import (
     titled,
 )
 from kanrun.errors import UsageError
-from kanrun.formulas import as_variables, to_numpy, variable
+from kanrun.formulas.conversion import as_variables, to_numpy
+from kanrun.formulas.parsing import variable
 from kanrun.model.model import Model
 from kanrun.model.prediction import logit_values, predicted_values, training_sample
 from kanrun.monitoring import ProgressUpdate
+from kanrun.points import Points, Scaling
 from kanrun.study.progress import Reporter
-from kanrun.targets import (
-    Data,
-    Dataset,
-    Points,
-    Scaling,
-    Target,
-    array_target,
-    as_numbers,
-    is_frame,
-)
+from kanrun.targets.arrays import Data, array_target, as_numbers, is_frame
+from kanrun.targets.datasets import Dataset, Target
 
 from .config import InterpretConfig
 from .outcome import Interpretation, is_constant, outcome

@@ -19,7 +19,7 @@ from kanrun.engine.symbolic import (
     significant,
 )
 from kanrun.engine.symbolic.certificate import YES_NO
-from kanrun.formulas import to_text
+from kanrun.formulas.conversion import to_text
 from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
 from kanrun.study import Cell

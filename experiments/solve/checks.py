@@ -26,8 +26,10 @@ from kanrun.engine.equations import (
 )
 from kanrun.engine.equations.system import differentiate, highest_orders, low_discrepancy, on_face
 from kanrun.errors import UsageError
-from kanrun.formulas import to_numpy, variable
-from kanrun.formulas.equations import Derivative, Relation
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.equation_syntax import Derivative
+from kanrun.formulas.equations import Relation
+from kanrun.formulas.parsing import variable
 
 #: Number of points on each face at which conditions are compared and exact solutions are checked.
 #: With fewer points, contradictions in a small part of a face are missed.

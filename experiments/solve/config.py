@@ -70,11 +70,17 @@ class EquationConfig:
 
     def check(self) -> None:
         """Raise UsageError if an equation cannot be parsed."""
-        from kanrun.formulas.equations import Vocabulary, parse_relation
+        from kanrun.formulas.equation_syntax import Vocabulary, read_relation
 
         constants = (*(self.unknown_parameters or ()), *(self.constants or ()))
         vocabulary = Vocabulary(tuple(self.variables), tuple(self.unknowns), constants)
-        for text in self.formula if isinstance(self.formula, list | tuple) else [self.formula]:
+        equations = self.formula if isinstance(self.formula, list | tuple) else [self.formula]
+        for text in equations:
+            read_relation(str(text), vocabulary)
+        # Values are checked after names, because this import loads sympy.
+        from kanrun.formulas.equations import parse_relation
+
+        for text in equations:
             parse_relation(str(text), vocabulary)
 
     def conflicts(self, at: str) -> Iterator[str]:

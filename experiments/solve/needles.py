@@ -21,8 +21,8 @@ import yaml  # type: ignore[import-untyped]
 from pandas import DataFrame
 
 from kanrun.engine.equations import SEEN_WIDTH, SEEN_WIDTH_IN_TWO
-from kanrun.formulas import to_numpy, variable
-from kanrun.formulas.parsing import parse_expression
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse_expression, variable
 from kanrun.runs import Claim
 from kanrun.study import Cell
 from kanrun.study.suite import claim_at_least, claim_at_most

@@ -41,7 +41,8 @@ from kanrun.engine.equations import (
     solve,
 )
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.formulas import constant, to_numpy, variable
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import constant, variable
 from kanrun.monitoring import finished
 from kanrun.study import Cell, with_cell
 from kanrun.study.resources import generator

@@ -35,10 +35,12 @@ from kanrun.engine.equations.system import highest_orders
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
 from kanrun.errors import UsageError
-from kanrun.formulas import constant, variable
-from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
-from kanrun.formulas.parsing import parse_expression
-from kanrun.targets import column_names, frame_columns, input_rows, read_inputs
+from kanrun.formulas.equation_syntax import Vocabulary
+from kanrun.formulas.equations import Relation, parse_relation
+from kanrun.formulas.parsing import constant, parse_expression, variable
+from kanrun.targets.arrays import frame_columns, input_rows
+from kanrun.targets.encoding import read_inputs
+from kanrun.targets.table_files import column_names
 
 from .config import EquationConfig, SolveConfig
 

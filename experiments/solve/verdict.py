@@ -29,8 +29,9 @@ from kanrun.engine.equations import (
     Windows,
 )
 from kanrun.engine.equations.system import low_discrepancy
-from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.equations import RowFunction
+from kanrun.formulas.parsing import variable
 from kanrun.runs import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
 

@@ -41,8 +41,10 @@ from kanrun.exports.document import (
 )
 from kanrun.exports.javascript import javascript_source
 from kanrun.exports.runtime import encode, evaluate
-from kanrun.formulas import KnownFunction, as_variables, parse, to_latex, to_python, variable
-from kanrun.targets import PiecewiseScaling, Scaling
+from kanrun.formulas.conversion import as_variables, to_latex, to_python
+from kanrun.formulas.parsing import parse, variable
+from kanrun.formulas.vocabulary import KnownFunction
+from kanrun.points import PiecewiseScaling, Scaling
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
 from kanrun.targets.table_text import canonical, days_from, is_number, number_from, text_of

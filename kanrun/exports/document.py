@@ -70,9 +70,8 @@ from kanrun.engine.layers import RadialLayer, SplineLayer
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.splines import Grid, extend, uniform_breakpoints
 from kanrun.errors import UsageError
-from kanrun.points import Array
-from kanrun.targets import PiecewiseScaling, Scaling, TableCode
-from kanrun.targets.encoding import plain_code
+from kanrun.points import Array, PiecewiseScaling, Scaling
+from kanrun.targets.encoding import TableCode, plain_code
 
 SCHEMA = "kanrun-model/1"
 Document = dict[str, Any]

@@ -28,8 +28,7 @@ from kanrun.model.prediction import (
 )
 from kanrun.model.trained import TrainedNetwork
 from kanrun.points import Array
-from kanrun.targets import NAMED
-from kanrun.targets.datasets import check_known
+from kanrun.targets.datasets import NAMED, check_known
 from kanrun.targets.encoding import features_of
 
 if TYPE_CHECKING:

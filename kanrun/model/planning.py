@@ -31,8 +31,8 @@ from kanrun.engine.training import (
 )
 from kanrun.errors import UsageError
 from kanrun.model.settings import AutoSolver, GradientConfig, KANConfig
-from kanrun.points import Array
-from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling
+from kanrun.points import Array, PiecewiseScaling, Points, Scaling
+from kanrun.targets.datasets import Dataset
 
 PRECISIONS: dict[str, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
 

@@ -22,16 +22,10 @@ from numpy.typing import NDArray
 from kanrun.engine.training import predict
 from kanrun.errors import UsageError
 from kanrun.model.trained import TrainedNetwork
-from kanrun.points import predicted_classes
+from kanrun.points import PiecewiseScaling, predicted_classes
 from kanrun.runs.files import as_text, formulas_in
-from kanrun.targets import (
-    PiecewiseScaling,
-    TableFile,
-    TableLimits,
-    is_parquet,
-)
 from kanrun.targets.encoding import OTHERS
-from kanrun.targets.table_files import check_columns
+from kanrun.targets.table_files import TableFile, TableLimits, check_columns, is_parquet
 from kanrun.targets.table_output import table_writer
 from kanrun.targets.table_text import text_of
 
@@ -287,7 +281,7 @@ def training_sample(model: TrainedNetwork) -> Array:
 
 def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
     """Return the derivative `name` of a solution, such as "u_xx", at the points `x`: (samples,)."""
-    from kanrun.formulas.equations import Vocabulary  # imported late, because it loads sympy
+    from kanrun.formulas.equation_syntax import Vocabulary  # imported late, because it loads sympy
 
     network: Any = model.network
     if not hasattr(network, "derivatives"):

@@ -17,10 +17,9 @@ from torch import Tensor
 from kanrun.config.registry import MODELS
 from kanrun.engine.networks import Network, from_description
 from kanrun.errors import MALFORMED, KanrunError
-from kanrun.points import Array, Family
+from kanrun.points import Array, Family, PiecewiseScaling, Scaling
 from kanrun.runs.records import Checkpoint
-from kanrun.targets import PiecewiseScaling, Scaling, TableCode
-from kanrun.targets.encoding import plain_code
+from kanrun.targets.encoding import TableCode, plain_code
 
 Arrays = dict[str, NDArray[Any]]
 Kind = TypeVar("Kind")

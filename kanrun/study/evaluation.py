@@ -31,9 +31,9 @@ from kanrun.model.model import Model
 from kanrun.model.planning import LearningProblem
 from kanrun.model.prediction import in_numpy, predicted_values
 from kanrun.model.trained import to_checkpoint
-from kanrun.points import Array, predicted_classes
+from kanrun.points import Array, deviation, predicted_classes, root_mean_square
 from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
-from kanrun.targets import Dataset, constant, deviation, root_mean_square
+from kanrun.targets.datasets import Dataset, constant
 
 #: Largest number of parameters for which the effective degrees of freedom are computed. The time
 #: grows with the cube of this number.

@@ -101,7 +101,7 @@ def make_problem(
     import torch
 
     from kanrun.model.planning import PRECISIONS, problem_on
-    from kanrun.targets import Target, build_target, check_gaussian, make_dataset
+    from kanrun.targets.datasets import Target, build_target, check_gaussian, make_dataset
 
     known = target if isinstance(target, Target) else build_target(target)
     check_gaussian(known)

@@ -16,7 +16,9 @@ import numpy as np
 import sympy
 
 from kanrun.errors import MALFORMED, UsageError
-from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import constant, parse, variable
+from kanrun.formulas.syntax import names_in, variables_in
 from kanrun.formulas.vocabulary import KnownFunction
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import NAMED, Target, check_known, shown

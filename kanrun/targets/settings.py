@@ -24,6 +24,7 @@ from kanrun.errors import UsageError
 
 if TYPE_CHECKING:
     from kanrun.targets.datasets import Target
+    from kanrun.targets.table_files import TableFile
 
 #: Numbers, text, lists or mappings. Mappings are not declared as a type, because the command line
 #: may set keys of a mapping that does not exist yet.
@@ -95,7 +96,7 @@ class GaussianPeaksTarget(FunctionTarget):
     kind: str = "gaussian_peaks"
 
     def build(self) -> Target:
-        from kanrun.formulas import parse
+        from kanrun.formulas.parsing import parse
         from kanrun.targets.functions import formula_target, peaks_formula
 
         inputs = [f"x{i}" for i in range(self.dimension)]
@@ -126,10 +127,11 @@ class ExpressionTarget(TargetConfig):
         return named_formula(self.formula, self.domain)
 
     def check(self) -> None:
-        """Raise UsageError if the formula cannot be parsed."""
-        from kanrun.formulas import names_in
+        """Raise UsageError if the formula has no valid syntax, or an unknown name or function."""
+        from kanrun.formulas.syntax import names_in, read
 
-        names_in(" ".join(self.formula.split()))
+        text = " ".join(self.formula.split())
+        read(text, names_in(text))
 
 
 @target
@@ -243,11 +245,39 @@ class TableTarget(TargetConfig):
 
         return build_table(self)
 
+    def file(self) -> TableFile:
+        """Return the file of the training rows."""
+        from kanrun.targets.table_files import TableFile
+
+        return TableFile(self.path, self.encoding, self.skip_rows)
+
+    def input_columns(self, table: TableFile) -> tuple[str, ...]:
+        """Return the names of the input columns of `table`.
+
+        Raises UsageError if the file lacks a column that the settings name, or no input is left.
+        """
+        from kanrun.targets.table_files import check_columns
+
+        names = table.names()
+        roles = [role for role in (self.weight_column, self.split_column, self.offset) if role]
+        check_columns([*self.exclude, *roles], names, table.file.name)
+        if list(self.inputs) != ["all"] or "all" in names:
+            kept = tuple(dict.fromkeys([*self.inputs, *([self.offset] if self.offset else [])]))
+        else:
+            taken = {*self.outputs, *self.exclude, self.weight_column}
+            if self.split.startswith("group:"):
+                taken.add(self.split_column)
+            kept = tuple(name for name in names if name not in taken)
+        if not kept:
+            raise UsageError(
+                f"{table.file.name} has no column left to predict from; name some in target.inputs."
+            )
+        check_columns([*kept, *self.outputs], names, table.file.name)
+        return kept
+
     def check(self) -> None:
         """Raise UsageError if the file lacks a column that the settings name."""
-        from kanrun.targets.table_targets import check_names
-
-        check_names(self)
+        self.input_columns(self.file())
 
     @property
     def split_column(self) -> str | None:

@@ -24,7 +24,7 @@ from kanrun.targets.encoding import (
     read_inputs,
 )
 from kanrun.targets.settings import BundledTarget, PointsTarget, TableTarget
-from kanrun.targets.table_files import TableFile, check_columns, check_path
+from kanrun.targets.table_files import TableFile, check_path
 from kanrun.targets.table_text import Values, canonical, is_number, read_days, read_numbers, text_of
 
 #: Bundled tables by name: the loader in sklearn.datasets, and the task.
@@ -75,21 +75,11 @@ def build_table(config: TableTarget) -> Target:
     )
 
 
-def check_names(config: TableTarget) -> None:
-    """Raise UsageError if a column in the settings is not in the header of the file."""
-    table = _file(config)
-    check_columns([*_inputs(config, table), *config.outputs], table.names(), table.file.name)
-
-
-def _file(asked: TableTarget) -> TableFile:
-    return TableFile(asked.path, asked.encoding, asked.skip_rows)
-
-
 @lru_cache(maxsize=4)
 def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target:
     asked = msgspec.json.decode(settings, type=TableTarget)
-    table = _file(asked)
-    inputs = _inputs(asked, table)
+    table = asked.file()
+    inputs = asked.input_columns(table)
     roles = filter(None, (asked.weight_column, asked.split_column))
     rows = _Rows(asked, table, [*inputs, *asked.outputs, *roles])
     if all(map(is_number, table.names())):
@@ -179,27 +169,6 @@ def _advice(asked: TableTarget, target: Target) -> list[str]:
         f"the output {asked.outputs[0]!r} has {len(values)} whole numbers and is predicted as a "
         "number; set target.task=classification if they are classes, regression if not"
     ]
-
-
-def _inputs(asked: TableTarget, table: TableFile) -> tuple[str, ...]:
-    """Return the names of the input columns.
-
-    Raises UsageError if columns are unknown or no input is left.
-    """
-    names = table.names()
-    roles = [role for role in (asked.weight_column, asked.split_column, asked.offset) if role]
-    check_columns([*asked.exclude, *roles], names, table.file.name)
-    if list(asked.inputs) != ["all"] or "all" in names:
-        return tuple(dict.fromkeys([*asked.inputs, *([asked.offset] if asked.offset else [])]))
-    taken = {*asked.outputs, *asked.exclude, asked.weight_column}
-    if asked.split.startswith("group:"):
-        taken.add(asked.split_column)
-    kept = tuple(name for name in names if name not in taken)
-    if not kept:
-        raise UsageError(
-            f"{table.file.name} has no column left to predict from; name some in target.inputs."
-        )
-    return kept
 
 
 class _Rows:

@@ -11,15 +11,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-from kanrun.points import Array
+    from kanrun.points import Array
 
 #: Values of a column: texts from a text file, or values of any type from other sources.
-Values = Sequence[Any] | NDArray[Any]
+Values: TypeAlias = "Sequence[Any] | NDArray[Any]"
 #: Indices of a column's faulty values, by kind of fault (such as "missing").
 Faults = dict[str, list[int]]
 
@@ -50,7 +50,7 @@ _DATE = re.compile(
 def text_of(value: Any) -> str:
     """Return a value as text without blanks around it; "(missing)" for None, NaN and blanks."""
     text = "" if value is None else str(value).strip()
-    return "(missing)" if text == "" or (isinstance(value, float) and np.isnan(value)) else text
+    return "(missing)" if text == "" or (isinstance(value, float) and math.isnan(value)) else text
 
 
 def number_from(value: Any) -> float:
@@ -75,6 +75,8 @@ def days_from(texts: list[str], day_first: bool) -> Array:
     Dates are written as 2024-12-31, as 31.12.2024 if `day_first`, or otherwise as 12/31/2024. Times
     with a time zone are converted to UTC. Raises ValueError if a text is not a date.
     """
+    import numpy as np
+
     instants = []
     minutes = []
     for text in texts:
@@ -137,6 +139,8 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
         number is NaN. `written` are numbers that Python's float() would not accept, such as $1,234.
         `word` are missing values that are written as an unusual word.
     """
+    import numpy as np  # imported late, so that names of columns are checked without it
+
     faults: Faults = defaultdict(list)
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         numbers = np.fromiter(map(float, values), np.float64, len(values))
@@ -180,6 +184,8 @@ def read_days(
         faulty values, as from `read_numbers`; and whether the day comes first, or None if the
         values did not decide it.
     """
+    import numpy as np
+
     texts = ["" if is_missing(value, words) else text_of(value) for value in values]
     faults: Faults = defaultdict(list, missing=[i for i, text in enumerate(texts) if not text])
     matches = [_DATE.match(text) for text in texts]

@@ -4,7 +4,8 @@ import numpy as np
 
 from kanrun.engine.symbolic import Edge, Graph, SearchData, Symbolic
 from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.formulas import parse, to_numpy
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse
 
 
 def split(x, y, validation=0.25):

@@ -7,7 +7,7 @@ from kanrun.engine.equations import Field, OutputForm, Windows
 from kanrun.engine.layers import BASES, EdgeSpec, RadialLayer
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Polynomial
 from kanrun.model.model import Model
-from kanrun.targets import PiecewiseScaling, Scaling
+from kanrun.points import PiecewiseScaling, Scaling
 from kanrun.targets.encoding import ColumnCode, TableCode
 
 HOSTILE = (

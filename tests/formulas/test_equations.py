@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from cases import cases, refuses
 
-from kanrun.formulas.equations import Vocabulary, parse_relation
+from kanrun.formulas.equation_syntax import Vocabulary
+from kanrun.formulas.equations import parse_relation
 
 PLANE = Vocabulary(("x", "t"), ("u",), ("k",))
 

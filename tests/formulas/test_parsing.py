@@ -8,7 +8,9 @@ import sympy
 from cases import cases, refuses
 
 from kanrun.errors import UsageError
-from kanrun.formulas import as_variables, constant, parse, to_text, variable, variables_in
+from kanrun.formulas.conversion import as_variables, to_text
+from kanrun.formulas.parsing import constant, parse, variable
+from kanrun.formulas.syntax import variables_in
 
 X0 = variable("x0")
 X1 = variable("x1")

@@ -19,9 +19,9 @@ from run_files import forge
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
-from kanrun.formulas import parse
+from kanrun.formulas.parsing import parse
 from kanrun.launch.composition import read_checked
-from kanrun.targets import TableFile
+from kanrun.targets.table_files import TableFile
 
 
 def words(text, by=" "):

@@ -22,9 +22,10 @@ from kanrun.model.prediction import (
     predicted_values,
     training_sample,
 )
+from kanrun.points import Points, root_mean_square
 from kanrun.study.evaluation import doubts, r_squared, relative_error
-from kanrun.targets import Points, TableLimits, root_mean_square
 from kanrun.targets.encoding import ColumnCode, TableCode
+from kanrun.targets.table_files import TableLimits
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ from kanrun.engine.networks.classical import ACTIVATIONS, Polynomial
 from kanrun.errors import UsageError
 from kanrun.model.model import Model
 from kanrun.model.trained import to_checkpoint
+from kanrun.points import Scaling
 from kanrun.runs import Claim, Manifest, Point, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.evaluation import Slider
 from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
-from kanrun.targets import Scaling
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kanrun.targets import build_target
+from kanrun.targets.datasets import build_target
 from kanrun.targets.settings import TableTarget
 
 

@@ -9,7 +9,8 @@ from cases import cases, refuses
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig
-from kanrun.targets import TableCode, make_dataset
+from kanrun.targets.datasets import make_dataset
+from kanrun.targets.encoding import TableCode
 
 TEXT = """id,age,sex,city,income,note,price
 a1,30,m,Bern,5.5,x,1

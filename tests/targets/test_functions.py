@@ -11,8 +11,8 @@ from scipy import special
 
 from kanrun.config.conversion import typed
 from kanrun.config.registry import TARGETS
-from kanrun.formulas import to_numpy
-from kanrun.targets import build_target
+from kanrun.formulas.conversion import to_numpy
+from kanrun.targets.datasets import build_target
 from kanrun.targets.functions import NAMED, SPECIAL, feynman_formulas
 from kanrun.targets.settings import ExpressionTarget
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cases import cases, refuses
 
-from kanrun.targets import TableCode
+from kanrun.targets.encoding import TableCode
 from kanrun.targets.table_text import read_days
 
 

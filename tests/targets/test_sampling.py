@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig
-from kanrun.targets import build_target, generator, make_dataset
-from kanrun.targets.datasets import split_order
+from kanrun.targets.datasets import build_target, generator, make_dataset, split_order
 from kanrun.targets.settings import ExpressionTarget, NamedTarget
 
 TARGET = NamedTarget(name="exp_sin_square")

@@ -7,7 +7,7 @@ from cases import cases, refuses
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig
-from kanrun.targets import build_target, make_dataset
+from kanrun.targets.datasets import build_target, make_dataset
 from kanrun.targets.settings import BundledTarget, TableTarget
 from kanrun.targets.table_targets import BUNDLED
 

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from kanrun.errors import UsageError
-from kanrun.targets import TableFile, TableLimits, read_inputs
+from kanrun.targets.encoding import read_inputs
+from kanrun.targets.table_files import TableFile, TableLimits
 
 TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"
 VALUES = np.array([[1, 2, 3.5], [4, -0.5, 0.25]])

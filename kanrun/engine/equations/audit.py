@@ -29,7 +29,8 @@ from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import TensorSpace
 from kanrun.engine.equations.time_polynomials import legendre_values
 from kanrun.engine.equations.unseen import Axis, Unseen, unseen
-from kanrun.formulas.equations import Derivative, Relation
+from kanrun.formulas.equation_syntax import Derivative
+from kanrun.formulas.equations import Relation
 
 #: Smallest number of test points per cell and variable.
 PLACES_OF_CELL = 3

@@ -25,8 +25,8 @@ from kanrun.engine.equations.system import (
     exact_number,
     highest_orders,
 )
-from kanrun.formulas import variable
-from kanrun.formulas.equations import MAX_ORDER, Derivative
+from kanrun.formulas.equation_syntax import MAX_ORDER, Derivative
+from kanrun.formulas.parsing import variable
 
 #: A condition at an end of space: the factor of the space derivative of each order, and the
 #: prescribed value of their sum, a function of time.

@@ -43,7 +43,7 @@ from kanrun.engine.equations.space import products
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.errors import TrainingFailed
-from kanrun.formulas import to_numpy
+from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.equations import RowFunction
 from kanrun.monitoring import report_progress, time_limit_reached
 

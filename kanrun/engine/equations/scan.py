@@ -20,7 +20,8 @@ from numpy.polynomial.legendre import leggauss, legvander
 from numpy.typing import NDArray
 from sympy import Expr
 
-from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import variable
 
 Array = NDArray[np.float64]
 #: Function of one variable; maps points (points,) to values (points,).

@@ -21,14 +21,10 @@ from sympy import Expr
 from torch import Tensor
 
 from kanrun.engine.equations.scan import Scan
-from kanrun.formulas import to_numpy, variable
-from kanrun.formulas.equations import (
-    Derivative,
-    Relation,
-    RowFunction,
-    Vocabulary,
-    parse_relation,
-)
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.equation_syntax import Derivative, Vocabulary
+from kanrun.formulas.equations import Relation, RowFunction, parse_relation
+from kanrun.formulas.parsing import variable
 
 #: Largest number of compiled derivatives of formulas that are kept in memory.
 COMPILED = 1024

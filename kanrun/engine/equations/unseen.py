@@ -19,7 +19,8 @@ from numpy.polynomial.legendre import leggauss
 from kanrun.engine.equations.scan import interpolation_rows
 from kanrun.engine.equations.space import Index
 from kanrun.engine.equations.system import Array
-from kanrun.formulas.equations import Derivative, Relation
+from kanrun.formulas.equation_syntax import Derivative
+from kanrun.formulas.equations import Relation
 
 #: Number of Gauss points per cell and variable at which the residual is interpolated.
 NODES_OF_CELL = 8

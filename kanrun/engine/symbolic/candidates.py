@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from kanrun.config.registry import CANDIDATES
 from kanrun.errors import UsageError
-from kanrun.formulas import parse, to_numpy, variable
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse, variable
 
 Array = NDArray[np.float64]
 Numeric = Callable[[Array], Array]

@@ -18,7 +18,7 @@ from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
-from kanrun.formulas import variable
+from kanrun.formulas.parsing import variable
 
 #: The factor c of an edge function c f(a x + b) + d counts as determined if |c| is more than this
 #: many standard errors.

@@ -41,7 +41,7 @@ from kanrun.engine.symbolic.graph import (
     Operation,
 )
 from kanrun.errors import KanrunError
-from kanrun.formulas import variable
+from kanrun.formulas.parsing import variable
 
 _Simple: TypeAlias = Spline | Symbolic
 #: A term of a sum, or a factor of a product: the index of a node, and a function of its value.

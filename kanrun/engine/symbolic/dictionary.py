@@ -29,7 +29,7 @@ from kanrun.engine.symbolic.candidates import (
     power,
 )
 from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.formulas import variable
+from kanrun.formulas.parsing import variable
 
 #: Number of pairs (k, b) that are tried for each function f(k u + b) of a term u; twice as many if
 #: u is an input.

@@ -36,7 +36,8 @@ from kanrun.engine.symbolic.written_numbers import (
     size,
 )
 from kanrun.errors import KanrunError
-from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
+from kanrun.formulas.conversion import to_latex, to_numpy, to_python, to_text
+from kanrun.formulas.parsing import variable
 
 #: Largest relative increase of the validation error that rounding all constants may cause.
 _ROUNDING_TOLERANCE = 0.02

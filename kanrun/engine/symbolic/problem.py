@@ -19,7 +19,8 @@ import sympy
 
 from kanrun.engine.symbolic.candidates import TINY, Array, Candidate, input_symbols
 from kanrun.engine.symbolic.graph import EdgeMatch, Graph
-from kanrun.formulas import to_text, variable
+from kanrun.formulas.conversion import to_text
+from kanrun.formulas.parsing import variable
 
 Model = Callable[[Array], Array]
 

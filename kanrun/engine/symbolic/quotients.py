@@ -21,7 +21,7 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, combination, input_names, input_symbols
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import EXACT, SearchData
-from kanrun.formulas import to_numpy
+from kanrun.formulas.conversion import to_numpy
 
 #: Maximum degree of a numerator.
 _DEGREE = 6

@@ -20,7 +20,7 @@ from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.effects import importance_table
 from kanrun.errors import UsageError
-from kanrun.formulas import to_numpy
+from kanrun.formulas.conversion import to_numpy
 from kanrun.points import Points
 
 #: An exponent of a power law may be rounded within this many standard errors.

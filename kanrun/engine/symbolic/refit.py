@@ -29,7 +29,8 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edge_functions import Spline
 from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
-from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import variable
 
 #: If errors are relative, residuals are divided by the absolute values of the graph. Before the
 #: division, each is limited to the interval from |y| / `_NEAR` to `_NEAR` * |y|.

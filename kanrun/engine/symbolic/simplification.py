@@ -29,7 +29,7 @@ from kanrun.engine.symbolic.written_numbers import (
     window_of,
 )
 from kanrun.errors import KanrunError
-from kanrun.formulas import to_numpy
+from kanrun.formulas.conversion import to_numpy
 
 #: Largest number of terms of an expanded expression; sympy itself has no limit.
 _MAX_TERMS = 400

@@ -17,7 +17,7 @@ from kanrun.engine.equations.slab_solution import slab_residuals, solve_evolutio
 from kanrun.engine.equations.well_posed import growing_place
 from kanrun.engine.networks import from_description
 from kanrun.errors import UsageError
-from kanrun.formulas.equations import Vocabulary
+from kanrun.formulas.equation_syntax import Vocabulary
 
 BOX = {"x": [0, 1], "t": [0, 1]}
 

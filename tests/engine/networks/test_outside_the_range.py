@@ -10,7 +10,7 @@ import torch
 from kanrun.engine.networks import MLP, BSpline, Polynomial
 from kanrun.model.model import Model
 from kanrun.model.prediction import predicted_values
-from kanrun.targets import Scaling
+from kanrun.points import Scaling
 
 DOMAIN = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
 

@@ -15,7 +15,7 @@ from kanrun.engine.symbolic.regression import OutputTransform, output_transforms
 from kanrun.engine.symbolic.search import choose_formula
 from kanrun.engine.symbolic.smooth_fit import smooth_fit
 from kanrun.engine.symbolic.written_numbers import as_written
-from kanrun.formulas import parse
+from kanrun.formulas.parsing import parse
 
 X = np.linspace(1, 2, 101)[:, None]
 Y = np.resize([1.0, -1.0], 101)

@@ -34,7 +34,8 @@ from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms
 from kanrun.engine.symbolic.snapping import select
 from kanrun.engine.symbolic.written_numbers import as_written, exact_decimals, has_form_of, nice
-from kanrun.formulas import parse, to_numpy
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse
 
 BUDGET = 5.0
 XS = ["x0", "x1"]

@@ -8,7 +8,8 @@ from scipy import special
 
 import kanrun
 from kanrun.engine.symbolic import SearchData, evidence
-from kanrun.formulas import parse, to_numpy
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse
 
 #: Smooth functions that are not elementary, and the starts of their ranges.
 SPECIAL = {

@@ -14,7 +14,7 @@ from kanrun.engine.symbolic.reductions import Reduction
 from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.search import FormulaSearch
 from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Coordinates, Template, Term
-from kanrun.formulas import to_numpy
+from kanrun.formulas.conversion import to_numpy
 from tests.engine.made_graphs import points, uniform
 
 

@@ -17,8 +17,9 @@ from kanrun.engine.symbolic.reductions import dimensionless, power_law
 from kanrun.engine.symbolic.regression import output_transforms, pair_formulas
 from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError, UsageError
-from kanrun.formulas import parse, to_numpy
-from kanrun.formulas.equations import dimensions
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse
+from kanrun.formulas.units import dimensions
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.dictionary import expand_dictionary
 from kanrun.engine.symbolic.pairs import covered, nearest_pairs
 from kanrun.engine.symbolic.regression import pair_formulas
-from kanrun.formulas import parse, to_numpy
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse
 from tests.engine.made_graphs import points
 
 

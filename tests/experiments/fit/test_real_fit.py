@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from kanrun.cli.app import main
 from kanrun.engine.training import grid_training
 from kanrun.engine.training.solvers import Adam
-from kanrun.targets import read_inputs
+from kanrun.targets.encoding import read_inputs
 
 TABLE = "target=table 'target.inputs=[area (m2),b]' target.outputs=price"
 GOOD = f"{TABLE} 'target.path=good (1).csv'"

@@ -6,8 +6,8 @@ from cases import refuses
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import SamplingConfig
-from kanrun.formulas import parse
-from kanrun.targets import build_target, make_dataset
+from kanrun.formulas.parsing import parse
+from kanrun.targets.datasets import build_target, make_dataset
 from kanrun.targets.settings import FeynmanTarget
 
 FORMULAS = """

@@ -40,9 +40,10 @@ from kanrun.engine.symbolic import (
     choose,
     match_edge,
 )
-from kanrun.formulas import parse, to_numpy
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse
 from kanrun.model.loaded_run import load_run
-from kanrun.targets import Scaling
+from kanrun.points import Scaling
 
 BOX = "target.domain=[[-1,1],[-1,1]]"
 SUM = "target.formula=x0^2+sin(2*x1)+0*x2 target.domain=[[-1,1],[-1,1],[-1,1]]"

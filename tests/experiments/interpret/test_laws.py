@@ -13,9 +13,10 @@ from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.problem import decimal_scales
 from kanrun.experiments.interpret.tables import exchange_effect, prediction_table
 
-from kanrun.formulas import parse, to_numpy
+from kanrun.formulas.conversion import to_numpy
+from kanrun.formulas.parsing import parse
+from kanrun.points import Scaling
 from kanrun.runs.records import Note, Row
-from kanrun.targets import Scaling
 
 #: Ranges of the inputs in SI units, formula, relative noise, number of rows.
 LAWS = """

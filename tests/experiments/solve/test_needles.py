@@ -16,7 +16,7 @@ from kanrun.experiments.solve.verdict import error_points
 from scipy.integrate import quad
 
 from kanrun.engine.equations.system import on_face
-from kanrun.formulas import variable
+from kanrun.formulas.parsing import variable
 from kanrun.runs.records import Row
 
 SEED = 1
