@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
-from cases import cases
+from cases import cases, refuses
 from kanrun.experiments.fit.config import FitConfig
 from msgspec import Meta
 
@@ -14,7 +14,6 @@ from kanrun.config.conversion import typed
 from kanrun.config.rules import DISTINCT, INCREASING, Count, NonNegative
 from kanrun.errors import UsageError
 from kanrun.model import settings
-from kanrun.model.settings import BSplineConfig, KANConfig
 from kanrun.targets.settings import TableTarget
 
 
@@ -68,17 +67,13 @@ TOO_LARGE = [
 
 @pytest.mark.parametrize("change, sentence", [*REFUSED, *TOO_LARGE])
 def test_values_against_a_rule_are_refused_with_its_sentence(change, sentence):
-    check(Settings())
+    for grid in (5, "auto", None, (3, 5)):
+        check(Settings(grid=grid))
     with pytest.raises(UsageError) as caught:
         check(Settings(**change))
     for name, rule in RULES.items():
         sentence = sentence.replace(name, rule)
     assert str(caught.value).startswith(sentence)
-
-
-def test_words_and_null_are_accepted():
-    for grid in ("auto", None, (3, 5)):
-        check(Settings(grid=grid))
 
 
 def test_whole_numbers_may_have_a_point_and_names_may_be_numbers():
@@ -95,32 +90,35 @@ def test_defaults_are_not_shared():
     assert second.kinds == ["a"]
 
 
+KINDS = {
+    "model": settings.KANConfig,
+    "curve": settings.BSplineConfig,
+    "run": FitConfig,
+    "executor": ExecutorConfig,
+}
+
+
 @pytest.mark.parametrize(
-    "settings, at, sentence",
-    [
-        (KANConfig(base="slu"), "model.", "did you mean silu?"),
-        (
-            BSplineConfig(3, 3),
-            "model.",
-            "model.control_points=3 is too few: a B-spline of degree 3",
-        ),
-        (FitConfig(seed=2**32 - 1, n_seeds=2), "", "goes beyond 4294967295, the largest seed"),
-        (FitConfig(device="mps"), "", "device=mps has no float64; add precision=float32"),
-        (ExecutorConfig("cloud"), "executor.", "executor=cloud must be one of dask, local, serial"),
-        (ExecutorConfig("serial", 2), "executor.", "executor.workers=2 is for executor=local"),
-        (ExecutorConfig("dask"), "executor.", "executor=dask needs executor.address"),
-        (ExecutorConfig("local", address="x"), "executor.", "executor.address=x is for executor=d"),
-        (
-            FitConfig(target=TableTarget("x.csv", ["a"], ["a"])),
-            "",
-            "the column 'a' is both in target.inputs and",
-        ),
-    ],
+    "name, values, sentence",
+    cases("""
+        model | {'base': 'slu'} | did you mean silu?
+        curve | {'control_points': 3, 'degree': 3} | curve.control_points=3 is too few: a B-spline of degree 3
+        run | {'seed': 4294967295, 'n_seeds': 2} | goes beyond 4294967295, the largest seed
+        run | {'device': 'mps'} | device=mps has no float64; add precision=float32
+        executor | {'kind': 'cloud'} | executor=cloud must be one of dask, local, serial
+        executor | {'kind': 'serial', 'workers': 2} | executor.workers=2 is for executor=local
+        executor | {'kind': 'dask'} | executor=dask needs executor.address
+        executor | {'kind': 'local', 'address': 'x'} | executor.address=x is for executor=d
+    """),  # noqa: E501
 )
-def test_impossible_settings_of_commands_are_refused(settings, at, sentence):
-    with pytest.raises(UsageError) as caught:
-        check(settings, at)
-    assert sentence in str(caught.value)
+def test_impossible_settings_of_commands_are_refused(name, values, sentence):
+    with refuses(sentence):
+        check(KINDS[name](**values), f"{name}.")
+
+
+def test_a_column_cannot_be_an_input_and_an_output():
+    with refuses("the column 'a' is both in target.inputs and"):
+        check(FitConfig(target=TableTarget("x.csv", ["a"], ["a"])))
 
 
 def all_settings():

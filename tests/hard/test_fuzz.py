@@ -41,6 +41,7 @@ VALUES = words(
     "[;};=;1_0;';\";\\;é;\t;;{a: 1};",
     ";",
 )
+VALUES.append("x" * 300)
 YAML = words(
     "a:;b;[;];{;};,;*x;|;>;';1e5;1_0;.nan;~;2001-01-01;---;...;%YAML;: ;\n;  ;- ;&x ;!!str ;\";? ;"
     "!!python/name:os.system ;# c;<<: ;\t",
