@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-import pandas as pd
 from kanrun.experiments.continual import plots as drawn
 from kanrun.experiments.continual.plots import phases
 from matplotlib.colors import to_rgb
@@ -23,18 +22,9 @@ def functions(phases, learners=("KAN", "MLP")):
 
 def data():
     """Return the points of two adjacent phases."""
-    parts = [
-        DataFrame(
-            {
-                "seed": 0,
-                "phase": phase,
-                "x0": [low, low + 0.5, low + 1],
-                "y": 0.0,
-            }
-        )
-        for phase, low in ((1, -1.0), (2, 0.0))
-    ]
-    return pd.concat(parts, ignore_index=True)
+    x = np.array([-1.0, -0.5, 0.0])
+    columns = {"phase": np.repeat([1, 2], 3), "x0": np.append(x, x + 1)}
+    return DataFrame({"seed": 0, "y": 0.0, **columns})
 
 
 def test_colours_go_by_what_a_learner_is_and_not_by_its_name():
@@ -55,18 +45,8 @@ def test_every_learner_has_a_row_although_its_table_is_of_another_cell():
     assert (name, labels) == ("phases", ["data", "KAN", "MLP"])
 
 
-def matrix(errors, learners=("KAN",)):
-    rows = [
-        {"learner": learner, "after": i + 1, "on": j + 1, "error": error}
-        for learner in learners
-        for i, row in enumerate(errors)
-        for j, error in enumerate(row)
-    ]
-    return DataFrame(rows)
-
-
 def test_cells_carry_their_numbers_in_a_colour_that_can_be_read():
-    figure = drawn.matrices(matrix([[2.1e-6, 0.352], [12.0, np.nan]]))
-    axes = figure.axes[0]
+    columns = {"after": [1, 1, 2, 2], "on": [1, 2] * 2, "error": [2.1e-6, 0.352, 12.0, np.nan]}
+    (axes, *_) = drawn.matrices(DataFrame({"learner": "KAN", **columns})).axes
     assert [text.get_text() for text in axes.texts] == ["2e-6", "0.35", "12"]
     assert [to_rgb(text.get_color())[0] > 0.5 for text in axes.texts] == [False, True, True]
