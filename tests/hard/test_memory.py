@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from cases import cases
 from kanrun.experiments.fit.config import FitConfig
+from processes import python
 from run_files import finished
 
 from kanrun.config import SamplingConfig
@@ -19,20 +21,20 @@ from kanrun.model.settings import KANConfig
 from kanrun.runs import Run
 from kanrun.study.resources import estimate_memory
 
-TOO_LARGE = {
-    "a fine grid": "model.intervals=100000000",
-    "a wide layer": "model.hidden=[5,1000000]",
-    "a wide MLP": "model=mlp model.hidden=[1000000,100000]",
-    "many points": "sampling.n_train=10000000000",
-    "many threads": "threads=100000",
-    "a Bezier curve": "target=runge model=bezier model.control_points=100000000",
-}
 
-
-@pytest.mark.parametrize("case", TOO_LARGE)
-def test_too_large_a_run_is_refused_before_its_folder(case, refused):
-    said = refused(f"fit {TOO_LARGE[case]}")
-    assert "GiB" in said or "exceeds the limit" in said or "from 2 to 1001" in said
+@pytest.mark.parametrize(
+    "words, sentence",
+    cases("""
+        model.intervals=100000000 | GiB
+        model.hidden=[5,1000000] | GiB
+        model=mlp model.hidden=[1000000,100000] | GiB
+        sampling.n_train=10000000000 | GiB
+        threads=100000 | exceeds the limit
+        target=runge model=bezier model.control_points=100000000 | from 2 to 1001
+    """),
+)
+def test_too_large_a_run_is_refused_before_its_folder(words, sentence, refused):
+    assert sentence in refused(f"fit {words}")
 
 
 def test_force_runs_what_may_not_fit(command, monkeypatch):
@@ -44,25 +46,35 @@ def test_force_runs_what_may_not_fit(command, monkeypatch):
     assert command(f"{line} --force").run.status == "COMPLETED"
 
 
+#: Runs `kanrun`, and prints what it used.
+PROGRAM = """
+import resource
+from kanrun.cli.app import main
+assert main() == 0
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_maxrss, used.ru_utime)
+"""
+
+
+def used(line, folder):
+    """Run a command line in a folder, and return the largest memory in MiB and the CPU seconds."""
+    done = python("-c", PROGRAM, *line.split(), cwd=folder)
+    memory, seconds = map(float, done.stdout.split()[-2:])
+    return memory / (2**20 if sys.platform == "darwin" else 2**10), seconds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", ["solver=adam solver.steps=3 model.hidden=[400,400]", "solver=lbfgs solver.steps=3"]
+    "words, hidden",
+    [
+        ("solver=adam solver.steps=3 model.hidden=[400,400]", [400, 400]),
+        ("solver=lbfgs solver.steps=3", [5]),
+    ],
 )
-def test_runs_take_more_than_the_estimate(words, tmp_path):
-    code = (
-        "import resource, sys; from kanrun.cli.app import main; main(); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
-    command = [sys.executable, "-c", code, "fit", "-q", "sampling.n_train=200000", *words.split()]
-    peak = int(
-        subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=True
-        ).stdout.split()[-1]
-    )
-    model = KANConfig(hidden=[400, 400] if "hidden" in words else [5])
-    cfg = FitConfig(model=model, sampling=SamplingConfig(n_train=200_000))
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert estimate_memory(cfg).memory < peak * unit
+def test_runs_take_more_than_the_estimate(words, hidden, tmp_path):
+    peak, _ = used(f"fit -q sampling.n_train=200000 {words}", tmp_path)
+    cfg = FitConfig(model=KANConfig(hidden=hidden), sampling=SamplingConfig(n_train=200_000))
+    assert estimate_memory(cfg).memory / 2**20 < peak
 
 
 CELLS = [f"{{sampling: {{n_test: {1000 + number}}}}}" for number in range(300)]
@@ -91,13 +103,12 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path, trainings):
     assert process.returncode == 0
     early = [held for done, held in samples if 40 <= done < 100]
     late = [held for done, held in samples if 240 <= done < 300]
-    grown = {
-        pid: float(np.median([held[pid] for held in late if pid in held]))
-        / np.median([h[pid] for h in early])
-        - 1
-        for pid in early[0]
-        if all(pid in held for held in early) and any(pid in held for held in late)
-    }
+
+    def median(part, pid):
+        return np.median([held[pid] for held in part if pid in held])
+
+    kept = [pid for pid in early[0] if all(pid in held for held in early)]
+    grown = {pid: median(late, pid) / median(early, pid) - 1 for pid in kept if pid in late[0]}
     assert len(grown) >= 3  # the program and its workers
     assert max(grown.values()) <= 0.05
 
@@ -106,20 +117,11 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path, trainings):
 def test_predictions_hold_one_block_of_rows(tmp_path):
     """A million rows take at most 64 MiB more memory than a thousand."""
     finished("fit target=runge model=polynomial sampling.n_train=50 figures=none", tmp_path)
-    code = (
-        "import resource, sys; from kanrun.cli.app import main; assert main() == 0; "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
     peaks = []
     for rows in (1000, 1_000_000):
         x = np.random.default_rng(0).uniform(-1, 1, (rows, 3))
         np.savetxt(tmp_path / "x.csv", x, "%.6g", ",", header="x0,b,c", comments="")
-        words = ["predict", "fit/v0001", "x.csv", "-o", "y.csv", "--force", "--outputs", "."]
-        command = [sys.executable, "-c", code, *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        peaks.append(
-            float(done.stdout.split()[-1]) / (2**20 if sys.platform == "darwin" else 2**10)
-        )
+        peaks.append(used("predict fit/v0001 x.csv -o y.csv --force --outputs .", tmp_path)[0])
     print(f"\n1,000 rows: {peaks[0]:.0f} MiB; 1,000,000 rows: {peaks[1]:.0f} MiB")
     assert peaks[1] - peaks[0] < 64
 
@@ -132,19 +134,9 @@ def test_a_table_of_a_million_rows_is_fitted_within_four_gib(tmp_path):
     names = ",".join([*(f"c{column}" for column in range(10)), "y"])
     rows = np.column_stack([x, y])
     np.savetxt(tmp_path / "rows.csv", rows, "%.6g", ",", header=names, comments="")
-    code = (
-        "import resource, sys; from kanrun.cli.app import main; assert main() == 0; "
-        "print(resource.getrusage(resource.RUSAGE_SELF))"
-    )
     line = "fit -q target.path=rows.csv target.outputs=y model.baselines=false"
-    command = [sys.executable, "-c", code, *line.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    used = dict(re.findall(r"(\w+)=([\d.]+)", done.stdout))
-    memory = float(used["ru_maxrss"]) * (1 if sys.platform == "darwin" else 1024) / 2**30
-    error = float(Run(tmp_path / "outputs" / "fit" / "v0001").table("summary")["cv_rmse"].iloc[0])
-    print(
-        f"\n1,000,000 rows x 10: {memory:.2f} GiB, {float(used['ru_utime']):.0f} CPU s, "
-        f"cv_rmse {error:.3f} (noise 0.5)"
-    )
-    assert memory < 4
+    memory, seconds = used(line, tmp_path)
+    error = Run(tmp_path / "outputs" / "fit" / "v0001").table("summary")["cv_rmse"].iloc[0]
+    print(f"\n{memory / 1024:.2f} GiB, {seconds:.0f} CPU s, cv_rmse {error:.3f} (noise 0.5)")
+    assert memory < 4 * 1024
     assert error < 0.55
