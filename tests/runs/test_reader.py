@@ -6,9 +6,10 @@ Runs that were killed or lost power are tested in `tests/hard`.
 import os
 
 import pytest
+from cases import cases, refuses
 from run_files import change_record
 
-from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.errors import KanrunError, StorageFailed
 from kanrun.runs import (
     Manifest,
     Row,
@@ -53,23 +54,22 @@ def test_a_run_that_has_not_ended_is_running_if_its_process_may_be(tmp_path, cha
     assert Run(folder.path).status == status
 
 
-CLAIM = {"sentence": "s", "bound": ""}
-
-
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("", "is not valid JSON"),
-        ("[]", "does not hold what is expected"),
         ("[" * 100_000, "is not valid JSON"),
         ("\0", "is not valid JSON"),
-        ({"status": "DONE"}, "status"),
-        ({"status": ["RUNNING"]}, "status"),
-        ({"seconds": "long"}, r"Expected `float \| null`, got `str` - at `\$\.seconds`"),
-        ({"claims": [CLAIM | {"measured": [1], "holds": True}]}, r"\$\.claims\[0\]\.measured"),
-        ({"claims": [CLAIM | {"measured": 1}]}, "required field `holds`"),
+        ("", "is not valid JSON"),
         ({"metrics": {"a": 10**400}}, r"\$\.metrics"),
-        ({"started": "yesterday"}, r"\$\.started"),
+        *cases(r"""
+            [] | does not hold what is expected
+            {'status': 'DONE'} | status
+            {'status': ['RUNNING']} | status
+            {'seconds': 'long'} | Expected `float \| null`, got `str` - at `\$\.seconds`
+            {'claims': [{'sentence': 's', 'bound': '', 'measured': [1], 'holds': True}]} | \$\.claims\[0\]\.measured
+            {'claims': [{'sentence': 's', 'bound': '', 'measured': 1}]} | required field `holds`
+            {'started': 'yesterday'} | \$\.started
+        """),  # noqa: E501
     ],
 )
 def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path, content, message):
@@ -77,7 +77,7 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path, con
     if isinstance(content, dict):
         change_record(folder.path, **content)
     else:
-        (folder.path / "run.json").write_text(content)
+        (folder.path / "run.json").write_text(str(content))
     (run,) = find_runs(tmp_path)
     assert run.status == "UNREADABLE"
     with pytest.raises(StorageFailed, match=rf"run\.json.*{message}"):
@@ -89,87 +89,75 @@ def test_hostile_files_are_refused(tmp_path):
     folder = make_run(tmp_path)
     run = Run(folder.path)
     (folder.path / "checkpoints").mkdir()
-    for name, content in {
-        "short": b"\x80\x04",
-        "header": b"\xff" * 8 + b"{}",
-        "empty": b"",
-    }.items():
-        (folder.path / "checkpoints" / f"{name}.safetensors").write_bytes(content)
+    for number, content in enumerate((b"\x80\x04", b"\xff" * 8 + b"{}", b"")):
+        (folder.path / "checkpoints" / f"bad{number}.safetensors").write_bytes(content)
         with pytest.raises(StorageFailed, match="not a readable safetensors file"):
-            run.checkpoint(name)
+            run.checkpoint(f"bad{number}")
     with pytest.raises(KanrunError, match="no checkpoint"):
         run.checkpoint("../../../etc/passwd")
     with pytest.raises(KanrunError, match="no table"):
         run.table("../run")
 
 
-def test_runs_are_found_and_resolved_by_name(tmp_path, make_points, monkeypatch):
-    with pytest.raises(UsageError, match="no runs yet"):
+#: Names of runs as typed in the folder `fit/v0002`, and the runs that they mean.
+NAMES = cases("""
+    bench/latest | bench/v0001
+    be | bench/v0001
+    latest | fit/v0003
+    fit/v0003 | fit/v0003
+    fit/v0002/ | fit/v0002
+    fit/latest/2 | fit/v0003/2
+    fit/3/2 | fit/v0003/2
+    ../v0003/10 | fit/v0003/10
+    ../v0003/tables/.. | fit/v0003
+    . | fit/v0002
+    no1 | fit/v0001
+""")
+UNKNOWN = cases("""
+    fit/v0003/11 | no run 'fit/v0003/11'
+    fit/v0009 | no run 'fit/v0009' ... fit/v000
+    '' | no run ''
+    ~nobody_of_this_name/x | there is no run '~nobody_of_this_name/x'
+    fit/v | 3 runs begin with 'fit/v': fit/v0001, ... ; write more of the name
+    good | 2 runs have the tag good: fit/v0001, fit/v0002; name one
+""")
+
+
+def test_runs_are_found_by_names_tags_and_places(tmp_path, make_points, monkeypatch):
+    with refuses("no runs yet"):
         find_run("latest", tmp_path)
-    for command in ("fit", "bench", "fit"):
-        make_run(tmp_path, command)
+    for number, command in enumerate(("bench", "fit", "fit")):
+        path = make_run(tmp_path, command).path
+        RunLabels(("good", f"no{number}") if number else ()).store(path)
     make_points(tmp_path, *[1.0] * 11)
     (tmp_path / "fit" / "notes").mkdir()
     runs = find_runs(tmp_path)
     assert [run.name for run in runs] == ["bench/v0001", "fit/v0001", "fit/v0002", "fit/v0003"]
     assert [point.name for point in runs[-1].points] == [f"fit/v0003/{n}" for n in range(11)]
     assert runs[1].points[0].point is None
-    fit = tmp_path / "fit"
-    for text, name in {
-        "bench/latest": "bench/v0001",
-        "be": "bench/v0001",
-        "latest": "fit/v0003",
-        "fit/v0003": "fit/v0003",
-        "fit/v0002/": "fit/v0002",
-        "fit/latest/2": "fit/v0003/2",
-        "fit/3/2": "fit/v0003/2",
-        f"{fit}/v0003/10": "fit/v0003/10",
-        f"{fit}/v0003/tables/..": "fit/v0003",
-    }.items():
+    monkeypatch.chdir(tmp_path / "fit" / "v0002")
+    for text, name in NAMES:
         assert find_run(text, tmp_path).name == name
-    assert find_run(f"{fit}/v0001", tmp_path / "nothing").path.name == "v0001"
-    monkeypatch.chdir(fit / "v0002")
-    assert find_run(".", tmp_path).status == "COMPLETED"
-    for text, message in {
-        "fit/v0003/11": "no run 'fit/v0003/11'",
-        "fit/v0009": r"no run 'fit/v0009'.*fit/v000",
-        "": "no run ''",
-        "~nobody_of_this_name/x": "there is no run '~nobody_of_this_name/x'",
-        "fit/v": r"3 runs begin with 'fit/v': fit/v0001, .*; write more of the name",
-    }.items():
-        with pytest.raises(UsageError, match=message):
+    assert find_run(str(tmp_path / "fit/v0001"), tmp_path / "nothing").path.name == "v0001"
+    for text, sentence in UNKNOWN:
+        with refuses(sentence):
             find_run(text, tmp_path)
-
-
-def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path):
-    for _ in range(2):
-        make_run(tmp_path, "fit")
-    make_run(tmp_path, "bench")
-    clock_was_wrong = "2100-01-01T00:00:00+00:00"
-    change_record(tmp_path / "fit/v0001", started=clock_was_wrong)
-    assert find_run("fit/latest", tmp_path).name == "fit/v0002"
-    assert find_run("latest", tmp_path).name == "bench/v0001"
-    assert (
-        find_run(str(tmp_path / "fit/latest"), tmp_path).path.name == "v0002"
-    )  # the link, followed
-
-
-def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path):
-    for number in range(3):
-        RunLabels(("good", f"no{number}")).store(make_run(tmp_path, "fit").path)
-    make_run(tmp_path, "bench")
-    assert find_run("no1", tmp_path).name == "fit/v0002"
-    with pytest.raises(
-        UsageError, match="3 runs have the tag good: fit/v0001, fit/v0002, fit/v0003; name one"
-    ):
-        find_run("good", tmp_path)
     (tmp_path / "fit/v0001/labels.json").write_text("{")
     assert find_run("fit/v0001", tmp_path).labels == RunLabels()
 
 
+def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path):
+    for command in ("fit", "fit", "bench"):
+        make_run(tmp_path, command)
+    change_record(tmp_path / "fit/v0001", started="2100-01-01T00:00:00+00:00")  # a wrong clock
+    assert find_run("fit/latest", tmp_path).name == "fit/v0002"
+    assert find_run("latest", tmp_path).name == "bench/v0001"
+    assert find_run(str(tmp_path / "fit/latest"), tmp_path).path.name == "v0002"  # by its link
+
+
 def test_point_of_a_run_can_be_read_like_a_run(tmp_path, make_points):
     make_points(tmp_path, 3.0, 1.0, None)
-    with pytest.raises(UsageError, match=r"run of 3 points; .* The best is fit/v0001/1\."):
+    with refuses("run of 3 points; ... The best is fit/v0001/1."):
         find_run("fit/latest", tmp_path, one=True)
     whole = find_run("fit/latest", tmp_path)
     best = find_run("fit/1/1", tmp_path, one=True)
