@@ -16,7 +16,7 @@ LIGHT = [  # in this order; each loads more than the one before
         "kanrun.study.execution": ["torch", "distributed", "matplotlib"],
         "kanrun.figures": ["torch", "matplotlib.pyplot"],
         "kanrun.targets.functions": ["torch"],
-        "kanrun.formulas": ["torch"],
+        "kanrun.formulas.equations": ["torch"],
     },
     {
         "kanrun.model.loaded_run": ["sympy", "scipy.optimize", "sklearn"]
@@ -38,8 +38,7 @@ for module, absent in {modules!r}.items():
 #: Packages that a command must not load, by what it may load.
 ABSENT = {
     "nothing": [*HEAVY, "hydra", "omegaconf", "numpy", "rich", "yaml"],
-    "settings": HEAVY,
-    "tables": ["torch"],
+    "settings": [*HEAVY, "numpy"],
 }
 
 
@@ -52,9 +51,9 @@ ABSENT = {
         nothing | --version | kanrun
         settings | fit model.degree=x | must be a whole number
         settings | compare-mlp tags=[a/b] | a/b
-        tables | fit target.path=docs/examples/pendulum.csv target.outputs=x | has no column 'x'
-        tables | fit 'target.formula=m*c**2 +' | it cannot be read at its end, after '+'
-        tables | solve 'equation.variables={x: [0,1]}' 'equation.formula=u_xx = -u +' | at its end
+        settings | fit target.path=docs/examples/pendulum.csv target.outputs=x | has no column 'x'
+        settings | fit 'target.formula=m*c**2 +' | it cannot be read at its end, after '+'
+        settings | solve 'equation.variables={x: [0,1]}' 'equation.formula=u_xx = -u +' | at its end
     """),
 )
 def test_help_and_refusals_load_nothing_heavy(may_load, line, said):
