@@ -3,16 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases, refuses
 from kanrun.experiments.bench import table_suite
 from kanrun.experiments.bench.config import BenchConfig
-from kanrun.experiments.bench.table_suite import (
-    models,
-    ranks,
-    select_sources,
-    tables,
-)
+from kanrun.experiments.bench.table_suite import models, ranks, select_sources, tables
 
-from kanrun.errors import UsageError
 from kanrun.runs.records import Row
 
 
@@ -29,9 +24,7 @@ def test_names_are_unique_and_select_tables_and_sets():
         kinds = select_sources([name])["kind"]
         assert ((kinds == "numbers").sum(), (kinds == "classes").sum()) == counts
     assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
-    with pytest.raises(
-        UsageError, match=r"\[Bostn\] is neither a table nor a set; did you mean Boston"
-    ):
+    with refuses("[Bostn] is neither a table nor a set; did you mean Boston"):
         select_sources(["Bostn"])
 
 
@@ -69,21 +62,17 @@ def test_large_tables_have_fewer_models(monkeypatch):
 
 
 def test_ranks_count_the_best_as_one():
-    frame = pd.DataFrame(
-        {
-            "table": ["a", "a", "b", "b"],
-            "task": "R2",
-            "split": 0,
-            "model": ["x", "y", "x", "y"],
-            "score": [0.9, 0.8, 0.7, 0.1],
-            "cpu_seconds": 1.0,
-            "nlpd": [0.1, 0.2, 0.4, 0.3],
-            "crps": [0.1, 0.2, 0.3, 0.4],
-            "coverage": [0.8, 0.9, 1.0, 0.9],
-        }
-    )
-    rows = [record.values for record in ranks(frame) if isinstance(record, Row)]
-    assert [(row["model"], row["mean_rank"]) for row in rows] == [("x", 1.0), ("y", 2.0)]
-    assert np.isclose(float(rows[1]["worst_score"] or 0), 0.1)
-    assert [(row["nlpd_rank"], row["crps_rank"]) for row in rows] == [(1.5, 1.0), (1.5, 2.0)]
-    assert np.allclose([row["coverage"] for row in rows], 0.9)
+    columns = ["table", "model", "score", "nlpd", "crps", "coverage"]
+    rows = cases("""
+        a | x | 0.9 | 0.1 | 0.1 | 0.8
+        a | y | 0.8 | 0.2 | 0.2 | 0.9
+        b | x | 0.7 | 0.4 | 0.3 | 1.0
+        b | y | 0.1 | 0.3 | 0.4 | 0.9
+    """)
+    frame = pd.DataFrame(rows, columns=columns).assign(task="R2", split=0, cpu_seconds=1.0)
+    first, second = (each.values for each in ranks(frame) if isinstance(each, Row))
+    found = ["model", "mean_rank", "nlpd_rank", "crps_rank"]
+    assert [first[name] for name in found] == ["x", 1.0, 1.5, 1.0]
+    assert [second[name] for name in found] == ["y", 2.0, 1.5, 2.0]
+    assert second["worst_score"] == pytest.approx(0.1)
+    assert [first["coverage"], second["coverage"]] == pytest.approx([0.9, 0.9])

@@ -1,5 +1,7 @@
 """Claims of compare-mlp: verdicts over seeds, choice of the opponent, and growth laws."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,9 +52,14 @@ def test_one_seed_or_a_failed_training_decides_nothing():
         assert (verdict.winner, verdict.above) == (said, False)
 
 
+def trained(**columns):
+    """Return the rows of one KAN and two MLPs."""
+    same = {"model": ["kan", "mlp", "mlp"], "target": "t", "seed": 0, "kan": "a"}
+    return pd.DataFrame({**same, **columns})
+
+
 def test_validation_and_not_test_errors_choose_the_opponent():
-    one = pd.DataFrame({"model": ["kan", "mlp", "mlp"], "error": [1.0, 100.0, 0.1]})
-    one = one.assign(target="t", seed=0, kan="a", validation_rmse=[1.0, 2.0, 3.0])
+    one = trained(error=[1.0, 100.0, 0.1], validation_rmse=[1.0, 2.0, 3.0])
     rows = pd.concat([one.assign(seed=seed) for seed in range(6)])
     assert_allclose(matched_logs(rows), [[2.0]] * 6)
     (alone,) = verdict_claims(one, "parameters")
@@ -64,35 +71,20 @@ def test_validation_and_not_test_errors_choose_the_opponent():
 
 
 def test_training_errors_choose_the_opponent_without_validation_points():
-    one = pd.DataFrame(
-        [
-            {"model": "kan", "train_rmse": 1.0, "error": 1.0},
-            {"model": "mlp", "train_rmse": 3.0, "error": 0.1},
-            {"model": "mlp", "train_rmse": 2.0, "error": 100.0},
-        ]
-    )
-    rows = one.assign(seed=0, kan="a", validation_rmse=np.nan)
+    rows = trained(error=[1.0, 0.1, 100.0], train_rmse=[1.0, 3.0, 2.0], validation_rmse=np.nan)
     assert_allclose(matched_logs(rows), [[2.0]])
     diverged = rows.assign(validation_rmse=[1.0, 5.0, np.nan])  # NaN does not win
     assert_allclose(matched_logs(diverged), [[-1.0]])
 
 
 def test_growth_claims_fail_for_a_wrong_law():
-    rows = [
-        {
-            "model": model,
-            "width": w,
-            "depth": d,
-            "functions": g,
-            "parameters": w**3 * d * (g or 1),
-            "formula": w**3 * d,
-        }
-        for model in ("kan", "mlp")
-        for w in (4, 8, 16)
-        for d in (2, 4, 8)
-        for g in ((5, 10) if model == "kan" else (None,))
-    ]
-    claims = {claim.sentence: claim for claim in growth_claims(pd.DataFrame(rows))}
+    sizes = itertools.product(("kan", "mlp"), (4, 8, 16), (2, 4, 8), (5, 10))
+    growth = pd.DataFrame(sizes, columns=["model", "width", "depth", "functions"]).query(
+        "model == 'kan' or functions == 5"
+    )
+    growth["formula"] = growth["width"] ** 3 * growth["depth"]
+    growth["parameters"] = growth["formula"] * growth["functions"]
+    claims = {claim.sentence: claim for claim in growth_claims(growth)}
     assert not claims["Parameters of a KAN grow with N nodes a layer to the power"].holds
     assert claims["Parameters of a KAN grow with L layers to the power"].holds
     assert not claims["Formulas of parameters against the modules: largest difference"].holds
@@ -100,14 +92,6 @@ def test_growth_claims_fail_for_a_wrong_law():
 
 @pytest.mark.parametrize("off, said", [(0.05, False), (-0.7, True)])
 def test_a_verdict_says_where_no_match_was_near(off, said):
-    pairs = [
-        {"model": "kan", "error": 1e-3, "off": None},
-        {"model": "mlp", "error": 1e-2, "off": off},
-    ]
-    rows = [
-        {"target": "product", "kan": "k", "seed": seed, "validation_rmse": 1.0, **one}
-        for seed in (0, 1)
-        for one in pairs
-    ]
-    (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "flops")
+    one = trained(error=[1e-3, 1e-2, 1e-2], off=[np.nan, off, off], validation_rmse=1.0)
+    (claim,) = verdict_claims(pd.concat([one, one.assign(seed=1)]), "flops")
     assert ("off by -70% to -70%" in str(claim.spread)) is said

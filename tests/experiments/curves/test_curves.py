@@ -12,8 +12,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.errors import UsageError
 
-CLAIMS = 20
-
 
 def settings(*lines):
     return typed("curves", *lines)
@@ -25,12 +23,6 @@ def run(tmp_path, unwritten):
     return lambda *lines: run_config(settings(*lines), tmp_path / "outputs")
 
 
-def points_file(folder, text):
-    path = folder / "points.csv"
-    path.write_text(text)
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, unwritten_by_all):
     """Return a run with the default settings."""
@@ -40,7 +32,7 @@ def finished(tmp_path_factory, unwritten_by_all):
 def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(finished, figures_of):
     claims = finished.manifest.claims
     assert [claim.sentence for claim in claims if not claim.holds] == []
-    assert len(claims) == CLAIMS
+    assert len(claims) == 20
     assert figures_of(curves, finished) == {draw.__name__ for draw in plots.FIGURES}
 
 
@@ -59,19 +51,12 @@ def test_measured_orders_are_recorded_with_their_range_of_points(finished):
     assert set(orders["first_points"]) == {40}
 
 
-@pytest.mark.parametrize(
-    "function, default",
-    [
-        ("function.formula=1/(25*x0**2+1)", True),
-        ("function.formula=abs(x0)", False),
-        ("function.domain=[[-0.1,0.1]]", False),
-    ],
-)
-def test_growth_and_orders_are_claimed_for_the_default_function_only(function, default):
-    assert function_of(settings(function)).is_default is default
-    if not default:
-        orders = pandas.DataFrame({"default_function": [False]})
-        assert not list(curves.claims({"orders": orders}))
+def test_growth_and_orders_are_claimed_for_the_default_function_only():
+    assert function_of(settings("function.formula=1/(25*x0**2+1)")).is_default
+    for other in ("function.formula=abs(x0)", "function.domain=[[-0.1,0.1]]"):
+        assert not function_of(settings(other)).is_default
+    orders = pandas.DataFrame({"default_function": [False]})
+    assert not list(curves.claims({"orders": orders}))
 
 
 def test_the_four_points_lie_on_the_polynomial(finished):
@@ -105,27 +90,25 @@ def test_only_the_identities_depend_on_the_seed(run):
 
 def test_a_curve_goes_through_the_users_points_and_another_near_them(run, tmp_path):
     angle = np.linspace(0, 5, 60)
-    rows = "\n".join(f"p{i},{a},{np.cos(a)},{np.sin(2 * a)}" for i, a in enumerate(angle))
-    path = points_file(tmp_path, f"name,time,y,x\n{rows}\n")
-    done = run(f"parts=[planar] target.path={path} control_points=30")
+    table = {"name": "p", "time": angle, "y": np.cos(angle), "x": np.sin(2 * angle)}
+    pandas.DataFrame(table).to_csv(tmp_path / "points.csv", index=False)
+    line = f"parts=[planar] target.path={tmp_path}/points.csv"
+    done = run(f"{line} control_points=30")
     points = done.table("planar_points")
     summary = done.table("summary")
     assert_allclose(points["x"], np.sin(2 * angle), rtol=1e-15)
     assert summary["control_points"].tolist() == [60, 30]
     assert summary["max_distance"][0] < 1e-14
     assert 1e-6 < summary["rms_distance"][1] < 1e-2
-    columns = "target.columns=[y,time] target.parameter=time"
-    timed = run(f"parts=[planar] target.path={path} {columns}")
-    assert_allclose(timed.table("planar_points")["t"], angle)
-    assert_allclose(timed.table("planar_points")["y"], angle)
+    timed = run(f"{line} target.columns=[y,time] target.parameter=time").table("planar_points")
+    assert_allclose(timed["t"], angle)
+    assert_allclose(timed["y"], angle)
 
 
 def test_first_two_numeric_columns_are_used_without_x_and_y(run, tmp_path):
-    path = points_file(
-        tmp_path,
-        "name;width;kind;height;depth\n" + "".join(f"a;{i};b;{i * i};0\n" for i in range(6)),
-    )
-    points = run(f"parts=[planar] target.path={path}").table("planar_points")
+    rows = "".join(f"a;{i};b;{i * i};0\n" for i in range(6))
+    (tmp_path / "points.csv").write_text(f"name;width;kind;height;depth\n{rows}")
+    points = run(f"parts=[planar] target.path={tmp_path}/points.csv").table("planar_points")
     assert points["x"].tolist() == [0, 1, 2, 3, 4, 5]
     assert points["y"].tolist() == [0, 1, 4, 9, 16, 25]
 
@@ -165,6 +148,6 @@ def test_settings_that_cannot_work_are_refused_before_a_run(line, sentence):
     """),  # noqa: E501
 )
 def test_points_that_make_no_curve_are_refused(tmp_path, text, line, sentence):
-    path = points_file(tmp_path, text)
+    (tmp_path / "points.csv").write_text(text)
     with pytest.raises(UsageError, match=sentence):
-        check_config(settings(f"parts=[planar] target.path={path} {line}"))
+        check_config(settings(f"parts=[planar] target.path={tmp_path}/points.csv {line}"))

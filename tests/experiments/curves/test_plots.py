@@ -13,41 +13,28 @@ def drawn(axes, label):
     return np.asarray(line.get_xydata())
 
 
-def interpolants(*counts):
-    x = np.linspace(-1, 1, 101)
-    parts = [
-        DataFrame({"points": float(n), "x": x, "truth": x**2, "polynomial": x + n, "spline": x})
-        for n in counts
-    ]
-    return DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-
-
 def test_interpolation_shows_the_first_the_middle_and_the_last_number_of_points():
-    axes = stored(curves.interpolation(interpolants(4, 5, 6, 7, 8)))
+    x = np.linspace(-1, 1, 101)
+    table = {"points": np.repeat(np.arange(4.0, 9), 101), "x": np.tile(x, 5)}
+    table |= {"truth": table["x"] ** 2, "polynomial": table["x"] + table["points"]}
+    axes = stored(curves.interpolation(DataFrame({**table, "spline": table["x"]})))
     assert [ax.get_title() for ax in axes[:3]] == ["N = 4", "N = 6", "N = 8"]
-    assert_allclose(drawn(axes[1], "polynomial")[:, 1], np.linspace(-1, 1, 101) + 6)
+    assert_allclose(drawn(axes[1], "polynomial")[:, 1], x + 6)
     assert len(axes[2].get_lines()[-1].get_xdata()) == 8
-    below = axes[3].get_lines()[0].get_ydata()
-    assert_allclose(below, np.abs(np.linspace(-1, 1, 101) + 4 - np.linspace(-1, 1, 101) ** 2))
+    assert_allclose(axes[3].get_lines()[0].get_ydata(), np.abs(x + 4 - x**2))
 
 
 def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys():
-    points = np.array([10, 20, 40, 80])
-    splines = DataFrame(
-        {"curve": "spline", "degree": 3, "points": points, "max_error": 2.0 * points**-4.0}
-    )
-    summary = DataFrame(
-        {"curve": "polynomial", "degree": [9, 19], "points": [10, 20], "max_error": [0.3, 9.0]}
-    )
-    (axes,) = stored(
-        curves.errors(
-            summary, splines, DataFrame({"degree": [3], "order": [4.04], "last_points": [80]})
-        )
-    )
+    n = np.array([10, 20, 40, 80])
+    fits = DataFrame({"curve": "spline", "degree": 3, "points": n, "max_error": 2.0 * n**-4.0})
+    columns = {"degree": [9, 19], "points": [10, 20], "max_error": [0.3, 9.0]}
+    orders = DataFrame({"degree": [3], "order": [4.04], "last_points": [80]})
+    summary = DataFrame({"curve": "polynomial", **columns})
+    (axes,) = stored(curves.errors(summary, fits, orders))
     assert_allclose(drawn(axes, "polynomial"), [[10, 0.3], [20, 9.0]])
-    assert_allclose(drawn(axes, "spline, k = 3: order 4.0")[:, 1], 2.0 * points**-4.0)
-    theory = np.asarray(axes.get_lines()[3].get_xydata())
-    assert_allclose(theory[:, 1], 2.0 * theory[:, 0] ** -4)
+    assert_allclose(drawn(axes, "spline, k = 3: order 4.0")[:, 1], 2.0 * n**-4.0)
+    x, theory = np.asarray(axes.get_lines()[3].get_xydata()).T
+    assert_allclose(theory, 2.0 * x**-4)
 
 
 def test_a_basis_function_is_drawn_where_it_is_not_zero_and_a_knot_as_often_as_it_counts():

@@ -1,7 +1,5 @@
 """Grids of each kind of schedule, and trainings that follow them."""
 
-from functools import partial
-
 import made_kan
 import pytest
 import torch
@@ -12,12 +10,6 @@ from torch import Generator
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.errors import UsageError
 from kanrun.model.settings import AdamSolver
-
-
-def data():
-    x = torch.linspace(-1, 1, 90, dtype=torch.float64)[:, None]
-    samples = Samples(x, torch.sin(4 * x) + 0.1 * x)
-    return TrainingData(samples.part(torch.arange(0, 90, 2)), samples.part(torch.arange(1, 90, 4)))
 
 
 def doubled(first, last, **more):
@@ -52,10 +44,14 @@ def test_impossible_schedules_are_refused(entry, message):
 
 
 def test_a_plateau_leaves_a_grid_when_validation_stalls():
+    x = torch.linspace(-1, 1, 90, dtype=torch.float64)[:, None]
+    samples = Samples(x, torch.sin(4 * x) + 0.1 * x)
+    data = TrainingData(*(samples.part(torch.arange(*each)) for each in ((0, 90, 2), (1, 90, 4))))
     adam = Plan("adam", (3, 6), weight=0.0, settings=AdamSolver(learning_rate=0.2))
     plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)
-    create = partial(made_kan.kan, [1, 1], 3)
-    trained = fit(
-        lambda generator: create(generator=generator), data(), plan, Generator().manual_seed(0)
-    )
+
+    def create(generator):
+        return made_kan.kan([1, 1], 3, generator=generator)
+
+    trained = fit(create, data, plan, Generator().manual_seed(0))
     assert all(stage.steps < 400 for stage in trained.stages)

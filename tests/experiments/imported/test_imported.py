@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cases import cases
 from kanrun.experiments.imported import prepare
 from kanrun.experiments.imported.config import ImportConfig
 from run_files import finished
@@ -64,16 +65,16 @@ def recorded(name):
 
 @pytest.mark.parametrize(
     "words, message",
-    [
-        (f"{STATES}/symbolic", "are symbolic, and edges of kanrun are splines"),
-        (f"{STATES}/trained inputs=[a]", "has 1 names; the network has 2"),
-        (f"{STATES}/trained inputs=[a,y]", "'y' is the name of an input and of an output"),
-        ("nothing.pt", "there is no file 'nothing.pt'"),
-        ("", "file must be given"),
-    ],
+    cases("""
+        import {}/symbolic | are symbolic, and edges of kanrun are splines
+        import {}/trained inputs=[a] | has 1 names; the network has 2
+        import {}/trained inputs=[a,y] | 'y' is the name of an input and of an output
+        import nothing.pt | there is no file 'nothing.pt'
+        import | file must be given
+    """),
 )
 def test_refusals_leave_no_folder(words, message, refused):
-    assert message in refused(f"import {words}")
+    assert message in refused(words.format(STATES))
 
 
 @pytest.mark.slow
