@@ -40,17 +40,14 @@ def without_code(text):
 
 def command_lines():
     """Return every `kanrun ...` of the documentation, in code blocks and in running text."""
-    found = {}
+    found = []
     for text in TEXT.values():
-        for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
-            found |= dict.fromkeys(
-                line for line in block.splitlines() if line.startswith("kanrun ")
-            )
+        blocks = "".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL))
+        found += re.findall(r"^kanrun .*", blocks, flags=re.MULTILINE)
         for span in re.findall(r"`([^`\n]+)`", without_code(text)):
-            found |= dict.fromkeys(
-                call.rstrip(")") for call in re.findall(r"(?<!from )\bkanrun [a-z-].*", span)
-            )
-    return list(found)
+            calls = re.findall(r"(?<!from )\bkanrun [a-z-].*", span)
+            found += [call.rstrip(")") for call in calls]
+    return list(dict.fromkeys(found))
 
 
 def commands(group=None, prefix=""):
@@ -58,19 +55,18 @@ def commands(group=None, prefix=""):
     add_experiments()
     found = {}
     for name, command in (group or typer.main.get_command(kanrun_commands)).commands.items():
-        words = f"{prefix}{name}"
-        found |= (
-            commands(command, f"{words} ") if hasattr(command, "commands") else {words: command}
-        )
+        inner = hasattr(command, "commands")
+        found |= commands(command, f"{name} ") if inner else {f"{prefix}{name}": command}
     return found
 
 
-def choices():
+def choices(of_study):
+    """Return pairs of a command and a choice: of its studies, or of its other groups."""
     return {
-        choice
-        for e in EXPERIMENTS.values()
-        for group, some in groups_of(e.name)
-        if group != "study"
+        (command, choice)
+        for command in EXPERIMENTS
+        for group, some in groups_of(command)
+        if (group == "study") == of_study
         for choice in some
     }
 
@@ -89,9 +85,7 @@ def test_a_command_line_is_accepted(line, outputs, monkeypatch):
     """The command and its options exist, and the overrides give a valid configuration."""
     monkeypatch.chdir(ROOT)
     words = shlex.split(line, comments=True)[1:]
-    if words[0].startswith("-") or OF_A_PLUGIN.intersection(words):
-        return
-    if words == ["runs"]:
+    if words[0].startswith("-") or words == ["runs"] or OF_A_PLUGIN.intersection(words):
         return
     name = " ".join(words[:2]) if words[0] == "runs" else words[0]
     command = commands()[name]
@@ -106,17 +100,16 @@ def test_a_command_line_is_accepted(line, outputs, monkeypatch):
 
 
 def test_files_named_in_command_lines_exist():
-    for line in command_lines():
-        for path in re.findall(r"docs/[\w./-]+", line):
-            assert (ROOT / path).is_file(), line
+    named_files = re.findall(r"docs/[\w./-]+", " ".join(command_lines()))
+    assert [path for path in named_files if not (ROOT / path).is_file()] == []
 
 
 def test_the_page_of_commands_is_up_to_date():
     """The page is generated from the registry by `python docs/generated.py`."""
     page = TEXT[ROOT / "docs" / "commands.md"]
     assert page == SITE.commands()
-    assert [name for name in commands() if f"`kanrun {name}`" not in page] == []
-    assert sorted(choice for choice in choices() if f"`{choice}`" not in page) == []
+    names = [f"kanrun {name}" for name in commands()] + [one for _, one in choices(False)]
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 def test_the_readme_is_short_and_it_and_the_lecture_name_the_commands():
@@ -124,28 +117,19 @@ def test_the_readme_is_short_and_it_and_the_lecture_name_the_commands():
     assert len(text.split()) <= 800
     assert [name for name in EXPERIMENTS if f"\nkanrun {name}" not in TEXT[LECTURE]] == []
     assert [name for name in EXPERIMENTS if f"`kanrun {name}`" not in text] == []
+    block, *_ = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    first_screen = [line.partition("#")[0].strip() for line in block.splitlines()]
+    assert first_screen == ["make fit", "make test"]
 
 
 def test_every_study_is_in_the_lecture():
     _, _, text = TEXT[LECTURE].partition("## The studies")
-    rows = [
-        [cell.strip(" `") for cell in row.split("|")[1:3]]
-        for row in text.splitlines()
-        if row.startswith("|")
-    ]
-    command = ""
     listed = set()
-    for first, study in rows[2:]:
-        command = first or command
-        listed.add((command, study))
-    there = {
-        (e.name, study)
-        for e in EXPERIMENTS.values()
-        for group, some in groups_of(e.name)
-        if group == "study"
-        for study in some
-    }
-    assert listed == there
+    command = ""
+    for first, study in re.findall(r"^\|([^|\n]*)\|([^|\n]*)\|", text, flags=re.MULTILINE)[2:]:
+        command = first.strip(" `") or command
+        listed.add((command, study.strip(" `")))
+    assert listed == choices(True)
 
 
 def slug(heading):
@@ -178,46 +162,32 @@ def test_no_path_of_a_machine_is_named(page):
 
 
 def test_figures_are_used_and_small():
-    shown = {
-        Path(target).name
-        for text in TEXT.values()
-        for target in re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", text)
-    }
-    assert {figure.name for figure in FIGURES} == shown
+    targets = re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", "".join(TEXT.values()))
     sizes = {figure.name: figure.stat().st_size for figure in FIGURES}
+    assert set(sizes) == {Path(target).name for target in targets}
     assert {name: size for name, size in sizes.items() if size > 150_000} == {}
     assert sum(sizes.values()) < 3_000_000
 
 
-def test_the_first_screen_has_two_commands():
-    block, *_ = re.findall(r"```sh\n(.*?)```", TEXT[README], flags=re.DOTALL)
-    assert [line.partition("#")[0].strip() for line in block.splitlines()] == [
-        "make fit",
-        "make test",
-    ]
-
-
-def python_blocks():
-    text = TEXT[README] + TEXT[ROOT / "docs" / "python.md"]
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+PYTHON = TEXT[README] + TEXT[ROOT / "docs" / "python.md"]
+BLOCKS = re.findall(r"```python\n(.*?)```", PYTHON, flags=re.DOTALL)
 
 
 def test_python_on_the_pages_compiles_and_its_names_are_exported():
     import kanrun
 
-    for block in python_blocks():
+    for block in BLOCKS:
         compile(block, "README.md", "exec")
-    named = set(re.findall(r"kanrun\.(\w+)\(", "".join(python_blocks())))
-    assert named <= set(kanrun.__all__)
-    words = re.findall(r"\b(\w+)\b", TEXT[README] + TEXT[ROOT / "docs" / "python.md"])
-    assert set(kanrun.__all__) <= set(words)
+    exported = set(kanrun.__all__)
+    assert set(re.findall(r"kanrun\.(\w+)\(", "".join(BLOCKS))) <= exported
+    assert exported <= set(re.findall(r"\w+", PYTHON))
 
 
 @pytest.mark.slow  # It searches for formulas of noisy data.
 def test_python_on_the_pages_prints_what_it_says(tmp_path, monkeypatch, capsys):
     """Each line with `print` has its output as a comment; a block that reads a run is skipped."""
     monkeypatch.chdir(tmp_path)
-    for block in python_blocks():
+    for block in BLOCKS:
         if expected := re.findall(r"^print\(.*\)  # (.*)$", block, flags=re.MULTILINE):
             exec(compile(block, "README.md", "exec"), {})
             assert capsys.readouterr().out.splitlines() == expected
@@ -236,15 +206,10 @@ def test_files_and_tables_that_are_named_exist(name):
 
 
 def test_every_room_is_in_the_architecture():
-    rooms = {
-        path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "kanrun").rglob("__init__.py")
-    }
-    missing = [
-        room
-        for room in rooms - {"kanrun", "kanrun/engine"}
-        if f"`{room}/`" not in TEXT[ROOT / "ARCHITECTURE.md"]
-    ]
-    assert missing == []
+    files = (ROOT / "kanrun").rglob("__init__.py")
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in files}
+    text = TEXT[ROOT / "ARCHITECTURE.md"]
+    assert {room for room in rooms if f"`{room}/`" not in text} <= {"kanrun", "kanrun/engine"}
 
 
 def test_citation_and_changelog_have_the_version():
