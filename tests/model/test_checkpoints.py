@@ -110,27 +110,22 @@ def test_no_snapshots_while_training_is_quick():
     assert not any(isinstance(event, Snapshot) for event in events)
 
 
-EDGES = {
-    "degree": 3,
-    "base": "silu",
-    "edge_scaling": "separate",
-    "outside": "linear",
-    "trainable_scales": True,
-}
 HUGE = 10**6
-LAYER = {"edges": EDGES, "uniform": True}
+EDGES = {"degree": 3, "base": "silu", "edge_scaling": "separate", "outside": "linear"}
+
+
+def layer(*shape, **edges):
+    edges = EDGES | {"trainable_scales": True} | edges
+    return {"kind": "kan", "layers": [{"edges": edges, "uniform": True, "shape": shape}]}
 
 
 @pytest.mark.parametrize(
     "network",
     [
         {"kind": "mlp", "shape": [1, HUGE, HUGE, 1], "activation": "silu"},
-        {"kind": "kan", "layers": [{**LAYER, "shape": [HUGE, HUGE, 1]}]},
-        {"kind": "kan", "layers": [{**LAYER, "shape": [1, 1, HUGE * HUGE]}]},
-        {
-            "kind": "kan",
-            "layers": [{**LAYER, "edges": {**EDGES, "degree": HUGE * HUGE}, "shape": [1, 1, 1]}],
-        },
+        layer(HUGE, HUGE, 1),
+        layer(1, 1, HUGE * HUGE),
+        layer(1, 1, 1, degree=HUGE * HUGE),
         {"kind": "polynomial", "functions": HUGE * HUGE, "outputs": 1},
         {"kind": "bspline", "functions": HUGE, "outputs": HUGE, "degree": 3},
         {"kind": "mlp", "shape": [1, "x"], "activation": "silu"},

@@ -172,8 +172,12 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
     summary = result.table("summary").iloc[0]
     assert summary["formula_rmse"] < 1e-8
     assert summary["outcome"] == "exact"  # decided by the points without a true function
-    found = result.table("predictions")
-    assert found["truth:y"].round(9).isin(frame["y"].round(9)).all()
+    found = result.table("predictions").query("split != 'grid'")
+    assert set(found["split"]) == {"train", "test"}
+    assert_allclose(
+        found["truth:y"], 40 + 3 * found["input:a b"] ** 2 + 5 * np.log(found["input:c"])
+    )
+    assert_allclose(found["prediction:y"], found["truth:y"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Laws of physics found in noisy tables, and the tables that an interpretation writes."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,10 @@ from cases import cases
 from doors import typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.problem import decimal_scales
-from kanrun.experiments.interpret.tables import exchange_effect, prediction_table
+from kanrun.experiments.interpret.tables import exchange_effect
 
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import parse
-from kanrun.points import Scaling
 from kanrun.runs.records import Note, Row
 
 #: Ranges of the inputs in SI units, formula, relative noise, number of rows.
@@ -49,23 +47,6 @@ def test_a_law_is_found_in_its_table(ranges, law, noise, rows, tmp_path):
     notes = [record.text for record in records if isinstance(record, Note)]
     said = next(text for text in notes if "by their effect" in text)
     assert ("not needed: mass" in said) == ("mass" in ranges)
-
-
-def test_predictions_are_in_the_units_of_the_data():
-    x = np.array([[1.0]])
-    held_out = SimpleNamespace(x=np.array([[0.5]]), y=np.array([2.0]))
-    scaling = Scaling(np.array([1.0]), np.array([4.0]))
-    problem = SimpleNamespace(
-        points=lambda: (x, x[:, 0]), held_out=held_out, scaling=scaling, unit=10.0, shift=3.0
-    )
-    problem.inputs = ("a",)
-    problem.output = "y"
-    problem.only = True
-    found = prediction_table(problem, lambda x: x[:, 0] ** 2).columns
-    points = found["split"] != "grid"
-    assert list(found["split"][points]) == ["train", "test"]
-    values = [found[name][points].tolist() for name in ("input:a", "truth:y", "prediction:y")]
-    assert values == [[1, 3], [1, 23], [1, 9]]
 
 
 def test_columns_of_far_sizes_are_scaled_by_powers_of_ten():
