@@ -38,8 +38,8 @@ UNIT_POINTS = 256
 #: Radius around an incompatible corner without collocation points, relative to the box. Derivatives
 #: are infinite there; points closer to the corner would spoil the solution everywhere.
 CORNER_RADIUS = 0.1
-#: If all prescribed values are below this fraction of the equations' source terms, they count as
-#: zero, and the sizes of the unknowns are estimated from the source terms.
+#: If the prescribed values of an unknown are below this fraction of the largest prescribed value or
+#: source term, they count as zero, and its size is estimated from the source terms.
 VANISHING = 1e-12
 #: A relative change of an unknown is its change divided by its size in the solution, or by this
 #: fraction of its estimated size if that is larger.
@@ -107,19 +107,19 @@ class Collocation:
     def __init__(self, system: System, policy: EquationPolicy, generator: Generator) -> None:
         """Draw the seeds of the points, and estimate the sizes of the unknowns.
 
-        Sizes are estimated from conditions and observations or, if these are all zero, from the
-        source terms of the equations. An unknown without an estimate gets the largest size of the
-        other unknowns, or 1 if there is none.
+        The size of an unknown is estimated from its conditions and observations or, if these are
+        zero, from the source terms of the equations that contain it. An unknown without an estimate
+        gets the largest size of the other unknowns, or 1 if there is none.
         """
         self.system = system
         self.policy = policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
-        # If all prescribed values are zero, the sizes are estimated from the source terms.
         given = self._largest(self.borders(SIZE_POINTS, EQUAL_WEIGHTS))
         sources = self._largest(self.equations(self.points(self.unseen)))
-        sizes = given if float(given.max()) > VANISHING * float(sources.max()) else sources
+        largest = float(torch.maximum(given, sources).max())
+        sizes = torch.where(given > VANISHING * largest, given, sources)
         self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def _largest(self, blocks: Sequence[Block]) -> Tensor:

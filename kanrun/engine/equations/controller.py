@@ -143,6 +143,8 @@ class Controller:
         #: Estimated error of `state`, in the richer space.
         self.error: EvolvingState
         self._begin()
+        #: CPU time at which the current slab began.
+        self._began = process_time()
         #: Number of times that the current slab was refused because it adds too much error.
         self._resized = 0
         #: Number of times that the current slab was refused by the audit.
@@ -157,7 +159,6 @@ class Controller:
     def run(self) -> Iterator[March]:
         """Solve slab by slab; after each accepted slab, yield the march with all slabs so far."""
         march = self.march
-        began = process_time()
         first = (self.high - self.low) / (FIRST_SLABS * self.refinement)
         length = first
         goals = iter(self.goals)
@@ -175,7 +176,6 @@ class Controller:
             if not accepted:
                 continue
             march.end = end
-            march.seconds = process_time() - began
             if end == goal and end < self.high:
                 march.end = end + 2 * self.early
                 self._begin()
@@ -265,7 +265,10 @@ class Controller:
         """
         squares = np.square(error.norms(ERROR_TIMES))
         values = self._measure(slab)
-        found = Accepted(slab, squares.mean(axis=1), squares[:, -1], values)
+        now = process_time()
+        seconds = now - self._began
+        self._began = now
+        found = Accepted(slab, squares.mean(axis=1), squares[:, -1], values, seconds)
         self.march.accepted.append(found)
         orders = self.system.orders
         state = EvolvingState(slab.space, slab.at_end([order + FOLLOWED for order in orders]))

@@ -45,12 +45,14 @@ class Accepted:
         last_errors: Mean square of each unknown's estimated error over space at the end of the
             slab, shape (unknowns,).
         values: Mean square of each unknown over the slab, shape (unknowns,).
+        seconds: CPU time in seconds that the slab took, including refused attempts.
     """
 
     slab: Slab
     errors: Array
     last_errors: Array
     values: Array
+    seconds: float
 
 
 @dataclass
@@ -74,8 +76,6 @@ class March:
     unresolved: list[float] | None = None
     #: Estimated CPU seconds so far, from the number of operations.
     counted: float = 0.0
-    #: Measured CPU seconds so far.
-    seconds: float = 0.0
     #: Why the solution ends before the end of the range; empty if it does not.
     stopped: str = ""
 

@@ -212,6 +212,9 @@ class NetworkSolver:
         equation, conditions = rows.residuals(found, constants)
         errors, inflation = standard_errors(problem, state.unknowns)
         data = problem.misfit(state.unknowns)
+        now = process_time()
+        seconds = now - self._began
+        self._began = now
         stage = EquationStage(
             intervals=found.intervals,
             solution=found,
@@ -223,7 +226,7 @@ class NetworkSolver:
             conditions=conditions,
             change=None if before is None else rows.change(found, before.solution),
             standard_errors=errors,
-            seconds=process_time() - self._began,
+            seconds=seconds,
             points=blocks[0].points,
             data=data,
             least_data=data if before is None else min(data, before.least_data),

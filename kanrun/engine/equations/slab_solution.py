@@ -172,8 +172,9 @@ def _stages(system: EvolutionSystem, march: March) -> Iterator[EquationStage]:
     """Yield a record of each slab, with residuals at points that were not used for fitting."""
     before = None
     sizes = torch.as_tensor(march.sizes())
-    pairs = zip(march.slabs, march.errors().tolist(), strict=True)
-    for number, (slab, change) in enumerate(pairs):
+    pairs = zip(march.accepted, march.errors().tolist(), strict=True)
+    for number, (accepted, change) in enumerate(pairs):
+        slab = accepted.slab
         field = slab_field(slab, system)
         equation, conditions = slab_residuals(system, field, before, sizes)
         before = field
@@ -190,7 +191,7 @@ def _stages(system: EvolutionSystem, march: March) -> Iterator[EquationStage]:
             equation=equation,
             conditions=conditions,
             change=change,
-            seconds=march.seconds / len(march.accepted),
+            seconds=accepted.seconds,
             points=points,
         )
 

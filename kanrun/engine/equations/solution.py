@@ -87,8 +87,8 @@ class EquationStage:
         conditions: Residuals of the conditions at points not used for fitting.
         change: Estimated relative error if the solver estimates it; for networks, the relative root
             mean square change of the solution from the previous grid, None on the first grid.
-        seconds: CPU time in seconds: of this grid, or per window of time; for networks, since the
-            solver was created.
+        seconds: CPU time in seconds that this grid or window of time took, including refused
+            attempts and, for the first grid of a network, the search for an initial guess.
         points: Points to show in figures, shape (points, variables): the collocation points of
             networks, otherwise the breakpoints of the grid.
         window: Index of the window of time; 0 without windows.

@@ -69,6 +69,14 @@ def test_rows_are_the_derivatives_of_the_residuals():
     assert not bool(gram[outside].any())
 
 
+def test_the_size_of_an_unknown_without_prescribed_values_follows_from_its_source():
+    given = ["u = 1 at x=0, x=1", "v = 0 at x=0, x=1"]
+    system = make(["u_xx = v_x", "v_xx = -8e6"], given, "uv", {"x": [0, 1]})
+    sizes = Collocation(system, POLICY, torch.Generator().manual_seed(0)).sizes
+    assert sizes[0] == 1
+    assert 2e5 < sizes[1] < 5e6  # the largest value of v is 1e6
+
+
 def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
     source = "-pi^2*(1 + 4*y^2)*sin(pi*x)*sin(pi*y^2) + 2*pi*sin(pi*x)*cos(pi*y^2)"
     system = make(
