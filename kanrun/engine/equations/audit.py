@@ -8,12 +8,11 @@ finds. A solution passes the audit if interpolation predicts the residual at the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.evolution import EvolutionSystem
@@ -28,7 +27,7 @@ from kanrun.engine.equations.slab import Slab, total
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import TensorSpace
 from kanrun.engine.equations.time_polynomials import legendre_values
-from kanrun.engine.equations.unseen import Axis, Unseen, unseen
+from kanrun.engine.equations.unseen import NODES_OF_CELL, Axis, Unseen, unseen
 from kanrun.formulas.equation_syntax import Derivative
 from kanrun.formulas.equations import Relation
 
@@ -36,8 +35,9 @@ from kanrun.formulas.equations import Relation
 PLACES_OF_CELL = 3
 #: Smallest number of test points in time of a slab. (In time, a slab is a single cell.)
 PLACES_OF_SLAB = 12
-#: Distances of additional test points from each end of a slab, as fractions of its length. A slab
-#: that is shortened towards a jump ends just beyond the jump, where other test points miss it.
+#: Distances of additional test points from each end of a part of a range, as fractions of its
+#: length. A slab that is shortened towards a jump ends just beyond it, where other test points miss
+#: the jump.
 PLACES_OF_ENDS = 10.0 ** np.array([-8, -6, -4, -2])
 #: Number of Gauss points in time at which the residual of a slab is interpolated.
 NODES_OF_SLAB = 16
@@ -101,6 +101,35 @@ class ValueScan:
             found = np.sort(self.scan.narrow_values(unknown, low, high, places))
             found = strata(low, high, places) if crossed else found
             self._known[unknown] = low, high, found
+        return found
+
+    def axes(
+        self,
+        cells: Sequence[tuple[Array, int, int]],
+        trace: Callable[[], tuple[Array, Array]],
+    ) -> list[Axis]:
+        """Return the cells and test points of each variable of a part of the box.
+
+        Args:
+            cells: For each variable, the ends of the cells, the number of test points per cell, and
+                the number of Gauss points per cell.
+            trace: Function that evaluates the unknowns at many points of the part. It returns the
+                last variable at these points, sorted if there is one variable, shape (points,), and
+                the values, shape (unknowns, points). It is called only if the test points depend on
+                the values.
+        """
+        passed = [np.zeros(0)] * len(self._alone)
+        if self.is_needed:
+            at, traced = trace()
+            passed = [self(unknown, values) for unknown, values in enumerate(traced)]
+            if len(cells) == 1:
+                passed = [crossings(at, *pair) for pair in zip(traced, passed, strict=True)]
+        found = []
+        for number, (ends, count, nodes) in enumerate(cells):
+            inwards = np.multiply.outer([1, -1], PLACES_OF_ENDS * (ends[-1] - ends[0]))
+            near = (ends[[0, -1], None] + inwards).ravel()
+            more = [*places_in(self.scan, number, ends, passed), near]
+            found.append(Axis.of(ends, count, more, nodes))
         return found
 
 
@@ -209,42 +238,21 @@ class SlabAudit:
 
     def _axes(self, slab: Slab) -> tuple[Axis, Axis]:
         """Return the cells and test points in space and in time."""
-        system = self.system
-        span = np.array([slab.start, slab.end])
-        low, high = system.box[0].tolist()
-        several = system.variables > 1
-        passed = self._passed(slab)
-        more = places_in(system.scan, system.variables - 1, span, passed)
-        inwards = np.multiply.outer([1, -1], PLACES_OF_ENDS * (slab.end - slab.start))
-        more.append((span[:, None] + inwards).ravel())
-        y = Axis.of(span, PLACES_OF_SLAB, more, NODES_OF_SLAB)
-        if not several:
-            return Axis.point(), y
-        ends = np.unique(np.concatenate([each.space.breakpoints for each in slab.parts[0]]))
-        ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (high - low)]
-        return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
+        low, high = self.system.box[0].tolist()
+        cells = [(np.array([slab.start, slab.end]), PLACES_OF_SLAB, NODES_OF_SLAB)]
+        several = self.system.variables > 1
+        if several:
+            ends = np.unique(np.concatenate([each.space.breakpoints for each in slab.parts[0]]))
+            ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (high - low)]
+            cells.insert(0, (ends, PLACES_OF_CELL, NODES_OF_CELL))
 
-    def _passed(self, slab: Slab) -> list[Array]:
-        """Return the argument `passed` of `places_in` for a slab, one array per unknown.
+        def trace() -> tuple[Array, Array]:
+            x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
+            traced = slab.values(x, np.linspace(-1, 1, TRACED)).reshape(len(slab.parts), -1)
+            return np.linspace(slab.start, slab.end, TRACED), traced
 
-        It is based on the values of the unknown near which terms change fast. With one variable,
-        the array holds the times at which the unknown takes these values; with several variables,
-        it holds the values.
-        """
-        system = self.system
-        # The unknowns are evaluated only if needed, because that takes longer than the rest of the
-        # audit.
-        if not self.values.is_needed:
-            return [np.zeros(0)] * len(system.orders)
-        low, high = system.box[0].tolist()
-        several = system.variables > 1
-        times = np.linspace(slab.start, slab.end, TRACED)
-        x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
-        traced = slab.values(x, np.linspace(-1, 1, TRACED)).reshape(len(slab.parts), -1)
-        passed = [self.values(unknown, each) for unknown, each in enumerate(traced)]
-        if not several:
-            passed = [crossings(times, *pair) for pair in zip(traced, passed, strict=True)]
-        return passed
+        *space, time = self.values.axes(cells, trace)
+        return space[0] if space else Axis.point(), time
 
     def _values(self, slab: Slab, each: Derivative, x: Array, y: Array) -> Array:
         """Evaluate a derivative of the solution on the tensor grid of points `x` and times `y`."""
@@ -269,18 +277,20 @@ def tensor_unseen(
         The unseen residual, or None if all formulas are polynomials.
     """
     system = rows.system
-    if not (scan := system.scan).terms:
+    if not system.scan.terms:
         return None
     points = rows.points(rows.unseen)
     blocks = rows.equations(points, field)
     units = {id(block.relation): block.unit for block in blocks}
     ends = [np.unique(axis.breakpoints) for axis in space.axes[: len(system.box)]]
-    passed, sizes = _traced(rows, field, points, ends)
-    cells = [
-        Axis.of(each, PLACES_OF_CELL, places_in(scan, number, each, passed))
-        for number, each in enumerate(ends)
-    ]
-    x, y = cells if len(cells) > 1 else (*cells, Axis.point())
+    if len(ends) == 1:
+        points = torch.cat([points, torch.as_tensor(ends[0])[:, None]]).sort(dim=0)[0]
+    with torch.no_grad():
+        found = field(points).numpy()
+    sizes = np.sqrt(np.square(found).mean(axis=0)).clip(min=QUIET * rows.sizes.numpy())
+    cells = [(each, PLACES_OF_CELL, NODES_OF_CELL) for each in ends]
+    values = ValueScan(system)
+    x, y, *_ = *values.axes(cells, lambda: (points[:, -1].numpy(), found.T)), Axis.point()
 
     def derivative(each: Derivative, x_at: Array, y_at: Array) -> Array:
         return space.evaluate(coefficients[each.unknown], x_at, y_at, each.index)
@@ -289,28 +299,6 @@ def tensor_unseen(
         return units[id(relation)]
 
     return unseen(system.equations, derivative, (x, y), unit, sizes)
-
-
-def _traced(
-    rows: Collocation, field: Field, points: Tensor, ends: Sequence[Array]
-) -> tuple[list[Array], Array]:
-    """Evaluate the unknowns at `points`, and in one variable also at the ends of the cells.
-
-    Return the argument `passed` of `places_in`, and the root mean squares of the unknowns, shape
-    (unknowns,).
-    """
-    single = len(ends) == 1
-    traced = torch.cat([points, torch.as_tensor(ends[0])[:, None]]) if single else points
-    traced = traced[traced[:, 0].argsort()]
-    with torch.no_grad():
-        found = field(traced).numpy()
-    sizes = np.sqrt(np.square(found).mean(axis=0)).clip(min=QUIET * rows.sizes.numpy())
-    values = ValueScan(rows.system)
-    passed = [values(unknown, each) for unknown, each in enumerate(found.T)]
-    if single:
-        at = traced[:, 0].numpy()
-        passed = [crossings(at, *pair) for pair in zip(found.T, passed, strict=True)]
-    return passed, sizes
 
 
 def not_seen(system: System, place: Sequence[float]) -> str:
