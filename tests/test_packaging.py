@@ -8,6 +8,7 @@ import tomllib
 import venv
 import zipfile
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import processes
@@ -53,57 +54,27 @@ def installed(wheel):
     return place
 
 
-def test_nothing_but_kanrun_is_installed(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {
-        "kanrun",
-        f"kanrun-{PROJECT['project']['version']}.dist-info",
-    }
-
-
-def test_the_wheel_has_every_file(wheel):
+def test_the_wheel_has_every_file_and_nothing_but_kanrun(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {
-        "kanrun/py.typed",
-        "kanrun/cli/app.py",
-        "kanrun/conf/__init__.py",
-        "kanrun/experiments/__init__.py",
-    } <= names
-    for folder, prefix in (
-        ("kanrun", "kanrun"),
-        ("conf", "kanrun/conf"),
-        ("experiments", "kanrun/experiments"),
-    ):
-        files = [
-            path
-            for path in (ROOT / folder).rglob("*")
-            if path.suffix in {".py", ".yaml", ".csv", ".js", ".css", ".c", ".mplstyle"}
-        ]
-        assert {f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}" for path in files} <= names
+    information = f"kanrun-{PROJECT['project']['version']}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"kanrun", information}
+    suffixes = {".py", ".yaml", ".csv", ".js", ".css", ".c", ".mplstyle", ".typed"}
+    files = (
+        path.relative_to(ROOT).as_posix()
+        for folder in ("kanrun", "conf", "experiments")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in suffixes
+    )
+    inside = {name.removeprefix("kanrun/") for name in names}
+    assert [file for file in files if file.removeprefix("kanrun/") not in inside] == []
 
 
 def test_the_wheel_works_from_any_folder(installed, tmp_path):
-    code = (
-        "import kanrun, sys; print(kanrun.__file__); from kanrun.cli.app import main; "
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    done = python(
-        "-c", code, "fit", "--cfg", "job", "study=toy_suite", cwd=tmp_path, path=installed
-    )
-    assert done.stdout.startswith(str(installed))
-    assert "exp_sin_square" in done.stdout
-    shown = python("-c", code, "fit", "--help", cwd=tmp_path, path=installed)
-    assert "toy_suite" in shown.stdout
-
-
-def test_conf_and_experiments_are_no_packages_of_their_own(tmp_path):
-    code = """
-from importlib.util import find_spec
-for name in ("conf", "experiments"):
-    assert find_spec(f"kanrun.{name}"), name
-    assert find_spec(name) is None, name
-"""
-    python("-c", code, cwd=tmp_path)
+    code = "import kanrun; print(kanrun.__file__); from kanrun.cli.app import main; main()"
+    for words, said in (("--cfg job study=toy_suite", "exp_sin_square"), ("--help", "toy_suite")):
+        done = python("-c", code, "fit", *words.split(), cwd=tmp_path, path=installed)
+        assert done.stdout.startswith(str(installed))
+        assert said in done.stdout
 
 
 #: Folders of installed packages.
@@ -142,58 +113,47 @@ assert [name for name in ("conf", "experiments", "tests") if find_spec(name)] ==
         processes.run([own, "-c", IMPORTS + code, str(checkout)], cwd=folder)
 
 
+def name_of(requirement):
+    return re.split(r"[<>=!\[; ]", requirement)[0].lower().replace("-", "_")
+
+
 def test_no_dependency_excludes_a_python_that_is_declared():
     """The dependencies that are installed here state which versions of Python they support.
 
     Only this and later versions are tested: for earlier ones, earlier releases are installed.
     """
-    declared = {entry.rpartition(" ")[2] for entry in PROJECT["project"]["classifiers"]}
-    versions = [version for version in declared if version.startswith("3.")]
-    assert "3.14" in versions
-    versions = [one for one in versions if int(one.removeprefix("3.")) >= sys.version_info.minor]
-    asked = [PROJECT["project"]["requires-python"]]
-    for need in PROJECT["project"]["dependencies"]:
-        name = re.split(r"[<>=!\[; ]", need)[0]
-        asked.append(metadata.metadata(name).get("Requires-Python") or "")
-    assert [one for one in asked for version in versions if version not in SpecifierSet(one)] == []
+    declared = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["project"]["classifiers"]))
+    assert "3.14" in declared
+    later = [one for one in declared if int(one.removeprefix("3.")) >= sys.version_info.minor]
+    needed = map(name_of, PROJECT["project"]["dependencies"])
+    asked = [metadata.metadata(name).get("Requires-Python") or "" for name in needed]
+    asked.append(PROJECT["project"]["requires-python"])
+    assert [one for one in asked for version in later if version not in SpecifierSet(one)] == []
+
+
+def imported(path):
+    """Yield the packages that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
 
 
 def test_every_package_that_is_imported_is_declared():
-    """Every imported package is a dependency, or in an extra.
+    """Every imported package is a dependency, or in an extra other than `dev`.
 
     Libraries that the benchmark compares with kanrun are not declared; users install them.
     """
-    declared = {
-        re.split(r"[<>=!\[; ]", one)[0].lower().replace("-", "_")
-        for named in (PROJECT["project"]["dependencies"], *_extras())
-        for one in named
-    }
-    imported = {}
-    for folder in ("kanrun", "experiments"):
-        for path in set((ROOT / folder).rglob("*.py")) - set(
-            (ROOT / "experiments" / "bench").glob("*.py")
-        ):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                if isinstance(node, ast.ImportFrom) and node.level == 0:
-                    names = [str(node.module)]
-                imported |= {name.split(".")[0]: path for name in names}
-    own = {"kanrun", *sys.stdlib_module_names}
+    extras = PROJECT["project"]["optional-dependencies"] | {"dev": ()}
+    declared = {*map(name_of, [*PROJECT["project"]["dependencies"], *chain(*extras.values())])}
+    files = {*(ROOT / "kanrun").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")}
+    files -= set((ROOT / "experiments" / "bench").glob("*.py"))
+    found = set(chain(*map(imported, files))) - {"kanrun", *sys.stdlib_module_names}
     distributions = metadata.packages_distributions()
-    missing = {
-        name: path
-        for name, path in imported.items()
-        if name not in own
-        and not {one.lower().replace("-", "_") for one in (*distributions.get(name, ()), name)}
-        & declared
-    }
-    assert missing == {}
-
-
-def _extras():
-    """Return the packages of all extras except `dev`."""
-    return [
-        packages
-        for name, packages in PROJECT["project"]["optional-dependencies"].items()
-        if name != "dev"
+    missing = [
+        name
+        for name in found
+        if declared.isdisjoint(map(name_of, [name, *distributions.get(name, ())]))
     ]
+    assert missing == []

@@ -14,6 +14,7 @@ import pytest
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import Manifest, Run, RunFolder, Status
 
+#: Programs that wait for a line on standard input; their argument is a folder.
 ALLOCATE = """
 import sys
 from pathlib import Path
@@ -22,6 +23,30 @@ sys.stdin.readline()
 for _ in range(25):
     print(allocate(Path(sys.argv[1]), "fit", lambda _: None).name)
 """
+GO_ON = """
+import sys
+from pathlib import Path
+from kanrun.errors import UsageError
+from kanrun.runs import RunFolder
+sys.stdin.readline()
+try:
+    folder = RunFolder.reopen(Path(sys.argv[1]))
+    print("in", flush=True)
+    sys.stdin.readline()
+except UsageError as error:
+    print(error, flush=True)
+"""
+
+
+def started(count, code, folder):
+    """Start processes that run a program, and let them go at the same time."""
+    command = [sys.executable, "-c", code, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    children = [subprocess.Popen(command, text=True, **pipes) for _ in range(count)]
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    return children
 
 
 def made(outputs, command="fit"):
@@ -40,18 +65,7 @@ def test_numbers_go_up_and_are_never_used_again(tmp_path):
 
 
 def test_two_processes_never_share_a_folder(tmp_path):
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", ALLOCATE, str(tmp_path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
+    children = started(2, ALLOCATE, tmp_path)
     names = [name for child in children for name in child.communicate(timeout=120)[0].split()]
     assert len(names) == len(set(names)) == 50
     assert os.readlink(tmp_path / "fit" / "latest") == max(names) == "v0050"
@@ -74,22 +88,6 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
         made(tmp_path / "other")
 
 
-GO_ON = """
-import sys, time
-from pathlib import Path
-from typing import Any
-from kanrun.errors import UsageError
-from kanrun.runs import RunFolder
-sys.stdin.readline()
-try:
-    folder = RunFolder.reopen(Path(sys.argv[1]))
-    print("in", flush=True)
-    sys.stdin.readline()
-except UsageError as error:
-    print(error, flush=True)
-"""
-
-
 def ended(outputs):
     folder = RunFolder.create(outputs, Manifest("fit"))
     folder.finish(Status.INTERRUPTED)
@@ -98,13 +96,8 @@ def ended(outputs):
 
 def test_only_one_process_can_resume_a_run(tmp_path):
     path = ended(tmp_path).path
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", GO_ON, str(path)]
-    children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    said = [child.stdout.readline().strip() for child in children if child.stdout is not None]
+    children = started(4, GO_ON, path)
+    said = [child.stdout.readline().strip() for child in children]
     for child in children:
         child.communicate("end\n", timeout=120)
     said.remove("in")
