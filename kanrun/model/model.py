@@ -174,11 +174,14 @@ class Model(ExplainedNetwork):
                 (samples,).
 
         Returns:
-            The score; NaN if y is constant.
+            The score. R^2 of a constant output is 1 if the predictions equal it, and 0 otherwise;
+            D^2 of a constant output is NaN.
 
         Raises:
             InvalidData: If y does not have the shape of the predictions.
         """
+        from sklearn.metrics import r2_score  # imported here, because it loads slowly
+
         predicted = self.predict(x)
         truth = np.asarray(as_array(y, "y") if self.classes else as_numbers(y, "y"))
         if np.squeeze(truth).shape != np.squeeze(predicted).shape:
@@ -191,9 +194,7 @@ class Model(ExplainedNetwork):
         if self.family:
             explained = self.family.explained(truth.reshape(-1, 1), predicted.reshape(-1, 1))
             return float("nan") if explained is None else explained
-        total = ((truth - truth.mean(0)) ** 2).sum(0)
-        residual = ((truth - predicted) ** 2).sum(0)
-        return float(np.mean(1 - residual / np.where(total > 0, total, np.nan)))
+        return float(r2_score(truth, predicted))
 
     def derivative(self, name: str, x: Array) -> Array:
         """Compute a derivative of a solution of `kanrun solve`.

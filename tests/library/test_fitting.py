@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import cases, refuses
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.metrics import r2_score
 
 from kanrun import Model, fit, load_run
 from kanrun.engine.training import LevenbergMarquardt
@@ -75,6 +76,8 @@ def test_arrays_tensors_and_frames_are_the_same_data(automatic):
     assert set(several.tables["held_out"]["fold"]) == {-1}
     assert several.outputs == ("y0", "y1")
     assert several.score(X, both) > 0.95
+    truth = np.stack([Y, np.ones(len(Y))], 1)  # a constant output counts as in scikit-learn
+    assert several.score(X, truth) == r2_score(truth, several.predict(X))
 
 
 def test_classes_keep_their_labels():

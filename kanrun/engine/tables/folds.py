@@ -57,7 +57,7 @@ def assign_folds(
     (`points.groups`) are in the same fold. If rows are ordered in time
     (`points.forward`), they are divided into successive parts, and each part is predicted from the
     rows before it; the first part is in no fold. With `single`, or for large tables, only one fold
-    is held out, unless the rows have groups that are not ordered in time.
+    is held out: the last one if rows are ordered in time.
 
     Returns:
         The number of the fold of each row, shape (rows,); -1 for rows in no fold.
@@ -75,14 +75,17 @@ def assign_folds(
             fraction = np.searchsorted(np.sort(place), place) / rows
         else:
             fraction = rng.permutation(groups)[place] / groups
-        number = np.floor(fraction * (parts + points.forward)).astype(int) - points.forward
-        return np.where(number < parts - 1, -1, 0) if points.forward and single else number
-    order = rng.permutation(rows)
-    if classes:
-        order = order[np.argsort(points.y[order, 0], kind="stable")]
-    number = np.empty(rows, dtype=int)
-    number[order] = np.arange(rows) % min(folds, rows)
-    return np.where(number > 0, -1, number) if single else number
+        number = np.floor(fraction * (parts + points.forward)).astype(int)
+        # A part has no rows if more rows than it should have are of the same time.
+        number = np.unique(number, return_inverse=True)[1] - points.forward
+    else:
+        order = rng.permutation(rows)
+        if classes:
+            order = order[np.argsort(points.y[order, 0], kind="stable")]
+        number = np.empty(rows, dtype=int)
+        number[order] = np.arange(rows) % min(folds, rows)
+    last = number.max() if points.forward else 0
+    return np.where(number == last, 0, -1) if single else number
 
 
 def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " training"]:
