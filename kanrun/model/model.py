@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,7 +247,7 @@ class Model(ExplainedNetwork):
             torch.as_tensor(self.input_scaling.apply(rows)), _outputs(self, y, len(rows))
         )
         old, counts = remembered(self)
-        network = self.network.plain().double()
+        network = deepcopy(self.network).double()
         unknowns = network.get_unknowns().numel()
         if unknowns > len(old) + len(rows):
             raise UsageError(

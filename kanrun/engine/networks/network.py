@@ -9,8 +9,8 @@ defaults that are correct for any torch network:
   trained parameters, differentiated by `torch.func`);
 - models that are linear in their parameters: `fit_linear` (not linear by default).
 
-The methods for splines use `edge_layers`, which is empty by default: `edge_inputs`, `support`,
-`unseen`, `penalty_rows`, `regularisation`, and for training on several grids `intervals`,
+The methods for splines use `edge_layers`, which is empty by default: `edge_inputs`,
+`determined`, `penalty_rows`, `regularisation`, and for training on several grids `intervals`,
 `refined`, `regrid`, `covers`.
 """
 
@@ -239,10 +239,6 @@ class Network(nn.Module):
         """Spline layers from inputs to outputs; empty for a network without edges."""
         return ()
 
-    def plain(self: N) -> N:
-        """Return a copy whose parameters can be trained or changed."""
-        return deepcopy(self)
-
     def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
         """Return the inputs of each layer in `edge_layers`, followed by the network's output."""
         return [x, self(x)]
@@ -252,27 +248,21 @@ class Network(nn.Module):
         with torch.no_grad():
             return list(zip(self.edge_layers, self.activations(x), strict=False))
 
-    def support(self, x: Inputs) -> list[Bool[Tensor, "_ _"]]:
-        """Return which basis functions are nonzero at some sample, per layer in `edge_layers`.
+    def determined(self, x: Inputs) -> dict[nn.Parameter, Bool[Tensor, "_ _ ..."]]:
+        """Map parameters to masks of the entries that the samples `x` determine.
 
-        The masks have the shape (inputs, functions). The coefficient of a basis function that is
-        zero at all samples cannot be learned. At samples outside the grid, the functions that the
-        extrapolation continues count as nonzero.
+        A coefficient is not determined if its basis function is zero at all samples. At samples
+        outside the grid, the functions that the extrapolation continues count as nonzero. The
+        trained weight of a base function is not determined if any coefficient of its edge is not.
+        Other parameters, such as the spline scales w_s, have no mask.
         """
-        return [layer.touched(at) for layer, at in self.edge_inputs(x)]
-
-    def unseen(self, x: Inputs) -> Bool[Tensor, " unknowns"] | None:
-        """Return a mask of the unknowns that the samples do not determine, shape (unknowns,).
-
-        These are the coefficients of basis functions that are zero at all samples, and the base
-        weight w_b of each edge with such a coefficient. None for a network without edges.
-        """
-        parts = []
-        for layer, seen in zip(self.edge_layers, self.support(x), strict=True):
-            parts.append((~seen).expand_as(layer.coefficients).reshape(-1))
+        masks: dict[nn.Parameter, Tensor] = {}
+        for layer, at in self.edge_inputs(x):
+            seen = layer.touched(at)
+            masks[layer.coefficients] = seen.expand_as(layer.coefficients)
             if layer.trained_base is not None:
-                parts.append((~seen.all(1)).expand_as(layer.mask).reshape(-1))
-        return torch.cat(parts) if parts else None
+                masks[layer.trained_base] = seen.all(1).expand_as(layer.mask)
+        return masks
 
     # -------------------- grids
 

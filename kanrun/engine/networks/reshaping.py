@@ -14,6 +14,7 @@ A node or a layer is added with splines that represent given functions; other ed
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from itertools import combinations
 from typing import TypeVar
 
@@ -66,7 +67,7 @@ def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
     pruned too, which does not change the function. Edges from a node without incoming edges are
     kept, because they may contribute a constant.
     """
-    new = kan.plain()
+    new = deepcopy(kan)
     layers = list(zip(new.edge_layers, masks, kan.products, strict=True))
     with torch.no_grad():
         after: Tensor | None = None

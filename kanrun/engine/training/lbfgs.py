@@ -13,9 +13,9 @@ with w_s the edge's spline scale, B_i the basis functions and D_i the difference
 history holds steps and gradient changes of the parameters themselves, so it stays valid when the
 approximation is recomputed. The line search (algorithms 3.5 and 3.6) uses cubic interpolation and
 stops when the strong Wolfe conditions hold; NaN and infinite values count as too high. scipy's
-L-BFGS-B is not used because it loses its history whenever the approximation is recomputed: in the 50
-trainings of `kanrun compare-mlp study=implementation_tricks n_seeds=5`, its errors were 4.8 times
-as large (geometric mean).
+L-BFGS-B is not used because it loses its history whenever the approximation is recomputed: in the
+50 trainings of `kanrun compare-mlp study=implementation_tricks n_seeds=5`, its errors were 4.8
+times as large (geometric mean).
 """
 
 from __future__ import annotations

@@ -177,21 +177,10 @@ class Objective:
     def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
         """Map each parameter that has fixed entries to a mask of the entries that may change.
 
-        With `freeze_unseen`, a coefficient is fixed if no sample lies in the support of its basis
-        function, given the present inputs of its layer. The base weight w_b of an edge is fixed if
-        any coefficient of this edge is fixed, but the spline scale w_s may still change. Without
-        `freeze_unseen`, the result is empty.
+        With `freeze_unseen`, entries that no sample determines, given the present inputs of their
+        layer, are fixed (see `Network.determined`). Without it, the result is empty.
         """
-        free: dict[nn.Parameter, Tensor] = {}
-        if not self.freeze_unseen:
-            return free
-        for layer, seen in zip(network.edge_layers, network.support(self.samples.x), strict=True):
-            # A base function is also nonzero at samples outside the grid.
-            frees = {"coefficients": seen, "base_weight": seen.all(1)}
-            for name, parameter in layer.named_parameters():
-                if name in frees:
-                    free[parameter] = frees[name].expand_as(parameter)
-        return free
+        return network.determined(self.samples.x) if self.freeze_unseen else {}
 
 
 class DataFitting(Problem):
@@ -207,7 +196,8 @@ class DataFitting(Problem):
         memory = objective.memory
         self._memory = (memory.rows(), memory.target()) if memory else None
         self.penalty_rows = objective.penalty.rows(network)
-        self.frozen = network.unseen(self.samples.x) if objective.freeze_unseen else None
+        masks = [mask.reshape(-1) for mask in objective.movable(network).values()]
+        self.frozen = ~torch.cat(masks) if masks else None
         self.unknowns = network.get_unknowns()
         self.columns_can_vanish = network.intervals is None
         self._factor = _residual_factor(self.samples, objective.size)

@@ -131,7 +131,7 @@ def test_freeze_unseen_keeps_the_function_where_no_data_lie(name):
         :, None
     ]  # more than 3 intervals of 0.1 beyond the data
     before = model(right).detach()
-    unseen = ~model.support(x)[0]
+    unseen = ~model.determined(x)[model.edge_layers[0].coefficients][0]
     plan = Plan(
         name,
         steps=20,
