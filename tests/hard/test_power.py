@@ -7,7 +7,9 @@ keeps all of its entries, or only those that were synced.
 
 import os
 import random
+from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ class Disk:
 def recorded(top, patch, body):
     """Run `body`, and return its operations on files below `top`."""
     operations = []
-    paths = {}
+    paths = defaultdict(str)
 
     def note(kind, path, *more):
         if Path(path).is_relative_to(top):
@@ -105,22 +107,14 @@ def recorded(top, patch, body):
 
         patch.setattr(os, name, call)
 
-    def wrote(count, number, data):
-        if number in paths:
-            note("write", paths[number], bytes(data)[:count])
-
-    def opened(path, flags, *mode, **options):
-        new = flags & os.O_CREAT and not os.path.lexists(path)
-        number = real_open(path, flags, *mode, **options)
+    def opened(number, path, flags, *mode):
         paths[number] = str(path)
-        if new:
-            note("create", path)
-        return number
+        if flags & os.O_CREAT:
+            note("create", path)  # of a file that exists, without effect
 
-    real_open = os.open
-    patch.setattr(os, "open", opened)
     for name, tell in (
-        ("write", wrote),
+        ("open", opened),
+        ("write", lambda count, number, data: note("write", paths[number], bytes(data)[:count])),
         ("fsync", lambda _, number: note("sync", paths[number])),
         ("mkdir", lambda _, path, *mode: note("mkdir", path)),
         ("unlink", lambda _, path: note("remove", path)),
@@ -207,21 +201,15 @@ def test_runs_can_be_read_and_resumed_after_a_power_cut(tmp_path, monkeypatch, w
     monkeypatch.setattr(reader, "is_alive", lambda *_: False)  # no process survives a power cut
     whole = numbers(find_runs(top / "outputs")[0])
     rng = random.Random(0)
-    count = 0
-    found = set()
+    found = []
     shares = {"nothing unsynced": lambda: 0.0, "part": rng.random, "all of it": lambda: 1.0}
     for number, disk in prefixes(top, operations, every):
-        for entries in (True, False):
-            for name, share in shares.items():
-                left = tmp_path / f"{number}-{entries}-{name}"
-                disk.write_to(left, entries, share)
-                state = check_left(left / "outputs", whole)
-                found.add(state)
-                if state not in ("not there", "COMPLETED") and count % again == 0:
-                    assert (
-                        main(["runs", "resume", str(find_runs(left / "outputs")[0].path), "-q"])
-                        == 0
-                    )
-                    assert check_left(left / "outputs", whole) == "COMPLETED"
-                count += 1
+        for entries, (name, share) in product((True, False), shares.items()):
+            left = tmp_path / f"{number}-{entries}-{name}"
+            disk.write_to(left, entries, share)
+            found.append(check_left(left / "outputs", whole))
+            if found[-1] not in ("not there", "COMPLETED") and len(found) % again == 1:
+                (run,) = find_runs(left / "outputs")
+                assert main(["runs", "resume", str(run.path), "-q"]) == 0
+                assert check_left(left / "outputs", whole) == "COMPLETED"
     assert "COMPLETED" in found
