@@ -18,7 +18,7 @@ u_xx + u_yy = -2*pi^2*u | {'x': [0, 1], 'y': [0, 1]} | ['u = 0 at x=0, x=1, y=0'
 
 @pytest.mark.parametrize("formula, variables, conditions, residual, missed", cases(CONTRADICTIONS))
 def test_contradicting_conditions_are_named(formula, variables, conditions, residual, missed):
-    found = kanrun.solve(formula, variables, conditions, intervals=[8, 12, 16])
+    found = kanrun.solve(formula, variables, conditions, intervals=[6, 9, 12])
     assert found.verdict == "failed"
     assert "the conditions contradict the equation" in found.reason
     assert f"a residual of at least {residual}" in found.reason
@@ -46,6 +46,6 @@ SLOW = """
     [*cases(HARD), *(pytest.param(*each, marks=pytest.mark.slow) for each in cases(SLOW))],
 )
 def test_hard_problems_are_not_called_contradictory(formula, variables, conditions):
-    found = kanrun.solve(formula, variables, conditions, intervals=[8, 12, 16])
+    found = kanrun.solve(formula, variables, conditions, intervals=[6, 9, 12])
     assert "contradict" not in found.reason
     assert (found.summary()["estimate"] is None) == (found.verdict == "failed")
