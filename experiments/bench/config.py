@@ -7,9 +7,18 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
-from kanrun.config.experiments import ExperimentConfig, Precision
-from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, INCREASING, MISSING, Count, NonEmpty, Positive, copied
+from kanrun.config import (
+    DISTINCT,
+    INCREASING,
+    MISSING,
+    Count,
+    ExperimentConfig,
+    NonEmpty,
+    Positive,
+    Precision,
+    copied,
+    experiment,
+)
 
 Library = Literal["pykan", "inkan", "inkan compiled"]
 LIBRARIES: tuple[str, ...] = get_args(Library)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from kanrun.config.experiments import IMPLIED_TARGETS, TrainingConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import (
+from kanrun.config import (
     DISTINCT,
+    IMPLIED_TARGETS,
     INCREASING,
     MISSING,
     Count,
     Natural,
     NonEmpty,
     Positive,
+    TrainingConfig,
     copied,
+    experiment,
 )
 
 

@@ -21,9 +21,8 @@ from kanrun.runs.records import Records
 from kanrun.study import Cell, Claims, Tables
 
 from . import cases
-from .cases import Case, Model, result, train, training_of
+from .cases import Case, Model, judge, log_ratios, result, train, training_of
 from .config import CompareMLPConfig
-from .verdict import judge, log_ratios
 
 #: For each variant, the settings that switch off its tricks.
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -31,16 +31,17 @@ from kanrun.study.suite import claim_at_most, claim_near, exponent
 
 from .cases import (
     Case,
+    judge,
     kan_name,
     kan_of,
     kan_settings,
+    log_ratios,
     model_of,
     result,
     steps_of,
     train,
 )
 from .config import CompareMLPConfig
-from .verdict import judge, log_ratios
 
 #: Numbers of nodes per layer of the networks whose parameters are counted.
 WIDTHS = (4, 8, 16, 32)

@@ -20,6 +20,8 @@ start.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -28,13 +30,54 @@ from kanrun.model.settings import KANConfig
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
-from kanrun.study.recipe import Training
-from kanrun.study.suite import median
+from kanrun.study.recipe import Training, claims_by
+from kanrun.study.suite import (
+    claim_at_least,
+    claim_at_most,
+    claim_near,
+    exponents,
+    maximum,
+    median,
+    value_range,
+)
 
 from . import sequences, training
 from .config import ContinualConfig
-from .forgetting_claims import claims_of
 from .learners import cells_of, learner_of
+
+#: Largest accepted forgetting of a [1, 1] KAN, in units of the peaks' height. It is a quarter of
+#: the KAN's error.
+MAX_KAN_FORGETTING = 1e-6
+#: Smallest value that counts as forgetting, in units of the peaks' height, for KANs and MLPs.
+MIN_FORGETTING = {"kan": 1e-2, "mlp": 1e-1}
+#: Largest accepted ratio of the KAN's RMSE to that of the best spline on the same grid.
+NEAR_BEST = 1.02
+#: Height of the peaks. Larger errors count as this height, because there is no more to forget.
+HEIGHT = 1.0
+#: Columns in which a training run with a memory is compared with the same run without it.
+MEASURES = {
+    "worst_forgetting": "forgetting",
+    "rmse": "RMSE on everything",
+    "learned": "mean error of a phase when it is new",
+}
+#: For each memory, the largest accepted ratios of MEASURES with the memory to those without.
+BOUNDS: dict[Any, tuple[float, ...]] = {
+    "replay": (0.1, 0.1, 10.0),
+    "rehearse": (0.1, 0.1, 3.0),
+    "information": (0.4, 0.5, 5.0),
+}
+#: Memories with which MLPs do not forget.
+KEEPS_MLP = ("replay", "rehearse")
+#: Smallest RMSE on all evaluation points that is claimed for MLPs with memories not in KEEPS_MLP.
+#: It is half the lowest measured value.
+MIN_UNKEPT_ERROR = 0.05
+#: Largest accepted forgetting of overlapping phases, in units of the best spline's error. It is not
+#: zero, because the best fits to two overlapping phases differ by about this error.
+OVERLAPPING = 10.0
+#: Largest accepted difference between a fitted order of convergence and its theoretical value, -(k
+#: + 1) (de Boor, A Practical Guide to Splines, ch. XII).
+ORDER = 0.3
+RUNS = "trainings"  # Noun in claims. Several trainings may share a seed, so "seeds" would be wrong.
 
 
 def cells(cfg: ContinualConfig) -> list[Cell]:
@@ -96,3 +139,103 @@ def claims(tables: Tables) -> Claims:
     if summary is None or summary["file"].notna().any():
         return []
     return claims_of(summary)
+
+
+def claims_of(summary: pd.DataFrame) -> Claims:
+    """Yield the claims of every part that was run.
+
+    There are no claims about forgetting a single phase. If no phase covers some interval of the
+    grid, nothing is claimed about the error on all evaluation points, and there is no best spline.
+    """
+    several = bool((summary["phases"] > 1).any())
+    for part, rows in summary.groupby("part", sort=False):
+        if part == "overlap":
+            yield from _overlap(rows) if several else ()
+            continue
+        yield from _order(rows) if part == "intervals" else _near_best(rows)
+        for name, some in rows.groupby("learner", sort=False) if several else ():
+            yield from (*_forgetting(str(name), some), *_kept(str(name), some, rows))
+
+
+def _near_best(rows: pd.DataFrame) -> Claims:
+    known = rows[rows.groupby("learner")["best_spline_rmse"].transform("count") > 0]
+    best = known.groupby("learner")["best_spline_rmse"].transform(maximum)
+    known = known.assign(best=best.map("{:.3g}".format), bound=NEAR_BEST * best)
+    sentence = "{learner}: RMSE on everything after the last phase (best spline {best})"
+    yield from claims_by(known, sentence, "rmse", "bound")
+
+
+def _order(rows: pd.DataFrame) -> Claims:
+    known = rows.groupby("intervals").filter(lambda grid: grid["best_spline_rmse"].notna().any())
+    if known["intervals"].nunique() > 1:
+        theory = -(known["degree"].iloc[0] + 1)
+        reach, slopes = _slopes(known, "rmse")
+        sentence = f"the KAN's error on everything falls as G^{theory:g}, {reach} (exponent)"
+        yield claim_near(sentence, slopes, theory, ORDER)
+
+
+def _slopes(rows: pd.DataFrame, column: str) -> tuple[str, pd.Series]:
+    """Return the range of intervals G in words, and the power of G fitted to `column` per seed."""
+    fits = exponents(rows, ["seed"], column)
+    return f"G = {fits['low'].min():g} to {fits['high'].max():g}", fits["exponent"]
+
+
+def _forgetting(name: str, some: pd.DataFrame, where: str = "") -> Claims:
+    """Claim that a local KAN does not forget, or that another learner without memory forgets."""
+    worst = some["worst_forgetting"]
+    role, memory = some[["role", "memory"]].iloc[0]
+    where = f"{where} (worst phase)"
+    if role == "local kan":
+        sentence = f"{name}: no phase is forgotten{where}"
+        yield claim_at_most(sentence, worst, MAX_KAN_FORGETTING, of=RUNS)
+    elif memory == "none":
+        yield claim_at_least(f"{name}: forgets{where}", worst, MIN_FORGETTING[role], of=RUNS)
+
+
+def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
+    """Claim that a memory prevents forgetting, and still lets networks learn new phases.
+
+    Training runs with the memory are compared with training runs of the same network and seed
+    without it, if these forgot something. Errors above the height of the peaks count as this
+    height. NaN is kept, so that the claims fail.
+    """
+    role, memory, network = some[["role", "memory", "network"]].iloc[0]
+    bare = rows[(rows["memory"] == "none") & (rows["network"] == network)]
+    bare = bare[~(bare["worst_forgetting"] < MIN_FORGETTING["kan"])].set_index("seed")
+    if memory == "none" or not len(bare):
+        return
+    if role == "mlp" and memory not in KEEPS_MLP:
+        # If the memory is strong, the network cannot learn new phases; if it is weak, it forgets.
+        sentence = f"{name}: does not both keep and learn the phases (RMSE on everything)"
+        yield claim_at_least(sentence, some["rmse"], MIN_UNKEPT_ERROR, of=RUNS)
+        return
+    shares = some.set_index("seed")[list(MEASURES)] / bare[list(MEASURES)].clip(upper=HEIGHT)
+    for (column, what), bound in zip(MEASURES.items(), BOUNDS[memory], strict=True):
+        sentence = f"{name}: {what} over that without memory"
+        yield claim_at_most(sentence, shares.loc[bare.index, column], bound, of=RUNS)
+
+
+def _overlap(rows: pd.DataFrame) -> Claims:
+    """Claim what is forgotten, separately for phases that overlap and for those that do not."""
+    for name, learner in rows.groupby("learner", sort=False):
+        for apart, some in learner.groupby(learner["overlap"] <= 0, sort=False):
+            reach = "do not overlap" if apart else f"overlap by up to {some['overlap'].max():g}"
+            shares = some["worst_forgetting"] / some["best_spline_rmse"].astype(float)
+            if apart or shares.isna().any():
+                yield from _forgetting(str(name), some, f" with phases that {reach}")
+                continue
+            sentence = f"{name}: forgetting over the best spline's error with phases that {reach}"
+            yield claim_at_most(sentence, shares, OVERLAPPING, of=RUNS)
+    plain = rows[(rows["role"] == "local kan") & (rows["memory"] == "none")]
+    most = plain[(plain["overlap"] > 0) & (plain["overlap"] == plain["overlap"].max())]
+    if most["intervals"].nunique() > 1:
+        # If a phase ends inside the peak of another phase, its data determine the last basis
+        # functions only in part. The network's error there is about that of the best spline, so on
+        # finer grids forgetting decreases as fast as the spline's error.
+        reach, slopes = _slopes(most, "worst_forgetting")
+        sentence = (
+            f"what overlapping phases forget falls at least as the spline's error, {reach} "
+            "(exponent)"
+        )
+        bound = ORDER - (int(most["degree"].iloc[0]) + 1)
+        yield claim_at_most(sentence, median(slopes), bound, value_range(slopes))

@@ -7,9 +7,19 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
-from kanrun.config.experiments import IMPLIED_TARGETS, ExperimentConfig, SamplingConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, FREE_TEXT, MISSING, Count, NonEmpty, Positive, copied
+from kanrun.config import (
+    DISTINCT,
+    FREE_TEXT,
+    IMPLIED_TARGETS,
+    MISSING,
+    Count,
+    ExperimentConfig,
+    NonEmpty,
+    Positive,
+    SamplingConfig,
+    copied,
+    experiment,
+)
 
 ContinualPart = Literal["learners", "intervals", "overlap", "depth"]
 

@@ -7,9 +7,16 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
-from kanrun.config.experiments import ExperimentConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, MISSING, Count, Natural, NonEmpty, copied
+from kanrun.config import (
+    DISTINCT,
+    MISSING,
+    Count,
+    ExperimentConfig,
+    Natural,
+    NonEmpty,
+    copied,
+    experiment,
+)
 from kanrun.targets.settings import ExpressionTarget, PointsTarget
 
 CurvesPart = Literal[

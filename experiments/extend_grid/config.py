@@ -7,9 +7,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
-from kanrun.config.experiments import IMPLIED_TARGETS, TrainingConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, MISSING, Count, NonEmpty, NonNegative, copied
+from kanrun.config import (
+    DISTINCT,
+    IMPLIED_TARGETS,
+    MISSING,
+    Count,
+    NonEmpty,
+    NonNegative,
+    TrainingConfig,
+    copied,
+    experiment,
+)
 
 GridPart = Literal["schedules", "scratch", "order", "overfit"]
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from kanrun.config.experiments import IMPLIED_TARGETS, TrainingConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import Natural, copied
+from kanrun.config import IMPLIED_TARGETS, Natural, TrainingConfig, copied, experiment
 
 
 @experiment(

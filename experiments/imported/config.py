@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from kanrun.config.experiments import ExperimentConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import DISTINCT, FREE_TEXT, MISSING, copied
+from kanrun.config import DISTINCT, FREE_TEXT, MISSING, ExperimentConfig, copied, experiment
 from kanrun.model.settings import Base
 
 

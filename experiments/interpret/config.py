@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from kanrun.config.experiments import IMPLIED_TARGETS, ExperimentConfig, SamplingConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import FREE_TEXT, MISSING, NonNegative, Positive, copied
+from kanrun.config import (
+    FREE_TEXT,
+    IMPLIED_TARGETS,
+    MISSING,
+    ExperimentConfig,
+    NonNegative,
+    Positive,
+    SamplingConfig,
+    copied,
+    experiment,
+)
 
 
 @experiment(

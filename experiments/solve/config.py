@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from kanrun.config.experiments import ExperimentConfig
-from kanrun.config.registry import experiment
-from kanrun.config.rules import (
+from kanrun.config import (
     DISTINCT,
     FREE_TEXT,
     INCREASING,
     MISSING,
     Count,
+    ExperimentConfig,
     Natural,
     Positive,
     copied,
+    experiment,
 )
 
 #: Setting of any type: number, string, list or mapping. Mappings have no type of their own, because

@@ -38,7 +38,7 @@ from kanrun.study import (
     tasks_of,
 )
 from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
-from kanrun.study.progress import Reporter, error_console
+from kanrun.study.progress import Reporter, Tracker, error_console
 from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.studies import Checked, RunOptions
 
@@ -105,8 +105,6 @@ class _Execution:
         self._limit = TimeLimit(cfg.max_cpu_seconds or inf, began)
         self._tracker = None
         if cfg.tracker is not None:
-            from kanrun.study.trackers import Tracker
-
             self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
         self._reporter = Reporter(error_console(), self._total, options.quiet, options.verbose)
         self._points = [_Progress(number) for number in checked.trainings]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kanrun.config import SamplingConfig
 from kanrun.config.conversion import check
-from kanrun.config.experiments import SamplingConfig
 from kanrun.config.registry import TARGETS
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.points import (

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from cases import cases
 from kanrun.experiments import continual, curves
+from kanrun.experiments import extend_grid as grids
 from kanrun.experiments.compare_mlp import (
     implementation_tricks,
     kolmogorov_arnold,
@@ -13,7 +14,6 @@ from kanrun.experiments.compare_mlp import (
     no_activation,
 )
 from kanrun.experiments.curves.parts import fitted_order
-from kanrun.experiments.extend_grid import convergence_claims as grids
 
 from kanrun import study
 from kanrun.errors import UsageError

@@ -11,7 +11,7 @@ import pytest
 from processes import python
 
 from kanrun.runs import Status
-from kanrun.study import trackers
+from kanrun.study import progress as trackers
 
 LEFT_OUT = "tracker=mlflow does not work and is left out"
 

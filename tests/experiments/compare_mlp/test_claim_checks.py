@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from kanrun.experiments.compare_mlp.cases import judge
 from kanrun.experiments.compare_mlp.implementation_tricks import claims as trick_claims
 from kanrun.experiments.compare_mlp.matched import (
     growth_claims,
     matched_logs,
     verdict_claims,
 )
-from kanrun.experiments.compare_mlp.verdict import judge
 from numpy.testing import assert_allclose
 from scipy import stats
 

@@ -5,7 +5,7 @@ import pytest
 from cases import cases, refuses
 from doors import check_config, run_config, typed
 from kanrun.experiments import extend_grid
-from kanrun.experiments.extend_grid.convergence_claims import (
+from kanrun.experiments.extend_grid import (
     order_claims,
     overfit_claims,
     warm_start_claims,
