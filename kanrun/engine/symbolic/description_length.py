@@ -44,34 +44,28 @@ class TemplateFitting:
         self.coordinates = coordinates
         self.rows = rows
         self.y = y * rows
-        self._bases = [coordinates.value(term.monomial) for term in template.terms()]
+        common = template.common
+        self._outer = coordinates.value(common.monomial) * common.coefficient * rows
+        self._bases = [coordinates.value(term.monomial) for term in template.terms]
         self._arguments = [
             [coordinates.value(factor.monomial) for factor in term.factors]
-            for term in template.terms()
+            for term in template.terms
         ]
 
     def values(self, constants: Array) -> Array:
         """Return the values (N,) of the template times `rows`; nan where they are not real."""
         template = self.template
-        parts = len(self._bases) + sum(map(len, self._arguments))
+        parts = 1 + len(self._bases) + sum(map(len, self._arguments))
         count_work(COSTS.edge * (2 + parts) + COSTS.value / 2 * self.y.size * parts)
-        inner = iter(constants[len(template.above) + len(template.below) :].tolist())
-        rows = []
-        for term, base, arguments in zip(
-            template.terms(), self._bases, self._arguments, strict=True
-        ):
-            row = base
+        coefficients, inner = np.split(constants, [len(template.terms)])
+        values = iter(inner.tolist())
+        terms = []
+        for term, base, arguments in zip(template.terms, self._bases, self._arguments, strict=True):
+            product = base
             for factor, argument in zip(term.factors, arguments, strict=True):
-                row = row * factor.with_constants(inner).value(argument)
-            rows.append(row)
-        cut = 1 + len(template.above)
-        result = constants[: cut - 1] @ np.array(rows[1:cut])
-        if template.below:
-            result = result / (
-                1 + constants[cut - 1 : cut - 1 + len(template.below)] @ np.array(rows[cut:])
-            )
-        value = template.transform.inverse(result) * rows[0] * template.common.coefficient
-        return value * self.rows
+                product = product * factor.with_constants(values).value(argument)
+            terms.append(product)
+        return template.transform.inverse(coefficients @ np.array(terms)) * self._outer
 
     def jacobian(self, constants: Array, value: Array) -> Array:
         """Return the Jacobian (N, constants) of the weighted values, by finite differences.
@@ -171,7 +165,7 @@ class Fitted:
         parts = jacobian * constants / max(error, ROUNDING)
         structure = template.structure_bits(fit.coordinates)
         size = structure + math.log2(count) / 2 * len(constants)
-        bits += structure + constants_bits(constants, parts, len(template.above))
+        bits += structure + constants_bits(constants, parts, len(template.terms))
         return cls(template, error, bits, size, residual)
 
 

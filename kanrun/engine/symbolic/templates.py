@@ -1,8 +1,8 @@
 """Templates: structures of formulas with constants, and the description length of a structure.
 
-A template is y = M g^-1((a_1 t_1 + a_2 t_2 + ...) / (1 + b_1 s_1 + ...)), where g is a transform of
-the output and a, b are constants. The terms M, t and s are products of a monomial and of powers of
-functions F(c z + d) of monomials z. A monomial is a product of powers of atoms, which are inputs or
+A template is y = M g^-1(a_1 t_1 + a_2 t_2 + ...), where g is a transform of the output, M a
+monomial, and a are constants. The terms t are products of a monomial and of powers of functions
+F(c z + d) of monomials z. A monomial is a product of powers of atoms, which are inputs or
 simple functions of inputs (see `Atom`).
 """
 
@@ -247,79 +247,67 @@ class Template:
 
     Attributes:
         transform: Transform g of the output.
-        common: The factor M.
-        above: Terms a t of the numerator.
-        below: Terms b s of the denominator.
+        common: The factor M, which has no functions; its coefficient is 1 or -1.
+        terms: Terms a t of the sum.
     """
 
     transform: Transform
     common: Term
-    above: tuple[Term, ...]
-    below: tuple[Term, ...] = ()
-
-    def terms(self) -> Iterator[Term]:
-        yield self.common
-        yield from self.above
-        yield from self.below
+    terms: tuple[Term, ...]
 
     def shorter(self) -> Iterator[Template]:
-        """Yield the templates with one term less in the numerator, if it has at least two."""
-        for term in self.above if len(self.above) > 1 else ():
-            yield replace(self, above=tuple(each for each in self.above if each is not term))
+        """Yield the templates with one term less, if there are at least two terms."""
+        for term in self.terms if len(self.terms) > 1 else ():
+            yield replace(self, terms=tuple(each for each in self.terms if each is not term))
 
     @property
     def constants(self) -> Array:
-        """Coefficients of the numerator and the denominator, then the constants of all factors."""
-        coefficients = [term.coefficient for term in (*self.above, *self.below)]
-        inner = (c for term in self.terms() for factor in term.factors for c in factor.constants)
+        """Coefficients of the terms, then the constants of all factors."""
+        coefficients = [term.coefficient for term in self.terms]
+        inner = (c for term in self.terms for factor in term.factors for c in factor.constants)
         return np.array([*coefficients, *inner])
 
     def with_constants(self, constants: Array) -> Template:
         """Return the template with other constants."""
-        values = iter(constants.tolist())
-        coefficients = [next(values) for _ in (*self.above, *self.below)]
-
-        def changed(term: Term, coefficient: float) -> Term:
-            factors = tuple(factor.with_constants(values) for factor in term.factors)
-            return Term(coefficient, term.monomial, factors)
-
-        common = changed(self.common, self.common.coefficient)
-        pairs = zip((*self.above, *self.below), coefficients, strict=True)
-        terms = [changed(*pair) for pair in pairs]
-        cut = len(self.above)
-        return Template(self.transform, common, tuple(terms[:cut]), tuple(terms[cut:]))
+        coefficients, inner = np.split(constants, [len(self.terms)])
+        values = iter(inner.tolist())
+        terms = (
+            replace(
+                term, coefficient=c, factors=tuple(f.with_constants(values) for f in term.factors)
+            )
+            for term, c in zip(self.terms, coefficients.tolist(), strict=True)
+        )
+        return replace(self, terms=tuple(terms))
 
     def key(self) -> object:
         """Return a hashable key of the structure, which does not depend on the constants."""
 
-        def shape(term: Term) -> object:
+        def shape(term: Term, common: Monomial = ()) -> object:
             factors = [
                 (f.function.name, f.monomial, f.power, f.scale > 0, f.shift is None)
                 for f in term.factors
             ]
-            return term.monomial, tuple(sorted(factors, key=str))
-
-        above, below = (
-            tuple(sorted(map(shape, terms), key=str)) for terms in (self.above, self.below)
-        )
-        if len(above) == 1 and not below and not self.common.factors:
-            powers = dict(self.common.monomial)
-            for i, p in self.above[0].monomial:
+            powers = dict(common)
+            for i, p in term.monomial:
                 powers[i] = powers.get(i, Fraction(0)) + p
-            above = (tuple(sorted((i, p) for i, p in powers.items() if p)), above[0][1])  # type: ignore[index]
-            return self.transform.name, (), above, below
-        return self.transform.name, shape(self.common), above, below
+            monomial = tuple(sorted((i, p) for i, p in powers.items() if p))
+            return monomial, tuple(sorted(factors, key=str))
+
+        common = self.common.monomial
+        if self.transform is IDENTITY_TRANSFORM and len(self.terms) == 1:
+            return shape(self.terms[0], common)
+        return self.transform.name, common, tuple(sorted(map(shape, self.terms), key=str))
 
     def structure_bits(self, coordinates: Coordinates) -> float:
         """Return the description length, in bits, of everything but the constants."""
-        bits = self.transform.bits + OPERATION * (len(self.above) - 1 + len(self.below))
-        bits += OPERATION * bool(self.below)
-        for term in self.terms():
+        common = self.common.monomial
+        bits = self.transform.bits + coordinates.bits(common) + OPERATION * bool(common)
+        bits += OPERATION * (len(self.terms) - 1)
+        for term in self.terms:
             bits += coordinates.bits(term.monomial)
-            parts = bool(term.monomial) + len(term.factors)
-            bits += OPERATION * (parts if term is not self.common else max(parts - 1, 0))
+            bits += OPERATION * (bool(term.monomial) + len(term.factors))
             bits += sum(f.bits + coordinates.bits(f.monomial) + OPERATION for f in term.factors)
-        return bits + OPERATION * bool(self.common.monomial or self.common.factors)
+        return bits
 
     def expression(self, coordinates: Coordinates) -> sympy.Expr:
         """Return the template as a sympy expression."""
@@ -335,9 +323,7 @@ class Template:
                 result *= value ** sympy.Rational(f.power.numerator, f.power.denominator)
             return result
 
-        above = sympy.Add(*map(of, self.above))
-        below = 1 + sympy.Add(*map(of, self.below)) if self.below else sympy.S.One
-        return of(self.common) * self.transform.expression(above / below)
+        return of(self.common) * self.transform.expression(sympy.Add(*map(of, self.terms)))
 
 
 def _identity(u: Array) -> Array:
