@@ -10,6 +10,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from cases import cases
 from processes import python
 from run_files import record_of
 
@@ -52,25 +53,24 @@ def summary(run):
     return pd.read_csv(run / "summary.csv").iloc[0]
 
 
+#: Lines, their exit codes, and a part of what they print.
+LIGHT = cases("""
+    --help | 0 | noise-levels
+    fit --help | 0 | bspline, chebyshev, kan
+    noise-levels --help | 0 | Train on points with increasing noise.
+    fit --cfg job model=chebyshev model.degree=5 | 0 | degree: 5
+    fit model=chebishev | 2 | did you mean chebyshev?
+    fit model=chebyshev model.degre=3 | 2 | did you mean model.degree?
+    fit model=chebyshev model.degree=99 | 2 | a whole number from 1 to 30 (degree of the polynomi
+    fit target=ring | 2 | did you mean rings
+    fit solver=momentum solver.momentum=1 | 2 | solver.momentum=1
+    noise-levels levels=[-1] | 2 | levels
+""")
+
+
 def test_help_and_refusals_load_no_torch(site, tmp_path):
-    expected = [
-        ("--help", 0, "noise-levels"),
-        ("fit --help", 0, "bspline, chebyshev, kan"),
-        ("noise-levels --help", 0, "Train on points with increasing noise."),
-        ("fit --cfg job model=chebyshev model.degree=5", 0, "degree: 5"),
-        ("fit model=chebishev", 2, "did you mean chebyshev?"),
-        ("fit model=chebyshev model.degre=3", 2, "did you mean model.degree?"),
-        (
-            "fit model=chebyshev model.degree=99",
-            2,
-            "must be a whole number from 1 to 30 (degree of the polynomi",
-        ),
-        ("fit target=ring", 2, "did you mean rings"),
-        ("fit solver=momentum solver.momentum=1", 2, "solver.momentum=1"),
-        ("noise-levels levels=[-1]", 2, "levels"),
-    ]
-    told = kanrun(site, tmp_path, *(words for words, _, _ in expected))
-    for (words, code, sentence), (got, out, err, torch) in zip(expected, told, strict=True):
+    told = kanrun(site, tmp_path, *(words for words, _, _ in LIGHT))
+    for (words, code, sentence), (got, out, err, torch) in zip(LIGHT, told, strict=True):
         assert (got, torch) == (code, False), (words, err)
         assert sentence in out + err, words
     assert not (tmp_path / "outputs").exists()

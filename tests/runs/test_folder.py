@@ -23,23 +23,20 @@ def folder(tmp_path):
 
 def test_run_json_records_command_machine_and_end(folder):
     before = record_of(folder.path)
-    assert before["status"] == "RUNNING"
-    assert before["ended"] is None
-    assert before["pid"] == os.getpid()
+    assert (before["status"], before["ended"], before["pid"]) == ("RUNNING", None, os.getpid())
     claims = (Claim("error falls", 3e-7, "at most 1e-5", True, "1e-7 .. 5e-7"),)
-    metrics = {"test_rmse": 3e-7, "r2": float("nan")}
     folder.note("solver=auto chose lm")
+    metrics = {"test_rmse": 3e-7, "r2": float("nan")}
     folder.finish(Status.COMPLETED, claims=claims, metrics=metrics)
     after = record_of(folder.path)
-    assert after["status"] == "COMPLETED"
+    assert (after["status"], after["seeds"]) == ("COMPLETED", [0, 1])
     assert after["argv"] == ["fit", "n_seeds=2"]
-    assert after["seeds"] == [0, 1]
     assert after["metrics"] == {"test_rmse": 3e-7, "r2": None}
     assert {"python", "numpy", "torch", "kanrun"} <= after["versions"].keys()
     assert after["started"] <= after["ended"]
     assert after["seconds"] >= 0
-    assert Run(folder.path).manifest.claims == claims
-    assert Run(folder.path).manifest.notes == ("solver=auto chose lm",)
+    manifest = Run(folder.path).manifest
+    assert (manifest.claims, manifest.notes) == (claims, ("solver=auto chose lm",))
 
 
 def test_checkpoints_come_back_to_the_bit_with_their_description(folder):
@@ -80,23 +77,24 @@ def test_names_cannot_leave_the_folder(folder):
 
 
 def test_figures_have_the_same_bytes_each_time(folder):
+    """The user's matplotlibrc has no effect."""
+
     def draw():
         figure = Figure(figsize=(3, 2))
         figure.subplots().plot([0, 1], [0, 1], clip_on=True)
         figure.set_label("Bézier <curves> & 3×4 knots")
         return figure
 
-    stem = folder.path / "figures" / "loss"
-    write_figure(stem, draw(), ["png", "svg"])
-    first = {path.name: path.read_bytes() for path in Run(folder.path).figures}
-    figure = draw()
-    with mpl.rc_context(
-        {"xtick.labelsize": 20, "savefig.facecolor": "red", "savefig.bbox": "tight"}
-    ):
-        # The user's matplotlibrc must have no effect.
-        write_figure(stem, figure, ["png", "svg"])
+    def written(figure):
+        write_figure(folder.path / "figures" / "loss", figure, ["png", "svg"])
+        return {path.name: path.read_bytes() for path in Run(folder.path).figures}
+
+    first = written(draw())
+    again = draw()
+    own = {"xtick.labelsize": 20, "savefig.facecolor": "red", "savefig.bbox": "tight"}
+    with mpl.rc_context(own):
+        assert written(again) == first
         assert mpl.rcParams["xtick.labelsize"] == 20
-    assert {path.name: path.read_bytes() for path in Run(folder.path).figures} == first
     assert set(first) == {"loss.png", "loss.svg"}
     assert int.from_bytes(first["loss.png"][16:20]) == 600  # pixels: 3 inches at 200 dpi
     captions = {read_caption(path) for path in Run(folder.path).figures}

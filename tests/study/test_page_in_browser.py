@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -21,27 +22,18 @@ class Browser:
     """Chromium with a temporary profile, controlled by the pipe of its developer tools."""
 
     def __init__(self, profile):
-        program = (
-            shutil.which("chromium")
-            or shutil.which("chromium-browser")
-            or shutil.which("google-chrome")
-        )
+        names = "chromium", "chromium-browser", "google-chrome"
+        program = next(filter(None, map(shutil.which, names)), None)
         assert program is not None, (
             "this test needs Chromium: install it (Debian: apt install chromium)"
         )
         reads, to_browser = os.pipe()
         from_browser, writes = os.pipe()
-        options = ["headless", "no-sandbox", "disable-gpu", "remote-debugging-pipe"]
-        options += ["disable-dev-shm-usage", "disable-background-networking", "disable-sync"]
-        command = [
-            program,
-            *(f"--{option}" for option in options),
-            f"--user-data-dir={profile}",
-            "--window-size=1100,1400",
-            "about:blank",
-        ]
+        options = """--headless --no-sandbox --disable-gpu --remote-debugging-pipe --disable-sync
+            --disable-dev-shm-usage --disable-background-networking --window-size=1100,1400"""
+        words = [program, *options.split(), f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{reads} 4>&{writes}', "bash", *command],
+            ["bash", "-c", f"exec {shlex.join(words)} 3<&{reads} 4>&{writes}"],
             pass_fds=(reads, writes),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -91,11 +83,9 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def open(self, path):
-        self.navigate(path.as_uri())
-
-    def navigate(self, url):
-        self.send("Page.navigate", url=url)
+    def open(self, url):
+        """Open a page, given by its path or address, and wait for its script."""
+        self.send("Page.navigate", url=url if isinstance(url, str) else url.as_uri())
         end = time.monotonic() + 30
         while self.value("document.documentElement?.dataset.ready") != "yes":
             assert time.monotonic() < end, "the page's script did not finish"
@@ -270,7 +260,7 @@ def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_pat
     assert len(drawn) == 12
     assert min(drawn) >= 1
     assert browser.value("document.querySelectorAll('.living .link').length") == 12
-    links = {}
+    links = []
     living = "[...document.querySelectorAll('.living')]"
     for name in browser.value(f"{living}.map(part => part.dataset.source)"):
         part = f"document.querySelector('[data-source={name}]')"
@@ -279,15 +269,14 @@ def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_pat
         browser.value(f"{control}.focus()")
         for key in ("ArrowRight",) if name == "basis" else ("ArrowLeft", "ArrowDown"):
             browser.key(key)
-        moved = browser.value(f"{part}.innerHTML")
-        assert moved != before, name
+        assert browser.value(f"{part}.innerHTML") != before, name
         browser.value(f"{part}.querySelector('.link').focus()")
-        links[name] = browser.value(f"{part}.querySelector('.link').href")
+        link = browser.value(f"{part}.querySelector('.link').href")
         status = f"{part}.querySelector('[role=status]').textContent"
-        links[name] = links[name], status, browser.value(status)
-    for link, status, shown in links.values():
+        links.append((link, status, browser.value(status)))
+    for link, status, shown in links:
         browser.send("Page.navigate", url="about:blank")
-        browser.navigate(link)
+        browser.open(link)
         assert browser.value(status) == shown
     assert all(url.startswith(("file:", "about:")) for url in browser.asked())
     assert not browser.seen("Runtime.exceptionThrown")
