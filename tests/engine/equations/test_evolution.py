@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from made_systems import finished, parsed
 from scipy.integrate import solve_ivp
 
@@ -190,14 +191,14 @@ def test_windows_with_different_breakpoints_join_up_to_rounding():
 
 @pytest.mark.parametrize(
     "formula, conditions",
-    [
-        ("u_t = u_xx", ["u = 0 at x=0, x=1"]),  # no initial values
-        ("u_t = u_xx", ["u^2 = 1 at x=0", "u = 1 at x=1", "u = 1 at t=0"]),  # not linear
-        ("u_xx = -u", ["u = 0 at x=0, x=1", "u = x at t=0"]),  # no time derivative
-        ("u_t = u_xx", ["u = 0 at x=0", "u = x at t=0"]),  # a condition is missing
-        ("u_t = u_xx", ["u = u_t at x=0", "u = 0 at x=1", "u = 0 at t=0"]),
-        ("u_t = u_xx", ["u = 0 at x=0.5, x=1", "u = x at t=0"]),  # a condition inside the range
-    ],
+    cases("""
+u_t = u_xx | ['u = 0 at x=0, x=1']
+u_t = u_xx | ['u^2 = 1 at x=0', 'u = 1 at x=1', 'u = 1 at t=0']
+u_xx = -u | ['u = 0 at x=0, x=1', 'u = x at t=0']
+u_t = u_xx | ['u = 0 at x=0', 'u = x at t=0']
+u_t = u_xx | ['u = u_t at x=0', 'u = 0 at x=1', 'u = 0 at t=0']
+u_t = u_xx | ['u = 0 at x=0.5, x=1', 'u = x at t=0']
+"""),
 )
 def test_time_stepping_declines_systems_it_cannot_solve(formula, conditions):
     assert make(BOX, formula, conditions) is None

@@ -6,6 +6,7 @@ from functools import partial
 import made_kan
 import pytest
 import torch
+from cases import cases
 from made_systems import finished, parsed
 from torch import Generator
 from torch.testing import assert_close
@@ -165,7 +166,13 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
     assert float((values(found, at)[:, 0] - wanted).norm() / wanted.norm()) < 1e-3
 
 
-@pytest.mark.parametrize("intervals, waves", [(5, 19), (41, 123)])
+@pytest.mark.parametrize(
+    "intervals, waves",
+    cases("""
+5 | 19
+41 | 123
+"""),
+)
 def test_residual_of_conditions_is_measured_away_from_the_training_points(intervals, waves):
     """The condition sin(n pi y) is zero at the n training points, but not between them."""
     square = {"x": (0, 1), "y": (0, 1)}

@@ -24,8 +24,24 @@ def derivatives(layer, x):
 
 
 @pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
-@pytest.mark.parametrize("outside", ["linear", "constant", "zero", "base"])
-@pytest.mark.parametrize("degree, base", [(2, "zero"), (3, "silu"), (4, "tanh"), (5, "sin")])
+@pytest.mark.parametrize(
+    "outside",
+    cases("""
+linear
+constant
+zero
+base
+"""),
+)
+@pytest.mark.parametrize(
+    "degree, base",
+    cases("""
+2 | zero
+3 | silu
+4 | tanh
+5 | sin
+"""),
+)
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
 def test_code_for_the_compiler_has_the_same_values_and_derivatives(
     intervals, degree, base, outside, spread, monkeypatch

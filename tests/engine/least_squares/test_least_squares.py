@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import cases
 from made_kan import normal
 from torch.testing import assert_close
 
@@ -108,7 +109,14 @@ class Linear(Problem):
 
 
 @pytest.mark.parametrize("damping", [1e-6, 1.0, 1e4])
-@pytest.mark.parametrize("matrix, iterations", [(6000, 60), (0, 60), (0, 2)])
+@pytest.mark.parametrize(
+    "matrix, iterations",
+    cases("""
+6000 | 60
+0 | 60
+0 | 2
+"""),
+)
 def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, monkeypatch):
     """By Cholesky, by conjugate gradients, and by only two iterations of them."""
     monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", matrix)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import cases
 from processes import python
 from safetensors.torch import save_file
 
@@ -29,13 +30,13 @@ def difference(network, name, folder=STATES):
 
 @pytest.mark.parametrize(
     "name, shape",
-    [
-        ("trained", (2, 3, 1)),
-        ("pruned", (2, 3, 2, 1)),
-        ("affine", (2, 3, 1)),
-        ("products", (2, 4, 1)),
-        ("arities", (2, 4, 3, 3, 1, 1)),  # products of three factors need identity layers
-    ],
+    cases("""
+trained | (2, 3, 1)
+pruned | (2, 3, 2, 1)
+affine | (2, 3, 1)
+products | (2, 4, 1)
+arities | (2, 4, 3, 3, 1, 1)
+"""),
 )
 def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(name, shape):
     network = KAN.from_pykan(STATES / name)

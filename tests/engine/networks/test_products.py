@@ -33,11 +33,6 @@ def test_a_product_node_multiplies_two_sums():
     assert net.count() == kan_parameters(size_of(net), net.edge_layers[0].spec)
 
 
-def test_refinement_is_exact():
-    net = network()
-    assert net.refined(8, points(40, 2)).change < 1e-12
-
-
 def test_scores_add_up_and_pruning_keeps_both_factors():
     net = network((2, 2, 1), (1,))
     x = points(40, 2)

@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from cases import cases
 from made_kan import kan, points
 from made_layer import data, make
 from torch.testing import assert_close
@@ -135,7 +136,13 @@ def test_a_node_adds_its_outer_function_of_its_inner_sum(shape):
     assert_close(change, node.square().expand(-1, outputs), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("degree, base", [(3, "zero"), (1, "silu")])
+@pytest.mark.parametrize(
+    "degree, base",
+    cases("""
+3 | zero
+1 | silu
+"""),
+)
 def test_an_identity_layer_keeps_the_function(degree, base):
     network = kan((2, 3, 2), degree=degree, base=base)
     deeper = add_identity_layer(network, X)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_kan import normal, points
@@ -69,7 +70,15 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
     assert_same_function(normal(2, 1, coarse.functions), coarse, Grid(extend(finer, 3), 3), x)
 
 
-@pytest.mark.parametrize("change", ["moved", "wider", "fewer", "degree"])
+@pytest.mark.parametrize(
+    "change",
+    cases("""
+moved
+wider
+fewer
+degree
+"""),
+)
 def test_contains_recognises_grids_without_all_old_knots(change):
     points = torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
     coarse = Grid(extend(points, 3), 3)

@@ -137,7 +137,14 @@ def test_empty_ranges_and_too_narrow_intervals_are_refused(width, intervals, sen
         redivide(uniform_breakpoints(low, low + width, intervals), 100 * intervals)
 
 
-@pytest.mark.parametrize("value, reach", [(3.0, 1.5), (0.0, 0.5), (-1e3, 500.0)])
+@pytest.mark.parametrize(
+    "value, reach",
+    cases("""
+3.0 | 1.5
+0.0 | 0.5
+-1000.0 | 500.0
+"""),
+)
 def test_grid_of_a_constant_input_extends_by_half_its_value(value, reach):
     points = breakpoints_from_data(torch.full((10, 1), value).double(), 4, 0.02, 0.05)
     assert_close(points[0, [0, -1]], torch.tensor([value - reach, value + reach]).double())

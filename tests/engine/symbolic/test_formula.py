@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import sympy
+from cases import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_graphs import edge, evaluate, one_edge, split, uniform
@@ -96,19 +97,21 @@ def recovered(names, scales):
 @pytest.mark.parametrize(
     "value, text",
     [
-        (0.5, "1/2"),
+        *cases("""
+0.5 | 1/2
+-3.0 | '-3'
+2.13 | 213/100
+0.426 | 213/500
+6.674e-11 | 3337/50000000000000
+0.7234871234 | 'None'
+"""),
         (np.pi, "pi"),
         (2 * np.e, "2*E"),
         (np.sqrt(2) / 2, "sqrt(2)/2"),
-        (-3.0, "-3"),
-        (2.13, "213/100"),
         (np.pi**2, "pi**2"),
         (1 / (8 * np.pi**2), "1/(8*pi**2)"),
-        (0.426, "213/500"),
         (np.sqrt(10), "sqrt(10)"),
         (np.log(2), "log(2)"),
-        (6.674e-11, "3337/50000000000000"),
-        (0.7234871234, "None"),
     ],
 )
 def test_nice_numbers_have_units_or_few_digits(value, text):
@@ -128,17 +131,17 @@ def test_rounding_needs_the_data_to_allow_it():
 
 @pytest.mark.parametrize(
     "text, expected",
-    [
-        ("tanh(atanh(x0)+atanh(x1))", "(x0 + x1)/(1 + x0*x1)"),
-        ("(x0+x1)^2/4-(x0-x1)^2/4", "x0*x1"),
-        ("exp(log(x0)+2*log(x1))", "x0*x1^2"),
-        ("2*atanh((x1-1)/(x1+1))", "log(x1)"),
-        ("log(2*x0)*x1-log(2)*x1", "x1*log(x0)"),
-        ("2*log(x0)+log(3*x1)-log(3)", "log(x0^2*x1)"),
-        ("-x0*(exp(x1)-1)^3", "x0*(1-exp(x1))^3"),
-        ("x0-x0*exp(-x1)+x1*exp(-x1)", "x0+(x1-x0)*exp(-x1)"),
-        ("x0*x1", "x0*x1"),
-    ],
+    cases("""
+tanh(atanh(x0)+atanh(x1)) | (x0 + x1)/(1 + x0*x1)
+(x0+x1)^2/4-(x0-x1)^2/4 | x0*x1
+exp(log(x0)+2*log(x1)) | x0*x1^2
+2*atanh((x1-1)/(x1+1)) | log(x1)
+log(2*x0)*x1-log(2)*x1 | x1*log(x0)
+2*log(x0)+log(3*x1)-log(3) | log(x0^2*x1)
+-x0*(exp(x1)-1)^3 | x0*(1-exp(x1))^3
+x0-x0*exp(-x1)+x1*exp(-x1) | x0+(x1-x0)*exp(-x1)
+x0*x1 | x0*x1
+"""),
 )
 def test_simplification_finds_the_short_form(text, expected):
     shorter = equivalent_forms(parse(text), XS, UNIT, BUDGET)[0]
@@ -206,16 +209,13 @@ def test_formula_with_a_spline_is_never_recovered():
 
 @pytest.mark.parametrize(
     "text, expected",
-    [
-        ("2.6371234123*x0/(2.6371234123*x1^2+2.6371234123)", "x0/(x1**2 + 1)"),
-        ("exp(-(3.1622776601683795*x0-0.94868329805051377)^2)", "exp(-10*(x0 - 0.3)**2)"),
-        ("2.13*x0", "2.13*x0"),
-        (
-            "1.5*x0 - 6.731767878463172*sin(x1)^3 + 5.048825908847379*sin(x1)"
-            " + 4.322418446945118*cos(x1)^3 - 3.241813835208838*cos(x1)",
-            "1.5*x0 + 2*cos(3*x1 - 1)",
-        ),
-    ],
+    cases("""
+2.6371234123*x0/(2.6371234123*x1^2+2.6371234123) | x0/(x1**2 + 1)
+exp(-(3.1622776601683795*x0-0.94868329805051377)^2) | exp(-10*(x0 - 0.3)**2)
+2.13*x0 | 2.13*x0
+1.5*x0 - 6.731767878463172*sin(x1)^3 + 5.048825908847379*sin(x1) \
++ 4.322418446945118*cos(x1)^3 - 3.241813835208838*cos(x1) | 1.5*x0 + 2*cos(3*x1 - 1)
+"""),
 )
 def test_a_formula_is_written_as_a_person_would(text, expected):
     expression = parse(text)
@@ -290,18 +290,18 @@ POSITIVE = np.concatenate([POSITIVE, widened(POSITIVE)])
 
 @pytest.mark.parametrize(
     "text, meant",
-    [
-        ("x0*x1*x2/(x0*x1 + x0*x2 + x1*x2)", "1/(1/x2 + 1/x1 + 1/x0)"),
-        ("x0*x1*x3/(x1*x3 + x2*x3 + x0*x2)", "x0*x1/(x0*x2/x3 + x1 + x2)"),
-        ("x0*x3*sqrt(1+(x1^2+x2^2)/x3^2)", "x0*sqrt(x1^2+x2^2+x3^2)"),
-        ("x1*sqrt(x0^2/x1^2-2*x0*cos(x2-x3)/x1+1)", "sqrt(x0^2-2*x0*x1*cos(x2-x3)+x1^2)"),
-        ("(1+x1^2/x0^2)^(-3/2)/x0^2", "x0/(x0^2+x1^2)^(3/2)"),
-        ("x0*sqrt(-1/(x1 - 9))", "x0/sqrt(9 - x1)"),
-        ("sqrt(x0*x1)/sqrt(x2)", "sqrt(x0*x1/x2)"),
-        ("1/2 - cos(2*x0*x1)/2", "sin(x0*x1)^2"),
-        ("x0*x3/(3 - 6*x1^2/x2^2 + 3*x1^4/x2^4)", "x0*x2^4*x3/(3*(x1^2 - x2^2)^2)"),
-        ("sqrt((100*x0^2 + 20*x0*x1*x2 + x1^2*x2^2)/x3)", "(10*x0 + x1*x2)/sqrt(x3)"),
-    ],
+    cases("""
+x0*x1*x2/(x0*x1 + x0*x2 + x1*x2) | 1/(1/x2 + 1/x1 + 1/x0)
+x0*x1*x3/(x1*x3 + x2*x3 + x0*x2) | x0*x1/(x0*x2/x3 + x1 + x2)
+x0*x3*sqrt(1+(x1^2+x2^2)/x3^2) | x0*sqrt(x1^2+x2^2+x3^2)
+x1*sqrt(x0^2/x1^2-2*x0*cos(x2-x3)/x1+1) | sqrt(x0^2-2*x0*x1*cos(x2-x3)+x1^2)
+(1+x1^2/x0^2)^(-3/2)/x0^2 | x0/(x0^2+x1^2)^(3/2)
+x0*sqrt(-1/(x1 - 9)) | x0/sqrt(9 - x1)
+sqrt(x0*x1)/sqrt(x2) | sqrt(x0*x1/x2)
+1/2 - cos(2*x0*x1)/2 | sin(x0*x1)^2
+x0*x3/(3 - 6*x1^2/x2^2 + 3*x1^4/x2^4) | x0*x2^4*x3/(3*(x1^2 - x2^2)^2)
+sqrt((100*x0^2 + 20*x0*x1*x2 + x1^2*x2^2)/x3) | (10*x0 + x1*x2)/sqrt(x3)
+"""),
 )
 def test_equivalent_forms_prefer_what_textbooks_write(text, meant):
     names = [f"x{i}" for i in range(4)]
@@ -317,17 +317,13 @@ def test_a_sign_that_the_points_show_stays_before_its_root():
 
 @pytest.mark.parametrize(
     "text, accepted, found",
-    [
-        ("x0/(4*pi*0.5)", ["0.159155*x0"], True),  # numeric factors are combined
-        ("x0/sqrt(1 - x1**2/4)", ["x0/sqrt(1 - 0.25*x1**2.0)"], True),
-        (
-            "2*x0/sqrt(4 - x1**2)",
-            ["x0/sqrt(1 - 0.25*x1**2)"],
-            True,
-        ),  # another form of the same length
-        ("x0*sqrt(1/((2 - x1)*(2 + x1)))", ["x0/sqrt(1 - 0.25*x1**2)"], False),
-        ("x0*x1 + x0*x2", ["x0*(x1 + x2)", "x2*x0 + x1*x0"], True),
-    ],
+    cases("""
+x0/(4*pi*0.5) | ['0.159155*x0'] | True
+x0/sqrt(1 - x1**2/4) | ['x0/sqrt(1 - 0.25*x1**2.0)'] | True
+2*x0/sqrt(4 - x1**2) | ['x0/sqrt(1 - 0.25*x1**2)'] | True
+x0*sqrt(1/((2 - x1)*(2 + x1))) | ['x0/sqrt(1 - 0.25*x1**2)'] | False
+x0*x1 + x0*x2 | ['x0*(x1 + x2)', 'x2*x0 + x1*x0'] | True
+"""),
 )
 def test_a_form_is_accepted_if_it_is_listed_or_as_short(text, accepted, found):
     assert has_form_of(parse(text), [parse(each) for each in accepted]) == found

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import cases
 from made_graphs import edge, one_edge, split
 from scipy.special import erf
 
@@ -44,7 +45,13 @@ def test_noise_proportional_to_y_is_recognised(relative):
     assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)
 
 
-@pytest.mark.parametrize("decades, relative", [(4.5, False), (5.5, True)])
+@pytest.mark.parametrize(
+    "decades, relative",
+    cases("""
+4.5 | False
+5.5 | True
+"""),
+)
 def test_errors_are_relative_over_decades(decades, relative):
     """The two quantiles that are compared enclose 80% of the decades."""
     x = np.linspace(0, 1, 200)[:, None]
@@ -54,7 +61,13 @@ def test_errors_are_relative_over_decades(decades, relative):
     assert errors_are_relative(SearchData(x, signed, x, signed)) == relative
 
 
-@pytest.mark.parametrize("largest, relative", [(0.9e8, False), (1.1e8, True)])
+@pytest.mark.parametrize(
+    "largest, relative",
+    cases("""
+90000000.0 | False
+110000000.0 | True
+"""),
+)
 def test_errors_are_relative_where_few_values_hide_all_others(largest, relative):
     x = np.linspace(0, 1, 200)[:, None]
     y = np.resize([1.0, -1.0], 200)

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import sympy
+from cases import cases
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import SearchData, SearchProblem, choose
@@ -35,12 +36,19 @@ def found_in(data, names=None, budget=30.0):
 @pytest.mark.parametrize(
     "text, inputs, noise",
     [
-        ("2.5*x0*x1^2/x2", 3, 0.1),
-        ("x0*exp(-0.7*x1)/x2^2", 3, 0.01),
-        pytest.param("x0*sqrt(x1^2 + x2^2)", 3, 0.01, marks=pytest.mark.slow),
-        ("x0 + 3*sin(2*x0)", 1, 0.1),
-        ("2*cos(3*x0 - 1) + 1/2", 1, 0.1),
-        ("2*exp(-0.4*x0)*cos(9*x0 - 1)", 1, 0.05),
+        *cases("""
+2.5*x0*x1^2/x2 | 3 | 0.1
+x0*exp(-0.7*x1)/x2^2 | 3 | 0.01
+x0 + 3*sin(2*x0) | 1 | 0.1
+2*cos(3*x0 - 1) + 1/2 | 1 | 0.1
+2*exp(-0.4*x0)*cos(9*x0 - 1) | 1 | 0.05
+"""),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in cases("""
+x0*sqrt(x1^2 + x2^2) | 3 | 0.01
+""")
+        ),
     ],
 )
 def test_the_form_is_found_under_noise(text, inputs, noise):

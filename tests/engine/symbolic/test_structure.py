@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sympy
+from cases import cases
 from made_graphs import evaluate, points, uniform
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -25,13 +26,18 @@ from kanrun.formulas.units import dimensions
 @pytest.mark.parametrize(
     "text, inputs, left",
     [
-        pytest.param("3*x0^2*sqrt(x1)/x2", 3, 0, marks=pytest.mark.slow),
-        ("x0*exp(-x1*x2/x3)", 4, 1),
-        pytest.param("x0/((x1-x2)^2 + x3^2)", 4, 0, marks=pytest.mark.slow),
-        pytest.param(
-            "x0*x1 + x2^2*sin(x0)", 3, 2, marks=pytest.mark.slow
-        ),  # x1 and x2^2 scale as y does
-        ("x0 + exp(x1)", 2, 2),
+        *cases("""
+x0*exp(-x1*x2/x3) | 4 | 1
+x0 + exp(x1) | 2 | 2
+"""),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in cases("""
+3*x0^2*sqrt(x1)/x2 | 3 | 0
+x0/((x1-x2)^2 + x3^2) | 4 | 0
+x0*x1 + x2^2*sin(x0) | 3 | 2
+""")
+        ),
     ],
 )
 def test_symmetries_reduce_the_number_of_variables(text, inputs, left):
@@ -47,10 +53,10 @@ def test_symmetries_reduce_the_number_of_variables(text, inputs, left):
 
 @pytest.mark.parametrize(
     "text, variables",
-    [
-        ("sin(9*x0*x1/x2)^2", ["x0*x1/x2"]),  # too fast for a smooth fit
-        ("cos(20*(x0 - 2*x1))", ["x0 - 2*x1"]),
-    ],
+    cases("""
+sin(9*x0*x1/x2)^2 | ['x0*x1/x2']
+cos(20*(x0 - 2*x1)) | ['x0 - 2*x1']
+"""),
 )
 def test_a_function_that_varies_fast_along_one_product_or_sum(text, variables):
     reduction = reduce_variables(points(text, 1, 3, 3 if "x2" in text else 2, 2000))
@@ -59,10 +65,10 @@ def test_a_function_that_varies_fast_along_one_product_or_sum(text, variables):
 
 @pytest.mark.parametrize(
     "text, variables",
-    [
-        ("sin(6*x0*x1/x2)^2", ["x0*x1/x2"]),  # too fast for a smooth fit of three inputs
-        ("x1*tanh(x0/x2)/x2^3", ["x0/x2"]),  # v = y * x2^3 / x1 has most noise where x2 is large
-    ],
+    cases("""
+sin(6*x0*x1/x2)^2 | ['x0*x1/x2']
+x1*tanh(x0/x2)/x2^3 | ['x0/x2']
+"""),
 )
 def test_groups_of_variables_are_found_under_noise(text, variables):
     exact = points(text, 1, 3, 3, 1000)
@@ -99,11 +105,11 @@ def over_decades(text, inputs, angles=()):
 
 @pytest.mark.parametrize(
     "text, angles, reduction",
-    [
-        ("x0*cos(x2)/x1^2", (2,), (["x2"], "x0/x1**2")),
-        ("x0^2*x1^4/(x1^2-x2^2)^2", (), (["x1/x2"], None)),  # poles: no smooth fit
-        ("sin(x0*x1)^2", (), (["x0*x1"], None)),
-    ],
+    cases("""
+x0*cos(x2)/x1^2 | (2,) | (['x2'], 'x0/x1**2')
+x0^2*x1^4/(x1^2-x2^2)^2 | () | (['x1/x2'], None)
+sin(x0*x1)^2 | () | (['x0*x1'], None)
+"""),
 )
 def test_groups_are_found_for_inputs_of_either_sign_over_decades(text, angles, reduction):
     found = reduce_variables(over_decades(text, 2 + ("x2" in text), angles))
@@ -161,14 +167,21 @@ def test_pairs_of_small_expressions_are_found(text):
 @pytest.mark.parametrize(
     "text, inputs",
     [
-        ("x0*x3 + x1*x4 + 2.5*x2^3 - x0*x1*x2", 5),
-        ("20 - x0 - x0*x1/(1 + 0.5*x0^2)", 2),
-        ("sqrt(x0^2 + 3*x1*x2 + 1)", 3),
-        ("(x0 - x1)/sqrt(x2^2/5 + x3^2/7)", 4),
-        ("x0/2 + sqrt(x0*x1 + x2)", 3),
-        ("x0^2/(3 + x0*cos(x1))", 2),
-        ("sqrt(x0 + 2*cos(x1 - x2) + 3)", 3),
-        pytest.param("0.8 + 24.3*(2*x1 + 3*x2^2)/(4*x3^3 + 5*x0^4)", 4, marks=pytest.mark.slow),
+        *cases("""
+x0*x3 + x1*x4 + 2.5*x2^3 - x0*x1*x2 | 5
+20 - x0 - x0*x1/(1 + 0.5*x0^2) | 2
+sqrt(x0^2 + 3*x1*x2 + 1) | 3
+(x0 - x1)/sqrt(x2^2/5 + x3^2/7) | 4
+x0/2 + sqrt(x0*x1 + x2) | 3
+x0^2/(3 + x0*cos(x1)) | 2
+sqrt(x0 + 2*cos(x1 - x2) + 3) | 3
+"""),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in cases("""
+0.8 + 24.3*(2*x1 + 3*x2^2)/(4*x3^3 + 5*x0^4) | 4
+""")
+        ),
     ],
 )
 def test_quotients_of_polynomials_are_found_at_once(text, inputs):
@@ -250,11 +263,11 @@ def test_units_reduce_variables_to_dimensionless_groups():
 
 @pytest.mark.parametrize(
     "units, sentence",
-    [
-        ({"x9": "m"}, "target.units has 'x9'"),
-        ({"x0": "furlongs"}, "'furlongs', which is not known"),
-        ({"x0": "m+s"}, "not a product of powers"),
-    ],
+    cases("""
+{'x9': 'm'} | target.units has 'x9'
+{'x0': 'furlongs'} | 'furlongs', which is not known
+{'x0': 'm+s'} | not a product of powers
+"""),
 )
 def test_unknown_units_are_refused(units, sentence):
     with pytest.raises(UsageError, match=sentence):

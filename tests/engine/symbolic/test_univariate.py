@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from cases import cases
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import SearchData, choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.dictionary import expand_dictionary
-from kanrun.engine.symbolic.pairs import covered, nearest_pairs
 from kanrun.engine.symbolic.regression import pair_formulas
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import parse
@@ -16,14 +16,14 @@ from tests.engine.made_graphs import points
 
 @pytest.mark.parametrize(
     "formula, low, high",
-    [
-        ("cos(x0) + sin(2*x0 - x0^2)", -1, 1),
-        ("log(x0^2 + x0 + 1) + log(x0 + 2)", 0, 2),
-        ("x0^1.6/(0.8 + x0^1.6)", 0.1, 5),
-        ("x0^3/(exp(x0) - 1)", 0.2, 8),
-        ("abs(x0)^1.5", -2, 2),
-        ("sin(x0^2) + x0^2", 0.1, 3),
-    ],
+    cases("""
+cos(x0) + sin(2*x0 - x0^2) | -1 | 1
+log(x0^2 + x0 + 1) + log(x0 + 2) | 0 | 2
+x0^1.6/(0.8 + x0^1.6) | 0.1 | 5
+x0^3/(exp(x0) - 1) | 0.2 | 8
+abs(x0)^1.5 | -2 | 2
+sin(x0^2) + x0^2 | 0.1 | 3
+"""),
 )
 def test_a_function_of_one_variable_is_found(formula, low, high):
     data = points(formula, low, high, 1, 600)
@@ -37,23 +37,6 @@ def test_functions_that_overflow_at_some_points_are_left_out():
     t = np.linspace(1.0, 900.0, 60)[:, None]
     y = 3 * np.log(t[:, 0]) + np.cos(t[:, 0])
     assert list(pair_formulas(SearchData(t, y, t, y), choose(["x", "log", "sin", "cos", "exp"])))
-
-
-def test_the_nearest_pair_is_the_one_that_least_squares_finds():
-    generator = np.random.default_rng(1)
-    entries = generator.normal(size=(40, 30))
-    y = generator.normal(size=30)
-    loss, i, j = nearest_pairs(y, entries, np.ones((1, 30)), 5)[0]
-    centred = y - y.mean()
-
-    def left(a, b):
-        columns = np.stack([np.ones(30), entries[a], entries[b]], axis=1)
-        rest = y - columns @ np.linalg.lstsq(columns, y, rcond=None)[0]
-        return float(rest @ rest / (centred @ centred))
-
-    best = min((left(a, b), a, b) for a in range(40) for b in range(a + 1, 40))
-    assert (i, j) == best[1:]
-    assert loss == pytest.approx(best[0], rel=1e-9)
 
 
 def test_dictionary_entries_are_finite_at_every_argument():
@@ -79,16 +62,3 @@ def test_work_is_cut_off_at_its_limit():
     with pytest.raises(WorkSpent), Budget(1.0).enforced():
         count_work(2.0)
     count_work(2.0)  # the limit has been removed
-
-
-def test_variance_explained_by_an_entry_is_that_of_least_squares():
-    rng = np.random.default_rng(5)
-    values = rng.normal(size=50)
-    entries = 3.0 * rng.normal(size=(4, 50))
-    basis = np.linalg.qr(rng.normal(size=(50, 2)))[0]
-    explained, slopes = covered(values, np.vstack([entries, basis[:, 0]]), basis)
-    without = np.linalg.lstsq(basis, values)[1][0]
-    for entry, found, slope in zip(entries, explained, slopes, strict=False):
-        solution, left = np.linalg.lstsq(np.column_stack([basis, entry]), values)[:2]
-        assert_allclose([found, slope], [without - left[0], solution[2]], rtol=1e-10)
-    assert (explained[4], slopes[4]) == (-np.inf, 0.0)

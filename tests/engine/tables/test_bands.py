@@ -2,15 +2,11 @@
 
 import numpy as np
 import pytest
+from made_tables import columns, fitted, table
 from numpy.testing import assert_allclose
 
-from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.effects import effect_table
 from kanrun.points import Points
-
-NAMES = ["a", "b", "c"]
-COLUMNS = {"a": [0], "b": [1], "c": [2]}
-POLICY = TablePolicy(folds=0)
 
 
 def nothing(t):
@@ -29,9 +25,9 @@ TABLES = {
 }
 
 
-def centred(table, name, output, truth, x):
+def centred(shown, name, output, truth, x):
     """Return value, lower end, upper end and true value, each minus the mean over rows."""
-    mine = table[(table["input"] == name) & (table["output"] == output)]
+    mine = shown[(shown["input"] == name) & (shown["output"] == output)]
     at, value, lower, upper = mine[["x", "value", "lower", "upper"]].to_numpy().T
     mean = np.interp(x, at, value).mean()
     return value - mean, lower - mean, upper - mean, truth(at) - truth(x).mean()
@@ -40,15 +36,15 @@ def centred(table, name, output, truth, x):
 def coverage(kind, seed, rows=250):
     """Return the fraction of grid points at which the bands contain the true effects."""
     effects, product, noise = TABLES[kind]
-    rng = np.random.default_rng([seed, 41])
-    x = rng.uniform(-1, 1, (rows, 3))
-    y = sum(f(column) for f, column in zip(effects, x.T, strict=True))
-    y = y + product * x[:, 0] * x[:, 1] + noise * rng.normal(size=rows)
-    points = Points(x, y[:, None])
-    table = effect_table(fit_table(points, None, POLICY, seed), points, COLUMNS, ["y"])
+
+    def truth(*x):
+        return sum(f(t) for f, t in zip(effects, x, strict=True)) + product * x[0] * x[1]
+
+    points = table(truth, rows, 3, seed, noise, uniform=1.0)
+    shown = effect_table(fitted(points), points, columns("abc"), ["y"])
     found = []
-    for name, truth, column in zip(NAMES, effects, x.T, strict=True):
-        _, lower, upper, expected = centred(table, name, "y", truth, column)
+    for name, effect, column in zip("abc", effects, points.x.T, strict=True):
+        _, lower, upper, expected = centred(shown, name, "y", effect, column)
         found.append(np.mean((lower <= expected) & (expected <= upper)))
     return found
 
@@ -71,16 +67,15 @@ def test_each_output_has_its_own_band():
     x = rng.uniform(-1, 1, (200, 1))
     y = np.column_stack([wave(x[:, 0]), 100 * x[:, 0]]) + rng.normal(size=(200, 2)) * [0.1, 50.0]
     points = Points(x, y)
-    model = fit_table(points, None, POLICY)
-    table = effect_table(model, points, {"a": [0]}, ["u", "v"])
-    ends = [table.pivot(columns="output", values=name, index="x") for name in ("lower", "upper")]
-    middle = table.pivot(columns="output", values="value", index="x")
+    model = fitted(points)
+    shown = effect_table(model, points, columns("a"), ["u", "v"])
     low, centre, high = (
-        model.outputs.apply(each.to_numpy()) for each in (ends[0], middle, ends[1])
+        model.outputs.apply(shown.pivot(columns="output", values=name, index="x").to_numpy())
+        for name in ("lower", "value", "upper")
     )
     assert_allclose(high - centre, centre - low, rtol=1e-6)  # symmetric on the transformed scale
     for output, truth, noise in (("u", wave, 0.1), ("v", lambda t: 100 * t, 50.0)):
-        _, lower, upper, expected = centred(table, "a", output, truth, x[:, 0])
+        _, lower, upper, expected = centred(shown, "a", output, truth, x[:, 0])
         assert np.mean((lower <= expected) & (expected <= upper)) > 0.85
         assert 0.1 * noise < np.median(upper - lower) < 2 * noise
 
@@ -92,11 +87,10 @@ def test_each_class_has_its_own_band():
     likely = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     y = (rng.random((300, 1)) > likely.cumsum(1)).sum(1, keepdims=True).astype(float)
     points = Points(x, y)
-    table = effect_table(fit_table(points, 3, POLICY), points, {"a": [0]}, ["u", "v", "w"])
-    assert ((table["lower"] > 0) & (table["upper"] < 1)).all()
-    assert ((table["upper"] - table["lower"]) > 0.03).all()
-    assert (table["lower"] < table["value"]).all()
-    assert (table["value"] < table["upper"]).all()
+    shown = effect_table(fitted(points, 3), points, columns("a"), ["u", "v", "w"])
+    lower, value, upper = (shown[name] for name in ("lower", "value", "upper"))
+    assert ((lower > 0) & (upper < 1) & (upper - lower > 0.03)).all()
+    assert ((lower < value) & (value < upper)).all()
 
 
 def test_effects_of_levels_hold_no_products_of_levels():
@@ -107,11 +101,9 @@ def test_effects_of_levels_hold_no_products_of_levels():
     y = heights[level] + 2 * np.where(level % 2, -1, 1) * z + 0.5 * rng.normal(size=300)
     x = np.column_stack([np.eye(6)[level, :-1], z])
     points = Points(x, y[:, None])
-    model = fit_table(points, None, POLICY)
-    table = effect_table(
-        model, points, {"kind": [*range(5)], "t": [5]}, ["y"], {"kind": [*"uvwxyz"]}
-    )
-    found = table[table["input"] == "kind"]
+    known = {"kind": [*range(5)], "t": [5]}
+    shown = effect_table(fitted(points), points, known, ["y"], {"kind": [*"uvwxyz"]})
+    found = shown[shown["input"] == "kind"]
     expected = heights - heights[level].mean()
     value = found["value"].to_numpy()
     assert np.abs(value - value[level].mean() - expected).max() < 0.4

@@ -1,7 +1,11 @@
 """Families for counts, positive numbers and fractions: likelihoods and fitted means."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+from cases import cases
+from made_tables import fitted
 from numpy.testing import assert_allclose
 from scipy.special import ndtri
 from scipy.stats import binom
@@ -9,13 +13,11 @@ from sklearn.linear_model import GammaRegressor, PoissonRegressor
 from sklearn.metrics import d2_tweedie_score, log_loss, mean_gamma_deviance, mean_poisson_deviance
 
 from kanrun import fit
-from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.folds import cross_validate
 from kanrun.errors import InvalidData
 from kanrun.points import Family, Points
 
 MEANS = np.array([0.02, 0.3, 0.6, 0.95])
-UNFOLDED = {"folds": 0}
 
 
 def draw(family, rows, seed, dispersion=1.0, level=1.0):
@@ -34,18 +36,17 @@ def draw(family, rows, seed, dispersion=1.0, level=1.0):
     return Points(x, y[:, None].astype(float)), mean
 
 
+quickly = partial(fit, pairs=False, selection="evidence")
+
+
 def test_deviances_are_those_of_scikit_learn():
     y = np.array([0.0, 1.0, 3.0, 2.0])
-    assert Family("poisson").deviance(y, MEANS).mean() == pytest.approx(
-        mean_poisson_deviance(y, MEANS)
-    )
-    assert Family("gamma").deviance(y + 1, MEANS).mean() == pytest.approx(
-        mean_gamma_deviance(y + 1, MEANS)
-    )
-    labels = np.array([0.0, 0.0, 1.0, 1.0])
-    assert Family("binomial").deviance(labels, MEANS).mean() == pytest.approx(
-        2 * log_loss(labels, MEANS)
-    )
+    for name, outputs, expected in (
+        ("poisson", y, mean_poisson_deviance(y, MEANS)),
+        ("gamma", y + 1, mean_gamma_deviance(y + 1, MEANS)),
+        ("binomial", y % 2, 2 * log_loss(y % 2, MEANS)),
+    ):
+        assert Family(name).deviance(outputs, MEANS).mean() == pytest.approx(expected)
     explained = Family("poisson").explained(y[:, None], MEANS[:, None])
     assert explained == pytest.approx(d2_tweedie_score(y, MEANS, power=1))
 
@@ -64,32 +65,33 @@ def test_scores_and_weights_are_derivatives_of_the_likelihood(name):
 
 
 @pytest.mark.parametrize(
-    "family, mean, variance",
-    [
-        (Family("poisson"), 4.0, 4.0),
-        (Family("poisson", dispersion=3.0), 4.0, 12.0),
-        (Family("gamma", dispersion=0.5), 4.0, 8.0),
-        (Family("binomial", dispersion=0.1), 0.4, 0.024),
-    ],
+    "name, dispersion, mean, variance",
+    cases("""
+poisson | 1.0 | 4.0 | 4.0
+poisson | 3.0 | 4.0 | 12.0
+gamma | 0.5 | 4.0 | 8.0
+binomial | 0.1 | 0.4 | 0.024
+"""),
 )
-def test_quantiles_have_mean_and_variance_and_scores_are_normal(family, mean, variance):
-    levels = (np.arange(4000) + 0.5) / 4000
-    y = family.quantile(ndtri(levels), np.full(4000, mean))
+def test_quantiles_have_mean_and_variance_and_scores_are_normal(name, dispersion, mean, variance):
+    family = Family(name, dispersion=dispersion)
+    means = np.full(4000, mean)
+    y = family.quantile(ndtri((np.arange(4000) + 0.5) / 4000), means)
     assert y.mean() == pytest.approx(mean, rel=0.01)
     assert y.var() == pytest.approx(variance, rel=0.03)
-    scores = family.normal_scores(y, np.full(4000, mean))
+    scores = family.normal_scores(y, means)
     assert abs(scores.mean()) < 0.05
     assert scores.std() == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize(
     "name, values, rule",
-    [
-        ("poisson", [-1.0, 2.0], "from -1 to 2, and family=poisson is for counts"),
-        ("poisson", [0.0, 0.0], "not all 0"),
-        ("gamma", [0.0, 2.0], "for numbers above 0"),
-        ("binomial", [0.5, 1.5], "fractions from 0 to 1"),
-    ],
+    cases("""
+poisson | [-1.0, 2.0] | from -1 to 2, and family=poisson is for counts
+poisson | [0.0, 0.0] | not all 0
+gamma | [0.0, 2.0] | for numbers above 0
+binomial | [0.5, 1.5] | fractions from 0 to 1
+"""),
 )
 def test_outputs_of_another_family_are_refused(name, values, rule):
     with pytest.raises(InvalidData, match=rule):
@@ -98,12 +100,16 @@ def test_outputs_of_another_family_are_refused(name, values, rule):
 
 @pytest.mark.parametrize(
     "name, dispersion, level, bound",
-    [("poisson", 1.0, 1.0, 1.25), ("poisson", 1.0, -1.5, 1.15), ("gamma", 0.2, 1.0, 1.2)],
+    cases("""
+poisson | 1.0 | 1.0 | 1.25
+poisson | 1.0 | -1.5 | 1.15
+gamma | 0.2 | 1.0 | 1.2
+"""),
 )
 def test_each_family_finds_a_known_mean(name, dispersion, level, bound):
     points, _ = draw(name, 300, 0, dispersion, level)
     new, truth = draw(name, 2000, 1, dispersion, level)
-    model = fit_table(points, None, TablePolicy(family=name, **UNFOLDED))
+    model = fitted(points, family=name)
     family = Family(name)
     predicted = model.predict(new.x)
 
@@ -119,8 +125,7 @@ def test_each_family_finds_a_known_mean(name, dispersion, level, bound):
 
 def test_fractions_and_their_cross_validation():
     points, truth = draw("binomial", 400, 0, level=0.0)
-    policy = TablePolicy(family="binomial", folds=2, pairs=False)
-    model = fit_table(points, None, policy)
+    model = fitted(points, family="binomial", folds=2, pairs=False)
     found = cross_validate(points, Family("binomial"), model.folds, baselines=True)
     means = found.groupby("model")["loss"].mean()
     assert means["kanrun"] < means["logistic regression"] < means["mean"]
@@ -131,7 +136,7 @@ def test_fractions_and_their_cross_validation():
 @pytest.mark.parametrize("dispersion", [1.0, 3.0])
 def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
     points, _ = draw("poisson", 1000, 0, dispersion)
-    model = fit(points.x, points.y, family="poisson", pairs=False, selection="evidence")
+    model = quickly(points.x, points.y, family="poisson")
     new, _ = draw("poisson", 2000, 1, dispersion)
     low, high = model.interval(new.x, 0.9)
     assert 0.88 < np.mean((low <= new.y) & (new.y <= high)) < 0.97
@@ -140,7 +145,15 @@ def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
     assert wide[order[-200:]].mean() > 2.5 * wide[order[:200]].mean()
 
 
-@pytest.mark.parametrize("trials, level", [(1, 0.0), (1, -2.5), (5, -2.5), (10, 0.0)])
+@pytest.mark.parametrize(
+    "trials, level",
+    cases("""
+1 | 0.0
+1 | -2.5
+5 | -2.5
+10 | 0.0
+"""),
+)
 def test_intervals_of_fractions_contain_as_much_as_their_binomial_distribution_says(trials, level):
     shares = (0.8, 0.9, 0.95)
     fractions = np.arange(trials + 1) / trials
@@ -151,7 +164,7 @@ def test_intervals_of_fractions_contain_as_much_as_their_binomial_distribution_s
         x = rng.uniform(-2, 2, (3500, 2))
         mean = Family("binomial").mean(level + 1.5 * np.sin(2 * x[:, 0]))
         y = rng.binomial(trials, mean)[:, None] / trials
-        model = fit(x[:500], y[:500], family="binomial", pairs=False, selection="evidence")
+        model = quickly(x[:500], y[:500], family="binomial")
         likely = binom.pmf(np.arange(trials + 1), trials, model.predict(x[500:])[:, None])
         ends = [model.interval(x[500:], share) for share in shares]
         nominal.append([(likely * ((a <= fractions) & (fractions <= b))).sum(1) for a, b in ends])
@@ -173,15 +186,14 @@ def test_single_trials_have_dispersion_1_and_the_means_of_two_classes(level):
     x = rng.uniform(-2, 2, (200, 2))
     y = rng.binomial(1, Family("binomial").mean(level + 1.5 * np.sin(2 * x[:, :1]))).astype(float)
     points = Points(x, y, weights=rng.integers(1, 3, 200) / 1.5)
-    model = fit_table(points, None, TablePolicy(family="binomial", folds=0))
+    model = fitted(points, family="binomial")
     assert (model.family.dispersion, model.fit.outputs[0].likelihood.dispersion) == (1.0, 1.0)
-    classifier = fit_table(points, 2, TablePolicy(folds=0))
-    assert_allclose(model.predict(x)[:, 0], classifier.predict(x)[:, 1], atol=2e-3)
+    assert_allclose(model.predict(x)[:, 0], fitted(points, 2).predict(x)[:, 1], atol=2e-3)
 
 
 def test_intervals_cover_if_nothing_predicts_the_output():
     x, y = np.random.default_rng(6).normal(size=(2, 2500))
-    model = fit(x[:500], y[:500], pairs=False, selection="evidence")
+    model = quickly(x[:500], y[:500])
     low, high = model.interval(x[500:], 0.9)
     assert 0.87 < np.mean((low[:, 0] <= y[500:]) & (y[500:] <= high[:, 0])) < 0.93
 
@@ -202,9 +214,6 @@ def test_ends_of_fractions_have_the_probability_of_0_and_1():
 @pytest.mark.parametrize("unit", [1e-12, 1e200])
 def test_gamma_predictions_scale_with_the_unit_of_the_output(unit):
     points, _ = draw("gamma", 100, 0, 0.1)
-    ours, other = (
-        fit_table(Points(points.x, u * points.y), None, TablePolicy(family="gamma", **UNFOLDED))
-        for u in (1.0, unit)
-    )
+    ours, other = (fitted(Points(points.x, u * points.y), family="gamma") for u in (1.0, unit))
     assert_allclose(other.predict(points.x), unit * ours.predict(points.x), rtol=2e-3)
     assert other.family.dispersion == pytest.approx(ours.family.dispersion, rel=1e-2)

@@ -4,42 +4,32 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_tables import fitted, table
 from numpy.testing import assert_array_equal
 
-from kanrun.engine.tables import TablePolicy, fit_table
-from kanrun.points import Points
+
+def steps(a, b, c, d, e, f):
+    """Return an output that jumps as a function of several inputs together."""
+    return 1.5 * ((a > 0) != (b > 0.3)) + 0.5 * f + 2.0 * ((c > 0) & (d < 0.5) & (e > -0.5))
 
 
-def steps(rows, inputs, seed, noise=0.5):
-    """Return a table whose output jumps as a function of several inputs together."""
-    rng = np.random.default_rng([seed, rows])
-    x = rng.normal(size=(rows, inputs))
-    y = 1.5 * ((x[:, 0] > 0) != (x[:, 1] > 0.3)) + 0.5 * x[:, 5]
-    y += 2.0 * ((x[:, 2] > 0) & (x[:, 3] < 0.5) & (x[:, 4] > -0.5))
-    return Points(x, (y + noise * rng.normal(size=rows))[:, None])
-
-
-def effects(rows, inputs, seed, noise=0.5):
-    """Return a table whose output is a line plus a wave plus a parabola."""
-    rng = np.random.default_rng([seed, rows])
-    x = rng.normal(size=(rows, inputs))
-    y = x[:, 0] + np.sin(1.5 * x[:, 1]) + 0.5 * x[:, 2] ** 2
-    return Points(x, (y + noise * rng.normal(size=rows))[:, None])
+def effects(a, b, c, *_):
+    return a + np.sin(1.5 * b) + 0.5 * c**2
 
 
 @pytest.mark.parametrize(
-    "points, policy",
+    "points, folds",
     [
-        (effects(40, 6, 0), TablePolicy(folds=4)),
-        (steps(260, 6, 0), TablePolicy(folds=2)),
-        (replace(effects(40, 3, 0), groups=np.arange(40.0), forward=True), TablePolicy(folds=3)),
+        (table(effects, 40, 6, noise=0.5), 4),
+        (table(steps, 260, 6, noise=0.5), 2),
+        (replace(table(effects, 40, 3, noise=0.5), groups=np.arange(40.0), forward=True), 3),
     ],
     ids=["selection", "jumps", "time"],
 )
-def test_predictions_of_a_fold_do_not_depend_on_its_outputs(points, policy):
-    folds = fit_table(points, None, policy).folds
-    mine = folds.number == folds.number.max()
+def test_predictions_of_a_fold_do_not_depend_on_its_outputs(points, folds):
+    given = fitted(points, folds=folds).folds
+    mine = given.number == given.number.max()
     other = replace(points, y=np.where(mine[:, None], np.exp(5 - points.y), points.y))
-    again = fit_table(other, None, policy).folds
-    assert_array_equal(folds.values[mine], again.values[mine])
-    assert np.isnan(folds.values[~mine]).any() or (folds.values != again.values)[~mine].any()
+    again = fitted(other, folds=folds).folds
+    assert_array_equal(given.values[mine], again.values[mine])
+    assert np.isnan(given.values[~mine]).any() or (given.values != again.values)[~mine].any()

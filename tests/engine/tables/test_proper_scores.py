@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from made_tables import table
 from scipy import stats
 
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.proper_scores import ErrorDistribution, proper_scores
-from kanrun.points import Points
 
 
 def test_scores_of_a_normal_distribution_are_those_of_its_formulas():
@@ -24,12 +24,11 @@ def test_scores_of_a_normal_distribution_are_those_of_its_formulas():
 
 
 def test_scores_of_held_out_rows_are_those_of_new_rows():
-    rng = np.random.default_rng(0)
     std = 3.0
-    x = rng.uniform(-1, 1, (2300, 2))
-    y = (10 * np.sin(2 * x[:, 0]) + 10 * x[:, 1] + std * rng.normal(size=len(x)))[:, None]
-    model = fit_table(Points(x[:300], y[:300]), None)
-    for new in (None, Points(x[300:], y[300:])):
-        scores = proper_scores(model, y[:300], new)
+    points = table(lambda a, b: 10 * np.sin(2 * a) + 10 * b, 2300, 2, 0, std, uniform=1.0)
+    rows, new = (points.take(np.arange(*ends)) for ends in ((300,), (300, 2300)))
+    model = fit_table(rows, None)
+    for measured in (None, new):
+        scores = proper_scores(model, rows.y, measured)
         assert scores.nlpd == pytest.approx(np.log(std) + 0.5 * np.log(2 * np.pi * np.e), abs=0.1)
         assert scores.crps == pytest.approx(std / np.sqrt(np.pi), rel=0.1)

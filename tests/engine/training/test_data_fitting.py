@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import cases
 from made_kan import kan, points
 from torch import Generator
 from torch.testing import assert_close
@@ -66,7 +67,13 @@ def test_direct_step_is_the_damped_solution(mu):
     assert_close(step, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind, weight", [("kan", 1e-12), ("mlp", 0.0)])
+@pytest.mark.parametrize(
+    "kind, weight",
+    cases("""
+kan | 1e-12
+mlp | 0.0
+"""),
+)
 def test_steps_are_the_same_with_and_without_a_stored_matrix(monkeypatch, kind, weight):
     """Jacobian rows that do not fit into memory are recomputed; the steps must be the same."""
     g = Generator().manual_seed(0)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cases import cases
 from made_kan import kan, normal, points
 from torch import Generator
 
@@ -80,7 +81,13 @@ def test_too_few_samples_have_no_directions():
     assert product_directions(x, ones, ones, torch.tensor([[0.0, 1.0]] * 4), 3) == []
 
 
-@pytest.mark.parametrize("largest, given", [((2, 3, 1, 1), False), ((2, 3, 2, 1), True)])
+@pytest.mark.parametrize(
+    "largest, given",
+    cases("""
+(2, 3, 1, 1) | False
+(2, 3, 2, 1) | True
+"""),
+)
 def test_an_additive_function_needs_no_node(largest, given):
     additive = data(lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, 2)
     network, record = grown(additive, plan(*largest, given=given))

@@ -4,6 +4,7 @@ from math import inf, log
 
 import pytest
 import torch
+from cases import cases
 from made_kan import kan, made_solver
 
 from kanrun.engine.splines import difference_operator
@@ -27,7 +28,12 @@ def _layer(scale):
 
 
 @pytest.mark.parametrize(
-    "scale, size, weight", [(1.0, 1.0, 0.0), (3.0, 0.5, 0.0), (2.0, 1.0, 1e-9)]
+    "scale, size, weight",
+    cases("""
+1.0 | 1.0 | 0.0
+3.0 | 0.5 | 0.0
+2.0 | 1.0 | 1e-09
+"""),
 )
 def test_one_edge_has_the_inverse_of_its_hessian(scale, size, weight):
     network, x = _layer(scale)

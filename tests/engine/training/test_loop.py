@@ -6,6 +6,7 @@ from time import process_time
 
 import pytest
 import torch
+from cases import cases
 from made_kan import kan, normal, points
 from torch import Generator
 
@@ -92,7 +93,13 @@ def test_test_data_select_nothing(whole):
     assert torch.equal(end.network.get_unknowns(), whole.trained.network.get_unknowns())
 
 
-@pytest.mark.parametrize("batch, shown", [(None, 20), (8, 1)])
+@pytest.mark.parametrize(
+    "batch, shown",
+    cases("""
+None | 20
+8 | 1
+"""),
+)
 def test_errors_are_measured_no_more_often_than_every_epoch(batch, shown):
     plan = Plan("adam", (4,), steps=20, settings=AdamSolver(batch_size=batch))
     steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
