@@ -39,13 +39,9 @@ def problem(weight):
     return fitting, stacked, values
 
 
-def linearised(fitting):
-    return fitting.linearise(fitting.unknowns)
-
-
 def test_residuals_rows_and_objective_belong_together():
     fitting, stacked, values = problem(1e-8)
-    linear = linearised(fitting)
+    linear = fitting.linearise(fitting.unknowns)
     assert isinstance(linear.rows, StackedRows)
     assert_close(linear.residual, values)
     assert_close(fitting.residual(fitting.unknowns), values)
@@ -58,7 +54,7 @@ def test_residuals_rows_and_objective_belong_together():
 @pytest.mark.parametrize("mu", [1e-8, 1e-2, 10.0])
 def test_direct_step_is_the_damped_solution(mu):
     fitting, stacked, values = problem(1e-8)
-    equations = NormalEquations(linearised(fitting))
+    equations = NormalEquations(fitting.linearise(fitting.unknowns))
     assert_close(equations.gradient, stacked.T @ values)
     step = -equations.solver(mu)(equations.gradient)
     damped = torch.cat([stacked, torch.diag(stacked.norm(dim=0) * mu**0.5)])
@@ -92,7 +88,7 @@ def test_steps_are_the_same_with_and_without_a_stored_matrix(monkeypatch, kind, 
         monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", matrix)
         given = Objective(samples, 0.7, penalty=SmoothnessPenalty(weight))
         fitting = DataFitting(network, given)
-        linear = linearised(fitting)
+        linear = fitting.linearise(fitting.unknowns)
         equations = NormalEquations(linear)
         blocks = len(list(linear.rows.blocks())) if isinstance(linear.rows, StackedRows) else 1
         step = -equations.solver(3.0)(equations.gradient)

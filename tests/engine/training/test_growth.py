@@ -9,7 +9,6 @@ from made_kan import kan, normal, points
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN
 from kanrun.engine.networks.reshaping import halve_intervals, product_directions
 from kanrun.engine.training import (
     Grown,
@@ -48,15 +47,9 @@ def grown(data, plan):
     def create(generator):
         return fresh(plan.growth.largest, generator)
 
-    found = []
-
-    def keep(event):
-        if isinstance(event, Grown):
-            found.append(event)
-
-    trained = finished(train(create, data, plan, Generator().manual_seed(0)), keep)
-    assert isinstance(trained.network, KAN)
-    return trained.network, found[0]
+    told = []
+    trained = finished(train(create, data, plan, Generator().manual_seed(0)), told.append)
+    return trained.network, next(event for event in told if isinstance(event, Grown))
 
 
 def test_directions_found_are_those_of_the_product_in_the_residual():
@@ -112,6 +105,15 @@ def test_the_shape_of_a_classifier_grows_on_its_indicators():
     assert right.double().mean() > 0.95
 
 
+def compared(task):
+    """Return the training of a network without hidden layers on 50 intervals."""
+    shape = task.train.x.shape[1], 1
+    setup = Setup(task, plan(*shape, intervals=(50,)), Generator(), Clock())
+    training = GridTraining(fresh(shape, Generator()), SmoothnessPenalty(1e-18), setup)
+    training.compare(50)
+    return training
+
+
 @pytest.mark.parametrize(
     "function, place, allowed",
     [
@@ -124,9 +126,7 @@ def test_knots_are_inserted_at_a_kink_a_jump_and_a_singularity(function, place, 
     task = data(lambda x: function(x[:, :1]) + x[:, 1:] ** 2, 2, 600)
     errors = []
     for insert_knots in (False, True):
-        setup = Setup(task, plan(2, 1, intervals=(50,)), Generator(), Clock())
-        training = GridTraining(fresh((2, 1), Generator()), SmoothnessPenalty(1e-18), setup)
-        training.compare(50)
+        training = compared(task)
         while insert_knots and training.insert_knots():
             pass
         last = training.stages[-1]
@@ -150,12 +150,7 @@ def test_no_knots_are_inserted_for_noise_or_without_points_held_out():
 
     kink = data(lambda x: (x - 0.317).abs(), 1)
     for task in (data(noisy, 1), replace(kink, validation=None)):
-        training = GridTraining(
-            fresh((1, 1), Generator()),
-            SmoothnessPenalty(1e-18),
-            Setup(task, plan(1, 1, intervals=(50,)), Generator(), Clock()),
-        )
-        training.compare(50)
+        training = compared(task)
         assert training.insert_knots() is None
         assert len(training.stages) == 1
 
@@ -174,14 +169,11 @@ def test_intervals_are_halved_only_where_residuals_exceed_the_bound():
     assert finer.edge_layers[0].grid.breakpoints.diff().min() == pytest.approx((high - low) / 2)
 
 
-def growth_of(task, *largest):
-    setup = Setup(task, plan(*largest), Generator().manual_seed(0), Clock())
-    return Growth(setup, SmoothnessPenalty(1e-18), setup.plan.growth)
-
-
 def test_a_function_of_a_product_of_two_inputs_begins_with_it():
     task = data(lambda x: torch.sin(3 * x[:, 2:] * x[:, :1]), 3, 600)
-    polynomials, inputs = growth_of(task, 3, 2, 1, 1)._products(fresh((3, 2, 1), Generator()))
+    setup = Setup(task, plan(3, 2, 1, 1), Generator().manual_seed(0), Clock())
+    growth = Growth(setup, SmoothnessPenalty(1e-18), setup.plan.growth)
+    polynomials, inputs = growth._products(fresh((3, 2, 1), Generator()))
     for network, allowed in ((polynomials, 0.3), (inputs, 0.05)):
         assert network.shape == (3, 2, 1, 1)
         error = (network(task.train.x) - task.train.y).square().mean().sqrt()

@@ -28,10 +28,9 @@ def network(degree, intervals, scale):
         domain=domain,
         generator=g,
     )
-    with torch.no_grad():
-        for layer in kan.edge_layers:
-            (layer.weight if scale == "single" else layer.spline_weight).mul_(1.7)
-        kan.edge_layers[0].mask[1, 0] = False
+    for layer in kan.edge_layers:
+        (layer.weight if scale == "single" else layer.spline_weight).data.mul_(1.7)
+    kan.edge_layers[0].mask[1, 0] = False
     return kan
 
 
