@@ -11,39 +11,26 @@ from doors import check_config, run_config, typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret import score_claims
 from kanrun.experiments.interpret.outcome import (
-    Interpretation,
     is_truth,
-    outcome,
     stands_for,
 )
 from kanrun.experiments.interpret.plots import score_card
 from kanrun.experiments.interpret.problem import (
-    InterpretationProblem,
     problems_of,
 )
-from made_graphs import one_edge
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import j1
 
 from kanrun import interpret
 from kanrun.engine.symbolic import (
-    Budget,
-    Edge,
-    FittedStructure,
     Formula,
     Graph,
     SearchData,
-    SearchProblem,
-    SearchStage,
-    Spline,
     VerificationData,
-    choose,
-    match_edge,
 )
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import parse
 from kanrun.model.loaded_run import load_run
-from kanrun.points import Scaling
 
 BOX = "target.domain=[[-1,1],[-1,1]]"
 SUM = "target.formula=x0^2+sin(2*x1)+0*x2 target.domain=[[-1,1],[-1,1],[-1,1]]"
@@ -312,33 +299,23 @@ def test_formula_may_differ_from_a_network_by_its_error(error, tolerance, worse,
         assert np.isinf(largest) or not stands_for(model, largest * (1 + 1e-9), *given)
 
 
-def test_formula_far_worse_than_the_network_is_not_accepted():
-    x = np.linspace(-1, 1, 200)[:, None]
-    y = np.sin(20 * x[:, 0])
+def test_formula_far_worse_than_the_network_is_not_accepted(fitted, tmp_path):
+    found = run_config(source(fitted, "candidates=[x]"), tmp_path).table("summary").iloc[0]
+    assert found["outcome"] == "failed"
+    assert "times the error of the network" in found["reason"]
 
-    def data(y):
-        return SearchData(x[::2], y[::2], x[1::2], y[1::2])
 
-    problem = SearchProblem(data(y), choose(["sin", "x"], None))
-    good, bad = (one_edge("sin", a, 0.0, c, 0.0) for a, c in ((20.0, 0.999), (1.0, 0.1)))
-    line = Spline.through(x[:, 0], 0.1 * x[:, 0], (-1.0, 1.0), 3, 3)
-    network = Graph(1, ("sum",), (Edge(0, 1, line),))
-    matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
-    held_out = VerificationData(x, y, np.array([[-1.0, 1.0]]), x)
-    plain = Scaling(np.zeros(1), np.ones(1))
-    given = InterpretationProblem(settings(), ("x0",), problem, held_out, plain, 1.0)
-    step = SearchStage("train", "good", good, data(y))
-    tried = FittedStructure("bad", network, data(y), bad, matches=matches)
-    events = outcome(given, [step], [tried], Budget(5.0))
-    result = next(event for event in events if isinstance(event, Interpretation))
-    assert result.outcome == "failed"
-    assert "times the error of the network" in result.sentence
-    rough = data(y + 0.1 * np.cos(777 * x[:, 0]))
-    elsewhere = {"search": replace(problem, data=rough), "held_out": replace(held_out, y=-y)}
-    fit = FittedStructure("good", good, rough, good)
-    *_, result = outcome(replace(given, **elsewhere), [], [fit], Budget(5.0))
-    assert (result.outcome, result.formula) == ("failed", None)
-    assert "explains any of the variance of new points" in result.sentence
+def test_formula_that_predicts_no_new_points_is_not_accepted(tmp_path):
+    x, noise = np.random.default_rng(0).normal(size=(2, 60))
+    for file, sign in (("old", 1), ("new", -1)):
+        table = pd.DataFrame({"x": x, "y": sign * x + 0.1 * noise})
+        table.to_csv(tmp_path / f"{file}.csv", index=False)
+    line = f"target.path={tmp_path}/old.csv target.test_path={tmp_path}/new.csv candidates=[x]"
+    cfg = settings(line, f"target.outputs=[y] {ALL_ROWS}")
+    found = run_config(cfg, tmp_path).table("summary").iloc[0]
+    assert found["outcome"] == "failed"
+    assert pd.isna(found["formula"])
+    assert "explains any of the variance of new points" in found["reason"]
 
 
 @pytest.mark.parametrize("value, text", [(0.0, "0"), (4.0, "4"), (-0.25, "-0.25")])
