@@ -60,9 +60,9 @@ _STARTS = ((0.3, 0.5), (1e-4, 10.0))
 _FIRST_ROWS = 200
 #: Largest number of steps of each search.
 _STEPS = 100
-#: Relative change of the log posterior at which the search on the first rows ends.
-_FIRST_TOLERANCE = 1e-5
-#: Relative change of the log posterior at which the search on all rows ends.
+#: Relative change of the log posterior at which the search from each start ends.
+_FIRST_TOLERANCE = 1e-2
+#: Relative change of the log posterior at which the search from the best of these results ends.
 _TOLERANCE = 1e-4
 #: Number of previous steps from which L-BFGS approximates the curvature.
 _MEMORY = 30
@@ -145,9 +145,9 @@ class EvidenceRows:
 def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likelihood]]:
     """Return the kernel with the largest evidence, and the likelihoods with their parameters.
 
-    The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. If there
-    are more rows, a second search on all rows begins at the best result. Its parameters are scaled
-    by the curvature of the log posterior at this point.
+    The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. The better
+    result is improved on these rows and then, if there are more, on all rows. In both searches,
+    parameters are scaled by the curvature of the log posterior at the point where they begin.
 
     Args:
         rows: Rows from which the kernel is estimated.
@@ -159,6 +159,7 @@ def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likeli
         problem.search(problem.start(*start), problem.std, _FIRST_TOLERANCE) for start in starts
     ]
     best = min(results, key=lambda result: result.surprise)
+    best = problem.search(best.parameters, best.units, _TOLERANCE)
     if len(rows.lines) > _FIRST_ROWS:
         problem = _Problem(rows, powers)
         best = problem.search(best.parameters, best.units, _TOLERANCE)
