@@ -27,6 +27,7 @@ from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_b
 #: Degree of the splines. It is also the number of quadrature points per interval, which integrate
 #: f''^2 exactly.
 DEGREE = 3
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(DEGREE)
 #: Number of intervals of the grid of an input.
 INTERVALS = 32
 #: Number of intervals of the grids if only lines are fitted.
@@ -43,6 +44,8 @@ _ROUGHEST = 1e7
 _RIDGE = 1e-13
 #: Total variance of the B-splines below which an input counts as constant.
 _SQUARED_ZERO = 1e-20
+#: Smallest standard deviation by which is divided.
+_ZERO = 1e-150
 #: Largest number of rows that are processed at once, to limit memory.
 _BLOCK = 4096
 #: Largest number of array entries that are computed at once, to limit memory.
@@ -88,20 +91,24 @@ class ReducedBasis:
         """
         shares = np.ones(len(u)) if weights is None else weights
         shares = shares / shares.sum()
-        intervals = INTERVALS if functions > 1 else LINE_INTERVALS
-        grids = []
-        coefficients = list[ndarray]()
-        for column, is_binary in zip(u.T, has_two_values(u), strict=True):
-            distinct = torch.as_tensor(np.unique(column))[:, None]
-            ends = distinct[0], distinct[-1]
-            grid = mixed_breakpoints(distinct, *ends, intervals, 1 - GRID_EPS, 0.0).numpy()
-            size = np.sqrt(shares @ (column - shares @ column) ** 2)
-            jump = np.ptp(column) / (2 * size) if is_binary else 1.0
-            grids.append(grid)
-            coefficients.append(_demmler_reinsch(column, shares, grid, size, functions) / jump)
+        levels = np.linspace(0, 1, (INTERVALS if functions > 1 else LINE_INTERVALS) + 1)
+        distinct = [np.unique(column) for column in u.T]
+        order = torch.as_tensor(np.stack([np.quantile(each, levels) for each in distinct], 1))
+        ends = order[0], order[-1]
+        grids = mixed_breakpoints(order, *ends, len(levels) - 1, 1 - GRID_EPS, 0.0).numpy()
+        sizes = np.sqrt(shares @ (u - shares @ u) ** 2)
+        jumps = np.where(has_two_values(u), np.ptp(u, axis=0) / (2 * sizes.clip(_ZERO)), 1.0)
+        means, grams = _moments(u, shares, grids)
+        is_empty = [np.histogram(*each)[0] == 0 for each in zip(u.T, grids, strict=True)]
+        energies = _energies(grids, np.where(is_empty, _GAP_STIFFNESS, 1.0))
+        energies *= sizes[:, None, None] ** 3
+        coefficients = [
+            _demmler_reinsch(*each, functions) / jump
+            for *each, jump in zip(means, grams, energies, jumps, strict=True)
+        ]
         counts = [len(smooth) for smooth in coefficients]
         return ReducedBasis(
-            np.concatenate(grids),
+            grids,
             np.concatenate(coefficients),
             np.repeat(range(u.shape[1]), counts),
             np.concatenate([np.arange(count) for count in counts]),
@@ -156,46 +163,54 @@ def _b_splines(u: ndarray, breakpoints: ndarray, derivative: int = 0) -> ndarray
     return dense_rows(local, interval, grid.functions).numpy()
 
 
-def _energy(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
+def _moments(u: RowInputs, weights: PerRow, breakpoints: ndarray) -> tuple[ndarray, ndarray]:
+    """Return the weighted means and covariances of the B-splines of each input.
+
+    They have the shapes (inputs, splines) and (inputs, splines, splines). The sum of `weights`
+    (rows,) is 1.
+    """
+    inputs = len(breakpoints)
+    functions = breakpoints.shape[1] + DEGREE - 1
+    means = np.zeros((inputs, functions))
+    grams = np.zeros((inputs, functions, functions))
+    for rows in blocks(len(u), inputs * functions):
+        splines = _b_splines(u[rows], breakpoints)
+        weighted = splines * weights[rows, None, None]
+        means += weighted.sum(0)
+        grams += weighted.transpose(1, 2, 0) @ splines.transpose(1, 0, 2)
+    return means, grams - means[:, :, None] * means[:, None]
+
+
+def _energies(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
     """Integrate products of second derivatives of B-splines by Gauss-Legendre quadrature.
 
-    Intervals of the grid `breakpoints` (1, G + 1) are weighted by `stiffness` (G,).
+    Intervals of the grids `breakpoints` (inputs, G + 1) are weighted by `stiffness` (inputs, G).
 
     Returns:
-        Matrix of shape (splines, splines).
+        One matrix per input, shape (inputs, splines, splines).
     """
-    nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
-    half = np.diff(breakpoints[0])[:, None] / 2
-    points = breakpoints[0, :-1, None] + half * (nodes + 1)
-    values = _b_splines(points.reshape(-1, 1), breakpoints, 2)[:, 0]
-    return np.asarray(values.T @ (values * (stiffness[:, None] * half * weights).reshape(-1, 1)))
+    half = np.diff(breakpoints)[..., None] / 2
+    points = (breakpoints[:, :-1, None] + half * (_NODES + 1)).reshape(len(breakpoints), -1)
+    values = _b_splines(points.T, breakpoints, 2).transpose(1, 0, 2)
+    weights = (stiffness[..., None] * half * _WEIGHTS).reshape(*points.shape, 1)
+    return np.asarray(values.transpose(0, 2, 1) @ (values * weights))
 
 
-def _demmler_reinsch(
-    u: ndarray, weights: ndarray, breakpoints: ndarray, size: float, limit: int
-) -> ndarray:
+def _demmler_reinsch(mean: ndarray, gram: ndarray, energy: ndarray, limit: int) -> ndarray:
     """Return the B-spline coefficients (functions, splines) of the `limit` smoothest functions.
 
     The variance of a function is the inverse of its roughness, which is divided by that of the
     first curve and is at least 1.
 
     Args:
-        u: Scores of the rows, with standard deviation `size`.
-        weights: Weights of the rows, with sum 1.
-        breakpoints: Grid of shape (1, G + 1).
-        size: Standard deviation of the scores.
+        mean: Weighted means of the B-splines on the rows, shape (splines,).
+        gram: Covariances of the B-splines on the rows, shape (splines, splines).
+        energy: Integrals of products of second derivatives, for inputs with standard deviation 1.
         limit: Largest number of functions.
     """
-    functions = breakpoints.shape[1] + DEGREE - 1
-    if not limit:
+    functions = len(mean)
+    if not limit or not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO:
         return np.zeros((0, functions))
-    splines = _b_splines(u[:, None], breakpoints)[:, 0]
-    mean = weights @ splines
-    gram = (splines * weights[:, None]).T @ splines - np.outer(mean, mean)
-    if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO:
-        return np.zeros((0, functions))
-    is_empty = np.histogram(u, breakpoints[0])[0] == 0
-    energy = _energy(breakpoints, np.where(is_empty, _GAP_STIFFNESS, 1.0)) * size**3
     whole = gram + energy + np.outer(mean, mean)
     whole[np.diag_indices(functions)] += _RIDGE * np.trace(whole) / functions
     rho, vectors = linalg.eigh(gram, whole)
