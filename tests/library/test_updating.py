@@ -1,7 +1,5 @@
 """`Model.update`: new rows are learned, old ones are not forgotten, and refusals."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -42,21 +40,6 @@ def test_a_classifier_learns_the_labels_of_new_rows():
     assert few.score(X, y) < 0.97 <= updated.score(X, y)
     with refuses("label 'middle', and the classes of the model are high,"):
         few.update(X[:1], ["middle"])
-
-
-@pytest.mark.parametrize("last, taken", [(0.8999, 3), (0.89992, 2)])
-def test_an_update_ends_with_a_step_that_gains_little(first, monkeypatch, last, taken):
-    losses = [0.9, last, last]
-    solver = SimpleNamespace(loss=1.0, converged=False)
-
-    def step():
-        solver.loss = losses.pop(0)
-        return solver.loss
-
-    solver.step = step
-    monkeypatch.setattr("kanrun.model.settings.LMSolver.create", lambda *_: solver)
-    first.update(X[:1], Y[:1])
-    assert len(losses) == 3 - taken
 
 
 def test_rows_that_cannot_be_learned_are_refused(first):
