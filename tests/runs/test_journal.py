@@ -94,8 +94,11 @@ def test_column_that_begins_later_is_empty_in_earlier_rows(folder):
     rows(folder, "metrics", {"step": 0}, {"step": 1, "penalty": 1e-3}, {"penalty": 2e-3})
     frame = Run(folder.path).table("metrics")
     assert list(frame) == ["seed", "step", "penalty"]
-    assert frame["penalty"].isna().tolist() == [True, False, False]
-    assert frame["step"].isna().tolist() == [False, False, True]
+    assert frame.isna().to_numpy().tolist() == [
+        [False, False, True],
+        [False] * 3,
+        [False, True, False],
+    ]
     path = folder.path / "metrics.csv"
     assert path.read_text() == "seed,step\n0,0\n0,1\n0,\n"  # while it runs
     folder.finish(Status.COMPLETED)
