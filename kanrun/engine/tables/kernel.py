@@ -28,6 +28,11 @@ _NOISE_TOLERANCE = 0.01
 #: Variances below this fraction of the radial variance are only rounding errors of the pivoted
 #: Cholesky factorisation.
 _ROUNDING = 1e-13
+#: Number of rows with the largest variances from which the next centres are chosen. Larger blocks
+#: take fewer, larger products of matrices.
+_BLOCK = 128
+#: Smallest variance of a centre when it is chosen, as a fraction of the largest at this time.
+_BLOCK_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +135,9 @@ class Centres:
     def of(kernel: Kernel, rows: RadialInputs, most: int, noise: float) -> Centres:
         """Choose at most `most` of the rows as centres by pivoted Cholesky factorisation.
 
-        The next centre is the row with the largest variance given the previous centres (H.
-        Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440). The
+        The next centre is a row with nearly the largest variance given the previous centres (H.
+        Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440): it is
+        at least `_BLOCK_TOLERANCE` times the largest, so that centres are chosen in blocks. The
         choice ends early if the remaining variances are small compared with both the noise variance
         `noise` and the radial variance.
         """
@@ -142,17 +148,23 @@ class Centres:
         )
         left = np.full(len(rows), whole)
         columns = np.zeros((most, len(rows)))
-        chosen = list[int]()
+        chosen = np.arange(0)
         while len(chosen) < most and left.max() > smallest:
-            count = len(chosen)
-            centre = int(left.argmax())
-            column = kernel.radial(rows[centre : centre + 1], rows)[0]
-            column -= columns[:count, centre] @ columns[:count]
-            columns[count] = column / np.sqrt(left[centre])
-            left = left - columns[count] ** 2
-            chosen.append(centre)
+            known = columns[: len(chosen)]
+            among = np.argsort(-left, kind="stable")[:_BLOCK]
+            block = kernel.radial(rows[among], rows[among]) - known[:, among].T @ known[:, among]
+            block[np.diag_indices(len(among))] = left[among]
+            least = max(smallest, _BLOCK_TOLERANCE * left.max())
+            factor, pivots, rank, _ = linalg.lapack.dpstrf(block, tol=least, lower=1)
+            size = min(rank, most - len(chosen))
+            centres = among[pivots[:size] - 1]
+            right = kernel.radial(rows[centres], rows) - known[:, centres].T @ known
+            new = linalg.solve_triangular(factor[:size, :size], right, lower=True)
+            columns[len(chosen) : len(chosen) + size] = new
+            left = left - (new**2).sum(0)
+            chosen = np.append(chosen, centres)
         root = np.tril(columns[: len(chosen), chosen].T)
-        return Centres(rows[np.array(chosen, dtype=int)], root, kernel)
+        return Centres(rows[chosen], root, kernel)
 
     def features(self, rows: RadialInputs) -> ndarray:
         """Return features (rows, R) whose inner products approximate the radial covariance.
