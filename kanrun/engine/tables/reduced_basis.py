@@ -103,8 +103,8 @@ class ReducedBasis:
         energies = _energies(grids, np.where(is_empty, _GAP_STIFFNESS, 1.0))
         energies *= sizes[:, None, None] ** 3
         coefficients = [
-            _demmler_reinsch(*each, functions) / jump
-            for *each, jump in zip(means, grams, energies, jumps, strict=True)
+            _demmler_reinsch(mean, gram, energy, functions) / jump
+            for mean, gram, energy, jump in zip(means, grams, energies, jumps, strict=True)
         ]
         counts = [len(smooth) for smooth in coefficients]
         return ReducedBasis(
