@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from kanrun.engine.equations.cells import NODES_OF_CELL, Axis
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Field
@@ -27,7 +28,7 @@ from kanrun.engine.equations.slab import Slab, total
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import TensorSpace
 from kanrun.engine.equations.time_polynomials import legendre_values
-from kanrun.engine.equations.unseen import NODES_OF_CELL, Axis, Unseen, unseen
+from kanrun.engine.equations.unseen import Unseen, unseen
 from kanrun.formulas.equation_syntax import Derivative
 from kanrun.formulas.equations import Relation
 

@@ -16,10 +16,11 @@ from math import ceil
 
 import numpy as np
 import sympy
-from numpy.polynomial.legendre import leggauss, legvander
+from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
 from sympy import Expr
 
+from kanrun.engine.equations.cells import Axis, interpolation_rows
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import variable
 
@@ -193,41 +194,23 @@ def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
     if len(contained) != 2:
         return False
     function = to_numpy(term, contained)
-    drawn = np.random.default_rng(0)
-    box = scan.box[[scan.names.index(name) for name in contained]]
-    strata = np.arange(PLACES_OF_TWO // CELLS_OF_TWO)
-    nodes = leggauss(NODES)[0]
-    largest = 0.0
-    low = np.inf
-    high = -np.inf
-    for cell in np.ndindex(CELLS_OF_TWO, CELLS_OF_TWO):
-        places = [2 * (strata + drawn.random(len(strata))) / len(strata) - 1 for _ in cell]
-        values = []
-        for sides in ((nodes, nodes), places):
-            axes = [
-                start + (end - start) * (i + (s + 1) / 2) / CELLS_OF_TWO
-                for (start, end), i, s in zip(box, cell, sides, strict=True)
-            ]
-            points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-            with np.errstate(all="ignore"):
-                values.append(function(points).reshape(len(sides[0]), -1))
-        x, y = map(interpolation_rows, places)
-        error = np.abs(values[1] - x @ values[0] @ y.T).max()
-        largest = max(largest, float(np.nan_to_num(error, nan=np.inf)))
-        low = min(low, float(values[1].min()))
-        high = max(high, float(values[1].max()))
-    return largest <= RESOLVED * (high - low) + ROUNDING * max(abs(low), abs(high))
+    count = PLACES_OF_TWO // CELLS_OF_TWO
+    x, y = (
+        Axis.of(np.linspace(low, high, CELLS_OF_TWO + 1), count, nodes=NODES)
+        for low, high in scan.box[[scan.names.index(name) for name in contained]]
+    )
 
+    def values(*axes: Array) -> Array:
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+        with np.errstate(all="ignore"):
+            return function(points).reshape(len(axes[0]), -1)
 
-def interpolation_rows(s: Array, nodes: int = NODES) -> Array:
-    """Return the matrix that maps values at Gauss points to the interpolant's values at `s`.
-
-    `s` are points on [-1, 1], shape (points,). The matrix has the shape (points, nodes).
-    """
-    at, weights = leggauss(nodes)
-    norms = weights[:, None] * (np.arange(nodes) + 0.5)
-    found: Array = legvander(s, nodes - 1) @ (legvander(at, nodes - 1) * norms).T
-    return found
+    found = values(x.places, y.places)
+    predicted = x.predicted(y.predicted(values(x.nodes, y.nodes).T).T)
+    if not np.isfinite([found, predicted]).all():
+        return False
+    bound = RESOLVED * np.ptp(found) + ROUNDING * np.abs(found).max()
+    return bool(np.abs(found - predicted).max() <= bound)
 
 
 def resolved_cells(
@@ -258,7 +241,7 @@ def resolved_cells(
     while curves and 0 < len(left) <= MAX_CELLS:
         count = max(TESTS, ceil(places * width.max() / (high - low)))
         shares = jittered(drawn, len(left), count)
-        rows = interpolation_rows(2 * shares.ravel() - 1).reshape(*shares.shape, NODES)
+        rows = interpolation_rows(2 * shares.ravel() - 1, NODES).reshape(*shares.shape, NODES)
         points = left[:, None] + width[:, None] * np.hstack(
             [np.tile(nodes, (len(left), 1)), shares]
         )

@@ -13,12 +13,13 @@ from scipy.optimize import brentq
 
 from kanrun.engine.equations import EquationPolicy, Grids, controller, tensor_solution
 from kanrun.engine.equations.audit import ValueScan
+from kanrun.engine.equations.cells import Axis
 from kanrun.engine.equations.controller import Controller
 from kanrun.engine.equations.evolution import evolution_system
 from kanrun.engine.equations.scan import PLACES, Scan, resolved_cells
 from kanrun.engine.equations.slab_solution import solve_evolution
 from kanrun.engine.equations.tensor_solution import solve_directly
-from kanrun.engine.equations.unseen import Axis, unseen
+from kanrun.engine.equations.unseen import unseen
 
 TIME = {"t": [0, 1]}
 BOX = {"x": [0, 1], "t": [0, 1]}
