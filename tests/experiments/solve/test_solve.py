@@ -1,5 +1,6 @@
 """`kanrun solve` at small sizes: every equation, run folders, predictions, and messages."""
 
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -237,3 +238,16 @@ def test_an_equation_without_initial_values_is_not_called_solved():
     assert found.verdict == "doubtful", found.reason
     assert "are underdetermined" in found.reason
     assert "the equation has order 1 in t, but only 0 conditions there" in found.reason
+
+
+@pytest.mark.slow
+def test_continuation_solves_the_cavity_at_reynolds_number_400(command):
+    flow = "equation.constants.nu=0.0025 'equation.continuation={nu: [0.01]}'"
+    run = command(f"solve equation=cavity {flow} equation.reference=null tolerance=1e-4").run
+    summary = run.table("summary").iloc[0]
+    references = runpy.run_path(str(Path(__file__).with_name("references.py")))
+    wanted = references["cavity"](32, (0.01, 0.0025))
+    found = load_run(run.path).model().predict(wanted[["x", "y"]].to_numpy()).ravel()
+    error = np.linalg.norm(found - wanted["s"]) / np.linalg.norm(wanted["s"])
+    assert summary["verdict"] == "solved"
+    assert error < 10 * summary["estimate"] < 1e-3
