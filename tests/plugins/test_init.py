@@ -25,16 +25,14 @@ def test_an_interrupted_run_asks_for_its_plugins(tmp_path, capsys):
     assert "used the plug-in waves.rings, which is not installed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["kanrun", "json", "class", "3d", "---"])
-def test_init_refuses_names_that_are_taken(tmp_path, capsys, name):
-    assert main(["init", str(tmp_path / "new"), f"--name={name}"]) == 2
-    assert "is not a valid name for a package" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["kanrun", "json", "class", "3d", "---", None])
+def test_init_refuses_names_that_are_taken_and_folders_with_files(package, tmp_path, capsys, name):
+    place, words, said = package, [], "not an empty folder"
+    if name:
+        place, words, said = tmp_path / "new", [f"--name={name}"], "is not a valid name for a pack"
+    assert main(["init", str(place), *words]) == 2
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
-
-
-def test_init_refuses_a_folder_with_files(package, capsys):
-    assert main(["init", str(package)]) == 2
-    assert "not an empty folder" in capsys.readouterr().err
 
 
 def test_tests_of_the_written_package_say_that_it_must_be_installed(package):
