@@ -7,31 +7,26 @@ import numpy as np
 import pytest
 import torch
 from cases import cases
-from made_systems import finished, parsed
+from made_systems import BOX, LINE, SQUARE, WALLS, directly, evolution, marched, parsed
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from kanrun.engine.equations import EquationPolicy, Grids, controller, tensor_solution
+from kanrun.engine.equations import EquationPolicy, controller, tensor_solution
 from kanrun.engine.equations.audit import ValueScan
 from kanrun.engine.equations.cells import Axis
 from kanrun.engine.equations.controller import Controller
-from kanrun.engine.equations.evolution import evolution_system
 from kanrun.engine.equations.scan import PLACES, Scan, resolved_cells
-from kanrun.engine.equations.slab_solution import solve_evolution
-from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.equations.unseen import unseen
 
 TIME = {"t": [0, 1]}
-BOX = {"x": [0, 1], "t": [0, 1]}
-WALLS = "u = 0 at x=0, x=1"
 
 
-def make(formula, conditions=("u = 0 at t=0",), variables=TIME, unknowns=("u",)):
-    return evolution_system(parsed(variables, formula, list(conditions), unknowns))
+def make(formula, conditions=("u = 0 at t=0",), variables=TIME):
+    return evolution(variables, formula, list(conditions))
 
 
-def solve(formula, *more, tolerance=1e-6, budget=60.0):
-    return finished(solve_evolution(make(formula, *more), tolerance, budget))
+def solve(formula, *conditions, tolerance=1e-6, budget=60.0, variables=TIME):
+    return marched(variables, formula, conditions or ["u = 0 at t=0"], tolerance, budget)
 
 
 def at(found, *point):
@@ -98,10 +93,8 @@ def test_scan_resolves_waves_whose_period_divides_the_first_cells(periods):
 def test_scan_finds_terms_that_are_narrow_in_two_variables_together():
     spot = "exp(-((x - 0.4321)/1e-3)^2 - ((t - 0.7123)/1e-3)^2)"
     assert make(f"u_t = u_xx + {spot}", [WALLS, "u = 0 at t=0"], BOX).scan.is_crossed
-    system = parsed(
-        {"x": [0, 1], "y": [0, 1]}, "u_xx + u_yy = cos(x*y)", ["u = 0 at x=0, x=1, y=0, y=1"]
-    )
-    assert not system.scan.is_crossed
+    smooth = parsed(SQUARE, "u_xx + u_yy = cos(x*y)", ["u = 0 at x=0, x=1, y=0, y=1"])
+    assert not smooth.scan.is_crossed
 
 
 def test_scan_covers_the_range_of_an_unknown():
@@ -148,7 +141,7 @@ def test_jump_just_before_the_end_of_a_slab_is_not_stepped_over():
     pulse = f"where(abs(t - {place}) < {width}, {height}/(2*{width}), 0)"
     formula = f"u_t = 3.924*cos(3.924*t) + {pulse}"
     start = f"u = {-height / 2} at t=0"
-    found = solve(formula, (start,), {"t": [0, 4.869]})
+    found = solve(formula, start, variables={"t": [0, 4.869]})
     error = abs(at(found, 4.869) - np.sin(3.924 * 4.869) - height / 2)
     assert not found.doubt
     assert error < 10 * found.estimate < 1e-5
@@ -171,7 +164,8 @@ def test_narrow_rate_of_an_unknown_is_not_stepped_over():
 def test_heat_source_in_time_is_not_stepped_over():
     source = "exp(-((t - 0.04321)/5e-5)^2)/5e-5*sin(pi*x)"
     box = {"x": [0, 1], "t": [0, 0.1]}
-    found = solve(f"u_t = u_xx + {source}", [WALLS, "u = 0 at t=0"], box, tolerance=1e-4)
+    given = WALLS, "u = 0 at t=0"
+    found = solve(f"u_t = u_xx + {source}", *given, variables=box, tolerance=1e-4)
     decay = np.exp(-(np.pi**2) * (0.1 - 0.04321))
     assert at(found, 0.5, 0.1) == pytest.approx(np.sqrt(np.pi) * decay, rel=1e-5)
 
@@ -203,10 +197,7 @@ def test_pulse_too_narrow_for_any_slab_makes_the_solution_doubtful(monkeypatch):
 
 def test_boundary_value_problem_has_breakpoints_where_it_is_narrow():
     formula = "u_xx = exp(-((x - 0.4321)/1e-4)^2)/1e-4"
-    system = parsed({"x": [0, 1]}, formula, [WALLS])
-    drawn = torch.Generator().manual_seed(0)
-    policy = EquationPolicy()
-    found = finished(solve_directly(system, Grids((8,), grows=True), policy, drawn, 1e-6))
+    found = directly(parsed(LINE, formula, [WALLS]), [8], grows=True)
     wanted = -np.sqrt(np.pi) * 0.4321 * 0.5
     assert at(found, 0.5) == pytest.approx(wanted, rel=1e-6)
     assert found.estimate >= 1e-11
@@ -215,9 +206,8 @@ def test_boundary_value_problem_has_breakpoints_where_it_is_narrow():
 def test_estimate_covers_an_error_on_which_two_grids_agree():
     """The flux u_x / (1 + pulse) is constant; two grids agree on a wrong step of the solution."""
     pulse = "5e4/(pi*(1 + ((x - 0.5432)/1e-5)^2))"
-    system = parsed({"x": [0, 1]}, f"(u_x/(1 + {pulse}))_x = 0", ["u = 0 at x=0", "u = 1 at x=1"])
-    drawn = torch.Generator().manual_seed(0)
-    found = finished(solve_directly(system, Grids((8,), True), EquationPolicy(), drawn, 1e-6))
+    system = parsed(LINE, f"(u_x/(1 + {pulse}))_x = 0", ["u = 0 at x=0", "u = 1 at x=1"])
+    found = directly(system, [8], grows=True)
     step = 0.5 * np.arctan([0.4432e5, 0.4568e5]) / np.pi
     wanted = (0.1 + 0.5 * np.arctan(-0.4432e5) / np.pi + step[0]) / (1 + step.sum())
     assert abs(at(found, 0.1) - wanted) < 10 * found.estimate
@@ -226,10 +216,7 @@ def test_estimate_covers_an_error_on_which_two_grids_agree():
 def test_boundary_value_problem_that_no_grid_resolves_is_doubtful(monkeypatch):
     monkeypatch.setattr(tensor_solution, "narrow_ends", lambda ends: ends[:0])
     formula = "u_xx = sin(3*x) + exp(-((x - 0.4321)/1e-4)^2)/1e-4"
-    system = parsed({"x": [0, 1]}, formula, [WALLS])
-    drawn = torch.Generator().manual_seed(0)
-    grids = Grids((8, 16), grows=False)
-    found = finished(solve_directly(system, grids, EquationPolicy(), drawn, 1e-6))
+    found = directly(parsed(LINE, formula, [WALLS]), (8, 16))
     assert "within a width that no grid here resolves, as at x=0.432" in found.doubt
     assert found.unseen > 1e-3
 
@@ -240,11 +227,9 @@ def test_both_solvers_stop_when_the_budget_is_spent():
     assert found.stopped == "the budget is spent"
     assert 0 < found.solved_until < 1
     formula = "u_xx + u_yy = u^3 - x"
-    walls = ["u = 0 at x=0, x=1, y=0, y=1"]
-    system = parsed({"x": [0, 1], "y": [0, 1]}, formula, walls)
-    drawn = torch.Generator().manual_seed(0)
+    system = parsed(SQUARE, formula, ["u = 0 at x=0, x=1, y=0, y=1"])
     policy = EquationPolicy(budget=0.05)
-    stages = finished(solve_directly(system, Grids((8,), grows=True), policy, drawn, 1e-9))
+    stages = directly(system, [8], 1e-9, grows=True, policy=policy)
     assert stages.stopped == "the budget is spent"
 
 

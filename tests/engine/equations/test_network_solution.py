@@ -120,9 +120,8 @@ BOX = torch.tensor([[0.0, 2.0], [-1.0, 3.0]], dtype=torch.float64)
 def field(form, intervals=4):
     drawn = Generator().manual_seed(1)
     network = kan(2, intervals=intervals, outputs=form.outputs)(generator=drawn)
-    with torch.no_grad():
-        for _, parameter in network.unknowns():
-            parameter.copy_(torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+    for _, parameter in network.unknowns():
+        parameter.data.normal_(generator=drawn)
     return Field(network, form, BOX, torch.tensor([2.0], dtype=torch.float64))
 
 

@@ -6,28 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_systems import finished, parsed
+from made_systems import BOX, LINE, SQUARE, WALLS, directly, parsed
 from numpy.testing import assert_allclose
 
-from kanrun.engine.equations import EquationPolicy, Grids, is_direct
+from kanrun.engine.equations import EquationPolicy, is_direct
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.space import Space
-from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.equations.tensor_splines import TensorProblem, TensorSpace, patches
 
-SQUARE = {"x": [0, 1], "y": [0, 1]}
 ZERO = "u = 0 at x=0, x=1, y=0, y=1"
-POLICY = EquationPolicy()
+ENDS = ["u = 0 at x=0", "u = 1 at x=1"]
 
 
-def make(formula, conditions, unknowns=("u",), variables=None):
-    return parsed(variables or SQUARE, formula, conditions, unknowns)
-
-
-def solve(system, intervals, tolerance=1e-6, *, grows=False):
-    grids = Grids(tuple(intervals), grows)
-    drawn = torch.Generator().manual_seed(0)
-    return finished(solve_directly(system, grids, POLICY, drawn, tolerance))
+def make(formula, conditions, unknowns=("u",), variables=SQUARE):
+    return parsed(variables, formula, conditions, unknowns)
 
 
 def _layer(x):
@@ -48,7 +40,7 @@ def test_rows_are_the_derivatives_of_the_residuals():
     y = np.linspace(0, 1, 4)
     space = TensorSpace((Space(x, (), periodic=True), Space(y, ())), 2)
     drawn = torch.Generator().manual_seed(0)
-    rows = Collocation(system, POLICY, drawn)
+    rows = Collocation(system, EquationPolicy(), drawn)
     rule = np.polynomial.legendre.leggauss(3)
     parts = patches(rows, space, (rule, rule))
     problem = TensorProblem(space, parts, np.zeros(space.shape))
@@ -72,7 +64,7 @@ def test_rows_are_the_derivatives_of_the_residuals():
 def test_the_size_of_an_unknown_without_prescribed_values_follows_from_its_source():
     given = ["u = 1 at x=0, x=1", "v = 0 at x=0, x=1"]
     system = make(["u_xx = v_x", "v_xx = -8e6"], given, "uv", {"x": [0, 1]})
-    sizes = Collocation(system, POLICY, torch.Generator().manual_seed(0)).sizes
+    sizes = Collocation(system, EquationPolicy(), torch.Generator().manual_seed(0)).sizes
     assert sizes[0] == 1
     assert 2e5 < sizes[1] < 5e6  # the largest value of v is 1e6
 
@@ -84,7 +76,7 @@ def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
         ["u = 0 at x=-1, x=1, y=-1, y=1"],
         variables={"x": [-1, 1], "y": [-1, 1]},
     )
-    found = solve(system, (8, 16))
+    found = directly(system, (8, 16))
     x, y = (each.ravel() for each in np.meshgrid(np.linspace(-1, 1, 23), np.linspace(-1, 1, 31)))
     exact = np.sin(np.pi * x) * np.sin(np.pi * y**2)
     error = np.linalg.norm(values(found, np.stack([x, y], 1))[:, 0] - exact)
@@ -115,21 +107,21 @@ def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
     ],
 )
 def test_solutions_have_the_textbook_value_at_the_centre(formula, conditions, centre):
-    found = solve(make(formula, conditions), (8, 16))
+    found = directly(make(formula, conditions), (8, 16))
     assert values(found, [[0.5, 0.5]])[0, 0] == pytest.approx(centre, rel=1e-4)
 
 
 def test_a_source_that_jumps_has_its_knots_there():
-    system = make("u_xx = -heaviside(x - 0.3)", ["u = 0 at x=0, x=1"], variables={"x": [0, 1]})
+    system = make("u_xx = -heaviside(x - 0.3)", ["u = 0 at x=0, x=1"], variables=LINE)
     x = np.linspace(0, 1, 101)
-    found = solve(system, [8]).network(torch.as_tensor(x)[:, None]).detach()[:, 0]
+    found = directly(system, [8]).network(torch.as_tensor(x)[:, None]).detach()[:, 0]
     assert_allclose(found, (0.245 * x) - np.maximum(x - 0.3, 0) ** 2 / 2, atol=1e-13)
 
 
 def test_sixth_order_and_conditions_on_fourth_derivatives():
     sides = [f"u_{name * 2 * n} = 0 at {name}=0, {name}=1" for name in "xy" for n in (1, 2)]
     source = "-2*pi^6*sin(pi*x)*sin(pi*y)"
-    found = solve(make(f"u_xxxxxx + u_yyyyyy = {source}", [ZERO, *sides]), (6, 12))
+    found = directly(make(f"u_xxxxxx + u_yyyyyy = {source}", [ZERO, *sides]), (6, 12))
     at = np.random.default_rng(0).random((50, 2))
     exact = np.sin(np.pi * at[:, 0]) * np.sin(np.pi * at[:, 1])
     assert_allclose(values(found, at)[:, 0], exact, rtol=0, atol=1e-5)
@@ -141,7 +133,7 @@ def test_a_nonlinear_system_with_periodic_splines():
     equations = ["u_x - v_y + w - u*v = 0", "u_y + v_x = 0", "w = u*v"]
     system = make(equations, conditions, "uvw")
     assert not is_direct(make(equations, ["u periodic in x", *conditions[1:]], "uvw"))
-    found = solve(system, (5, 10))
+    found = directly(system, (5, 10))
     at = np.random.default_rng(0).random((40, 2))
     z = np.exp(2j * np.pi * (at[:, 0] + 1j * at[:, 1]))
     wanted = np.stack([z.real, z.imag, z.real * z.imag], axis=1)
@@ -151,14 +143,14 @@ def test_a_nonlinear_system_with_periodic_splines():
 @pytest.mark.parametrize(
     "formula, conditions, exact",
     [
-        ("0.01*u_xx + u_x = 0", ["u = 0 at x=0", "u = 1 at x=1"], _layer),
+        ("0.01*u_xx + u_x = 0", ENDS, _layer),
         ("u_xx = 2*u^3", ["u = 1 at x=0", "u_x = -u^2 at x=1"], lambda x: 1 / (1 + x)),
         ("u_xxxx = 24", ["u = 0 at x=0, x=1", "u_x = 0 at x=0, x=1"], lambda x: (x - x**2) ** 2),
     ],
 )
 def test_problems_in_one_variable_are_solved_to_their_exact_solutions(formula, conditions, exact):
-    system = make(formula, conditions, variables={"x": [0, 1]})
-    found = solve(system, (8,), grows=True)
+    system = make(formula, conditions, variables=LINE)
+    found = directly(system, (8,), grows=True)
     x = np.linspace(0, 1, 41)
     at = torch.as_tensor(x[:, None])
     error = np.abs(found.network(at).detach().numpy()[:, 0] - exact(x)).max()
@@ -170,8 +162,7 @@ def test_problems_in_one_variable_are_solved_to_their_exact_solutions(formula, c
 
 @pytest.mark.parametrize("intervals", [[16], [24], [32], [48]])
 def test_estimate_in_one_variable_is_close_to_the_error(intervals):
-    layer = make("0.01*u_xx + u_x = 0", ["u = 0 at x=0", "u = 1 at x=1"], variables={"x": [0, 1]})
-    found = solve(layer, intervals)
+    found = directly(make("0.01*u_xx + u_x = 0", ENDS, variables=LINE), intervals)
     x = np.linspace(0, 1, 2001)
     left = found.network(torch.as_tensor(x[:, None])).detach().numpy()[:, 0] - _layer(x)
     error = float(np.linalg.norm(left) / np.linalg.norm(_layer(x)))
@@ -179,33 +170,30 @@ def test_estimate_in_one_variable_is_close_to_the_error(intervals):
 
 
 def test_estimate_is_not_trusted_while_a_layer_lies_between_the_points():
-    layer = ["u = 0 at x=0", "u = 1 at x=1"]
-    found = solve(make("1e-4*u_xx + u_x = 0", layer, variables={"x": [0, 1]}), [32])
+    found = directly(make("1e-4*u_xx + u_x = 0", ENDS, variables=LINE), [32])
     assert "the residual hardly falls" in found.doubt
 
 
 def test_narrow_features_of_one_variable_leave_the_other_one_coarse():
     system = make("u_xx + u_yy = exp(-((x - 0.4321)/5e-3)^2)", [ZERO])
-    found = solve(system, [8])
+    found = directly(system, [8])
     edges = found.last[0].points.numpy().T
     assert len(np.unique(edges[0])) > 1.5 * len(np.unique(edges[1]))
 
 
 def test_direct_solver_takes_up_to_two_variables():
-    walls = "u = 0 at x=0, x=1"
     assert is_direct(make("u_xx + u_yy = 1", [ZERO]))
-    heat = {"x": [0, 1], "t": [0, 1]}
-    assert is_direct(make("u_t = u_xx", [walls, "u = 1 at t=0"], variables=heat))
-    assert is_direct(make("u_xx = 1", [walls], variables={"x": [0, 1]}))
+    assert is_direct(make("u_t = u_xx", [WALLS, "u = 1 at t=0"], variables=BOX))
+    assert is_direct(make("u_xx = 1", [WALLS], variables=LINE))
     box = {"x": [0, 1], "y": [0, 1], "t": [0, 1]}
-    assert not is_direct(make("u_t = u_xx", [walls, "u = 1 at t=0"], variables=box))
+    assert not is_direct(make("u_t = u_xx", [WALLS, "u = 1 at t=0"], variables=box))
 
 
 @pytest.mark.slow
 def test_the_cavity_agrees_with_chebyshev_collocation():
     sides = ["s = 0 at x=0, x=1, y=0, y=1", "s_x = 0 at x=0, x=1", "s_y = 0 at y=0"]
     flow = "s_y*(s_xxx + s_xyy) - s_x*(s_xxy + s_yyy) = 0.01*(s_xxxx + 2*s_xxyy + s_yyyy)"
-    found = solve(make(flow, [*sides, "s_y = 4*x*(1 - x) at y=1"], "s"), (8, 16, 32))
+    found = directly(make(flow, [*sides, "s_y = 4*x*(1 - x) at y=1"], "s"), (8, 16, 32))
     table = pd.read_csv(Path(__file__).parents[3] / "experiments/solve/references/cavity.csv")
     ours = values(found, table[["x", "y"]])[:, 0]
     assert np.linalg.norm(ours - table["s"]) < 1e-4 * np.linalg.norm(table["s"])
