@@ -40,7 +40,7 @@ from kanrun.engine.symbolic.reductions import (
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import pair_formulas
-from kanrun.engine.symbolic.smooth_fit import NO_FIT, is_exactly_smooth, smooth_fit
+from kanrun.engine.symbolic.smooth_fit import is_exactly_smooth, is_noisy
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD
 from kanrun.engine.symbolic.sparse import SparseSearch, has_waves
 from kanrun.engine.symbolic.symmetries import reduce_variables
@@ -88,6 +88,7 @@ class FormulaSearch:
         self.waves = has_waves(problem.candidates)
         self.budget = Budget(problem.search_budget)
         self.structures: list[FittedStructure] = []
+        self.searches: dict[Reduction, SparseSearch] = {}
 
     def over(self) -> bool:
         """Return whether the search is finished.
@@ -100,11 +101,10 @@ class FormulaSearch:
     def stages(self, given: Reduction) -> Iterator[Event]:
         """Search in the variables of `given`, then in the fewer variables that a smooth fit finds.
 
-        Power laws and quotients of polynomials are tried first. The order of the other stages
-        depends on the smooth fit. If the fit shows that the points are noisy, all sparse
-        regressions are run before the number of variables is reduced. If it shows that the points
-        are exact, no sparse regression is run before the reduction. Otherwise only the sparse
-        regressions for short formulas are run before it.
+        Power laws and quotients of polynomials are tried first. If the fit shows that the points
+        are exact, no sparse regression is run before the number of variables is reduced; otherwise
+        the sparse regressions for short formulas are. If the fit shows noise, and the fit in fewer
+        variables does not contradict it, all other sparse regressions come next.
         """
         inner = given.data(self.data)
         if not given.variables:
@@ -116,13 +116,17 @@ class FormulaSearch:
             yield from self.fitted("rational function", given, quotients)
         if self.over():
             return
-        noisy = not inner.relative and smooth_fit(inner).is_noise
-        noisy = noisy and smooth_fit(inner).error < NO_FIT
         if not (inner.relative or is_exactly_smooth(inner)):
-            yield from self.sparse(given, short=not noisy)
+            yield from self.sparse(given, short=True)
         if self.over():
             return
         step = given.then(reduce_variables(inner))
+        # A function that is too sharp for a smooth fit looks noisy, until it has fewer variables.
+        fewer = step.data(self.data) if step.variables and step != given else None
+        noisy = not inner.relative and is_noisy(inner)
+        noisy = noisy and not (fewer and is_exactly_smooth(fewer))
+        if noisy:
+            yield from self.sparse(given)
         if step.is_choice:
             given = step
         # The reduction may be wrong, so the search is repeated in the given variables.
@@ -192,10 +196,13 @@ class FormulaSearch:
     def sparse(self, given: Reduction, *, short: bool = False) -> Iterator[Event]:
         """Run the sparse regressions, and yield the shortest formula with its rivals.
 
-        With `short`, only products with at most one function are tried.
+        With `short`, only products with at most one function are tried. A later call in the same
+        variables goes on where the last one ended.
         """
-        inner = replace(self.problem, data=given.data(self.data))
-        found = SparseSearch(inner)
+        if given not in self.searches:
+            inner = replace(self.problem, data=given.data(self.data))
+            self.searches[given] = SparseSearch(inner)
+        found = self.searches[given]
         found.run(short=short)
         rivals = tuple(
             Rival(given.restored(each.template.expression(found.coordinates)), each.bits)

@@ -90,6 +90,12 @@ def is_exactly_smooth(data: SearchData) -> bool:
     return fit.noise <= _NOISE and fit.error <= _SMOOTH
 
 
+def is_noisy(data: SearchData) -> bool:
+    """Return whether a smooth fit explains y up to its noise."""
+    fit = smooth_fit(data)
+    return fit.is_noise and fit.error < NO_FIT
+
+
 def errors_are_relative(data: SearchData) -> bool:
     """Return whether errors should be measured relative to y.
 

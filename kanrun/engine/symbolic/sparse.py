@@ -9,6 +9,7 @@ chance.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -180,6 +181,7 @@ class SparseSearch:
         functions = functions_for(problem.candidates)
         self.sample = Sample(self.coordinates, self.y, noise, self.x.shape[1], functions)
         self.found_noise = False
+        self._left = self.stages()
 
     def stages(self) -> Iterator[ProposalStage]:
         """Yield the stages, the cheapest first."""
@@ -198,7 +200,7 @@ class SparseSearch:
 
         Later stages are still run if they may find a shorter formula. The search also ends when it
         has used up its fraction of the budget. With `short`, only products with at most one
-        function are tried.
+        function are tried. A later call goes on with the stages that are left.
         """
         budget = Budget(self.part)
         try:
@@ -210,9 +212,10 @@ class SparseSearch:
 
     def _run(self, largest: float) -> None:
         """Run the stages whose `size` (in bits) is at most `largest`."""
-        for stage in self.stages():
+        for stage in self._left:
             best = self.ranking.best
             if stage.size > largest:
+                self._left = itertools.chain([stage], self._left)
                 break
             if best is None or not (self.is_over() and best.size <= stage.size):
                 self.ranking.try_all(stage.propose())

@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import SearchData, SearchProblem, choose
 from kanrun.engine.symbolic.description_length import TemplateFitting
+from kanrun.engine.symbolic.products import Products
 from kanrun.engine.symbolic.reductions import Reduction
 from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.search import FormulaSearch
@@ -128,3 +129,16 @@ def test_search_goes_on_if_y_is_nothing_but_noise():
     x = uniform(1, 2, 200, 1)
     y = np.random.default_rng(0).standard_normal(200)
     assert not found_in(SearchData(x, y, x, y), budget=4.0).noise
+
+
+def test_a_second_search_in_the_same_variables_goes_on_where_the_first_ended(monkeypatch):
+    proposals = []
+    singles = Products.singles
+    monkeypatch.setattr(Products, "singles", lambda self: proposals.append(1) or singles(self))
+    _, data = noisy("exp(x0) - 4*x0", -3, 3, 1, 0.01, 60)
+    none = Reduction.none(1)
+    run = FormulaSearch(SearchProblem(data, choose(["x", "exp"]), 30.0))
+    short = list(run.sparse(none, short=True))[-1]
+    assert not short.noise
+    assert list(run.sparse(none))[-1].noise
+    assert proposals == [1]
