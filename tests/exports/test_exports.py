@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cases import cases
+from cases import cases, refuses
 from made_models import HOSTILE, MODELS, hostile, kan, model, table
 from processes import run
 
@@ -137,7 +137,7 @@ def test_exports_have_the_models_numbers_or_say_why_not(by, name, tmp_path):
     one = MODELS[name]()
     known = "gelu" not in name and document_of(one)["layers"][-1]["kind"] in LAYERS
     if by is by_javascript and not known:
-        with pytest.raises(UsageError, match="Take python or c"):
+        with refuses("Take python or c"):
             content(one, "javascript")
         return
     predict = by(one, tmp_path)
@@ -322,7 +322,7 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
             self.w = torch.nn.Parameter(torch.ones(1))
 
     one = replace(model(kan()), network=Own())
-    with pytest.raises(UsageError, match="--format torch"):
+    with refuses("--format torch"):
         document_of(one)
     with pytest.raises(UsageError, match=", ".join(FORMATS)):
         content(one, "matlab")

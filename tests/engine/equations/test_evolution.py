@@ -6,7 +6,7 @@ import made_kan
 import numpy as np
 import pytest
 import torch
-from cases import cases
+from cases import cases, refuses
 from made_systems import BOX, WALLS, evolution, finished, marched, parsed
 from scipy.integrate import solve_ivp
 
@@ -17,7 +17,6 @@ from kanrun.engine.equations.slab import slab_field
 from kanrun.engine.equations.slab_solution import slab_residuals, solve_evolution
 from kanrun.engine.equations.well_posed import growing_place
 from kanrun.engine.networks import from_description
-from kanrun.errors import UsageError
 from kanrun.formulas.equation_syntax import Vocabulary
 
 
@@ -133,7 +132,7 @@ def test_derivatives_of_the_sixth_order():
     x, t = np.random.default_rng(0).random((2, 50)) * [[2 * np.pi], [0.05]]
     values = found.network(torch.as_tensor(np.stack([x, t], 1))).detach()[:, 0]
     np.testing.assert_allclose(values, np.exp(-t) * np.sin(x - t), atol=1e-8)
-    with pytest.raises(UsageError, match="order 7; the order can be at most 6"):
+    with refuses("order 7; the order can be at most 6"):
         Vocabulary(("x", "t"), ("u",)).derivative("u_xxxxxxt")
 
 
@@ -327,5 +326,5 @@ def test_an_initial_guess_is_refused():
     heat = evolution(BOX, "u_t = u_xx", [WALLS, "u = sin(pi*x) at t=0"])
     drawn = torch.Generator().manual_seed(0)
     guess = object.__new__(Field)
-    with pytest.raises(UsageError, match="start from initial values"):
+    with refuses("start from initial values"):
         finished(solve_any(heat, heat, EquationPolicy(), drawn, first=guess))

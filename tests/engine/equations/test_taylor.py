@@ -3,11 +3,11 @@
 import made_kan
 import pytest
 import torch
+from cases import refuses
 from torch.testing import assert_close
 
 from kanrun.engine.equations.taylor import Monomials, network_jets
 from kanrun.engine.networks import MLP, Polynomial
-from kanrun.errors import UsageError
 
 INDICES = [(2, 1), (0, 4), (1, 2)]
 
@@ -52,7 +52,7 @@ def test_taylor_coefficients_are_the_derivatives_of_the_network(kind):
 
 def test_polynomials_and_silu_bases_are_refused():
     curve = Polynomial(4, 1, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
-    with pytest.raises(UsageError, match="kind kan or mlp, not polynomial"):
+    with refuses("kind kan or mlp, not polynomial"):
         network_jets(curve, torch.zeros(3, 1, dtype=torch.float64), Monomials.covering([(1,)], 1))
-    with pytest.raises(UsageError, match="base=zero"):
+    with refuses("base=zero"):
         network_jets(network("silu"), made_kan.points(3, 2), Monomials.covering(INDICES, 2))
