@@ -7,7 +7,9 @@ from cases import cases
 from made_graphs import one_edge
 
 from kanrun.engine.symbolic import SearchData, reductions
+from kanrun.engine.symbolic.candidates import IDENTITY, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.dictionary import dictionary_of_one, without_twins
 from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.problem import FittedStructure
 from kanrun.engine.symbolic.regression import output_transforms
@@ -19,6 +21,13 @@ from kanrun.formulas.parsing import parse
 X = np.linspace(1, 2, 101)[:, None]
 Y = np.resize([1.0, -1.0], 101)
 DATA = SearchData(X, Y, X, Y)
+
+
+def test_few_points_limit_constants_and_the_error_without_skill():
+    few = SearchData(X[:15], Y[:15], X[:15], Y[:15])
+    assert [few.has_enough_points(constants) for constants in (5, 6)] == [True, False]
+    assert few.no_skill_error == pytest.approx(0.8 * few.error(few.mean))
+    assert DATA.no_skill_error == pytest.approx((1 - 2 / 101**0.5) * DATA.error(DATA.mean))
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,18 @@ def test_search_goes_on_from_a_formula_that_only_imitates(error, certain):
     assert (found.is_exact, found.is_certain) == (certain is not None, bool(certain))
     other = FittedStructure("1-1", line, data, true)
     assert choose_formula([found, other], data).is_certain
+
+
+@pytest.mark.parametrize(
+    "offset, exact",
+    cases("""
+900.0 | 1e-12
+1100.0 | 1.1e-12
+"""),
+)
+def test_bound_on_an_exact_error_allows_for_the_rounding_of_y(offset, exact):
+    y = np.resize([offset + 1, offset - 1], 100)
+    assert SearchData(X[:100], y, X[:100], y).exact == pytest.approx(exact, rel=2e-3)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -83,6 +104,35 @@ def test_a_constant_input_does_not_disturb_a_smooth_fit():
     x = np.column_stack([X[:, 0], np.ones(101)])
     fit = smooth_fit(SearchData(x, x[:, 0] ** 2, x, x[:, 0] ** 2))
     assert fit.error < 1e-3
+
+
+def test_only_candidates_of_the_user_are_in_the_dictionary():
+    names = [
+        [one.name for one in without_twins(choose(candidates))]
+        for candidates in (["x", "sigmoid"], ["cos"], ["sin", "cos", "tanh", "sigmoid"])
+    ]
+    assert names == [["sigmoid"], ["cos"], ["sin", "tanh"]]
+
+
+def test_dictionary_drops_entries_that_are_multiples_or_shifts_of_others():
+    line = dictionary_of_one(X[:, 0], choose(["x"])).first(1)
+    both = line.functions(IDENTITY, np.array([(1.0, 0.0), (-2.0, 0.0), (1.0, 3.0)]))
+    assert [len(both.simplest(9, shifted=shifted)) for shifted in (True, False)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "count, kept",
+    cases("""
+79 | False
+80 | True
+"""),
+)
+def test_only_outputs_of_one_sign_are_used_if_they_are_enough(count, kept):
+    """Inputs have both signs and span decades; outputs of the first sign have the smaller range."""
+    sizes = np.geomspace(1e-3, 1.0, count)
+    x = np.concatenate([sizes, -sizes])[:, None]
+    y = np.concatenate([0 * sizes + 1, np.exp(3 * sizes)])
+    assert len(reductions.of_one_sign(SearchData(x, y, x, y)).y) == (count if kept else 2 * count)
 
 
 @pytest.mark.parametrize(
