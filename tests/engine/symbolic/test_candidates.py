@@ -6,6 +6,7 @@ from cases import cases
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic.candidates import TABLE, choose
+from kanrun.engine.symbolic.edge_functions import Symbolic, standardised
 from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.errors import UsageError
 
@@ -33,6 +34,14 @@ def test_the_simplest_of_equal_matches_comes_first():
     t = np.random.default_rng(2).uniform(-1, 1, 60)
     assert match_edge(t, 3 * t - 1, choose(None))[0].name == "x"
     assert match_edge(t, 2 * t**2, choose(None))[0].name == "x^2"
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "0"])
+def test_standard_constants_leave_the_function_as_it_is(name):
+    t = np.linspace(0.1, 0.9, 40)
+    function = Symbolic(TABLE[name], (0.7, 0.1, -2.0, 0.3))
+    changed = standardised(function)
+    assert_allclose(changed.evaluate(t)[0], function.evaluate(t)[0], rtol=1e-12, atol=1e-13)
 
 
 def test_candidates_are_ruled_out_where_they_are_not_defined():

@@ -36,6 +36,20 @@ def test_few_values_and_straight_scores_are_standardised():
 
 
 @pytest.mark.parametrize(
+    "x, bent",
+    [
+        ([0] * 90 + [*range(1, 8)], False),  # few values
+        ([0] * 90 + [*range(1, 9)], True),
+        ([*np.linspace(-1, 1, 99), 1.45], False),  # a light tail
+        ([*np.linspace(-1, 1, 99), 1.55], True),
+    ],
+)
+def test_long_tails_of_many_values_are_bent(x, bent):
+    x = np.array(x, float)[:, None]
+    assert np.allclose(input_scores(x).apply(x), (x - x.mean()) / x.std()) != bent
+
+
+@pytest.mark.parametrize(
     "x", [np.full(20, 7.0), 10 ** np.random.default_rng(0).uniform(-300, 0, 120)]
 )
 def test_a_constant_column_and_one_over_three_hundred_decades_have_finite_scores(x):
