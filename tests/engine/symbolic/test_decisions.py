@@ -12,7 +12,7 @@ from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one, without_twins
 from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.problem import FittedStructure
-from kanrun.engine.symbolic.regression import output_transforms
+from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import choose_formula
 from kanrun.engine.symbolic.smooth_fit import smooth_fit
 from kanrun.engine.symbolic.written_numbers import as_written
@@ -104,6 +104,14 @@ def test_a_constant_input_does_not_disturb_a_smooth_fit():
     x = np.column_stack([X[:, 0], np.ones(101)])
     fit = smooth_fit(SearchData(x, x[:, 0] ** 2, x, x[:, 0] ** 2))
     assert fit.error < 1e-3
+
+
+def test_quotient_of_two_terms_is_fitted_to_rounding():
+    t = X[:, 0]
+    line = dictionary_of_one(t, choose(["x"])).first(1)
+    found = solve_terms(OutputTransform((1 + 2 * t) / (1 + t / 3)), line, line)
+    assert found.error < 1e-14
+    assert found.coefficients == pytest.approx([2, -1 / 3, 1])
 
 
 def test_only_candidates_of_the_user_are_in_the_dictionary():

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 from kanrun.engine.symbolic import SearchData, choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.dictionary import expand_dictionary
+from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.regression import pair_formulas
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import parse
@@ -62,3 +63,16 @@ def test_work_is_cut_off_at_its_limit():
     with pytest.raises(WorkSpent), Budget(1.0).enforced():
         count_work(2.0)
     count_work(2.0)  # the limit has been removed
+
+
+def test_variance_explained_by_an_entry_is_that_of_least_squares():
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=50)
+    entries = 3.0 * rng.normal(size=(4, 50))
+    basis = np.linalg.qr(rng.normal(size=(50, 2)))[0]
+    explained, slopes = covered(values, np.vstack([entries, basis[:, 0]]), basis)
+    without = np.linalg.lstsq(basis, values)[1][0]
+    for entry, found, slope in zip(entries, explained, slopes, strict=False):
+        solution, left = np.linalg.lstsq(np.column_stack([basis, entry]), values)[:2]
+        assert_allclose([found, slope], [without - left[0], solution[2]], rtol=1e-10)
+    assert (explained[4], slopes[4]) == (-np.inf, 0.0)
