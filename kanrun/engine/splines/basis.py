@@ -150,7 +150,7 @@ def local_basis_at(place: Place, grid: Grid, derivative: int) -> Tensor:
         return place.held.new_zeros(*place.held.shape, grid.degree + 1)
     values = (_recurrence if place.scale is None else _uniform)(place, grid, derivative)
     if grid.extrapolation == "zero" or derivative > (grid.extrapolation == "linear"):
-        values = torch.where(place.beyond == 0, values, 0)
+        values = torch.where(place.beyond.abs() > 0, 0, values)  # NaN stays NaN
     return values.movedim(0, -1)
 
 

@@ -266,7 +266,7 @@ def _functions(place: Place, count: int, grid: Grid, derivative: int, dim: int =
         low, high = (kept(_centred(end - centres, k, 1)) for end in (0, count - k))
         return values + beyond.clamp(max=0) * low + beyond.clamp(min=0) * high
     if grid.extrapolation == "zero" or derivative > linear:
-        return torch.where(beyond == 0, values, 0)
+        return torch.where(beyond.abs() > 0, 0, values)  # NaN stays NaN
     return values
 
 
