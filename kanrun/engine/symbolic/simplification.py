@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import sympy
 from sympy import Expr
+from sympy.functions.elementary.hyperbolic import HyperbolicFunction
 from sympy.functions.elementary.trigonometric import TrigonometricFunction
 from sympy.simplify.fu import TR8
 
@@ -33,6 +34,9 @@ from kanrun.formulas.conversion import to_numpy
 
 #: Largest number of terms of an expanded expression; sympy itself has no limit.
 _MAX_TERMS = 400
+#: Largest n for which a hyperbolic function of n x may be expanded. Sympy sums over n terms, so its
+#: time grows with the square of n; sinh(64 x) takes a second.
+_LARGEST_MULTIPLE = 64
 #: Largest relative difference between the values of equal forms. It exceeds EXACT because forms
 #: lose different numbers of digits by cancellation.
 _EQUAL = 10 * EXACT
@@ -351,6 +355,10 @@ def _terms(expression: Expr) -> int:
         # Sympy halves an angle as long as its factor is even; each halving doubles the terms.
         factor = expression.args[0].as_coeff_Mul(rational=True)[0].p
         return doublings if (doublings := abs(factor & -factor)) > _MAX_TERMS else 1
+    if isinstance(expression, HyperbolicFunction):
+        multiple = expression.args[0].as_coeff_Mul(rational=True)[0]
+        too_large = multiple.is_Integer and abs(multiple) > _LARGEST_MULTIPLE
+        return _MAX_TERMS + 1 if too_large else 1
     return 1
 
 

@@ -165,6 +165,9 @@ def test_expressions_too_large_to_simplify_are_returned_unchanged():
     )
     assert expansion_terms(parse("sin(256*x0/3)")) == 1
     assert expansion_terms(parse("sin(512*x0/3)")) == 512, "an angle is halved nine times"
+    for name in ("tanh", "sinh"):
+        steep = parse(f"{name}(123456789*x0)")
+        assert equivalent_forms(steep, XS, UNIT, BUDGET)[0] == steep
 
 
 def certificate_of(formula, truth, x):
