@@ -18,7 +18,7 @@ import sympy
 from sympy import Expr
 
 from kanrun.errors import UsageError
-from kanrun.formulas.syntax import Node, Refused, quoted, read
+from kanrun.formulas.syntax import Node, Refused, quoted, quoting, read
 from kanrun.formulas.vocabulary import KnownFunction
 
 _PAIRS = 300  # largest number of pairs of terms in min and max; sympy compares 300 pairs in 3 s
@@ -51,16 +51,8 @@ def parse(
     A formula consists of numbers, variables, constants, + - * / ^, parentheses and functions. `^`
     and `**` both mean power. Numbers are exact.
 
-    Args:
-        text: The formula.
-        variables: Names of the variables, which take precedence over the constants pi and e. None
-            allows the variables x0, x1, ...
-        functions: Functions by name, in addition to `FUNCTIONS`. A function called `.name` is
-            written after its argument, as in `(x0^2).name`.
-
-    Raises:
-        UsageError: If the formula contains anything else, has no variable, is too large, or has a
-            constant that is not real and finite.
+    The arguments are those of `syntax.read`. Raises UsageError if the formula contains anything
+    else, has no variable, is too large, or has a constant that is not real and finite.
     """
     expression = parse_expression(text, variables, functions)
     if not expression.free_symbols:
@@ -80,10 +72,8 @@ def parse_expression(
     Error messages call the formula `what`.
     """
     tree = read(text, names, functions, what)
-    try:
+    with quoting(text, what):
         return _Builder().build_all(tree)
-    except Refused as refusal:
-        raise UsageError(f"{what} {quoted(text)}: {refusal}") from None
 
 
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:

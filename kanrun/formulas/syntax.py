@@ -7,9 +7,10 @@ and sizes are checked here, so that no text can keep the program busy; `parsing`
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,18 +74,14 @@ def read(
     Raises:
         UsageError: If the text is no formula, uses an unknown name, or is too large.
     """
-    try:
+    with quoting(text, what):
         return _Reader(variables, functions or {}).read(_tree(text).body, 0)
-    except Refused as refusal:
-        raise UsageError(f"{what} {quoted(text)}: {refusal}") from None
 
 
 def names_in(text: str) -> tuple[str, ...]:
     """Return the names in a formula that are neither functions nor constants, sorted."""
-    try:
+    with quoting(text):
         nodes = list(ast.walk(_tree(text)))
-    except Refused as refusal:
-        raise UsageError(f"formula {quoted(text)}: {refusal}") from None
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
     return tuple(sorted(names - set(CONSTANT_NAMES)))
@@ -97,6 +94,18 @@ def variables_in(text: str) -> tuple[str, ...]:
     """
     indices = [int(match[1]) for name in names_in(text) if (match := INDEXED.fullmatch(name))]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
+
+
+@contextlib.contextmanager
+def quoting(text: object, what: str = "formula") -> Iterator[None]:
+    """Convert a `Refused` of the body to a UsageError that quotes the formula `text`.
+
+    The message calls the formula `what`.
+    """
+    try:
+        yield
+    except Refused as refusal:
+        raise UsageError(f"{what} {quoted(text)}: {refusal}") from None
 
 
 def quoted(text: object) -> str:
