@@ -52,9 +52,11 @@ MAX_KAN_FORGETTING = 1e-6
 MIN_FORGETTING = {"kan": 1e-2, "mlp": 1e-1}
 #: Largest accepted ratio of the KAN's RMSE to that of the best spline on the same grid.
 NEAR_BEST = 1.02
-#: Height of the peaks. Larger errors count as this height, because there is no more to forget.
+#: Height of the Gaussian peaks that are learned. Larger errors count as this height: a network
+#: with such an error at a peak has forgotten it completely.
 HEIGHT = 1.0
-#: Columns in which a training run with a memory is compared with the same run without it.
+#: Columns of the summary in which training with a memory of earlier phases is compared with the
+#: same training without it.
 MEASURES = {
     "worst_forgetting": "forgetting",
     "rmse": "RMSE on everything",

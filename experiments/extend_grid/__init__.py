@@ -142,12 +142,13 @@ def claims(tables: Tables) -> Claims:
 
 
 def exact_claims(stages: pd.DataFrame) -> Claims:
-    """Claim that knot insertion does not change the function.
+    """Return the claims that knot insertion does not change the network's function.
 
-    There is a separate claim for networks that were overfitted on purpose.
+    Networks that were overfitted on purpose have a claim of their own.
     """
     inserted = stages[stages["carried_by"] == "insertion"]
-    # The edges of overfitted networks cancel, which amplifies rounding.
+    # In overfitted networks, large edge functions of opposite signs nearly cancel, so rounding
+    # errors are larger.
     overfitted = (inserted["part"] == "overfit") & ~inserted["penalised"]
     which = overfitted.map({False: "", True: " (networks overfitted on purpose)"})
     sentence = "A nested refinement changes the function by at most rounding, relative to its size"

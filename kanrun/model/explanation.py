@@ -231,7 +231,7 @@ class ExplainedNetwork(TrainedNetwork):
             A summary that prints as a table.
 
         Raises:
-            UsageError: If the model was stored without the tables recorded in its training.
+            UsageError: If the model was stored without the tables of its training.
         """
         if "summary" not in self.tables:
             raise UsageError(

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
 #: Pattern of class labels that are whole numbers.
 _WHOLE = re.compile(r"-?\d{1,18}")
-#: Largest number of steps of an update. More steps fit the new rows better and take more time.
+#: Largest number of solver steps of `Model.update`. More steps fit the new rows better and take
+#: more time.
 MAX_STEPS = 100
 #: Relative decrease of the objective by one step below which an update ends. A smaller value takes
 #: more steps.
@@ -357,10 +358,10 @@ def remembered(model: TrainedNetwork) -> tuple[Array, Array]:
 
 
 def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
-    """Convert `y` to outputs in the units of the network (count, outputs), or to class indices.
+    """Convert `y` to scaled outputs, shape (count, outputs), as the network was trained on.
 
-    Class indices have the shape (count, 1). Raises InvalidData for an unknown class or a wrong
-    number of values.
+    For a classifier, the result has class indices, shape (count, 1). `count` is the number of rows.
+    Raises InvalidData if a class is unknown, or if `y` does not have values for `count` rows.
     """
     if model.classes:
         labels = [label_text(label) for label in as_array(y, "y").ravel()]

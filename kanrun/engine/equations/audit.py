@@ -220,10 +220,11 @@ class SlabAudit:
         return unseen(system.equations, partial(self._values, slab), axes, unit, sizes, walls)
 
     def _wall_rates(self, times: Array, sizes: Array) -> Array:
-        """Return the highest time derivatives of the values that conditions at walls prescribe.
+        """Return the highest-order time derivative of each prescribed boundary value, scaled.
 
-        They are divided by the sizes of the unknowns, shape (conditions, times). A condition on a
-        derivative of order r in space is multiplied by the r-th power of half the range of space.
+        Each is divided by the magnitude of its unknown (`sizes`). For a condition on a space
+        derivative of order r, it is multiplied by (half the length of the domain)^r. The shape is
+        (conditions, times).
         """
         system = self.system
         half = float(system.box[0].diff()) / 2

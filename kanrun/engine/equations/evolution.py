@@ -40,9 +40,9 @@ class EvolutionSystem(System):
     Attributes:
         orders: Highest order of the time derivatives of each unknown.
         initial: Initial values; the keys are (index of the unknown, order of the time derivative).
-        walls: Left sides of the conditions on each unknown at both ends of space (the walls).
-        prescribed: Right sides of these conditions for each unknown, as functions of time; the
-            conditions at the lower end come first.
+        walls: Linear boundary conditions of each unknown, as "combination of space derivatives =
+            prescribed value": the combinations, those at the lower end of space first.
+        prescribed: The prescribed values of these conditions, as functions of time.
         periodic: Whether the unknowns are periodic in space.
     """
 

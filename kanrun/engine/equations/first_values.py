@@ -90,9 +90,10 @@ class FirstValues:
         return np.stack([system.initial_value(unknown, i, points) for i in indices], axis=1)
 
     def _projected(self, space: Space, unknown: int) -> Array:
-        """Approximate an unknown and its time derivatives by splines that satisfy the conditions.
+        """Approximate the initial values of an unknown and its time derivatives by splines.
 
-        The result has the shape (functions, order).
+        The splines satisfy the boundary conditions. Their coefficients have the shape (basis
+        functions, order in time).
         """
         time = np.array([self.time])
         orders = range(self.system.orders[unknown])

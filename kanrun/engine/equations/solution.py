@@ -85,17 +85,17 @@ class EquationStage:
             `equation.rms` squared.
         equation: Residuals of the equations at points not used for fitting.
         conditions: Residuals of the conditions at points not used for fitting.
-        change: Estimated relative error if the solver estimates it; for networks, the relative root
-            mean square change of the solution from the previous grid, None on the first grid.
-        seconds: CPU time in seconds that this grid or window of time took, including refused
-            attempts and, for the first grid of a network, the search for an initial guess.
+        change: Relative error that the solver estimates. Networks have no such estimate: for them
+            it is the relative root mean square change from the previous grid, None on the first.
+        seconds: CPU time in seconds that this grid or window of time took, including attempts that
+            were repeated and, for the first grid of a network, the search for an initial guess.
         points: Points to show in figures, shape (points, variables): the collocation points of
             networks, otherwise the breakpoints of the grid.
         window: Index of the window of time; 0 without windows.
         constants: Unknown parameters, shape (constants,).
         standard_errors: Standard errors of the unknown parameters; NaN without observations.
-        sensitivity: Largest relative change of the solution, divided by the change of the residuals
-            that causes it (both as root mean squares); None if it was not computed.
+        sensitivity: Largest ratio of a relative change of the solution to the change of the
+            residuals that causes it (both as root mean squares); None if it was not computed.
         data: Root mean square difference from the observations, relative to the sizes of the
             unknowns.
         least_data: Smallest value of `data` on any grid so far.

@@ -96,19 +96,21 @@ def unseen(
     sizes: Array,
     walls: Array | None = None,
 ) -> Unseen:
-    """Compare the residuals of a solution at test points with their interpolants.
+    """Return the part of the residuals that the Gauss points miss.
+
+    At the test points, each residual is compared with its interpolant through the Gauss points.
 
     Args:
         relations: Equations.
         values: Function that evaluates a derivative of the solution on a tensor grid.
         axes: Cells and test points of x and y.
-        unit: Function that returns the unit of an equation's residual. Its arguments are the
-            equation, and the derivatives of the residual with respect to the derivatives in it,
-            shape (points, derivatives).
+        unit: Function that returns the number by which an equation's residual is divided. Its
+            arguments are the equation, and the derivatives of the residual with respect to the
+            derivatives in it, shape (points, derivatives).
         sizes: Magnitudes of the unknowns, shape (unknowns,).
         walls: Residuals of conditions that depend on y alone, in their units, at the Gauss points
-            of y and then at the test points of y, shape (conditions, nodes + places of y). Their
-            unseen part counts as if it were a residual at every x. None if there are none.
+            of y and then at the test points of y, shape (conditions, Gauss points + test points).
+            What their interpolants miss is added to the squares at every x. None if there are none.
     """
     x, y = axes
     count = [len(each.nodes) for each in axes]

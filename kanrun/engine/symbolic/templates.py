@@ -1,9 +1,10 @@
 """Templates: structures of formulas with constants, and the description length of a structure.
 
-A template is y = M g^-1(a_1 t_1 + a_2 t_2 + ...), where g is a transform of the output, M a
-monomial, and a are constants. The terms t are products of a monomial and of powers of functions
-F(c z + d) of monomials z. A monomial is a product of powers of atoms, which are inputs or
-simple functions of inputs (see `Atom`).
+A template is y = M g^-1(a_1 t_1 + a_2 t_2 + ...), that is, g(y/M) is a sum: g is an invertible
+transform of the output, M a monomial, and a_i are constants. Each term t_i is a monomial times
+powers of factors F(c z + d), where F is a function of one variable, z a monomial, and c and d are
+constants. A monomial is a product of powers of atoms, which are inputs or simple functions of
+inputs (see `Atom`).
 """
 
 from __future__ import annotations

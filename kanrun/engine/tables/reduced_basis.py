@@ -182,12 +182,14 @@ def _moments(u: RowInputs, weights: PerRow, breakpoints: ndarray) -> tuple[ndarr
 
 
 def _energies(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
-    """Integrate products of second derivatives of B-splines by Gauss-Legendre quadrature.
+    """Return the bending energy of the B-splines of each input, shape (inputs, splines, splines).
 
-    Intervals of the grids `breakpoints` (inputs, G + 1) are weighted by `stiffness` (inputs, G).
+    An entry is the integral of the product of the second derivatives of two B-splines, by
+    Gauss-Legendre quadrature.
 
-    Returns:
-        One matrix per input, shape (inputs, splines, splines).
+    Args:
+        breakpoints: Grid of each input, shape (inputs, G + 1).
+        stiffness: Weight of each interval of the grid, shape (inputs, G).
     """
     half = np.diff(breakpoints)[..., None] / 2
     points = (breakpoints[:, :-1, None] + half * (_NODES + 1)).reshape(len(breakpoints), -1)
