@@ -9,7 +9,7 @@ from made_graphs import one_edge
 
 from kanrun import interpret
 from kanrun.engine.symbolic import budget as budget_module
-from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, work_done
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited, work_done
 from kanrun.engine.symbolic.candidates import choose
 from kanrun.engine.symbolic.problem import SearchData, SearchProblem
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -32,13 +32,12 @@ def test_more_steps_and_more_points_are_more_work():
     assert work_of(1, 50) < work_of(1, 200)
 
 
-def regression(rows):
-    x = np.random.default_rng(0).uniform(1, 2, (rows, 2))
-    y = np.sin(9 * x[:, 0] * x[:, 1]) + x[:, 1]
-    return SparseSearch(SearchProblem(SearchData(x, y, x, y), choose(["sin", "exp"])))
-
-
 def test_regressions_count_their_points_and_use_only_part_of_a_long_table():
+    def regression(rows):
+        x = np.random.default_rng(0).uniform(1, 2, (rows, 2))
+        y = np.sin(9 * x[:, 0] * x[:, 1]) + x[:, 1]
+        return SparseSearch(SearchProblem(SearchData(x, y, x, y), choose(["exp"])))
+
     def work(rows):
         before = work_done()
         regression(rows).run(short=True)
@@ -55,6 +54,7 @@ def test_a_budget_is_over_when_its_work_is_done():
     assert np.isclose(budget.used, 0.6)
     count_work(0.6)
     assert budget.over
+    assert list(limited((count_work(1.0) for _ in range(9)), Budget(5.5))) == [None] * 5
 
 
 def test_each_thread_has_its_own_clock():

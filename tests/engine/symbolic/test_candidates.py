@@ -6,6 +6,7 @@ from cases import cases
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic.candidates import TABLE, choose
+from kanrun.engine.symbolic.dictionary import without_twins
 from kanrun.engine.symbolic.edge_functions import Symbolic, standardised
 from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.errors import UsageError
@@ -22,26 +23,19 @@ def test_slope_is_the_derivative(name):
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name != "0"])
 def test_an_edge_made_of_a_candidate_is_matched_by_it(name):
-    candidate = TABLE[name]
     t = np.random.default_rng(1).uniform(0.1, 1.0, 300)
-    values = -1.7 * candidate.value(0.8 * t + 0.05) + 0.4
-    (match,) = match_edge(t, values, [candidate])
+    function = Symbolic(TABLE[name], (0.8, 0.05, -1.7, 0.4))
+    values = function.value(t)
+    assert_allclose(standardised(function).value(t), values, rtol=1e-12, atol=1e-13)
+    (match,) = match_edge(t, values, [TABLE[name]])
     assert match.loss < 1e-12
     assert_allclose(match.function.value(t), values, atol=1e-5)
 
 
-def test_the_simplest_of_equal_matches_comes_first():
+@pytest.mark.parametrize("power, name", [(1, "x"), (2, "x^2")])
+def test_the_simplest_of_equal_matches_comes_first(power, name):
     t = np.random.default_rng(2).uniform(-1, 1, 60)
-    assert match_edge(t, 3 * t - 1, choose(None))[0].name == "x"
-    assert match_edge(t, 2 * t**2, choose(None))[0].name == "x^2"
-
-
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "0"])
-def test_standard_constants_leave_the_function_as_it_is(name):
-    t = np.linspace(0.1, 0.9, 40)
-    function = Symbolic(TABLE[name], (0.7, 0.1, -2.0, 0.3))
-    changed = standardised(function)
-    assert_allclose(changed.evaluate(t)[0], function.evaluate(t)[0], rtol=1e-12, atol=1e-13)
+    assert match_edge(t, 3 * t**power - 1, choose(None))[0].name == name
 
 
 def test_candidates_are_ruled_out_where_they_are_not_defined():
@@ -54,6 +48,18 @@ def test_candidates_are_ruled_out_where_they_are_not_defined():
     tan = TABLE["tan"].domain
     assert tan.allows(-1.5, 1.5)
     assert not tan.allows(1.5, 1.7)
+
+
+@pytest.mark.parametrize(
+    "names, left",
+    cases("""
+['x', 'sigmoid'] | ['sigmoid']
+['cos'] | ['cos']
+['sin', 'cos', 'tanh', 'sigmoid'] | ['sin', 'tanh']
+"""),
+)
+def test_of_functions_that_differ_by_constants_one_is_tried(names, left):
+    assert [each.name for each in without_twins(choose(names))] == left
 
 
 def test_users_add_candidates_through_the_parser():
