@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from kanrun import KAN
 from kanrun.engine.networks import from_description
-from kanrun.errors import UsageError
 
 STATES = Path(__file__).with_name("states")
 
@@ -31,12 +30,12 @@ def difference(network, name, folder=STATES):
 @pytest.mark.parametrize(
     "name, shape",
     cases("""
-trained | (2, 3, 1)
-pruned | (2, 3, 2, 1)
-affine | (2, 3, 1)
-products | (2, 4, 1)
-arities | (2, 4, 3, 3, 1, 1)
-"""),
+        trained | (2, 3, 1)
+        pruned | (2, 3, 2, 1)
+        affine | (2, 3, 1)
+        products | (2, 4, 1)
+        arities | (2, 4, 3, 3, 1, 1)
+    """),
 )
 def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(name, shape):
     network = KAN.from_pykan(STATES / name)
@@ -84,59 +83,54 @@ def test_a_base_function_without_a_name_is_asked_for(tmp_path):
     assert float((gelu(x) - KAN.from_pykan(STATES / "trained")(x)).detach()) != 0.0
 
 
-def test_symbolic_edges_are_named_and_constant_ones_are_carried_over(tmp_path):
-    with pytest.raises(UsageError, match=r"0 to 0 of layer 0 \(sin\), 1 to 0 of layer 0 \(x\^2\)"):
-        KAN.from_pykan(STATES / "symbolic")
+def changed(*changes):
+    """Return the state `trained` with other values: (key, index, value) each."""
     state = state_of("trained")
-    plain = KAN.from_pykan(STATES / "trained")
-    state["symbolic_fun.1.mask"][0, 2] = 1.0
-    state["symbolic_fun.1.affine"][0, 2] = torch.tensor([1.0, 0.0, 3.0, 0.25])
-    with refuses("2 to 0 of layer 1"):
-        KAN.from_pykan(state)
-    torch.save(state, tmp_path / "m_state")
+    for key, index, value in changes:
+        state[key][index] = value
+    return state
+
+
+CONSTANT = [
+    ("symbolic_fun.1.mask", (0, 2), 1.0),
+    ("symbolic_fun.1.affine", (0, 2), torch.tensor([1.0, 0.0, 3.0, 0.25])),
+]
+
+
+def test_constant_edges_are_carried_over(tmp_path):
+    torch.save(changed(*CONSTANT), tmp_path / "m_state")
     (tmp_path / "m_config.yml").write_text("symbolic.funs_name.1: [['0', '0', '0']]\n")
     x = torch.linspace(-4, 4, 20, dtype=torch.float64).reshape(10, 2)
+    plain = KAN.from_pykan(STATES / "trained")(x)
     shifted = KAN.from_pykan(tmp_path / "m")(x)
-    torch.testing.assert_close(shifted, plain(x) + 0.25, rtol=0, atol=1e-13)
+    torch.testing.assert_close(shifted, plain + 0.25, rtol=0, atol=1e-13)
 
 
-def test_a_constant_input_has_no_spline_and_equal_knots_are_rejected():
-    state = state_of("trained")
-    state["act_fun.1.grid"][1] = 0.5
-    layer = KAN.from_pykan(state).edge_layers[1]
+def test_a_constant_input_has_no_spline():
+    layer = KAN.from_pykan(changed(("act_fun.1.grid", 1, 0.5))).edge_layers[1]
     assert not layer.coefficients[:, 1].any()
-    state["act_fun.0.grid"][1, 4] = state["act_fun.0.grid"][1, 5]
-    with refuses("input 1 of a layer with 2 inputs has equal knots"):
-        KAN.from_pykan(state)
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    "source, message",
     [
-        (lambda s: s.update({"act_fun.0.coef": s["act_fun.0.coef"] / 0}), "not finite"),
-        (lambda s: s.pop("act_fun.1.mask"), "not a complete state of pykan: 'act_fun.1.mask'"),
-        (lambda s: s.clear(), "has no key act_fun.0.grid or layers.0.grid"),
+        (STATES / "symbolic", "0 to 0 of layer 0 (sin), 1 to 0 of layer 0 (x^2)"),
+        (changed(*CONSTANT), "2 to 0 of layer 1"),
+        (
+            changed(("act_fun.0.grid", (1, 4), state_of("trained")["act_fun.0.grid"][1, 5])),
+            "input 1 of a layer with 2 inputs has equal knots",
+        ),
+        (changed(("act_fun.0.coef", 0, torch.inf)), "not finite"),
+        ({"act_fun.0.grid": torch.zeros(2, 11)}, "not a complete state of pykan"),
+        ({}, "has no key act_fun.0.grid or layers.0.grid"),
+        (STATES / "make_pykan_states.py", "not a file of tensors"),
+        (STATES / "missing.pt", "there is no file"),
+        (STATES / "efficient_kan_a.pt", "a network of efficient-kan, not of pykan"),
     ],
 )
-def test_broken_states_are_rejected(change, message):
-    state = state_of("trained")
-    change(state)
+def test_sources_that_hold_no_network_of_splines_are_refused(source, message):
     with refuses(message):
-        KAN.from_pykan(state)
-
-
-def test_files_that_hold_no_tensors_are_rejected(tmp_path):
-    torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
-    (tmp_path / "text.pt").write_text("no tensors")
-    for name, message in (
-        ("module.pt", "contains Python objects"),
-        ("text.pt", "not a file of tensors"),
-        ("missing.pt", "there is no file"),
-    ):
-        with refuses(message):
-            KAN.from_pykan(tmp_path / name)
-    with refuses("a network of efficient-kan, not of pykan"):
-        KAN.from_pykan(STATES / "efficient_kan_a.pt")
+        KAN.from_pykan(source)
 
 
 class Touch:
