@@ -27,20 +27,20 @@ def derivatives(layer, x):
 @pytest.mark.parametrize(
     "outside",
     cases("""
-linear
-constant
-zero
-base
-"""),
+        linear
+        constant
+        zero
+        base
+    """),
 )
 @pytest.mark.parametrize(
     "degree, base",
     cases("""
-2 | zero
-3 | silu
-4 | tanh
-5 | sin
-"""),
+        2 | zero
+        3 | silu
+        4 | tanh
+        5 | sin
+    """),
 )
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
 def test_code_for_the_compiler_has_the_same_values_and_derivatives(
@@ -61,12 +61,12 @@ def test_code_for_the_compiler_has_the_same_values_and_derivatives(
 @pytest.mark.parametrize(
     "degree, uniform, found",
     cases("""
-1 | True | False
-2 | True | True
-3 | False | False
-5 | True | True
-6 | True | False
-"""),
+        1 | True | False
+        2 | True | True
+        3 | False | False
+        5 | True | True
+        6 | True | False
+    """),
 )
 def test_compiler_gets_its_own_code_for_uniform_grids_of_degree_2_to_5(
     degree, uniform, found, monkeypatch

@@ -40,18 +40,16 @@ def test_lecun_keeps_the_variance(intervals):
 
 
 def test_glorot_spread_falls_with_the_number_of_outputs():
-    square = make("glorot", 50, 50)
-    wide = make("glorot", 50, 400)
+    square, wide = (make("glorot", 50, outputs) for outputs in (50, 400))
     assert wide.base_weight.std() < square.base_weight.std()
     assert wide.coefficients.std() < square.coefficients.std()
 
 
 @pytest.mark.parametrize("scheme", get_args(Initialisation)[1:])
 def test_seed_gives_the_same_start_in_either_precision(scheme):
-    wide, again, other, narrow = (
-        make(scheme, 4, 3, **more).coefficients
-        for more in ({}, {}, {"seed": 1}, {"dtype": torch.float32})
-    )
-    torch.testing.assert_close(wide.float(), narrow, rtol=1e-4, atol=1e-6)
-    assert torch.equal(wide, again)
-    assert not torch.equal(wide, other)
+    def start(**more):
+        return make(scheme, 4, 3, **more).coefficients
+
+    assert torch.equal(start(), start())
+    assert not torch.equal(start(), start(seed=1))
+    torch.testing.assert_close(start().float(), start(dtype=torch.float32), rtol=1e-4, atol=1e-6)
