@@ -40,7 +40,7 @@ UNKNOWN_CHOICES = cases("""
     model.kind=mlp | model.kind=mlp ... model=NAME
     target=runge target=product | target is given 2 times; give it once
     -m model.degree=2,3 degree=4 | model.degree is given 2 times; give it once
-    "'model={kind: nonsense}'" | model.kind=nonsense is not one of kan, mlp
+    "'model={kind: kann}'" | model.kind=kann is not one of kan, mlp ... did you mean kan
 """)
 WRONG_VALUES = cases("""
     model.degree=abc | model.degree=abc must be a whole number from 0 to 20 ... degree of
@@ -60,6 +60,19 @@ WRONG_VALUES = cases("""
     study=toy_suite target.formula=x0 | target.formula is not a setting of
     target.path=EXAMPLES/pendulums.csv | docs/examples/pendulums.csv'; did you mean pendulum.csv
     target.path=EXAMPLES/pendulum.csv | target.outputs must be given ... of the columns length (m), amplitude
+    target.path=EXAMPLES/pendulum.csv 'target.inputs=[length (m)]' 'target.outputs=[length (m)]' | the column 'length (m)' is both in target.inputs and
+    model.base=slu | model.base=slu ... did you mean silu?
+    target=runge model=bspline control_points=3 | control_points=3 is too few: a B-spline of degree 3
+    seed=4294967296 | 4294967295, the largest seed
+    seed=4294967295 n_seeds=2 | goes beyond 4294967295, the largest seed
+    n_seeds=4000000000 | 4000000000 trainings are more than 100000
+    device=mps | device=mps has no float64; add precision=float32
+    device=cuda:99 | device=cuda:99 is not there
+    tags=[two,'two words'] | 'two words' is not a valid tag
+    executor.workers=2 | executor.workers=2 is for executor=local
+    executor=dask | executor=dask needs executor.address
+    executor=local executor.address=x | executor.address=x is for executor=dask
+    executor=dask executor.address=tcp://127.0.0.1:1 max_cpu_seconds=5 | max_cpu_seconds=5 is not for executor=dask
     seed=${nope} | seed ... 'nope' not found
     seed=${oc.env:KANRUN_TEST_NOT_SET} | seed ... KANRUN_TEST_NOT_SET
 """)  # noqa: E501
@@ -107,6 +120,8 @@ OTHER_COMMANDS = cases("""
     solve 'suite=[{equation: heet}]' | equation=heet ... did you mean heat?
     import none.pt | there is no file 'none.pt' in
     import none/none.pt | none is not there
+    keys modle | modle
+    keys --command fti | did you mean fit
     nonsense | nonsense
     fitt | Did you mean 'fit'?
     runs shw | Did you mean 'show'?

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
-from cases import cases, refuses
-from kanrun.experiments.fit.config import FitConfig
+from cases import cases
 from msgspec import Meta
 
-from kanrun.config import EXPERIMENTS, GROUPS, ExecutorConfig, check, copied, settings_of
+from kanrun.config import check, copied
 from kanrun.config.conversion import typed
 from kanrun.config.rules import DISTINCT, INCREASING, Count, NonNegative
 from kanrun.errors import UsageError
@@ -88,51 +87,6 @@ def test_defaults_are_not_shared():
     second = Settings()
     first.kinds.append("b")
     assert second.kinds == ["a"]
-
-
-KINDS = {
-    "model": settings.KANConfig,
-    "curve": settings.BSplineConfig,
-    "run": FitConfig,
-    "executor": ExecutorConfig,
-}
-
-
-@pytest.mark.parametrize(
-    "name, values, sentence",
-    cases("""
-        model | {'base': 'slu'} | did you mean silu?
-        curve | {'control_points': 3, 'degree': 3} | curve.control_points=3 is too few: a B-spline of degree 3
-        run | {'seed': 4294967295, 'n_seeds': 2} | goes beyond 4294967295, the largest seed
-        run | {'device': 'mps'} | device=mps has no float64; add precision=float32
-        executor | {'kind': 'cloud'} | executor=cloud must be one of dask, local, serial
-        executor | {'kind': 'serial', 'workers': 2} | executor.workers=2 is for executor=local
-        executor | {'kind': 'dask'} | executor=dask needs executor.address
-        executor | {'kind': 'local', 'address': 'x'} | executor.address=x is for executor=d
-    """),  # noqa: E501
-)
-def test_impossible_settings_of_commands_are_refused(name, values, sentence):
-    with refuses(sentence):
-        check(KINDS[name](**values), f"{name}.")
-
-
-def test_a_column_cannot_be_an_input_and_an_output():
-    with refuses("the column 'a' is both in target.inputs and"):
-        check(FitConfig(target=TableTarget("x.csv", ["a"], ["a"])))
-
-
-def all_settings():
-    for table in GROUPS.values():
-        yield from table.values()
-    yield from (kind.settings for kind in EXPERIMENTS.values())
-
-
-@pytest.mark.parametrize("settings", list(all_settings()), ids=lambda settings: settings.__name__)
-def test_every_setting_has_a_sentence(settings):
-    for one in settings_of(settings).values():
-        if one.name != "kind":
-            assert one.about
-            assert one.about.endswith("...") or not one.about.endswith(".")
 
 
 def test_choices_are_those_of_the_engine():

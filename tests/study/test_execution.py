@@ -8,7 +8,6 @@ from cases import cases
 from toy_experiment import Bare, ToyConfig, ToyStudy, play
 
 from kanrun.config import ExecutorConfig
-from kanrun.errors import UsageError
 from kanrun.runs import Row, Run, Status
 from kanrun.study import studies
 from kanrun.study.studies import check
@@ -117,25 +116,6 @@ def test_trainings_prepared_during_the_check_are_not_built_again(tmp_path, monke
     assert prepared(ToyConfig(n_seeds=2, executor=ExecutorConfig("local"))) == [(0, 0, 0)]
     monkeypatch.setattr(studies, "MOST_PREPARED", -1)  # no memory for cells after the first
     assert prepared(cfg) == [(0, 0, 0)]
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    cases("""
-        {'n_seeds': 4000000000} | 4000000000 trainings are more than 100000
-        {'seed': 4294967296} | largest seed
-        {'device': 'cuda:99'} | device=cuda:99 is not there
-        {'sizes': []} | no cells
-        {'steps': 0} | steps=0 must be at least 1
-        {'tags': ['two words']} | 'two words' is not a valid tag
-        {'max_cpu_seconds': 5.0} | max_cpu_seconds=5 is not for executor=dask
-    """),
-)
-def test_bad_settings_are_refused_before_anything_runs(run_toy, tmp_path, settings, message):
-    place = ("dask", None, "tcp://127.0.0.1:1") if "dask" in message else ("serial",)
-    with pytest.raises(UsageError, match=message):
-        run_toy(place, **settings)
-    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize("executor", [("serial",), ("local", 1)])

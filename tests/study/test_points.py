@@ -7,6 +7,7 @@ import numpy as np
 import psutil
 import pytest
 import toy_experiment
+from cases import refuses
 from toy_experiment import Bare, ToyConfig, play
 
 from kanrun.errors import StorageFailed, UsageError
@@ -120,9 +121,17 @@ def test_the_memory_of_a_run_does_not_grow_with_its_points(tmp_path, count):
     assert experiment.held[-1] - experiment.held[count // 4] < 4 * 2**20
 
 
-def test_points_are_checked_before_anything_runs(tmp_path):
-    with pytest.raises(UsageError, match=r"point 1 \(sizes=\[\]\): the study has no cells"):
-        play(tmp_path, ToyConfig(), ToyConfig(sizes=[]))
+@pytest.mark.parametrize(
+    "points, message",
+    [
+        ([{"sizes": []}], "the study has no cells"),
+        ([{"steps": 0}], "steps=0 must be at least 1"),
+        ([{}, {"sizes": []}], "point 1 (sizes=[]): the study has no cells"),
+    ],
+)
+def test_points_are_checked_before_anything_runs(run_toy, tmp_path, points, message):
+    with refuses(message):
+        run_toy(points=points)
     assert not list(tmp_path.iterdir())
 
 
