@@ -4,51 +4,33 @@ import itertools
 import warnings
 
 import numpy as np
-import pandas
+import pandas as pd
 
 
-def predictions(inputs, truth=True, lattice=False, rows=60):
-    """Return train, test and grid rows; each prediction is 0.1 above the true value."""
-    generator = np.random.default_rng(0)
-    parts = []
-    for split in ("train", "test", "grid"):
-        x = generator.uniform(-1, 1, (rows, inputs))
-        if split == "grid" and lattice:
-            axis = np.linspace(-1, 1, 8)
-            x = np.stack(np.meshgrid(*[axis] * inputs), axis=-1).reshape(-1, inputs)
-        y = np.sin(x.sum(axis=1))
-        part = pandas.DataFrame({f"input:x{i}": column for i, column in enumerate(x.T)})
-        part["truth:y"] = y if truth or split == "train" else np.nan
-        parts.append(part.assign(**{"prediction:y": y + 0.1, "split": split, "seed": 0}))
-    table = pandas.concat(parts, ignore_index=True)
-    return pandas.concat([table, table.assign(seed=1)], ignore_index=True)
+def predictions(inputs, rows=60, lattice=False):
+    """Return train, test and grid rows of two seeds; predictions are 0.1 above the true values."""
+    x = np.random.default_rng(0).uniform(-1, 1, (3 * rows, inputs))
+    if lattice:
+        x[-rows:] = np.indices((rows // 6, 6)).reshape(2, -1).T
+    table = pd.DataFrame(x, columns=[f"input:x{i}" for i in range(inputs)])
+    y = np.sin(x.sum(axis=1))
+    table["split"] = np.repeat(["train", "test", "grid"], rows)
+    table = table.assign(**{"truth:y": y, "prediction:y": y + 0.1})
+    return pd.concat([table.assign(seed=seed) for seed in (0, 1)], ignore_index=True)
 
 
-def edges(shape, points=21):
-    """Return a table of all edges of a network; their scores decrease from 1."""
-    x = np.linspace(-1, 1, points)
-    layers = list(itertools.pairwise(shape))
-    places = [(i, o, s) for i, (a, b) in enumerate(layers) for o in range(b) for s in range(a)]
-    rows = [
-        pandas.DataFrame(
-            {
-                "seed": 0,
-                "layer": layer,
-                "out": out,
-                "in": source,
-                "x": x,
-                "x_data": x,
-                "seen": True,
-                "pruned": False,
-                "y": (source + 1) * x + out,
-                "score": 1 - rank / len(places),
-                "input_name": None if layer else f"column {source}",
-                "output_name": "target" if layer == len(layers) - 1 else None,
-            }
-        )
-        for rank, (layer, out, source) in enumerate(places)
-    ]
-    return pandas.concat(rows, ignore_index=True)
+def edges(shape):
+    """Return a table of all edges of a network at 21 points; their scores decrease from 1."""
+    layers = enumerate(itertools.pairwise(shape))
+    places = [(n, o, i) for n, (a, b) in layers for o in range(b) for i in range(a)]
+    table = pd.DataFrame(places, columns=["layer", "out", "in"])
+    table["score"] = 1 - table.index / len(table)
+    table["input_name"] = ("column " + table["in"].astype(str)).where(table["layer"] == 0, None)
+    table["output_name"] = np.where(table["layer"] == len(shape) - 2, "target", None)
+    x = np.linspace(-1, 1, 21)
+    table = table.merge(pd.DataFrame({"x": x, "x_data": x}), how="cross")
+    y = (table["in"] + 1) * table["x"] + table["out"]
+    return table.assign(seed=0, seen=True, pruned=False, y=y)
 
 
 def stored(figure):
@@ -66,3 +48,8 @@ def legend(figure):
     """Return the texts of all legends, those of the figure before those of panels."""
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
     return [text.get_text() for one in legends if one is not None for text in one.get_texts()]
+
+
+def ticks(axis):
+    """Return the texts at the major ticks of an axis."""
+    return [text.get_text() for text in axis.get_ticklabels()]

@@ -7,15 +7,9 @@ import pytest
 import sample_tables as sample
 from matplotlib.collections import QuadMesh, TriMesh
 from numpy.testing import assert_allclose
-from sample_tables import legend, stored
+from sample_tables import legend, stored, ticks
 
 from kanrun import figures
-
-NO_QUANTILES = pd.DataFrame({"input": [], "x": []})
-
-
-def ticks(axis):
-    return [text.get_text() for text in axis.get_ticklabels()]
 
 
 def test_one_input_gives_curves_and_training_points():
@@ -48,8 +42,8 @@ def test_more_inputs_give_a_parity_plot_with_the_error():
 
 def test_four_of_six_outputs_are_drawn():
     table = sample.predictions(3)
-    sides = {side: table.pop(f"{side}:y") for side in ("truth", "prediction")}
-    table = table.assign(**{f"{side}:o{i}": sides[side] for i in range(6) for side in sides})
+    for name in ("truth", "prediction"):
+        table = table.assign(**{f"{name}:o{i}": table[f"{name}:y"] for i in range(5)})
     figure = figures.predictions(table)
     assert len(stored(figure)) == 4
     assert figure.get_suptitle() == "4 of 6 outputs"
@@ -67,7 +61,7 @@ def test_residuals_are_prediction_minus_truth():
 
 def test_few_large_errors_do_not_hide_the_others():
     table = sample.predictions(2, rows=400)
-    table["prediction:y"] = table["truth:y"] + np.where(np.arange(len(table)) % 399 == 0, 1.0, 1e-6)
+    table["prediction:y"] = table["truth:y"] + np.where(table.index % 399 == 0, 1.0, 1e-6)
     figure = figures.residuals(table)
     assert np.abs(figure.axes[1].get_ylim()).max() < 1e-4
     assert "points of y beyond, drawn at the border" in figure.get_suptitle()
@@ -76,22 +70,18 @@ def test_few_large_errors_do_not_hide_the_others():
     assert any(axes.get_xlabel() == "largest 1" for axes in error.figure.axes)
 
 
-def odd_predictions():
-    """Yield tables of predictions that are incomplete or unusual."""
+def test_incomplete_and_unusual_predictions_can_be_drawn():
     plane = sample.predictions(2)
     line = plane.assign(**{"input:x1": plane["input:x0"]})
-    holes = plane["prediction:y"].where(np.arange(len(plane)) % 3 > 0)
     long = "price in $ and " + "very " * 20 + "long"
     names = {"input:x0": f"input:{long}", "truth:y": "truth:$x", "prediction:y": "prediction:$x"}
-    yield sample.predictions(2, truth=False)
-    yield line
-    yield line.iloc[:1]
-    yield plane.assign(**{"prediction:y": holes})
-    yield sample.predictions(1).rename(columns=names)
-
-
-def test_odd_predictions_can_be_drawn():
-    for table in odd_predictions():
+    for table in (
+        plane.assign(**{"truth:y": plane["truth:y"].where(plane["split"] == "train")}),
+        line,
+        line.iloc[:1],
+        plane.assign(**{"prediction:y": plane["prediction:y"].where(plane.index % 3 > 0)}),
+        sample.predictions(1).rename(columns=names),
+    ):
         stored(figures.predictions(table))
         stored(figures.residuals(table))
 
@@ -167,56 +157,51 @@ def test_figures_leave_the_settings_of_the_caller_alone():
     assert figure.axes[0].xaxis.label.get_fontsize() == 8
 
 
-def flowers(names=("setosa", "virginica")):
-    """Return predicted classes as a run records them; 10% of the test rows are wrong."""
-    table = sample.predictions(3)
-    kind = table.pop("truth:y") > 0
-    wrong = (table["split"] == "test") & (np.arange(len(table)) % 10 == 0)
-    classes = {"truth:kind": kind, "prediction:kind": kind ^ wrong}
-    table = table.drop(columns="prediction:y").assign(
-        **{side: np.where(second, *names[::-1]) for side, second in classes.items()}
-    )
-    table.loc[table["split"] == "grid", "truth:kind"] = None
-    return table
+def classes(truth, prediction, split="test"):
+    return pd.DataFrame({"split": split, "truth:kind": truth, "prediction:kind": prediction})
 
 
 def test_classes_give_a_confusion_matrix_of_each_split():
-    train, test = figures.confusion(flowers()).axes
-    assert ticks(test.xaxis) == ["setosa", "virginica"]
-    counts = [np.asarray(axes.images[0].get_array()) for axes in (train, test)]
-    assert [int(matrix.sum()) for matrix in counts] == [60, 60]
-    assert [int(matrix.trace()) for matrix in counts] == [60, 54]
-    assert test.get_title() == "kind, test: 90.0% correct\n(largest class 53.3%)"
+    test = classes(["a", "a", "a", "b", "b"], ["a", "a", "b", "b", None])
+    tables = classes(["10", "7"], ["7", "7"], "train"), test, classes([None], ["a"], "grid")
+    left, right = stored(figures.confusion(pd.concat(tables)))
+    assert (ticks(left.xaxis), ticks(right.xaxis)) == (["7", "10"], ["a", "b"])
+    found = [axes.images[0].get_array().tolist() for axes in (left, right)]
+    assert found == [[[1, 0], [1, 0]], [[2, 1], [0, 1]]]
+    assert right.get_title() == "kind, test: 75.0% correct\n(largest class 75.0%)"
+    stored(figures.confusion(test.head(0)))
 
 
-def test_odd_tables_of_classes_can_be_drawn_and_many_classes_are_left_out():
-    table = flowers()
-    holes = table["prediction:kind"].where(np.arange(len(table)) % 3 > 0)
-    for odd in (table.assign(**{"prediction:kind": holes}), table.head(60), table.head(0)):
-        stored(figures.confusion(odd))
-    assert ticks(figures.confusion(flowers(("10", "7"))).axes[0].xaxis) == ["7", "10"]
-    labels = [str(i) for i in range(32)]
-    figure = figures.confusion(
-        pd.DataFrame({"split": "test", "truth:y": labels, "prediction:y": labels})
-    )
+def test_thirty_classes_at_most_are_drawn():
+    labels = list(map(str, range(32)))
+    figure = figures.confusion(classes(labels, labels))
     assert figure.get_suptitle() == "30 of 32 classes, the first in order"
-    assert np.asarray(figure.axes[0].images[0].get_array()).shape == (30, 30)
+    assert figure.axes[0].images[0].get_array().tolist() == np.eye(30).tolist()
 
 
-def effect(name, x, level="", lower=0.5, upper=2.5, is_date=False):
+def effect(name, x, level="", lower=0.5, upper=2.5, **more):
     """Return the rows of one input in a table of effects; values increase from 1 to 2."""
-    columns = {"seed": 0, "input": name, "level": level, "output": "y", "is_date": is_date}
     value = np.linspace(1, 2, len(x))
-    return pd.DataFrame({"x": x, "value": value, "lower": lower, "upper": upper} | columns)
+    table = pd.DataFrame({"x": x, "value": value, "level": level, "lower": lower, "upper": upper})
+    return table.assign(**{"seed": 0, "input": name, "output": "y", "is_date": False} | more)
+
+
+def effects(*tables, quantiles=(), **more):
+    """Draw the effects of inputs in the order of their tables."""
+    at = pd.DataFrame({"seed": 0, "input": tables[0]["input"][0], "x": quantiles}, dtype=object)
+    order = [table["input"][0] for table in tables]
+    return figures.effects(pd.concat(tables), order, at, **more)
 
 
 def test_effects_name_levels_dates_and_weekdays():
     level = ["Northern Heights East", "Harbour"]
-    dates = effect("sold", [17_897.0, 19_400.0], is_date=True)
-    others = effect("city", [0.0, 3.0], level), effect("weekday of sold", [0.0, 6.0])
-    order = ["sold", "city", "weekday of sold", "sold"]
-    quantiles = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
-    sold, city, day = stored(figures.effects(pd.concat([dates, *others]), order, quantiles))
+    figure = effects(
+        effect("sold", [17_897.0, 19_400.0], is_date=True),
+        effect("city", [0.0, 3.0], level),
+        effect("weekday of sold", [0.0, 6.0]),
+        quantiles=[18_000.0],
+    )
+    sold, city, day = stored(figure)
     assert min(axes.get_position().width for axes in (sold, city, day)) > 0.15
     assert ticks(city.xaxis) == level
     assert ticks(day.xaxis)[::6] == ["Mon", "Sun"]
@@ -225,16 +210,16 @@ def test_effects_name_levels_dates_and_weekdays():
     assert city.get_ylim() == sold.get_ylim()
 
 
-def test_long_names_of_levels_are_turned():
-    for letters, angles in ((10, {0.0}), (20, {30.0})):
-        table = effect("side", [0.0, 1.0], ["n" * letters, "s" * 10])
-        (axes,) = stored(figures.effects(table, ["side"], NO_QUANTILES))
-        assert {text.get_rotation() for text in axes.get_xticklabels()} == angles
+@pytest.mark.parametrize("letters, angle", [(10, 0), (20, 30)])
+def test_long_names_of_levels_are_turned(letters, angle):
+    (axes,) = stored(effects(effect("side", [0.0, 1.0], ["n" * letters, "s" * 10])))
+    assert {text.get_rotation() for text in axes.get_xticklabels()} == {angle}
 
 
 def test_wide_bands_of_effects_are_cut_and_others_are_within_the_axis():
-    bands = [effect(name, [0.0, 1.0], upper=[1.2, end]) for name, end in (("a", 2.8), ("b", 9.0))]
-    figure = figures.effects(pd.concat(bands), ["a", "b"], NO_QUANTILES)
+    figure = effects(
+        *(effect(name, [0.0, 1.0], upper=[1.2, end]) for name, end in (("a", 2.8), ("b", 9.0)))
+    )
     low, high = stored(figure)[0].get_ylim()
     assert low < 0.5
     assert 2.8 < high < 4
@@ -244,12 +229,8 @@ def test_wide_bands_of_effects_are_cut_and_others_are_within_the_axis():
 def test_effects_on_classes_are_drawn_over_log_odds():
     likely = np.array([0.001, 0.01, 0.1])
     age = effect("age", [0.0, 1.0, 2.0], lower=np.nan, upper=np.nan)
-    rows = [
-        age.assign(output=name, value=p, ale=p) for name, p in (("no", 1 - likely), ("yes", likely))
-    ]
-    (axes,) = stored(
-        figures.effects(pd.concat(rows), ["age"], NO_QUANTILES, "a remark", classes=True)
-    )
+    both = (age.assign(output=o, value=p, ale=p) for o, p in (("no", 1 - likely), ("yes", likely)))
+    (axes,) = stored(effects(pd.concat(both, ignore_index=True), remark="a remark", classes=True))
     for line in axes.lines:  # the effect and the accumulated local effects
         assert_allclose(line.get_ydata(), likely)
     assert axes.get_yscale() == "logit"
@@ -258,11 +239,11 @@ def test_effects_on_classes_are_drawn_over_log_odds():
 
 
 def test_pair_maps_share_colours_and_name_levels():
-    x, y = (side.ravel() for side in np.meshgrid([0.0, 1.0], np.arange(5.0), indexing="ij"))
-    part = {"output": "y", "x": x, "y": y, "level_1": "", "level_2": "", "value": x + y, "rows": 1}
-    numbers = pd.DataFrame({"input_1": "a", "input_2": "b"} | part)
-    city = {"input_1": "city", "input_2": "weekday of date"}
-    cities = pd.DataFrame(city | part | {"level_1": np.repeat(["Bonn", "Kiel"], 5), "x": 3 * x})
+    x, y = np.indices((2, 5)).reshape(2, -1)
+    numbers = pd.DataFrame({"input_1": "a", "input_2": "b", "x": x, "y": y, "value": x + y})
+    numbers = numbers.assign(output="y", level_1="", level_2="", rows=1)
+    city = {"input_1": "city", "input_2": "weekday of date", "x": 3 * x}
+    cities = numbers.assign(**city, level_1=np.repeat(["Bonn", "Kiel"], 5))
     first, second, bar = stored(figures.pair_maps(pd.concat([numbers, cities])))
     meshes = [axes.collections[0] for axes in (first, second)]
     assert [mesh.get_clim() for mesh in meshes] == [(0, 5), (0, 5)]
@@ -277,9 +258,9 @@ def test_pair_maps_share_colours_and_name_levels():
 def test_curves_of_two_classes_are_those_of_the_second():
     truth = np.array([False, False, True, False, True, True, True, True])
     likely = np.linspace(0.1, 0.8, 8)
-    table = {"seed": 0, "split": "held out", "truth:y": np.where(truth, "b", "a")}
-    table |= {"probability:a": 1 - likely, "probability:b": likely}
-    roc, recall, calibration = figures.class_curves(pd.DataFrame(table)).axes
+    table = pd.DataFrame({"truth:y": np.where(truth, "b", "a"), "probability:a": 1 - likely})
+    table = table.assign(**{"probability:b": likely, "seed": 0, "split": "held out"})
+    roc, recall, calibration = figures.class_curves(table).axes
     # 14 of 15 pairs are ordered correctly.
     assert roc.get_legend_handles_labels()[1] == ["b, area 0.933"]
     assert recall.get_legend_handles_labels()[1][0].startswith("mean 0.9")

@@ -2,8 +2,10 @@
 
 import math
 import re
+from functools import partial
 
 import matplotlib.figure
+import pytest
 import torch
 from cases import cases, refuses
 from processes import python
@@ -25,48 +27,40 @@ def test_kan_learns_in_a_plain_training_loop_before_and_after_refinement():
     y = torch.exp(torch.sin(math.pi * x[:, :1]) + x[:, 1:] ** 2)
     kan = drawn(2, 5, 1)
     errors = []
-    for network in (kan, None):
-        network = network or kan.refine(10)  # noqa: PLW2901
-        optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+    for intervals in (5, 10):
+        kan = kan.refine(intervals)
+        optimiser = torch.optim.Adam(kan.parameters(), lr=0.02)
         for _ in range(40):
-            loss = (network(x) - y).square().mean() + 1e-5 * network.regularisation(x)
+            loss = (kan(x) - y).square().mean() + 1e-5 * kan.regularisation(x)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        errors.append(float((network(x) - y).detach().square().mean().sqrt()))
-    assert float(y.std()) > 0.8
-    assert errors[1] < errors[0] < 0.5
+        errors.append((kan(x) - y).square().mean().sqrt().item())
+    assert errors[1] < errors[0] < 0.5 < 0.6 * y.std()
 
 
-def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision():
-    for make in (
-        lambda **more: KAN([2, 3, 1], **more),
-        lambda **more: MLP([2, 3, 1], **more),
-        lambda **more: KANLayer(2, 3, **more),
-    ):
-        torch.manual_seed(7)
-        first = make()
-        torch.manual_seed(7)
-        again = make(dtype=torch.float64)
-        own = make(generator=torch.Generator().manual_seed(7))
-        assert next(first.parameters()).dtype == torch.get_default_dtype()
-        for a, b, c in zip(first.parameters(), again.parameters(), own.parameters(), strict=True):
-            assert_close(a, b.float(), rtol=1e-6, atol=0)
-            assert_close(a, c)
+@pytest.mark.parametrize(
+    "make", [partial(KAN, [2, 3, 1]), partial(MLP, [2, 3, 1]), partial(KANLayer, 2, 3)]
+)
+def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision(make):
+    torch.manual_seed(7)
+    first = [*make().parameters()]
+    torch.manual_seed(7)
+    again = make(dtype=torch.float64).float().parameters()
+    own = make(generator=torch.Generator().manual_seed(7)).parameters()
+    assert first[0].dtype == torch.get_default_dtype()
+    assert_close([*again], first, rtol=1e-6, atol=0)
+    assert_close([*own], first)
 
 
-def test_kan_works_with_transforms_autocast_and_export():
+def test_kan_works_with_autocast_export_and_the_meta_device():
     kan = drawn(2, 3, 2)
     x = points(20)
-    jacobian = torch.vmap(torch.func.jacrev(kan))(x)
-    step = 1e-3 * torch.tensor([1.0, 0.0])
-    assert_close(jacobian[..., 0], (kan(x + step) - kan(x - step)) / 2e-3, rtol=0.02, atol=1e-3)
     with torch.autocast("cpu", torch.bfloat16):
         low = kan(x)
     assert low.dtype == torch.bfloat16
     assert_close(low.float(), kan(x), rtol=0.05, atol=0.05)
-    program = torch.export.export(kan, (x,))
-    assert_close(program.module()(x), kan(x))
+    assert_close(torch.export.export(kan, (x,)).module()(x), kan(x))
     assert KAN([2, 3, 1], device="meta")(torch.empty(4, 2, device="meta")).shape == (4, 1)
 
 
@@ -88,29 +82,21 @@ def test_refine_keeps_the_function_and_prune_drops_weak_edges():
 def test_an_edge_is_a_function_with_derivatives():
     kan = drawn(2, 3, 1, dtype=torch.float64)
     edge = kan.edge(0, -1, 2)
-    at = torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64)
-    h = 1e-4
+    at = torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64, requires_grad=True)
     layer = kan.edge_layers[0]
     assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
-    assert_close(edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6)
-    assert_close(
-        edge(at, 2), (edge(at + h) - 2 * edge(at) + edge(at - h)) / h**2, rtol=1e-4, atol=1e-5
-    )
-    free = at.clone().requires_grad_()
-    assert_close(torch.autograd.grad(edge(free, 1).sum(), free)[0], edge(at, 2))
+    for order in (0, 1):
+        (slope,) = torch.autograd.grad(edge(at, order).sum(), at)
+        assert_close(edge(at, order + 1), slope)
     assert edge(0.25).shape == ()
-    assert edge.breakpoints.shape == (6,)
-    assert edge.coefficients.shape == (8,)
+    assert (edge.breakpoints.shape, edge.coefficients.shape) == ((6,), (8,))
     assert not edge.is_pruned
     edge(at).sum().backward()
-    assert layer.coefficients.grad[2, 1].abs().sum() > 0
-    assert layer.coefficients.grad[0].abs().sum() == 0
-    for wrong, message in (
-        ((2, 0, 0), "no layer 2: the network has 2"),
-        ((0, 0, 3), "no edge from input 0 to output 3"),
-    ):
-        with refuses(message):
-            kan.edge(*wrong)
+    assert layer.coefficients.grad.abs().sum(2).nonzero().tolist() == [[2, 1]]
+    with refuses("no layer 2: the network has 2"):
+        kan.edge(2, 0, 0)
+    with refuses("no edge from input 0 to output 3"):
+        kan.edge(0, 0, 3)
 
 
 def test_a_plot_is_a_figure_with_names():
