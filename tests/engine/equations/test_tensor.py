@@ -1,9 +1,6 @@
 """Direct solutions by tensor products compared with exact and published values."""
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from made_systems import BOX, LINE, SQUARE, WALLS, directly, parsed
@@ -45,20 +42,10 @@ def test_rows_are_the_derivatives_of_the_residuals():
     parts = patches(rows, space, (rule, rule))
     problem = TensorProblem(space, parts, np.zeros(space.shape))
     at, move = (torch.randn(space.size, generator=drawn).double() for _ in range(2))
-    linear = problem.linearise(at)
     h = 1e-6
     slope = (problem.residual(at + h * move) - problem.residual(at - h * move)) / (2 * h)
-    along = linear.rows.times(move)
+    along = problem.linearise(at).rows.times(move)
     assert float((along - slope).norm() / slope.norm()) < 1e-8
-    bands = linear.rows.gram()
-    unit = torch.eye(space.size, dtype=torch.float64)
-    dense = torch.stack([linear.rows.times(each) for each in unit], dim=1)
-    gram = dense.T @ dense
-    for below, band in enumerate(bands):
-        wanted = gram.diagonal(-below)
-        torch.testing.assert_close(band[: len(wanted)], wanted, rtol=1e-10, atol=1e-10)
-    outside = torch.ones_like(gram).tril(-len(bands)).bool()
-    assert not bool(gram[outside].any())
 
 
 def test_the_size_of_an_unknown_without_prescribed_values_follows_from_its_source():
@@ -156,8 +143,6 @@ def test_problems_in_one_variable_are_solved_to_their_exact_solutions(formula, c
     error = np.abs(found.network(at).detach().numpy()[:, 0] - exact(x)).max()
     assert error < 1e-9
     assert error / 5 < found.estimate < 1e-9
-    line = TensorSpace((Space(x[::5], ()), Space.constant()), 1)
-    assert line.project(found.last[0].solution).shape == (1, 15, 1)
 
 
 @pytest.mark.parametrize("intervals", [[16], [24], [32], [48]])
@@ -187,13 +172,3 @@ def test_direct_solver_takes_up_to_two_variables():
     assert is_direct(make("u_xx = 1", [WALLS], variables=LINE))
     box = {"x": [0, 1], "y": [0, 1], "t": [0, 1]}
     assert not is_direct(make("u_t = u_xx", [WALLS, "u = 1 at t=0"], variables=box))
-
-
-@pytest.mark.slow
-def test_the_cavity_agrees_with_chebyshev_collocation():
-    sides = ["s = 0 at x=0, x=1, y=0, y=1", "s_x = 0 at x=0, x=1", "s_y = 0 at y=0"]
-    flow = "s_y*(s_xxx + s_xyy) - s_x*(s_xxy + s_yyy) = 0.01*(s_xxxx + 2*s_xxyy + s_yyyy)"
-    found = directly(make(flow, [*sides, "s_y = 4*x*(1 - x) at y=1"], "s"), (8, 16, 32))
-    table = pd.read_csv(Path(__file__).parents[3] / "experiments/solve/references/cavity.csv")
-    ours = values(found, table[["x", "y"]])[:, 0]
-    assert np.linalg.norm(ours - table["s"]) < 1e-4 * np.linalg.norm(table["s"])
