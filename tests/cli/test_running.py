@@ -33,7 +33,7 @@ def test_a_run_leaves_a_folder_and_names_it(kanrun, fit):
 def test_garbage_collection_begins_with_the_run(kanrun):
     gc.disable()  # `kanrun.__main__` does the same
     try:
-        kanrun("runs list")
+        assert not kanrun("runs list").out
         assert not gc.isenabled()
         kanrun("fit -q")
         assert gc.isenabled()
@@ -113,11 +113,8 @@ def test_a_run_that_is_complete_or_damaged_is_not_resumed(kanrun, fit):
         ({"points": []}, "has no points"),
         ({"points": [first, second | {"number": 5}]}, "does not describe points"),
         ({"points": [first, second | {"base": 7}]}, "does not describe points"),
-        ({"points": {}}, "does not hold what is expected"),
         ({"bases": [base | {"model": base["model"] | {"degree": "x"}}]}, "run.json"),
         ({"bases": [base | {"model": base["model"] | {"kind": "os.system"}}]}, "os.system"),
-        ({"bases": [[1]]}, "run.json"),
-        ({"bases": "a"}, "run.json"),
     ):
         change_record(folder, **(record | {"status": "INTERRUPTED"} | change))
         (line,) = kanrun("runs resume fit/v0001", code=None).err.splitlines()

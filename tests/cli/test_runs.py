@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,20 @@ def outputs(kanrun, made):
             kanrun(f"fit -q {words}")
         shutil.copytree("outputs", made, symlinks=True)
     return Path("outputs")
+
+
+def test_runs_are_listed_and_shown(kanrun, outputs):
+    kanrun("fit -q model.degree=7", code=1)
+    names = [entry["name"] for entry in kanrun("runs list --json").json]
+    assert names == [f"fit/v000{number}" for number in (4, 3, 2, 1)]  # points are of one run
+    assert kanrun("runs list").out.splitlines()[1].split()[0:6:5] == ["fit/v0004", "FAILED"]
+    shown = kanrun("runs show fit/v0001")
+    assert not shown.err
+    assert "model.degree=2" in shown.out
+    assert "DOES NOT HOLD  the error is small: measured 0.5, bound: at most 0.1" in shown.out
+    assert kanrun("runs show --json").json["status"] == "FAILED"
+    assert kanrun("runs show fit/3 --json").json["points"] == ["fit/v0003/0", "fit/v0003/1"]
+    assert re.search(r"^0 +\* .*\n1 +COMPLETED", kanrun("runs show fit/3").out, re.MULTILINE)
 
 
 def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun, outputs):

@@ -77,29 +77,6 @@ def test_every_study_composes(path):
     assert compose(Source(command), [f"study={path.stem}", *of_a_folder]).config(0)
 
 
-def test_runs_list_and_show(kanrun):
-    assert not kanrun("runs list").out
-    assert kanrun("runs list --json").json == []
-    kanrun("fit -q model.degree=2")
-    kanrun("fit -q model.degree=7", code=1)
-    kanrun("fit -q -m seed=0,1")
-    names = [entry["name"] for entry in kanrun("runs list --json").json]
-    assert names == ["fit/v0003", "fit/v0002", "fit/v0001"]  # the points of a sweep are one run
-    assert kanrun("runs list").out.splitlines()[2].split()[0:6:5] == ["fit/v0002", "FAILED"]
-    shown = kanrun("runs show fit/v0001")
-    assert not shown.err
-    assert "model.degree=2" in shown.out
-    assert "DOES NOT HOLD  the error is small: measured 0.5, bound: at most 0.1" in shown.out
-    assert kanrun("runs show fit/v0002 --json").json["status"] == "FAILED"
-    points = kanrun("runs show --json").json["points"]
-    assert points == ["fit/v0003/0", "fit/v0003/1"]
-    shown = kanrun("runs show").out.splitlines()
-    assert [line.split()[:2] for line in shown if line[:2] in ("0 ", "1 ")] == [
-        ["0", "*"],
-        ["1", "COMPLETED"],
-    ]
-
-
 @pytest.mark.parametrize(
     "words, word, found",
     cases("""

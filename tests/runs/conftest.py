@@ -4,7 +4,7 @@ from kanrun.runs import Manifest, Point, Row, RunFolder, Status
 from kanrun.runs.journal import FailedLine, FinishedLine, ResultLine
 
 
-@pytest.fixture(name="make_points")
+@pytest.fixture(name="make_points", scope="session")
 def points_maker():
     return make_points
 

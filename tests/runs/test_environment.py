@@ -1,33 +1,29 @@
 """The commit that a run records."""
 
-import subprocess
-
+from processes import run
 from run_files import record_of
 
 from kanrun.runs import Manifest, RunFolder
 from kanrun.runs.folder import repository
 
 
-def git(place, *words):
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    return subprocess.run(
-        ["git", *identity, *words], check=True, cwd=place, capture_output=True, text=True
-    ).stdout
+def commit(place):
+    """Commit a file of a package in a new repository, and return the commit."""
 
+    def git(*words):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", *words]
+        return run(command, cwd=place).stdout.strip()
 
-def commit(place, **files):
-    for name, text in files.items():
-        path = place / name.replace("__", "/").replace("_py", ".py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    git(place, "init", "-q")
-    git(place, "add", ".")
-    git(place, "commit", "-qm", "first")
-    return git(place, "rev-parse", "HEAD").strip()
+    (place / "kanrun").mkdir(parents=True)
+    (place / "kanrun" / "a.py").write_text("one")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    return git("rev-parse", "HEAD")
 
 
 def test_checkout_reports_its_own_commit(tmp_path):
-    at = commit(tmp_path / "source", kanrun__a_py="one")
+    at = commit(tmp_path / "source")
     assert repository(tmp_path / "source", tmp_path) == {"of": "kanrun", "commit": at}
 
 
@@ -36,7 +32,7 @@ def test_installed_package_reports_the_commit_of_the_working_directory(tmp_path,
     work = tmp_path / "work"
     work.mkdir()
     assert repository(tmp_path / "site-packages", work) is None
-    at = commit(work, table="1")
+    at = commit(work)
     assert repository(tmp_path / "site-packages", work) == {"of": "working directory", "commit": at}
     (work / "site-packages").mkdir()  # a package inside someone's repository is not that repository
     assert repository(work / "site-packages", work) == {"of": "working directory", "commit": at}

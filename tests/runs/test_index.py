@@ -13,20 +13,22 @@ from kanrun.runs.index import RunIndex, listed
 
 def add(outputs, error, degree=3):
     """Make one finished run of `fit` with a configuration."""
-    model = {"kind": "kan", "degree": degree, "bias": True}
-    config = {"model": model, "seed": 0, "target": {"kind": "named", "name": "product"}}
+    target = {"kind": "named", "name": "product"}
+    config = {"model": {"kind": "kan", "degree": degree}, "seed": 0, "target": target}
     folder = RunFolder.create(outputs, Manifest("fit", bases=(config,), seeds=(0, 1)))
     folder.rows(Row("summary", {"test_rmse": error}), {"seed": 0})
     folder.finish(Status.COMPLETED, metrics={} if error is None else {"test_rmse": error})
-    return folder
+    return folder.path
 
 
-@pytest.fixture
-def outputs(tmp_path, make_points):
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory, make_points):
+    outputs = tmp_path_factory.mktemp("outputs")
     for error, degree in ((1e-3, 2), (1e-5, 3), (None, 3)):
-        add(tmp_path, error, degree)
-    make_points(tmp_path, 0.2, 0.1)
-    return tmp_path
+        add(outputs, error, degree)
+    make_points(outputs, 0.2, 0.1)
+    RunLabels(("good",), "a note").store(outputs / "fit/v0001")
+    return outputs
 
 
 def names(outputs, where=None, sort=None, tag=None, status=None):
@@ -38,7 +40,7 @@ def test_a_folder_without_runs_has_no_rows(outputs):
 
 
 def test_index_opens_each_file_of_a_run_once(tmp_path, monkeypatch):
-    paths = [add(tmp_path, 1e-3).path for _ in range(3)]
+    paths = {add(tmp_path, 1e-3) for _ in range(3)}
     opened, plain_open = [], io.open
 
     def counted(file, *args, **kwargs):
@@ -48,7 +50,7 @@ def test_index_opens_each_file_of_a_run_once(tmp_path, monkeypatch):
     monkeypatch.setattr(io, "open", counted)
     assert len(RunIndex(tmp_path).rows('"model.degree" = 3')) == 3
     assert len(opened) == len(set(opened))
-    assert {file.parent for file in opened} == set(paths)
+    assert {file.parent for file in opened} == paths
 
 
 def test_a_run_of_several_points_is_one_row_with_its_best(outputs):
@@ -115,7 +117,6 @@ def test_order_columns_status_and_tags(outputs):
     assert names(outputs, sort="-model.degree")[:2] == ["fit/v0003", "fit/v0002"]
     assert len(names(outputs, status="complete")) == 4
     assert names(outputs, status="running") == names(outputs, tag="goo") == []
-    RunLabels(("good",), "a note").store(outputs / "fit/v0001")
     assert names(outputs, tag="good") == ["fit/v0001"]
     every = RunIndex(outputs)
     columns = listed(every, every.rows("1"), [])
@@ -126,38 +127,35 @@ def test_order_columns_status_and_tags(outputs):
         listed(every, every.rows("1"), ["model.degre"])
 
 
-def test_queries_read_runs_and_points(outputs):
-    every = RunIndex(outputs)
-    answer = every.query(
-        'SELECT name, "model.degree" AS degree FROM runs WHERE test_rmse < 1 ORDER BY test_rmse'
-    )
-    assert answer["name"] == ["fit/v0002", "fit/v0001", "fit/v0004"]
-    assert answer["degree"] == [3, 2, None]
-    assert every.query("SELECT name, a, test_rmse FROM points WHERE point = 1") == {
-        "name": ["fit/v0004/1"],
-        "a": [1],
-        "test_rmse": [0.1],
-    }
+@pytest.mark.parametrize(
+    "sql, found",
+    [
+        (
+            'SELECT name, "model.degree" AS degree FROM runs WHERE test_rmse < 1 '
+            "ORDER BY test_rmse",
+            {"name": ["fit/v0002", "fit/v0001", "fit/v0004"], "degree": [3, 2, None]},
+        ),
+        (
+            "SELECT name, a, test_rmse FROM points WHERE point = 1",
+            {"name": ["fit/v0004/1"], "a": [1], "test_rmse": [0.1]},
+        ),
+        (
+            'WITH "the best" AS (SELECT points.name AS "a ""b""", points."a" /* "c" */ '
+            'FROM points WHERE point = 1) -- a "comment"\n'
+            'SELECT "a ""b""", max("a"), \'a "text"\' AS "t" FROM "the best"',
+            {'a "b"': ["fit/v0004/1"], 'max("a")': [1], "t": ['a "text"']},
+        ),
+    ],
+)
+def test_queries_read_runs_and_points(outputs, sql, found):
+    """Names in double quotes are understood."""
+    assert RunIndex(outputs).query(sql) == found
 
 
-def test_sql_names_in_double_quotes_are_understood(outputs):
-    every = RunIndex(outputs)
-    sql = (
-        'WITH "the best" AS (SELECT points.name AS "a ""b""", points."a" /* "c" */ '
-        'FROM points WHERE point = 1) -- a "comment"\n'
-        'SELECT "a ""b""", max("a"), \'a "text"\' AS "t" FROM "the best"'
-    )
-    assert every.query(sql) == {
-        'a "b"': ["fit/v0004/1"],
-        'max("a")': [1],
-        "t": ['a "text"'],
-    }
-
-
-def test_a_damaged_run_is_a_row_like_others(outputs):
-    (outputs / "fit/v0002/run.json").write_text("{")
-    (outputs / "fit/v0004/records.jsonl").write_text("a: [")
-    rows = {row["name"]: row for row in RunIndex(outputs).rows("1")}
-    assert rows["fit/v0002"]["status"] == "UNREADABLE"
-    assert json.dumps(rows["fit/v0003"])
-    assert len(rows) == 4
+def test_a_damaged_run_is_a_row_like_others(tmp_path):
+    (add(tmp_path, 1e-3) / "run.json").write_text("{")
+    (add(tmp_path, 1e-3) / "records.jsonl").write_text("a: [")
+    add(tmp_path, 1e-3)
+    rows = RunIndex(tmp_path).rows("1")
+    assert [row["status"] for row in rows] == ["COMPLETED", "COMPLETED", "UNREADABLE"]
+    assert json.dumps(rows)
