@@ -1,10 +1,10 @@
-"""KANs and points for the tests of networks."""
+"""KANs, MLPs and points for the tests of networks."""
 
 import torch
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN
+from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import Clock, Setup
 from kanrun.engine.training.objective import SmoothnessPenalty
 
@@ -20,6 +20,10 @@ def kan(shape, intervals=4, *, products=(), seed=0, dtype=torch.float64, high=1.
         products=products,
         **{"generator": Generator().manual_seed(seed), **start},
     )
+
+
+def mlp(shape, activation="tanh", *, seed=0, dtype=torch.float64):
+    return MLP(shape, activation, dtype=dtype, generator=Generator().manual_seed(seed))
 
 
 def made_solver(network, data, plan, penalty=SmoothnessPenalty(), seed=0):

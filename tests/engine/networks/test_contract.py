@@ -7,22 +7,18 @@ from functools import partial
 
 import pytest
 import torch
-from made_kan import kan, points
+from made_kan import kan, mlp, points
 from torch.func import functional_call
 from torch.testing import assert_close
 
 from kanrun.config.registry import MODELS
-from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial, from_description
+from kanrun.engine.networks import Bezier, BSpline, Network, Polynomial, from_description
 
 
 def curve(kind, dtype=torch.float64, **extra):
     network = kind(7, 2, torch.tensor([[-1.0, 1.0]], dtype=dtype), **extra)
     network.coefficients.data.normal_(generator=torch.Generator().manual_seed(0))
     return network
-
-
-def mlp(shape, dtype=torch.float64):
-    return MLP(shape, "silu", dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
 MAKERS = {
@@ -34,7 +30,7 @@ MAKERS = {
         kan, [2, 2], degree=1, base="zero", edge_scaling="single", extrapolation="constant"
     ),
     "degree 7": partial(kan, [2, 2], 160, degree=7, base="sin", extrapolation="zero"),
-    "mlp": partial(mlp, [2, 5, 2]),
+    "mlp": partial(mlp, [2, 5, 2], "silu"),
     "polynomial": partial(curve, Polynomial),
     "bezier": partial(curve, Bezier),
     "bspline": partial(curve, BSpline, degree=3),
@@ -71,7 +67,7 @@ def network(make):
 
 def test_weights_of_an_mlp_begin_within_the_root_of_their_inputs():
     """Like torch.nn.Linear: uniform between -1 / sqrt(n) and 1 / sqrt(n) for n inputs."""
-    for layer, inputs in zip(mlp([16, 400, 1]).linear, (16, 400), strict=True):
+    for layer, inputs in zip(mlp([16, 400, 1], "silu").linear, (16, 400), strict=True):
         weight = layer.weight.detach() * inputs**0.5
         assert 0.98 < float(weight.abs().max()) <= 1.0
         assert abs(float(weight.mean())) < 0.1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanrun.engine.networks import MLP, BSpline, Polynomial
+from kanrun.engine.networks import BSpline, Polynomial
 from kanrun.model.model import Model
 from kanrun.model.prediction import predicted_values
 from kanrun.points import Scaling
@@ -39,7 +39,7 @@ def test_no_warning_for_inputs_inside_the_range():
         (kan(extrapolation="constant", base="zero"), "splines keep their values at the ends"),
         (kan(extrapolation="zero"), "the splines are zero"),
         (kan(extrapolation="base"), "the base function continues"),
-        (MLP([2, 3, 1], "silu", dtype=torch.float64), "continues by its formula"),
+        (made_kan.mlp([2, 3, 1]), "continues by its formula"),
         (BSpline(6, 1, DOMAIN[:1], degree=3), "continues linearly"),
         (Polynomial(6, 1, DOMAIN[:1]), "polynomial continues"),
     ],

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cases import cases
 from made_kan import kan, normal, points
 from torch import Generator
 
@@ -59,39 +58,28 @@ def test_directions_found_are_those_of_the_product_in_the_residual():
     domain = torch.tensor([[-1.0, 1.0]] * 3, dtype=torch.float64)
     found = product_directions(x, product * slope, slope, domain, 3)
     # With p = sqrt(3) x of unit variance, 3 x0 x2 = p0 p2 = ((p0 + p2)^2 - (p0 - p2)^2) / 4.
-    sizes = sorted(size for size, _ in found[:2])
-    assert sizes == pytest.approx([-0.5, 0.5], rel=1e-4)
-    assert abs(found[2][0]) < 1e-5
+    sizes = sorted(size for size, _ in found)
+    assert sizes == pytest.approx([-0.5, 0, 0.5], rel=1e-4, abs=1e-5)
     for _, vector in found[:2]:
-        expected = torch.zeros(3, vector.shape[1], dtype=torch.float64)
-        expected[0, 0] = expected[2, 0] = 0.5**0.5
+        expected = torch.zeros_like(vector)
+        expected[[0, 2], 0] = 0.5**0.5
         torch.testing.assert_close(vector.abs(), expected, rtol=0, atol=1e-4)
-
-
-def test_too_few_samples_have_no_directions():
-    x = torch.rand(8, 4, dtype=torch.float64)
-    ones = torch.ones(8, 1, dtype=torch.float64)
-    assert product_directions(x, ones, ones, torch.tensor([[0.0, 1.0]] * 4), 3) == []
+    few = slice(5)  # too few samples
+    assert product_directions(x[few], product[few], slope[few], domain, 3) == []
 
 
 @pytest.mark.parametrize(
-    "largest, given",
-    cases("""
-(2, 3, 1, 1) | False
-(2, 3, 2, 1) | True
-"""),
+    "function, largest, given, reason",
+    [
+        (lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, (2, 3, 1, 1), False, "only rounding is left"),
+        (lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, (2, 3, 2, 1), True, "only rounding is left"),
+        (lambda x: torch.sin(3 * x), (1, 3, 1, 1), False, "a function of one input needs no"),
+    ],
 )
-def test_an_additive_function_needs_no_node(largest, given):
-    additive = data(lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, 2)
-    network, record = grown(additive, plan(*largest, given=given))
-    assert network.shape == record.tried[-1].network.shape == (2, 1)
-    assert record.reason == "only rounding is left"
-
-
-def test_one_input_needs_no_node():
-    network, record = grown(data(lambda x: torch.sin(3 * x), 1), plan(1, 3, 1, 1))
-    assert network.shape == (1, 1)
-    assert "one input" in record.reason
+def test_additive_functions_and_those_of_one_input_need_no_node(function, largest, given, reason):
+    network, record = grown(data(function, largest[0]), plan(*largest, given=given))
+    assert network.shape == record.tried[-1].network.shape == (largest[0], 1)
+    assert record.reason.startswith(reason)
 
 
 def test_the_shape_of_a_classifier_grows_on_its_indicators():
@@ -123,20 +111,13 @@ def compared(task):
     ],
 )
 def test_knots_are_inserted_at_a_kink_a_jump_and_a_singularity(function, place, allowed):
-    task = data(lambda x: function(x[:, :1]) + x[:, 1:] ** 2, 2, 600)
-    errors = []
-    for insert_knots in (False, True):
-        training = compared(task)
-        while insert_knots and training.insert_knots():
-            pass
-        last = training.stages[-1]
-        errors.append(last.errors.train)
-    assert errors[1] < allowed * errors[0]
-    assert last.transfer.kink
-    assert last.network.intervals > 50
-    index, low, high = min(
-        (s.transfer.kink for s in training.stages[1:]), key=lambda k: k[2] - k[1]
-    )
+    training = compared(data(lambda x: function(x[:, :1]) + x[:, 1:] ** 2, 2, 600))
+    while training.insert_knots():
+        pass
+    first, *others = training.stages
+    assert others[-1].errors.train < allowed * first.errors.train
+    assert others[-1].network.intervals > 50
+    index, low, high = min((s.transfer.kink for s in others), key=lambda k: k[2] - k[1])
     assert index == 0
     assert high - low < 0.04
     assert low - 0.04 < place < high + 0.04
@@ -144,12 +125,9 @@ def test_knots_are_inserted_at_a_kink_a_jump_and_a_singularity(function, place, 
 
 def test_no_knots_are_inserted_for_noise_or_without_points_held_out():
     noise = normal(350, 1)
-
-    def noisy(x):
-        return x[:, :1] ** 2 + noise[: len(x)]
-
+    noisy = data(lambda x: x[:, :1] ** 2 + noise[: len(x)], 1)
     kink = data(lambda x: (x - 0.317).abs(), 1)
-    for task in (data(noisy, 1), replace(kink, validation=None)):
+    for task in (noisy, replace(kink, validation=None)):
         training = compared(task)
         assert training.insert_knots() is None
         assert len(training.stages) == 1
@@ -159,11 +137,8 @@ def test_intervals_are_halved_only_where_residuals_exceed_the_bound():
     network = fresh((2, 1), Generator())
     x = points(400, 2)
     squares = (x[:, 1] > 0.9).double()
-    part = float(squares.mean())
-    assert halve_intervals(network, x, squares, 0.9 * part) is None
-    found = halve_intervals(network, x, squares, 0.5)
-    assert found is not None
-    finer, (index, low, high) = found
+    assert halve_intervals(network, x, squares, 0.9 * float(squares.mean())) is None
+    finer, (index, low, high) = halve_intervals(network, x, squares, 0.5)
     assert (index, high) == (1, 1.0)
     torch.testing.assert_close(finer(x), network(x), rtol=0, atol=1e-14)
     assert finer.edge_layers[0].grid.breakpoints.diff().min() == pytest.approx((high - low) / 2)

@@ -5,7 +5,7 @@ from math import inf, log
 import pytest
 import torch
 from cases import cases
-from made_kan import kan, made_solver
+from made_kan import kan, made_solver, points
 
 from kanrun.engine.splines import difference_operator
 from kanrun.engine.training import (
@@ -19,39 +19,32 @@ from kanrun.engine.training import (
 from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Curvature, LinePoint, search
 
 
-def _layer(scale):
-    generator = torch.Generator().manual_seed(0)
-    network = kan((1, 1), 6, base="zero", generator=generator)
-    with torch.no_grad():
-        network.edge_layers[0].spline_weight.fill_(scale)
-    return network, torch.rand(1000, 1, dtype=torch.float64, generator=generator) * 2 - 1
-
-
 @pytest.mark.parametrize(
     "scale, size, weight",
     cases("""
-1.0 | 1.0 | 0.0
-3.0 | 0.5 | 0.0
-2.0 | 1.0 | 1e-09
-"""),
+        1.0 | 1.0 | 0.0
+        3.0 | 0.5 | 0.0
+        2.0 | 1.0 | 1e-09
+    """),
 )
 def test_one_edge_has_the_inverse_of_its_hessian(scale, size, weight):
-    network, x = _layer(scale)
-    coefficients = network.edge_layers[0].coefficients
+    network = kan((1, 1), 6, base="zero")
+    x = points(1000, 1)
+    (layer,) = network.edge_layers
+    layer.spline_weight.data.fill_(scale)
+    coefficients = layer.coefficients
 
     def objective(c):
         y = torch.func.functional_call(network, {"layers.0.coefficients": c}, (x,))
         return (y / size).square().mean()
 
     hessian = torch.autograd.functional.hessian(objective, coefficients.detach()).view(9, 9)
-    differences = difference_operator(network.edge_layers[0].grid, 5)[0] * scale
+    differences = difference_operator(layer.grid, 5)[0] * scale
     hessian = hessian + 2 * weight * differences.T @ differences
-    metric = Curvature(
-        network, Objective(Samples(x, x), size, penalty=SmoothnessPenalty(weight)), 0.0
-    )
-    for direction in torch.linalg.eigh(hessian).eigenvectors.T[
-        2:
-    ]:  # the two smallest eigenvalues depend on the damping
+    smooth = Objective(Samples(x, x), size, penalty=SmoothnessPenalty(weight))
+    metric = Curvature(network, smooth, 0.0)
+    # The two smallest eigenvalues depend on the damping.
+    for direction in torch.linalg.eigh(hessian).eigenvectors.T[2:]:
         solved = metric.solve(coefficients, (hessian @ direction).view(1, 1, 9)).view(9)
         torch.testing.assert_close(solved, direction, rtol=0, atol=0.02)
 
