@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import cases
 from made_kan import normal
+from torch.func import jacrev
 from torch.testing import assert_close
 
 from kanrun.engine.least_squares import (
@@ -23,53 +24,51 @@ from kanrun.engine.least_squares import (
 )
 from kanrun.engine.least_squares.levenberg_marquardt import NormalEquations, State
 
-POLICIES = {"thorough": LMPolicy(), "quick": LMPolicy(damping_search=False)}
+QUICK = LMPolicy(damping_search=False)
+POLICIES = pytest.mark.parametrize("policy", [LMPolicy(), QUICK], ids=["thorough", "quick"])
 
 
-class Rosenbrock(Problem):
-    """Residuals r = (10 (b - a^2), 1 - a), whose sum of squares is 0 at (1, 1)."""
+class Residuals(Problem):
+    """Residuals given by a function of the unknowns."""
 
-    def __init__(self, start=(-1.2, 1.0)):
+    def __init__(self, function, start):
+        self.residual = function
         self.unknowns = torch.tensor(start, dtype=torch.float64)
 
-    def residual(self, unknowns):
-        a, b = unknowns
-        return torch.stack([10 * (b - a**2), 1 - a])
-
     def linearise(self, unknowns):
-        jacobian = torch.tensor(
-            [[-20 * float(unknowns[0]), 10.0], [-1.0, 0.0]], dtype=torch.float64
-        )
-        return Linearisation(DenseRows(jacobian), self.residual(unknowns))
+        return Linearisation(DenseRows(jacrev(self.residual)(unknowns)), self.residual(unknowns))
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_a_curved_valley_is_followed_to_its_minimum(name):
-    state, steps = minimise(
-        Rosenbrock(), POLICIES[name], StoppingCriteria(max_steps=60, target_loss=1e-28)
-    )
+def rosenbrock(start=(-1.2, 1.0)):
+    """Return residuals r = (10 (b - a^2), 1 - a), whose sum of squares is 0 at (1, 1)."""
+    return Residuals(lambda u: torch.stack([10 * (u[1] - u[0] ** 2), 1 - u[0]]), start)
+
+
+@POLICIES
+def test_a_curved_valley_is_followed_to_its_minimum(policy):
+    stopping = StoppingCriteria(max_steps=60, target_loss=1e-28)
+    state, steps = minimise(rosenbrock(), policy, stopping)
     assert_close(state.unknowns, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
     assert steps < 60
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_step_from_a_minimum_changes_nothing(name):
-    problem = Rosenbrock((1.0, 1.0))
-    state = step(problem, begin(problem, POLICIES[name]), POLICIES[name])
+@POLICIES
+def test_step_from_a_minimum_changes_nothing(policy):
+    problem = rosenbrock((1.0, 1.0))
+    state = step(problem, begin(problem, policy), policy)
     assert not state.improved
     assert torch.equal(state.unknowns, problem.unknowns)
 
 
 def test_the_iteration_ends_at_the_floor_and_where_it_gains_little():
-    policy = POLICIES["quick"]
-    state, steps = minimise(Rosenbrock(), policy, StoppingCriteria(target_loss=1e-3))
+    state, steps = minimise(rosenbrock(), QUICK, StoppingCriteria(target_loss=1e-3))
     assert 1e-28 < state.loss <= 1e-3
-    assert minimise(Rosenbrock(), policy, StoppingCriteria(rtol=1.0, patience=2))[1] == 2
-    assert minimise(Rosenbrock(), policy, StoppingCriteria(max_steps=3))[1] == 3 < steps
+    assert minimise(rosenbrock(), QUICK, StoppingCriteria(rtol=1.0, patience=2))[1] == 2
+    assert minimise(rosenbrock(), QUICK, StoppingCriteria(max_steps=3))[1] == 3 < steps
 
 
 def test_objective_that_is_not_finite_ends_the_iteration_at_once():
-    state, steps = minimise(Rosenbrock((float("nan"), 0.0)), LMPolicy(), StoppingCriteria())
+    state, steps = minimise(rosenbrock((float("nan"), 0.0)), LMPolicy(), StoppingCriteria())
     assert (state.loss, steps) == (float("inf"), 0)
 
 
@@ -94,28 +93,21 @@ def test_gram_matrix_computed_in_blocks_is_the_same(monkeypatch):
     assert_close(DenseRows(dense).gram(), dense.T @ dense)
 
 
-class Linear(Problem):
-    """Linear residuals r = J u - y with ten random rows and four unknowns."""
-
-    unknowns = torch.zeros(4, dtype=torch.float64)
+def linear():
+    """Return linear residuals r = J u - y with ten random rows and four unknowns."""
     rows = normal(10, 4)
     y = normal(10, seed=1)
-
-    def residual(self, unknowns):
-        return self.rows @ unknowns - self.y
-
-    def linearise(self, unknowns):
-        return Linearisation(DenseRows(self.rows), self.residual(unknowns))
+    return Residuals(lambda u: rows @ u - y, [0.0] * 4)
 
 
 @pytest.mark.parametrize("damping", [1e-6, 1.0, 1e4])
 @pytest.mark.parametrize(
     "matrix, iterations",
     cases("""
-6000 | 60
-0 | 60
-0 | 2
-"""),
+        6000 | 60
+        0 | 60
+        0 | 2
+    """),
 )
 def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, monkeypatch):
     """By Cholesky, by conjugate gradients, and by only two iterations of them."""
@@ -123,48 +115,33 @@ def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, mo
     monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", iterations)
     divisors = ((1 + 1e-9, 100.0), (1 - 1e-9, 2.0))
     policy = LMPolicy(damping, damping_search=False, damping_decrease=divisors)
-    problem = Linear()
+    problem = linear()
     state = step(problem, begin(problem, policy), policy)
     assert state.damping == damping / 2
     assert state.truncated == (iterations == 2 and damping < 1e4)
 
 
 def test_no_step_is_taken_if_the_factorisation_fails(monkeypatch):
-    problem = Linear()
-    policy = LMPolicy(damping_search=False)
+    problem = linear()
     equations = NormalEquations(problem.linearise(problem.unknowns))
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrix: (matrix, torch.tensor(1)))
     assert equations.solver(0.0)(equations.gradient).isnan().all()
-    state = step(problem, begin(problem, policy), policy)
+    state = step(problem, begin(problem, QUICK), QUICK)
     assert not state.improved
     assert torch.equal(state.unknowns, problem.unknowns)
 
 
-class Parabola(Problem):
-    """Residuals (u + u^2 / 4 - 1, small); an undamped Gauss-Newton step from 0 overshoots."""
+@pytest.mark.parametrize(
+    "before, move", [(1.0, 0.75), (62.0, 0.75), (63.0, 1.0), (0.0157, 0.75), (0.0156, 1.0)]
+)
+def test_step_is_corrected_by_the_second_derivative(before, move):
+    """For r = u + u^2 / 4 - 1 at u = 0, the uncorrected step is 1 and overshoots.
 
-    unknowns = torch.zeros(1, dtype=torch.float64)
-
-    def __init__(self, rest):
-        self.rest = rest
-
-    def residual(self, unknowns):
-        return torch.cat([unknowns + unknowns**2 / 4 - 1, unknowns * 0 + self.rest])
-
-    def linearise(self, unknowns):
-        rows = torch.cat([1 + unknowns / 2, unknowns * 0])[:, None]
-        return Linearisation(DenseRows(rows), self.residual(unknowns))
-
-
-def test_step_is_corrected_by_the_second_derivative():
-    """The uncorrected step is 1, and r'' = 1/2 corrects it by -1/4; the residual is then -7/64.
-
-    No correction is tried if the objective after the uncorrected step, relative to that before, is
-    below 1e-3 or above 4.
+    r'' = 1/2 corrects it by -1/4; the residual is then -7/64. No correction is tried if the
+    objective after the uncorrected step, relative to that before, is below 1e-3 or above 4.
     """
-    problem = Parabola(0.0)
+    problem = Residuals(lambda u: u + u**2 / 4 - 1, [0.0])
     equations = NormalEquations(problem.linearise(problem.unknowns))
-    for before, move in ((1.0, 0.75), (62.0, 0.75), (63.0, 1.0), (0.0157, 0.75), (0.0156, 1.0)):
-        state = State(problem.unknowns, before, 0.0, True)
-        _, found = levenberg_marquardt._damped_step(problem, equations, state, 0.0)
-        assert float(found) == pytest.approx(move, rel=1e-6)
+    state = State(problem.unknowns, before, 0.0, True)
+    _, found = levenberg_marquardt._damped_step(problem, equations, state, 0.0)
+    assert float(found) == pytest.approx(move, rel=1e-6)
