@@ -368,7 +368,7 @@ def _without(fit: LatentFit, columns: Sequence[int]) -> float:
     lines, curves = (~np.isin(column[part], columns) for part in (is_line, ~is_line))
     others = replace(sample, lines=sample.lines[:, lines], curves=sample.curves[:, curves])
     return others.log_evidence(
-        fit.kernel.among(np.delete(np.arange(len(sample.taking_part)), columns))
+        fit.kernel.among(~np.isin(np.arange(len(sample.taking_part)), columns))
     )
 
 

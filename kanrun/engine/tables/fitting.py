@@ -50,7 +50,7 @@ _CENTRES = 1500
 #: Number of centres for very large tables, for which more centres would be too expensive.
 _FEWEST_CENTRES = 300
 #: Number of rows among which centres are chosen.
-_CANDIDATE_ROWS = 6000
+_CANDIDATE_ROWS = 3000
 #: Largest number of entries of the matrix of features (1 GiB).
 _NUMBERS = 1.2e8
 #: Largest number of multiplications of one Newton step for all classes.

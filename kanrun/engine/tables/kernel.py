@@ -28,11 +28,6 @@ _NOISE_TOLERANCE = 0.01
 #: Variances below this fraction of the radial variance are only rounding errors of the pivoted
 #: Cholesky factorisation.
 _ROUNDING = 1e-13
-#: Number of rows with the largest variances from which the next centres are chosen. Larger blocks
-#: take fewer, larger products of matrices.
-_BLOCK = 128
-#: Smallest variance of a centre when it is chosen, as a fraction of the largest at this time.
-_BLOCK_TOLERANCE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,43 +54,37 @@ class Kernel:
     def radial_variance(self) -> float:
         return self.smooth + self.rough
 
-    def among(self, columns: Sequence[int] | ndarray) -> Kernel:
-        """Return the kernel with the rates of all inputs but `columns` set to 0."""
-        inside = np.isin(np.arange(len(self.smooth_rates)), columns)
+    def among(self, inside: ndarray) -> Kernel:
+        """Return the kernel with the rates of some inputs set to 0.
+
+        `inside` (inputs,) is true for the inputs whose rates are kept.
+        """
         return replace(
             self, smooth_rates=self.smooth_rates * inside, rough_rates=self.rough_rates * inside
         )
 
     def smooth_part(self, a: RadialInputs, b: RadialInputs) -> ndarray:
         """Return the covariances of the smooth part, shape (rows of a, rows of b)."""
-        root = np.sqrt(self.smooth_rates)
-        left = a.u * root
-        right = b.u * root
-        exponents = left @ right.T
-        exponents -= (left**2).sum(1)[:, None] / 2
-        exponents -= (right**2).sum(1) / 2
-        np.minimum(exponents, 0.0, out=exponents)
-        np.exp(exponents, out=exponents)
-        exponents *= self.smooth
-        return np.asarray(exponents)
+        scale = np.sqrt(self.smooth_rates / 2)
+        return _decayed(self.smooth, cdist(a.u * scale, b.u * scale, "sqeuclidean"))
 
     def rough_part(self, a: RadialInputs, b: RadialInputs) -> ndarray:
         """Return the covariances of the rough part, shape (rows of a, rows of b)."""
-        used = self.rough_rates > 0
-        if not used.any():
-            return np.full((len(a), len(b)), self.rough)
-        left, right = (rows.t[:, used] * self.rough_rates[used] for rows in (a, b))
-        exponents = cdist(left, right, "cityblock")
-        np.negative(exponents, out=exponents)
-        np.exp(exponents, out=exponents)
-        exponents *= self.rough
-        return np.asarray(exponents)
+        scale = self.rough_rates
+        return _decayed(self.rough, cdist(a.t * scale, b.t * scale, "cityblock"))
 
     def radial(self, a: RadialInputs, b: RadialInputs) -> ndarray:
         """Return the covariances of both radial parts, shape (rows of a, rows of b)."""
         covariance = self.smooth_part(a, b)
         covariance += self.rough_part(a, b)
         return covariance
+
+
+def _decayed(variance: float, distances: ndarray) -> ndarray:
+    """Return the variance times exp(-distance); `distances` is overwritten."""
+    np.exp(np.negative(distances, out=distances), out=distances)
+    distances *= variance
+    return distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,36 +124,21 @@ class Centres:
     def of(kernel: Kernel, rows: RadialInputs, most: int, noise: float) -> Centres:
         """Choose at most `most` of the rows as centres by pivoted Cholesky factorisation.
 
-        The next centre is a row with nearly the largest variance given the previous centres (H.
-        Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440): it is
-        at least `_BLOCK_TOLERANCE` times the largest, so that centres are chosen in blocks. The
+        The next centre is the row with the largest variance given the previous centres (H.
+        Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440). The
         choice ends early if the remaining variances are small compared with both the noise variance
         `noise` and the radial variance.
         """
         whole = kernel.radial_variance
-        most = min(most, len(rows)) if whole else 0
+        if not whole:
+            return Centres(rows[:0], np.zeros((0, 0)), kernel)
         smallest = max(
             min(_CHOLESKY_TOLERANCE * whole, _NOISE_TOLERANCE * noise), _ROUNDING * whole
         )
-        left = np.full(len(rows), whole)
-        columns = np.zeros((most, len(rows)))
-        chosen = np.arange(0)
-        while len(chosen) < most and left.max() > smallest:
-            known = columns[: len(chosen)]
-            among = np.argsort(-left, kind="stable")[:_BLOCK]
-            block = kernel.radial(rows[among], rows[among]) - known[:, among].T @ known[:, among]
-            block[np.diag_indices(len(among))] = left[among]
-            least = max(smallest, _BLOCK_TOLERANCE * left.max())
-            factor, pivots, rank, _ = linalg.lapack.dpstrf(block, tol=least, lower=1)
-            size = min(rank, most - len(chosen))
-            centres = among[pivots[:size] - 1]
-            right = kernel.radial(rows[centres], rows) - known[:, centres].T @ known
-            new = linalg.solve_triangular(factor[:size, :size], right, lower=True)
-            columns[len(chosen) : len(chosen) + size] = new
-            left = left - (new**2).sum(0)
-            chosen = np.append(chosen, centres)
-        root = np.tril(columns[: len(chosen), chosen].T)
-        return Centres(rows[chosen], root, kernel)
+        covariance = kernel.radial(rows, rows)
+        factor, pivots, rank, _ = linalg.lapack.dpstrf(covariance, tol=smallest, lower=1)
+        size = min(rank, most)
+        return Centres(rows[pivots[:size] - 1], np.tril(factor[:size, :size]), kernel)
 
     def features(self, rows: RadialInputs) -> ndarray:
         """Return features (rows, R) whose inner products approximate the radial covariance.
@@ -206,14 +180,10 @@ class Centres:
             and those that depend on the other inputs, shape (rows, 2, R). In the second dimension,
             the smooth part comes first.
         """
-        kernel = self.kernel
-        others = kernel.among(np.delete(np.arange(len(kernel.smooth_rates)), columns))
-        parts = (
-            (kernel.among(columns), points),
-            (replace(others, smooth=1.0, rough=1.0), rows),
-        )
+        inside = np.isin(np.arange(points.u.shape[1]), columns)
+        others = replace(self.kernel.among(~inside), smooth=1.0, rough=1.0)
         own, rest = (
             np.stack([part.smooth_part(x, self.inputs), part.rough_part(x, self.inputs)], 1)
-            for part, x in parts
+            for part, x in ((self.kernel.among(inside), points), (others, rows))
         )
         return own, rest
