@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from scipy.special import boxcox1p, expit, inv_boxcox1p, xlogy
+from scipy.special import boxcox1p, inv_boxcox1p
 
 from kanrun.points import Family
 
@@ -143,34 +143,22 @@ class Likelihood:
     def terms(self, f: ndarray) -> Terms:
         """Return the log likelihood and its derivatives at latent values `f` (rows,)."""
         if self.is_gaussian:
-            error = self.power.apply(self.y) - f
-            deviance = error**2
-            score = error
+            score = self.power.apply(self.y) - f
+            deviance = score**2
             curvature = np.ones_like(f)
             third = np.zeros_like(f)
         else:
             level = self.start()
-            f = np.clip(f, level - _LARGEST_LINK, level + _LARGEST_LINK)
-            deviance, score, curvature, third = self._link_terms(f)
+            mean = self.family.mean(np.clip(f, level - _LARGEST_LINK, level + _LARGEST_LINK))
+            score = self.family.score(self.y, mean)
+            deviance = self.family.deviance(self.y, mean)
+            curvature = self.family.weight(mean)
+            third = -curvature * (1 if self.family.is_log else 1 - 2 * mean)
+            if self.family.name == "gamma":  # the others' curvature does not depend on y
+                curvature = third = 1 + score
         scale = self.weights / self.dispersion
         value = -scale * deviance / 2 - self.weights * np.log(self.dispersion) / 2
         return Terms(value, scale * score, scale * curvature, scale * third)
-
-    def _link_terms(self, f: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        y = self.y
-        name = self.family.name
-        if name == "gamma":
-            ratio = y * np.exp(-f)
-            return 2 * (ratio - 1 - np.log(ratio)), ratio - 1, ratio, ratio
-        if name == "poisson":
-            mean = np.exp(f)
-            return self.family.deviance(y, mean), y - mean, mean, -mean
-        mean = expit(f)
-        spread = mean * (1 - mean)
-        # With the last two terms, the deviance is 0 if the mean equals y. The dispersion is
-        # estimated from the deviance, so it depends on these terms.
-        deviance = 2 * (np.logaddexp(0, f) - y * f + xlogy(y, y) + xlogy(1 - y, 1 - y))
-        return deviance, y - mean, spread, -spread * (1 - 2 * mean)
 
     def by_exponent(self) -> ndarray:
         """Differentiate the transformed outputs with respect to the exponent, shape (rows,)."""
