@@ -9,7 +9,6 @@ Interactions are shown for pairs of columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations
 from types import MappingProxyType
 from typing import NamedTuple
@@ -362,14 +361,9 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
 
 def _without(fit: LatentFit, columns: Sequence[int]) -> float:
     """Return the log evidence of the kernel after the inputs `columns` are removed."""
-    column = fit.encoder.basis.column
-    is_line = fit.encoder.is_line
-    sample = fit.sample
-    lines, curves = (~np.isin(column[part], columns) for part in (is_line, ~is_line))
-    others = replace(sample, lines=sample.lines[:, lines], curves=sample.curves[:, curves])
-    return others.log_evidence(
-        fit.kernel.among(~np.isin(np.arange(len(sample.taking_part)), columns))
-    )
+    kept = ~np.isin(fit.encoder.basis.column, columns)
+    inside = ~np.isin(np.arange(fit.sample.u.shape[1]), columns)
+    return fit.sample.only(kept).log_evidence(fit.kernel.among(inside))
 
 
 def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:

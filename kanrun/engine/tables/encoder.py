@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,6 +53,11 @@ class TablePolicy:
     folds: int = 5
     #: Whether only one of the folds is held out.
     single_fold: bool = False
+
+    @property
+    def has_curvatures(self) -> bool:
+        """Whether a convex or concave shape is required."""
+        return any(shape in CURVATURES for _, shape in self.shapes)
 
     @property
     def is_local(self) -> bool:
@@ -116,17 +120,22 @@ class Encoder:
             values[((u < low) | (u > high))[:, self.basis.column]] = 0.0
         return values
 
-    @property
-    def is_line(self) -> ndarray:
-        """Whether each function is a straight line, shape (functions,)."""
-        return np.asarray(self.basis.order == 0)
+    def interacting(self, u: RowInputs) -> ndarray:
+        """Return whether each input is in the radial parts, shape (inputs,).
 
-    @cached_property
-    def constraints(self) -> ndarray | None:
-        """Matrix A (conditions, functions) of the shape constraints; None if there are none.
+        These are inputs that vary on rows with the scores `u`, without a required shape.
+        """
+        policy = self.policy
+        additive = [*dict(policy.shapes), policy.exposure]
+        is_free = ~np.isin(np.arange(u.shape[1]), [j for j in additive if j is not None])
+        return (np.ptp(u, axis=0) > 0) & is_free & (policy.is_local and self.kind == "full")
 
-        Effects with the coefficients c keep their shapes if A c >= 0. A spline increases if its
-        B-spline coefficients increase, and is convex if those of its derivative increase.
+    def constraints(self, features: int) -> ndarray | None:
+        """Return the matrix A (conditions, features) of the shape constraints; None without shapes.
+
+        The first features are the lines and curves. Effects with the coefficients c keep their
+        shapes if A c >= 0. A spline increases if its B-spline coefficients increase, and is convex
+        if those of its derivative increase.
         """
         rows = []
         for j, shape in self.policy.shapes:
@@ -138,7 +147,7 @@ class Encoder:
                 knots = extend(torch.as_tensor(self.basis.breakpoints[j : j + 1]), DEGREE)[0]
                 spans = (knots[DEGREE + 1 : -1] - knots[1 : -DEGREE - 1]).numpy()
                 changes = np.diff(changes / spans[:, None], axis=0)
-            row = np.zeros((len(changes), len(self.basis.column)))
+            row = np.zeros((len(changes), features))
             row[:, mine] = SHAPES[shape] * changes
             rows.append(row)
         return np.concatenate(rows) if rows else None

@@ -17,7 +17,7 @@ and 5.1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -26,33 +26,30 @@ from numpy import ndarray
 from scipy import linalg, optimize
 from scipy.spatial.distance import pdist, squareform
 
+from kanrun.engine.tables.encoder import Encoder
 from kanrun.engine.tables.kernel import Kernel, RadialInputs
 from kanrun.engine.tables.likelihoods import Likelihood, Terms
+from kanrun.engine.tables.reduced_basis import RowInputs
 
 #: Prior variance of the constant that the latent function adds to the link of the mean output.
 _LEVEL_VARIANCE = 100.0
-#: Prior median of the sum of the smooth rates w of all inputs.
-_SMOOTH_RATE = 1.0
-#: Prior median of the sum of the rough rates m of all inputs.
-_ROUGH_RATE = 0.5
-#: Prior medians of the variances of lines, curves, smooth part and rough part.
-_VARIANCES = (0.3, 0.3, 0.5, 0.3)
-#: Prior median of the dispersion.
-_DISPERSION = 0.3
-#: Prior standard deviation of the logarithm of a rate.
-_RATE_STD = 1.0
-#: Prior standard deviation of the logarithm of a variance or dispersion.
-_VARIANCE_STD = 3.0
-#: Prior standard deviation of the exponent of the output; the prior mean is 1.
-_POWER_STD = 0.7
 #: Lower limit of the logarithms of rates and variances. At this limit, they are set to 0.
 _LOWEST = -14.0
-#: Upper limit of the logarithms of rates and variances.
-_HIGHEST = 8.0
-#: Limits of the logarithm of the dispersion.
-_DISPERSIONS = (-23.0, 3.0)
-#: Limits of the exponent of the output.
-_EXPONENTS = (-1.0, 3.0)
+#: Prior mean, prior standard deviation, lower limit and upper limit of each hyperparameter, and its
+#: value if the model does not have it. Exponents are those of the outputs; the other parameters are
+#: logarithms. The means of rates are those of the sum of the rates of all inputs.
+_PRIORS = np.array(
+    [
+        [0.0, 1.0, _LOWEST, 8.0, _LOWEST],  # smooth rates w
+        [np.log(0.5), 1.0, _LOWEST, 8.0, _LOWEST],  # rough rates m
+        [np.log(0.3), 3.0, _LOWEST, 8.0, _LOWEST],  # variance of lines
+        [np.log(0.3), 3.0, _LOWEST, 8.0, _LOWEST],  # variance of curves
+        [np.log(0.5), 3.0, _LOWEST, 8.0, _LOWEST],  # variance of the smooth part
+        [np.log(0.3), 3.0, _LOWEST, 8.0, _LOWEST],  # variance of the rough part
+        [np.log(0.3), 3.0, -23.0, 3.0, 0.0],  # dispersions
+        [1.0, 0.7, -1.0, 3.0, 1.0],  # exponents
+    ]
+)
 #: Pairs (dispersion, variance of the smooth part) from which the search starts. There are two,
 #: because the evidence may have a second maximum near zero noise.
 _STARTS = ((0.3, 0.5), (1e-4, 10.0))
@@ -81,25 +78,27 @@ class EvidenceRows:
     """Rows from which the kernel is estimated.
 
     Attributes:
-        radial: Inputs of the radial parts.
-        lines: Values of the straight lines, shape (rows, lines). If there are no lines,
-            `Kernel.lines` is set to 0.
-        curves: Values of the curves, shape (rows, curves), scaled so that all have the same prior
-            variance. If there are no curves, `Kernel.curves` is set to 0.
+        encoder: Transformations of the inputs.
+        u: Scores of the inputs, shape (rows, inputs).
         outputs: Likelihood of each output, or of each class against the others.
-        taking_part: Whether each input is used in the radial parts, shape (inputs,).
     """
 
-    radial: RadialInputs
-    lines: ndarray
-    curves: ndarray
+    encoder: Encoder
+    u: RowInputs
     outputs: Sequence[Likelihood]
-    taking_part: ndarray
+
+    @cached_property
+    def radial(self) -> RadialInputs:
+        """Inputs of the radial parts."""
+        return self.encoder.radial(self.u)
 
     @cached_property
     def grams(self) -> tuple[ndarray, ndarray]:
         """Covariances of lines and of curves with variance 1, each of shape (rows, rows)."""
-        return self.lines @ self.lines.T, self.curves @ self.curves.T
+        functions = self.encoder.functions(self.u)
+        is_line = self.encoder.basis.is_line
+        lines, curves = functions[:, is_line], functions[:, ~is_line]
+        return lines @ lines.T, curves @ curves.T
 
     def explicit(self, kernel: Kernel) -> ndarray:
         """Return the covariance of the level, the lines and the curves, shape (rows, rows)."""
@@ -114,56 +113,42 @@ class EvidenceRows:
 
         The prior of the hyperparameters is not included.
         """
-        return self._evidence(kernel.radial(self.radial, self.radial) + self.explicit(kernel))
-
-    def is_needed(self, kernel: Kernel, groups: Sequence[ndarray]) -> list[bool]:
-        """Return for each group of curves whether the evidence is larger with it than without it.
-
-        Each array in `groups` contains the indices of the curves of one group.
-        """
         covariance = kernel.radial(self.radial, self.radial) + self.explicit(kernel)
-        changes = [self.curves[:, group] for group in groups]
-        evidence = self._evidence(covariance)
-        return [
-            self._evidence(covariance - kernel.curves * curves @ curves.T) < evidence
-            for curves in changes
-        ]
-
-    def _evidence(self, covariance: ndarray) -> float:
-        modes = [_mode(covariance, output, np.zeros(len(covariance))) for output in self.outputs]
+        modes = [_mode(covariance, output, np.zeros(len(self.u))) for output in self.outputs]
         return sum(mode.evidence if mode else -np.inf for mode in modes)
+
+    def only(self, kept: ndarray) -> EvidenceRows:
+        """Return the rows with the lines and curves for which `kept` (functions,) is true."""
+        basis = self.encoder.basis.only(kept)
+        return replace(self, encoder=replace(self.encoder, basis=basis))
 
     def first(self, count: int) -> EvidenceRows:
         """Return the first `count` rows."""
-        part = slice(count)
-        outputs = [output.take(part) for output in self.outputs]
-        return EvidenceRows(
-            self.radial[part], self.lines[part], self.curves[part], outputs, self.taking_part
-        )
+        outputs = [output.take(slice(count)) for output in self.outputs]
+        return EvidenceRows(self.encoder, self.u[:count], outputs)
 
 
-def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likelihood]]:
-    """Return the kernel with the largest evidence, and the likelihoods with their parameters.
+def fit_kernel(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
+    """Return the kernel with the largest evidence, and the rows with the fitted likelihoods.
 
     The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. The better
     result is improved on these rows and then, if there are more, on all rows. In both searches,
-    parameters are scaled by the curvature of the log posterior at the point where they begin.
-
-    Args:
-        rows: Rows from which the kernel is estimated.
-        powers: Whether the exponents of Gaussian outputs are fitted; otherwise they stay 1.
+    parameters are scaled by the curvature of the log posterior at the point where they begin. The
+    exponents of Gaussian outputs are fitted unless a convex or concave shape is required.
     """
-    problem = _Problem(rows.first(_FIRST_ROWS), powers)
+    interacting = rows.encoder.interacting(rows.u)
+    problem = _Problem(rows.first(_FIRST_ROWS), interacting)
     starts = _STARTS[:1] if rows.outputs[0].family.has_known_dispersion else _STARTS
     results = [
         problem.search(problem.start(*start), problem.std, _FIRST_TOLERANCE) for start in starts
     ]
     best = min(results, key=lambda result: result.surprise)
     best = problem.search(best.parameters, best.units, _TOLERANCE)
-    if len(rows.lines) > _FIRST_ROWS:
-        problem = _Problem(rows, powers)
+    if len(rows.u) > _FIRST_ROWS:
+        problem = _Problem(rows, interacting)
         best = problem.search(best.parameters, best.units, _TOLERANCE)
-    return problem.unpacked(best.parameters)
+    kernel, outputs = problem.unpacked(best.parameters)
+    return kernel, replace(rows, outputs=outputs)
 
 
 class _Result(NamedTuple):
@@ -189,27 +174,23 @@ class _Problem:
     upper limits.
     """
 
-    def __init__(self, rows: EvidenceRows, powers: bool) -> None:
+    def __init__(self, rows: EvidenceRows, interacting: ndarray) -> None:
         self.rows = rows
-        self.latent = [np.zeros(len(rows.lines)) for _ in rows.outputs]
+        self.latent = [np.zeros(len(rows.u)) for _ in rows.outputs]
         self.distances = np.stack([pdist(t[:, None], "cityblock") for t in rows.radial.t.T])
         first = rows.outputs[0]
-        inputs = len(rows.taking_part)
-        used = max(int(rows.taking_part.sum()), 1)
+        is_line = rows.encoder.basis.is_line
+        is_local = interacting.any()
+        has_power = first.is_gaussian and not rows.encoder.policy.has_curvatures
+        own = [not first.family.has_known_dispersion, has_power]
+        parts = [is_line.any(), not is_line.all(), is_local, is_local]
+        inputs = len(interacting)
         counts = [inputs, inputs, 1, 1, 1, 1, len(rows.outputs), len(rows.outputs)]
-        self.ends = np.cumsum([inputs, inputs, 4, len(rows.outputs)])
-        rates = np.log([_SMOOTH_RATE / used, _ROUGH_RATE / used])
-        self.middle = np.repeat([*rates, *np.log(_VARIANCES), np.log(_DISPERSION), 1], counts)
-        stds = [_RATE_STD] * 2 + [_VARIANCE_STD] * 5 + [_POWER_STD]
-        self.std = np.repeat(np.array(stds), counts)
-        dispersions = (0.0, 0.0) if first.family.has_known_dispersion else _DISPERSIONS
-        exponents = _EXPONENTS if powers and first.is_gaussian else (1.0, 1.0)
-        limits = [(_LOWEST, _HIGHEST)] * 6 + [dispersions, exponents]
-        self.limits = np.repeat(limits, counts, axis=0)
-        has_radial = rows.taking_part.any()
-        parts = [rows.lines.any(), rows.curves.any(), has_radial, has_radial]
-        present = np.concatenate([rows.taking_part, rows.taking_part, parts])
-        self.limits[: len(present)][~present] = _LOWEST
+        self.ends = np.cumsum(counts)[[0, 1, 5, 6]]
+        self.middle, self.std, *limits, absent = np.repeat(_PRIORS, counts, axis=0).T
+        self.middle[: self.ends[1]] -= np.log(max(interacting.sum(), 1))
+        is_free = np.concatenate([interacting, interacting, parts, np.repeat(own, counts[6:])])
+        self.limits = np.where(is_free, limits, absent).T
         self.middle = np.clip(self.middle, *self.limits.T)  # fixed parameters have no prior
 
     def start(self, dispersion: float, smooth: float) -> ndarray:

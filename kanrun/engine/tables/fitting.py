@@ -10,19 +10,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from kanrun.engine.tables.encoder import CURVATURES, KINDS, Encoder, TablePolicy
+from kanrun.engine.tables.encoder import KINDS, Encoder, TablePolicy
 from kanrun.engine.tables.evidence import EvidenceRows, fit_kernel
 from kanrun.engine.tables.folds import Folds, Predict, assign_folds, training_rows
 from kanrun.engine.tables.kernel import Centres, Kernel
 from kanrun.engine.tables.likelihoods import Likelihood, Power
 from kanrun.engine.tables.posterior import condition
-from kanrun.engine.tables.reduced_basis import ReducedBasis, RowInputs
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
@@ -70,8 +68,6 @@ _NORMAL_QUARTILES = 1.349
 #: Smallest scale of outputs, as a fraction of their standard deviation; it is needed if most
 #: outputs are equal.
 _LEAST_UNIT = 0.1
-#: Prior variance that replaces a variance of 0 in the kernel.
-_ABSENT = 1e-12
 #: Margin of `link_map` for linear models and linear extrapolation. Within the margin, straight
 #: lines continue.
 _LINEAR_LINK_MARGIN = 1.0
@@ -107,15 +103,6 @@ def fit_table(
     return model if len(different) == len(points) else model.repeated(place)
 
 
-class _Learned(NamedTuple):
-    """Encoder, kernel and likelihoods with the largest evidence on the rows in `sample`."""
-
-    encoder: Encoder
-    kernel: Kernel
-    likelihoods: list[Likelihood]
-    sample: EvidenceRows
-
-
 @dataclass(frozen=True, eq=False)
 class _Problem:
     """A table and the settings of its model."""
@@ -131,122 +118,79 @@ class _Problem:
         If `known` is given, the input transformations, the kernel and the centres are taken from
         `known`. Only the coefficients, their scale and the dispersion are then fitted.
         """
-        weights = points.shares
-        if known is None:
-            rows = self._order(len(points))[: self._evidence_rows(len(points))]
-            encoder, kernel, likelihoods, sample = self._kernel(points, rows)
-        else:
-            encoder = known.encoder
-            kernel = known.kernel
-            sample = known.sample
-            likelihoods = [each.likelihood for each in known.outputs]
-            rows = np.arange(0)
-        u = encoder.inputs.apply(points.x)
-        noise = min(each.dispersion for each in likelihoods)
-        centres = known.centres if known else self._centres(encoder, kernel, u, noise)
-        likelihoods = [
-            replace(old, y=new.y, weights=weights)
-            for old, new in zip(likelihoods, self._likelihoods(points), strict=True)
+        likelihoods = self._likelihoods(points)
+        prior = known or self._prior(points, len(likelihoods))
+        if not self.family.classes:
+            likelihoods = [
+                replace(new, power=old.power, dispersion=old.dispersion)
+                for new, old in zip(likelihoods, prior.sample.outputs, strict=True)
+            ]
+        features = prior.features(prior.encoder.inputs.apply(points.x))
+        outputs = condition(
+            features,
+            prior.variances,
+            likelihoods,
+            rescale=len(prior.sample.u) < len(points),
+            constraints=prior.encoder.constraints(features.shape[1]),
+        )
+        return replace(prior, outputs=tuple(outputs))
+
+    def _prior(self, points: Points, outputs: int) -> LatentFit:
+        """Return the kernel with the largest evidence, and its centres; there is no posterior yet.
+
+        Each kind of model is tried. A kind is preferred to a simpler one only if its log evidence
+        is larger by at least `_KIND_EVIDENCE` for each step in `KINDS`. `outputs` is the number of
+        latent functions.
+        """
+        rows = len(points)
+        order = self._order(rows)
+        work = points.x.shape[1] + _OUTPUT_WORK * (min(outputs, _EVIDENCE_CLASSES) - 1)
+        most = max(_FEWEST_EVIDENCE_ROWS, int(np.sqrt(_EVIDENCE_WORK / work)))
+        among = order[: min(most, EVIDENCE_ROWS)]
+        found = [self._searched(points, among, kind) for kind in KINDS]
+        gains = [
+            sample.log_evidence(kernel) - place * _KIND_EVIDENCE
+            for place, (kernel, sample) in enumerate(found)
         ]
-        radial = centres.features(encoder.radial(u))
-        features = np.concatenate([encoder.functions(u), radial], 1)
-        prior = np.ones(features.shape[1])
-        variances = (kernel.curves, kernel.lines)
-        prior[: len(encoder.basis.column)] = np.maximum(variances, _ABSENT)[
-            encoder.is_line.astype(int)
-        ]
-        constraints = encoder.constraints
-        if constraints is not None:
-            extra = features.shape[1] - constraints.shape[1]
-            constraints = np.pad(constraints, ((0, 0), (0, extra)))
-        rescale = len(rows) < len(points)
-        outputs = condition(features, prior, likelihoods, rescale=rescale, constraints=constraints)
-        return LatentFit(encoder, kernel, centres, tuple(outputs), sample)
+        kernel, sample = found[int(np.argmax(gains))]
+        encoder = sample.encoder
+        affordable = min(_NUMBERS / rows, np.sqrt(_STEP_WORK / rows / outputs))
+        most = int(np.clip(affordable, _FEWEST_CENTRES, _CENTRES))
+        u = encoder.inputs.apply(points.x[np.sort(order[:_CANDIDATE_ROWS])])
+        noise = min(each.dispersion for each in sample.outputs)
+        return LatentFit(sample, Centres.of(kernel, encoder.radial(u), most, noise), ())
 
     def _order(self, rows: int) -> Int[ndarray, " rows"]:
         return np.random.default_rng([self.seed, _STREAM]).permutation(rows)
-
-    def _evidence_rows(self, rows: int) -> int:
-        outputs = min(self._outputs, _EVIDENCE_CLASSES)
-        work = self.points.x.shape[1] + _OUTPUT_WORK * (outputs - 1)
-        most = max(_FEWEST_EVIDENCE_ROWS, int(np.sqrt(_EVIDENCE_WORK / work)))
-        return min(rows, most, EVIDENCE_ROWS)
-
-    @property
-    def _outputs(self) -> int:
-        classes = self.family.classes
-        return self.points.y.shape[1] if not classes else 1 if classes == 2 else classes
 
     def _likelihoods(self, points: Points) -> list[Likelihood]:
         """Return the likelihood of each output, or of each class against the others."""
         y = points.y
         weights = points.shares
         family = self.family
-        if family.classes:
-            first = 1 if family.classes == 2 else 0
-            every = [(y[:, 0] == k).astype(float) for k in range(first, family.classes)]
-            return [Likelihood(family, each, weights, Power(1.0, 0.0)) for each in every]
         if family.has_link:
-            return [Likelihood(family, y[:, 0], weights, Power(1.0, 0.0))]
-        std = np.array(deviation(y, weights))
-        quartiles = np.quantile(y, [0.25, 0.75], axis=0)
-        units = np.maximum(np.ptp(quartiles, axis=0) / _NORMAL_QUARTILES, _LEAST_UNIT * std)
-        units = np.where(units > 0, units, 1.0).tolist()
-        return [
-            Likelihood(family, each, weights, Power(unit, float(np.median(each / unit))))
-            for each, unit in zip(y.T, units, strict=True)
-        ]
+            outputs = [y[:, 0]]
+            if classes := family.classes:
+                outputs = [y[:, 0] == k for k in range(classes == 2, classes)]
+            power = Power(1.0, 0.0)
+            return [Likelihood(family, 1.0 * each, weights, power) for each in outputs]
+        likelihoods = []
+        for each in y.T:
+            quartiles = np.quantile(each, [0.25, 0.75])
+            least = _LEAST_UNIT * float(deviation(each, weights))
+            unit = max(float(np.ptp(quartiles)) / _NORMAL_QUARTILES, least) or 1.0
+            power = Power(unit, float(np.median(each / unit)))
+            likelihoods.append(Likelihood(family, each, weights, power))
+        return likelihoods
 
-    def _kernel(self, points: Points, rows: ndarray) -> _Learned:
-        """Return the kernel with the largest evidence on these rows.
-
-        Each kind of model is tried. A kind is preferred to a simpler one only if its log evidence
-        is larger by at least `_KIND_EVIDENCE` for each step in `KINDS`.
-        """
-        found = [self._searched(points, rows, kind) for kind in KINDS]
-        gains = [
-            each.sample.log_evidence(each.kernel) - place * _KIND_EVIDENCE
-            for place, each in enumerate(found)
-        ]
-        return found[int(np.argmax(gains))]
-
-    def _searched(self, points: Points, rows: ndarray, kind: str) -> _Learned:
+    def _searched(self, points: Points, rows: ndarray, kind: str) -> tuple[Kernel, EvidenceRows]:
+        """Return the kernel of this kind with the largest evidence on the rows `rows`."""
         encoder = Encoder.of(points.x, points.shares, self.policy, kind)
-        u = encoder.inputs.apply(points.x[rows])
-        functions = encoder.functions(u)
-        every = self._likelihoods(points.take(rows))
-        frequent = list(range(len(every)))
-        if len(every) > _EVIDENCE_CLASSES and self.family.classes:
-            frequent.sort(key=lambda k: -float(every[k].y.sum()))
-            frequent = frequent[:_EVIDENCE_CLASSES]
-        is_local = self.policy.is_local and kind == "full"
-        taking_part = np.full(u.shape[1], is_local) & (np.ptp(u, axis=0) > 0)
-        exposure = self.policy.exposure
-        additive = [j for j, _ in self.policy.shapes] + [exposure] * (exposure is not None)
-        taking_part[additive] = False
-        sample = EvidenceRows(
-            encoder.radial(u),
-            functions[:, encoder.is_line],
-            functions[:, ~encoder.is_line],
-            [every[k] for k in frequent],
-            taking_part,
-        )
-        if kind == "full":
-            bent = any(shape in CURVATURES for _, shape in self.policy.shapes)
-            kernel, found = fit_kernel(sample, powers=not bent)
-            encoder, sample = _with_needed_curves(encoder, kernel, replace(sample, outputs=found))
-        else:
-            kernel, found = _fit_lines(sample)
-        for place, likelihood in zip(frequent, found, strict=True):
-            every[place] = likelihood
-        return _Learned(encoder, kernel, every, replace(sample, outputs=found))
-
-    def _centres(self, encoder: Encoder, kernel: Kernel, u: RowInputs, noise: float) -> Centres:
-        rows = len(u)
-        affordable = min(_NUMBERS / rows, np.sqrt(_STEP_WORK / rows / self._outputs))
-        most = int(np.clip(affordable, _FEWEST_CENTRES, _CENTRES))
-        among = self._order(rows)[:_CANDIDATE_ROWS]
-        return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most, noise)
+        outputs = self._likelihoods(points.take(rows))
+        if self.family.classes:
+            outputs = sorted(outputs, key=lambda each: -float(each.y.sum()))[:_EVIDENCE_CLASSES]
+        sample = EvidenceRows(encoder, encoder.inputs.apply(points.x[rows]), outputs)
+        return _with_needed_curves(*fit_kernel(sample)) if kind == "full" else _fit_lines(sample)
 
     def folds(self, whole: LatentFit) -> Folds | None:
         """Predict the rows of each fold by a model that was fitted without these rows.
@@ -261,7 +205,7 @@ class _Problem:
         )
         shared = len(points) >= _SHARED_ROWS and points.groups is None
         if shared:
-            number[self._order(len(points))[: self._evidence_rows(len(points))]] = -1
+            number[self._order(len(points))[: len(whole.sample.u)]] = -1
         values = np.full((len(points), self.family.classes or points.y.shape[1]), np.nan)
         count = int(number.max()) + 1
         seconds = list[float]()
@@ -321,40 +265,31 @@ class _Problem:
         return replace(model, family=known)
 
 
-def _with_needed_curves(
-    encoder: Encoder, kernel: Kernel, sample: EvidenceRows
-) -> tuple[Encoder, EvidenceRows]:
+def _with_needed_curves(kernel: Kernel, sample: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
     """Remove the curves of every input whose curves lower the evidence.
 
     Otherwise, the common variance of all curves would make the effects of these inputs wiggly.
-
-    Returns:
-        The encoder and the sample of rows, both without these curves.
     """
-    basis = encoder.basis
-    column = basis.column[~encoder.is_line]
-    bent = np.unique(column)
-    is_needed = sample.is_needed(kernel, [np.flatnonzero(column == j) for j in bent])
-    kept = ~np.isin(column, bent[~np.array(is_needed, dtype=bool)])
-    functions = encoder.is_line.copy()
-    functions[~encoder.is_line] = kept
-    fewer = ReducedBasis(
-        basis.breakpoints,
-        basis.coefficients[functions],
-        basis.column[functions],
-        basis.order[functions],
-    )
-    return replace(encoder, basis=fewer), replace(sample, curves=sample.curves[:, kept])
+    basis = sample.encoder.basis
+    evidence = sample.log_evidence(kernel)
+    kept = np.full(len(basis.column), True)
+    for j in np.unique(basis.column[~basis.is_line]):
+        others = basis.is_line | (basis.column != j)
+        if sample.only(others).log_evidence(kernel) >= evidence:
+            kept &= others
+    return kernel, sample.only(kept)
 
 
-def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, list[Likelihood]]:
-    """Return the kernel of a linear or constant model, and the likelihoods.
+def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
+    """Return the kernel of a linear or constant model, and the rows with the fitted likelihoods.
 
     The variance of the lines is estimated from each output; the kernel has the geometric mean of
     these estimates.
     """
-    prior = np.full(rows.lines.shape[1], _LINES)
-    found = [condition(rows.lines, prior, [each], rescale=True)[0] for each in rows.outputs]
+    lines = rows.encoder.functions(rows.u)
+    prior = np.full(lines.shape[1], _LINES)
+    found = [condition(lines, prior, [each], rescale=True)[0] for each in rows.outputs]
     variance = _LINES * float(np.exp(np.mean([np.log(each.scale) for each in found])))
-    rates = np.zeros(len(rows.taking_part))
-    return Kernel(rates, rates, variance, 0.0, 0.0, 0.0), [each.likelihood for each in found]
+    rates = np.zeros(rows.u.shape[1])
+    likelihoods = [each.likelihood for each in found]
+    return Kernel(rates, rates, variance, 0.0, 0.0, 0.0), replace(rows, outputs=likelihoods)

@@ -13,7 +13,7 @@ Additive Models (2017), 5.4.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -55,7 +55,6 @@ PerRow = Float[ndarray, " rows"]
 RowInputs = Float[ndarray, "rows inputs"]
 RowOutputs = Float[ndarray, "rows outputs"]
 RowFunctions = Float[ndarray, "rows functions"]
-Rows = slice | ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,15 +69,13 @@ class ReducedBasis:
     Attributes:
         breakpoints: Grid of each input, with G intervals, shape (inputs, G + 1).
         coefficients: B-spline coefficients of each function, shape (functions, G + 3).
-        column: Index of the input of each function, shape (functions,).
-        order: Position of each function among those of its input, shape (functions,); 0 is the
-            line.
+        column: Index of the input of each function, shape (functions,). Of each input, the line
+            comes first.
     """
 
     breakpoints: ndarray
     coefficients: ndarray
     column: ndarray
-    order: ndarray
 
     @staticmethod
     def of(u: RowInputs, functions: int, weights: PerRow | None = None) -> ReducedBasis:
@@ -106,13 +103,17 @@ class ReducedBasis:
             _demmler_reinsch(mean, gram, energy, functions) / jump
             for mean, gram, energy, jump in zip(means, grams, energies, jumps, strict=True)
         ]
-        counts = [len(smooth) for smooth in coefficients]
-        return ReducedBasis(
-            grids,
-            np.concatenate(coefficients),
-            np.repeat(range(u.shape[1]), counts),
-            np.concatenate([np.arange(count) for count in counts]),
-        )
+        column = np.repeat(range(u.shape[1]), [len(smooth) for smooth in coefficients])
+        return ReducedBasis(grids, np.concatenate(coefficients), column)
+
+    @cached_property
+    def is_line(self) -> ndarray:
+        """Whether each function is a straight line, shape (functions,)."""
+        return np.diff(self.column, prepend=-1) > 0
+
+    def only(self, kept: ndarray) -> ReducedBasis:
+        """Return the basis with the functions for which `kept` (functions,) is true."""
+        return replace(self, coefficients=self.coefficients[kept], column=self.column[kept])
 
     @cached_property
     def places(self) -> tuple[Int[ndarray, " functions"], ...]:

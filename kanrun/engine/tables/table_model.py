@@ -35,6 +35,8 @@ from kanrun.engine.tables.scores import (
 )
 from kanrun.points import Family, PiecewiseScaling
 
+#: Prior variance that replaces a variance of 0 in the kernel.
+_ABSENT = 1e-12
 #: Number of training rows over which `TableModel.widening` averages.
 _WIDENING_ROWS = 8
 
@@ -44,18 +46,31 @@ class LatentFit:
     """Latent functions of the outputs, as fitted to the rows of a table.
 
     Attributes:
-        encoder: Transformations of the inputs.
-        kernel: The kernel.
+        sample: Rows that determined the kernel, with the likelihoods fitted to them.
         centres: Centres of the radial parts.
         outputs: Posterior of each output or, for classes, each logit; two classes have one logit.
-        sample: Rows that determined the kernel, with the likelihoods fitted to them.
     """
 
-    encoder: Encoder
-    kernel: Kernel
+    sample: EvidenceRows
     centres: Centres
     outputs: tuple[Posterior, ...]
-    sample: EvidenceRows
+
+    @property
+    def encoder(self) -> Encoder:
+        """Transformations of the inputs."""
+        return self.sample.encoder
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.centres.kernel
+
+    @property
+    def variances(self) -> ndarray:
+        """Prior variance of the coefficient of each feature, shape (features,)."""
+        kernel = self.kernel
+        explicit = np.where(self.encoder.basis.is_line, kernel.lines, kernel.curves)
+        radial = np.ones(len(self.centres.inputs))
+        return np.concatenate([np.maximum(explicit, _ABSENT), radial])
 
     @cached_property
     def weights(self) -> tuple[ndarray, ndarray]:

@@ -35,7 +35,7 @@ def test_functions_of_an_input_are_uncorrelated_on_the_rows():
 def test_the_line_comes_first_and_rises():
     u = rows()
     basis = ReducedBasis.of(u, LIMIT)
-    lines = basis.values(u)[:, basis.order == 0]
+    lines = basis.values(u)[:, basis.is_line]
     for j in range(3):
         assert np.corrcoef(lines[:, j], u[:, j])[0, 1] == pytest.approx(1, abs=1e-9)
     assert (basis.column == 2).sum() == 1  # an input with two values has only a line
