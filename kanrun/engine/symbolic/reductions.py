@@ -18,7 +18,7 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, TINY, Array, input_names, input_symbols
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.tables import TablePolicy, fit_table
-from kanrun.engine.tables.effects import importance_table
+from kanrun.engine.tables.reports import importance_table
 from kanrun.errors import UsageError
 from kanrun.formulas.conversion import to_numpy
 from kanrun.points import Points

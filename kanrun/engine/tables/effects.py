@@ -1,4 +1,4 @@
-"""Effects of the columns of a fitted table: curves with bands, importance, and interactions.
+"""Effects of the columns of a fitted table: curves with bands, and maps of pairs of columns.
 
 The effect of a set of columns is the partial dependence of the latent function: its average over
 rows when these columns have fixed values, minus the mean over rows. An effect is linear in the
@@ -8,7 +8,7 @@ Interactions are shown for pairs of columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,25 +19,16 @@ from pandas import DataFrame, concat
 from scipy.spatial.distance import cdist
 from scipy.special import expit, logit
 
-from kanrun.engine.tables.folds import loss_of
-from kanrun.engine.tables.reduced_basis import RowOutputs, spaced
+from kanrun.engine.tables.reduced_basis import RowOutputs
 from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.points import Points
 
 #: Number of points of the effect curve of an input with many values.
 CURVE_POINTS = 61
-#: Number of quantiles that describe the distribution of an input.
-QUANTILES = 41
-#: Largest number of rows on which importance is measured: of each fold or, without folds, in all.
-MAX_ROWS = 2000
 #: Largest number of pairs in the table of pairs.
 MAX_PAIRS = 12
 #: Number of the strongest pairs for which maps are computed.
 MAX_MAPS = 4
-#: Number of parts into which the training rows are divided if there are no folds.
-PARTS = 5
-#: Name of the row of `anova_table` that describes interactions.
-REMAINDER = "(interactions)"
 #: Largest number of points along each side of a map.
 MAP_POINTS = 25
 #: Quantile levels of a column of numbers between which a map extends along this column.
@@ -46,78 +37,12 @@ MAP_QUANTILES = (0.01, 0.99)
 BAND = 1.96
 #: Lower limit of class probabilities in bands, which keeps the log-odds finite.
 _RARE = 1e-12
-#: Number of rows over which effects are averaged, and at which pairs are compared.
-_EFFECT_ROWS = 200
 #: Number of columns whose pairs are compared: those with the largest rates in the kernel.
 _PAIRED_COLUMNS = 12
-#: Combined with the seed to choose the rows on which importance is measured. The next larger number
-#: is used to permute these rows.
-_STREAM = 31
 
 #: Names of the levels of each column of text, by the name of the column. Every level but the last
 #: is represented by an indicator among the inputs, which is called `column=level`.
 Levels = Mapping[str, Sequence[str]]
-
-
-def report_tables(
-    model: TableModel,
-    points: Points,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    levels: Levels,
-    seed: int,
-) -> Iterator[tuple[str, DataFrame]]:
-    """Yield pairs of a name and a table: effects, importance, variances and others.
-
-    The names are `effects`, `importance`, `anova`, `input_values` (quantiles of the inputs),
-    `pairs`, `pair_maps` and `kernel`. Without radial parts, the model has no interactions, and the
-    two tables about pairs are left out. `inputs` and `outputs` are the names of the inputs of the
-    model, and of its outputs or classes.
-    """
-    quantiles = np.linspace(0, 1, QUANTILES)
-    columns = _columns(inputs, levels)
-    if model.policy.exposure is not None:
-        del columns[inputs[model.policy.exposure]]
-    yield "effects", effect_table(model, points, columns, outputs, levels)
-    yield "importance", importance_table(model, points, columns, seed)
-    yield "anova", anova_table(model, columns)
-    labels = {"input": np.repeat(inputs, QUANTILES), "level": np.tile(quantiles, len(inputs))}
-    values = np.quantile(points.x, quantiles, axis=0).T.ravel()
-    yield "input_values", DataFrame(labels | {"x": values})
-    if len(pairs := pair_table(model, columns)):
-        yield "pairs", pairs
-        yield "pair_maps", pair_maps(model, points, pairs, columns, outputs, levels)
-    yield "kernel", kernel_table(model, inputs)
-
-
-def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
-    """Return the hyperparameters of the model.
-
-    Returns:
-        One row per rate of an input, per variance of the kernel, and per noise variance and power
-        of an output. The columns are `part` (`smooth rate`, `rough rate`, `variance`, `noise`,
-        `power`), `name` and `value`. Rates refer to standardised inputs.
-    """
-    kernel = model.fit.kernel
-    rows = [("smooth rate", *pair) for pair in zip(inputs, kernel.smooth_rates, strict=True)]
-    rows += [("rough rate", *pair) for pair in zip(inputs, kernel.rough_rates, strict=True)]
-    parts = ("lines", "curves", "smooth", "rough")
-    rows += [("variance", name, getattr(kernel, name)) for name in parts]
-    if model.outputs is not None:
-        for k, output in enumerate(model.fit.outputs):
-            rows.append(("noise", str(k), output.likelihood.dispersion))
-            rows.append(("power", str(k), output.likelihood.power.exponent))
-    return DataFrame(rows, columns=["part", "name", "value"])
-
-
-def _columns(inputs: Sequence[str], levels: Levels) -> dict[str, list[int]]:
-    """Map each column name to the indices of the column's inputs; columns of text are first."""
-    columns = {
-        name: [inputs.index(f"{name}={level}") for level in names[:-1]]
-        for name, names in levels.items()
-    }
-    taken = {j for places in columns.values() for j in places}
-    return columns | {name: [j] for j, name in enumerate(inputs) if j not in taken}
 
 
 class _Contrast(NamedTuple):
@@ -126,6 +51,7 @@ class _Contrast(NamedTuple):
     The effect is averaged over rows, and its mean over rows is subtracted (it is centred).
 
     Attributes:
+        fit: The latent functions.
         functions: Lines and curves of these inputs, centred by their means over rows, shape
             (points, functions). The columns of lines and curves of other inputs are 0.
         own: Factors of the radial covariances that depend on these inputs (see `Centres.factors`),
@@ -133,45 +59,48 @@ class _Contrast(NamedTuple):
         others: Factors that depend on the other inputs, for each row, shape (rows, 2, R).
     """
 
+    fit: LatentFit
     functions: ndarray
     own: ndarray
     others: ndarray
 
     @staticmethod
-    def of(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> _Contrast:
+    def of(model: TableModel, columns: Sequence[int], u: ndarray) -> _Contrast:
         """Compute the features at scores `u` (points, inputs).
 
         `columns` are the indices of the inputs whose effect is computed. Other inputs have the
-        scores of each of `rows` (rows, inputs), over which the effect is averaged.
+        scores of each of `model.effect_rows`, over which the effect is averaged.
         """
+        fit = model.fit
         encoder = fit.encoder
-        both = np.concatenate([u, rows])
+        both = np.concatenate([u, model.effect_rows])
         functions = encoder.functions(both)
         functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
         radial = encoder.radial(both)
         own, others = fit.centres.factors(radial, columns, radial[len(u) :])
-        functions, own = (
-            values[: len(u)] - values[len(u) :].mean(0) for values in (functions, own)
-        )
-        return _Contrast(functions, own, others)
+        centred = (part[: len(u)] - part[len(u) :].mean(0) for part in (functions, own))
+        return _Contrast(fit, *centred, others)
 
     @property
     def covariances(self) -> ndarray:
         """Centred radial covariances, averaged over rows, shape (points, R)."""
         return np.asarray((self.own * self.others.mean(0)).sum(1))
 
-    def effect(self, fit: LatentFit) -> RowOutputs:
-        """Return the centred effect on each latent function, shape (points, outputs)."""
-        weights, heights = fit.weights
+    @property
+    def effect(self) -> RowOutputs:
+        """The centred effect on each latent function, shape (points, outputs)."""
+        weights, heights = self.fit.weights
         return np.asarray(self.functions @ weights + self.covariances @ heights)
 
-    def std(self, fit: LatentFit) -> RowOutputs:
-        """Return the standard deviation of the effect, shape (points, outputs).
+    @property
+    def std(self) -> RowOutputs:
+        """The standard deviation of the effect, shape (points, outputs).
 
         It includes the posterior uncertainty of the coefficients, and the sampling error of the
         average over rows: the variance of the radial part of the effect between rows, divided by
         the number of rows.
         """
+        fit = self.fit
         features = np.concatenate([self.functions, fit.centres.whitened(self.covariances)], 1)
         variances = []
         for output, heights in zip(fit.outputs, fit.weights[1].T, strict=True):
@@ -180,16 +109,18 @@ class _Contrast(NamedTuple):
         return np.asarray(np.sqrt(np.stack(variances, 1)))
 
 
-def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
+def column_effect(
+    model: TableModel, columns: Sequence[int], u: ndarray | None = None
+) -> RowOutputs:
     """Return the centred effect of some inputs on each latent function, shape (points, outputs).
 
     Args:
-        fit: The latent functions.
+        model: The fitted model.
         columns: Indices of the inputs.
-        u: Scores at which the effect is evaluated, shape (points, inputs).
-        rows: Scores of the rows (rows, inputs) over which the other inputs are averaged.
+        u: Scores at which the effect is evaluated, shape (points, inputs); by default
+            `model.effect_rows`, over which the other inputs are averaged.
     """
-    return _Contrast.of(fit, columns, u, rows).effect(fit)
+    return _Contrast.of(model, columns, model.effect_rows if u is None else u).effect
 
 
 class _Grid(NamedTuple):
@@ -254,23 +185,26 @@ def effect_table(
     `columns` maps each column to the indices of its inputs.
     """
     tables = []
-    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    mean = model.fit.at_scores(rows).mean(0)
+    mean = model.fit.at_scores(model.effect_rows).mean(0)
     for name, inputs in columns.items():
         names = levels.get(name, ())
         grid = _Grid.of(points.x[:, inputs], names, len(names) or CURVE_POINTS, (0.0, 1.0))
-        moved = np.tile(np.median(points.x, axis=0), (len(grid.values), 1))
+        size = len(grid.values)
+        moved = np.repeat(points.x[:1], size, 0)
         moved[:, inputs] = grid.inputs
-        contrast = _Contrast.of(model.fit, inputs, model.inputs.apply(moved), rows)
-        latent = mean + contrast.effect(model.fit)
-        width = BAND * contrast.std(model.fit)
-        middle = in_units(latent, model.outputs)
-        ends = [_moved(model, latent, difference) for difference in (-width, width)]
-        curves = zip(middle.T, np.minimum(*ends).T, np.maximum(*ends).T, strict=True)
-        for output, (value, lower, upper) in zip(outputs, curves, strict=True):
-            labels = {"input": name, "level": grid.levels, "output": output}
-            numbers = {"x": grid.values, "value": value, "lower": lower, "upper": upper}
-            tables.append(DataFrame(labels | numbers))
+        contrast = _Contrast.of(model, inputs, model.inputs.apply(moved))
+        latent = mean + contrast.effect
+        ends = [_moved(model, latent, sign * BAND * contrast.std) for sign in (-1, 1)]
+        shown = {
+            "input": name,
+            "level": np.tile(grid.levels, len(outputs)),
+            "output": np.repeat(outputs, size),
+            "x": np.tile(grid.values, len(outputs)),
+            "value": in_units(latent, model.outputs).T.ravel(),
+            "lower": np.minimum(*ends).T.ravel(),
+            "upper": np.maximum(*ends).T.ravel(),
+        }
+        tables.append(DataFrame(shown))
     return concat(tables, ignore_index=True)
 
 
@@ -284,88 +218,6 @@ def _moved(model: TableModel, latent: RowOutputs, difference: RowOutputs) -> nda
     return np.asarray(expit(logit(np.clip(in_units(latent, None), _RARE, 1 - _RARE)) + difference))
 
 
-def importance_table(
-    model: TableModel, points: Points, columns: Mapping[str, Sequence[int]], seed: int
-) -> DataFrame:
-    """Return the permutation importance of each column, the most important first.
-
-    `permutation_importance` is the increase of the loss (see `loss_of`) if the values of a column
-    are permuted: the mean over folds. `std` is the standard deviation over folds. In each fold, the
-    model of the fold predicts the held-out rows. Without folds, the training rows are divided into
-    `PARTS` parts, each of which is predicted by the model that was fitted to all rows.
-    """
-    folds: list[tuple[Callable[[ndarray], ndarray], ndarray]]
-    if model.folds is None:
-        rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
-        folds = [(model.predict, part) for part in np.array_split(rows, min(PARTS, len(rows)))]
-    else:
-        number = model.folds.number
-        held_out = [np.flatnonzero(number == k)[:MAX_ROWS] for k in range(number.max() + 1)]
-        folds = [*zip(model.folds.predict, held_out, strict=True)]
-    rng = np.random.default_rng([seed, _STREAM + 1])
-    increases = []
-    every = np.arange(points.x.shape[1])
-    for predict, rows in folds:
-        x = points.x[rows]
-        y = points.y[rows]
-        order = rng.permutation(len(rows))
-        before, *permuted = (
-            loss_of(predict(np.where(np.isin(every, mine), x[order], x)), y, model.family)
-            for mine in ([], *columns.values())
-        )
-        increases.append(np.array(permuted) - before)
-    means = np.mean(increases, axis=0)
-    stds = np.std(increases, axis=0)
-    table = DataFrame({"input": list(columns), "permutation_importance": means, "std": stds})
-    by = "permutation_importance"
-    return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
-
-
-def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
-    """Return degrees of freedom, fraction of variance and Bayes factor of each column.
-
-    `degrees_of_freedom` is the effective number of coefficients of the column's lines and curves.
-    `variance_fraction` is the covariance of the effect f_j with the latent function f divided by
-    the variance of f, on training rows and summed over outputs. It is negative if an effect
-    counteracts others; all fractions add up to 1 (S_j in G. Li et al., Journal of Physical
-    Chemistry A 114 (2010) 6022-6032). `log10_bayes_factor` is the logarithm of the ratio of the
-    evidence with the column to the evidence without it, on the rows that determined the kernel. The
-    last row describes the interactions; its degrees of freedom are those of the radial parts.
-    """
-    fit = model.fit
-    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    whole = fit.at_scores(rows)
-    whole = whole - whole.mean(0)
-    # Latent values are divided by the largest one, because the squares of large values may
-    # overflow.
-    size = np.abs(whole).max() or 1.0
-    left = whole = whole / size
-    evidence = fit.sample.log_evidence(fit.kernel)
-    found = []
-    determined = np.sum([each.determined for each in fit.outputs], axis=0)
-    for name, mine in columns.items():
-        effect = column_effect(fit, mine, rows, rows) / size
-        left = left - effect
-        places = np.isin(fit.encoder.basis.column, mine)
-        freedom = float(determined[: len(places)][places].sum())
-        factor = (evidence - _without(fit, mine)) / np.log(10)
-        found.append((name, freedom, float((effect * whole).sum()), factor))
-    found.sort(key=lambda row: -row[2])
-    freedom = float(determined[len(fit.encoder.basis.column) :].sum())
-    found.append((REMAINDER, freedom, float((left * whole).sum()), np.nan))
-    names = ["term", "degrees_of_freedom", "variance_fraction", "log10_bayes_factor"]
-    table = DataFrame(found, columns=names)
-    table["variance_fraction"] /= float((whole**2).sum()) or 1.0
-    return table
-
-
-def _without(fit: LatentFit, columns: Sequence[int]) -> float:
-    """Return the log evidence of the kernel after the inputs `columns` are removed."""
-    kept = ~np.isin(fit.encoder.basis.column, columns)
-    inside = ~np.isin(np.arange(fit.sample.u.shape[1]), columns)
-    return fit.sample.only(kept).log_evidence(fit.kernel.among(inside))
-
-
 def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
     """Return the pairs of columns with the strongest interactions.
 
@@ -373,19 +225,16 @@ def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataF
     their single effects. It has the unit of the latent functions: logits for classes, the
     transformed output for numbers. `columns` maps each column to the indices of its inputs.
     """
-    fit = model.fit
-    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
     found = []
-    if len(fit.centres.inputs):
-        kernel = fit.kernel
+    kernel = model.fit.kernel
+    if kernel.radial_variance:
         rates = kernel.smooth * kernel.smooth_rates + kernel.rough * kernel.rough_rates
         largest = sorted(columns, key=lambda name: -rates[list(columns[name])].max())
         paired = [name for name in columns if name in largest[:_PAIRED_COLUMNS]]
-        single = {name: column_effect(fit, columns[name], rows, rows) for name in paired}
+        single = {name: column_effect(model, columns[name]) for name in paired}
         for pair in combinations(paired, 2):
-            inputs = [j for name in pair for j in columns[name]]
-            alone = single[pair[0]] + single[pair[1]]
-            joint = column_effect(fit, inputs, rows, rows) - alone
+            both = column_effect(model, [j for name in pair for j in columns[name]])
+            joint = both - single[pair[0]] - single[pair[1]]
             found.append((*pair, float(np.sqrt(np.var(joint, axis=0).sum()))))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
@@ -408,22 +257,21 @@ def pair_maps(
     probability of the last class.
     """
     o = len(outputs) - 1 if model.outputs is None else 0
-    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    mean = model.fit.at_scores(rows).mean(0)
+    mean = model.fit.at_scores(model.effect_rows).mean(0)
     tables = []
     for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
-        values = [points.x[:, columns[name]] for name in names]
+        places = [columns[name] for name in names]
+        values = [points.x[:, inputs] for inputs in places]
         grids = [
             _Grid.of(x, levels.get(name, ()), MAP_POINTS, MAP_QUANTILES)
             for name, x in zip(names, values, strict=True)
         ]
         shape = [len(grid.values) for grid in grids]
         first, second = np.indices(shape).reshape(2, -1)
-        moved = np.tile(np.median(points.x, axis=0), (len(first), 1))
-        moved[:, columns[names[0]]] = grids[0].inputs[first]
-        moved[:, columns[names[1]]] = grids[1].inputs[second]
-        both = [*columns[names[0]], *columns[names[1]]]
-        effect = column_effect(model.fit, both, model.inputs.apply(moved), rows)
+        both = [*places[0], *places[1]]
+        moved = np.repeat(points.x[:1], len(first), 0)
+        moved[:, both] = np.hstack([grids[0].inputs[first], grids[1].inputs[second]])
+        effect = column_effect(model, both, model.inputs.apply(moved))
         nearest = np.stack([grid.nearest(x) for grid, x in zip(grids, values, strict=True)])
         cells = np.ravel_multi_index(nearest[:, (nearest >= 0).all(0)], shape)
         table = {

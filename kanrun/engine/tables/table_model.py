@@ -37,6 +37,8 @@ from kanrun.points import Family, PiecewiseScaling
 
 #: Prior variance that replaces a variance of 0 in the kernel.
 _ABSENT = 1e-12
+#: Number of training rows over which effects are averaged, and at which pairs are compared.
+_EFFECT_ROWS = 200
 #: Number of training rows over which `TableModel.widening` averages.
 _WIDENING_ROWS = 8
 
@@ -152,6 +154,11 @@ class TableModel:
         return self.fit.encoder.inputs
 
     @property
+    def effect_rows(self) -> RowInputs:
+        """Scores of evenly spaced training rows, over which effects are averaged."""
+        return self.u[spaced(len(self.u), _EFFECT_ROWS)]
+
+    @property
     def held_out(self) -> RowOutputs:
         """Held-out predictions of the training rows, shape (rows, outputs).
 
@@ -239,26 +246,24 @@ class TableModel:
         """
         if self.outputs is None or self.family.has_link:
             return None
-        u = self.u
         fit = self.fit
-        found = np.zeros((2, self.u.shape[1], len(self.fit.outputs)))
-        rows = u[spaced(len(u), _WIDENING_ROWS)]
-        low = u.min(0)
-        high = u.max(0)
-        for j in np.flatnonzero((high > low) & ~has_two_values(u)):
-            ends = fit.encoder.inputs.values[j][[0, -1]]
-            size = high[j] - low[j]
-            for side, (end, far) in enumerate([(low[j], low[j] - size), (high[j], high[j] + size)]):
-                inside, beyond, held = (
-                    np.where(np.arange(u.shape[1]) == j, score, rows)
-                    for score in (end, far, np.clip(far, *ends))
+        low, high = ends = np.stack([self.u.min(0), self.u.max(0)])
+        far = 2 * ends - ends[::-1]
+        held = np.clip(far, *np.transpose([each[[0, -1]] for each in self.inputs.values]))
+        rows = self.u[spaced(len(self.u), _WIDENING_ROWS)]
+        found = np.zeros((*ends.shape, len(fit.outputs)))
+        for j in np.flatnonzero((high > low) & ~has_two_values(self.u)):
+            for side in range(2):
+                at_end, beyond, clipped = (
+                    np.where(np.arange(len(low)) == j, scores[side], rows)
+                    for scores in (ends, far, held)
                 )
                 features = fit.features(beyond)
-                change = features - fit.features(inside)
+                change = features - fit.features(at_end)
                 radial = features[:, len(fit.encoder.basis.column) :]
                 unknown = np.maximum(fit.kernel.radial_variance - (radial**2).sum(1), 0.0)
                 variances = [each.spread(change) + each.scale * unknown for each in fit.outputs]
-                missed = fit.at_scores(beyond) - fit.at_scores(held)
+                missed = fit.at_scores(beyond) - fit.at_scores(clipped)
                 found[side, j] = np.sqrt((np.stack(variances, 1) + missed**2).mean(0))
         return found
 

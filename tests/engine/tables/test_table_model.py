@@ -14,15 +14,13 @@ from sklearn.linear_model import RidgeCV
 from kanrun.engine.networks import KAN
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.effects import (
-    REMAINDER,
-    anova_table,
     column_effect,
     effect_table,
-    importance_table,
     pair_maps,
     pair_table,
 )
 from kanrun.engine.tables.folds import assign_folds, training_rows
+from kanrun.engine.tables.reports import REMAINDER, anova_table, importance_table
 from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
 from kanrun.monitoring import monitored
 from kanrun.points import Family, Points
@@ -300,7 +298,7 @@ def test_few_of_many_inputs_are_found():
     points = table(lambda *x: 2 * x[0] + x[1] ** 2, 560, 40, 5, 0.3)
     model = fitted(points.take(np.arange(80)))
     assert rmse(model, points.take(np.arange(80, 560))) ** 2 < 0.3 * points.y.var()
-    sizes = [column_effect(model.fit, [j], model.u, model.u).std() for j in range(40)]
+    sizes = [column_effect(model, [j]).std() for j in range(40)]
     assert set(np.argsort(sizes)[-2:]) == {0, 1}
 
 
