@@ -78,8 +78,8 @@ class _Contrast(NamedTuple):
         functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
         radial = encoder.radial(both)
         own, others = fit.centres.factors(radial, columns, radial[len(u) :])
-        centred = (part[: len(u)] - part[len(u) :].mean(0) for part in (functions, own))
-        return _Contrast(fit, *centred, others)
+        functions, own = (part[: len(u)] - part[len(u) :].mean(0) for part in (functions, own))
+        return _Contrast(fit, functions, own, others)
 
     @property
     def covariances(self) -> ndarray:

@@ -128,7 +128,8 @@ class Encoder:
         policy = self.policy
         additive = [*dict(policy.shapes), policy.exposure]
         is_free = ~np.isin(np.arange(u.shape[1]), [j for j in additive if j is not None])
-        return (np.ptp(u, axis=0) > 0) & is_free & (policy.is_local and self.kind == "full")
+        is_local = policy.is_local and self.kind == "full"
+        return np.asarray(is_local & is_free & (np.ptp(u, axis=0) > 0))
 
     def constraints(self, features: int) -> ndarray | None:
         """Return the matrix A (conditions, features) of the shape constraints; None without shapes.

@@ -187,11 +187,11 @@ class _Problem:
         inputs = len(interacting)
         counts = [inputs, inputs, 1, 1, 1, 1, len(rows.outputs), len(rows.outputs)]
         self.ends = np.cumsum(counts)[[0, 1, 5, 6]]
-        self.middle, self.std, *limits, absent = np.repeat(_PRIORS, counts, axis=0).T
-        self.middle[: self.ends[1]] -= np.log(max(interacting.sum(), 1))
+        middle, self.std, *limits, absent = np.repeat(_PRIORS, counts, axis=0).T
+        middle[: self.ends[1]] -= np.log(max(interacting.sum(), 1))
         is_free = np.concatenate([interacting, interacting, parts, np.repeat(own, counts[6:])])
         self.limits = np.where(is_free, limits, absent).T
-        self.middle = np.clip(self.middle, *self.limits.T)  # fixed parameters have no prior
+        self.middle: ndarray = np.clip(middle, *self.limits.T)  # fixed parameters have no prior
 
     def start(self, dispersion: float, smooth: float) -> ndarray:
         """Return the prior means, with the dispersion and the smooth part's variance replaced."""

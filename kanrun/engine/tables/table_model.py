@@ -156,7 +156,7 @@ class TableModel:
     @property
     def effect_rows(self) -> RowInputs:
         """Scores of evenly spaced training rows, over which effects are averaged."""
-        return self.u[spaced(len(self.u), _EFFECT_ROWS)]
+        return np.asarray(self.u[spaced(len(self.u), _EFFECT_ROWS)])
 
     @property
     def held_out(self) -> RowOutputs:
