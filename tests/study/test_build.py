@@ -61,30 +61,10 @@ def test_trained_scales_that_move_a_frozen_function_are_named(solver, frozen, un
 
 
 def test_a_closed_form_has_one_start_and_neither_steps_nor_patience_nor_a_penalty():
-    plan, _ = plan_of(
-        ("polynomial", {}), ("lm", {"n_starts": 4}), of_arrays(lambda x: x[:, 0], inputs=1)
-    )
+    one_input = of_arrays(lambda x: x[:, 0], inputs=1)
+    plan, _ = plan_of(("polynomial", {}), ("lm", {"n_starts": 4}), one_input)
     assert (plan.steps, plan.patience, plan.starts, plan.weight) == (0, None, 1, 0)
     assert plan_of(("mlp", {}), ("lm", {}))[0].patience
-
-
-@pytest.mark.parametrize(
-    "model, solver, inputs, grows",
-    cases("""
-        ('kan', {}) | auto | 2 | True
-        ('kan', {'hidden': [2]}) | auto | 2 | False
-        ('kan', {}) | lbfgs | 2 | False
-        ('mlp', {}) | auto | 2 | False
-        ('kan', {}) | auto | 40 | False
-    """),
-)
-def test_the_shape_of_a_small_classifier_grows_unless_it_or_its_solver_is_given(
-    model, solver, inputs, grows
-):
-    classes = of_arrays(lambda x: x[:, 0] > 0, inputs, classification=True)
-    plan, _ = plan_of(model, (solver, {}), classes)
-    assert (plan.solver, bool(plan.growth), plan.insert_knots) == ("lbfgs", grows, False)
-    assert (plan.starts > 1) == grows
 
 
 def test_an_automatic_schedule_is_nested_and_may_end_early():
@@ -103,34 +83,51 @@ def test_damping_and_tolerances_reach_levenberg_marquardt():
     assert (made.policy.damping, made.tolerance, made.plateau_tolerance) == (0.5, 0.0, 0.1)
 
 
+PROBLEMS = {
+    "product": PRODUCT,
+    "outputs": of_arrays(np.square),
+    "classes": of_arrays(lambda x: x[:, 0] > 0, classification=True),
+    "many inputs": of_arrays(lambda x: x[:, 0] > 0, inputs=40, classification=True),
+}
+
+
 @pytest.mark.parametrize(
-    "model, solver, several, growth",
+    "problem, model, solver, several, growth",
     cases("""
-        ('kan', {}) | ('lm', {}) | True | (2, 6, 1, 1)
-        ('kan', {'budget': 'thorough'}) | ('lm', {'n_starts': 1}) | False | (2, 12, 1, 1)
-        ('kan', {'hidden': [16]}) | ('lm', {}) | True | (2, 16, 1)
-        ('kan', {'hidden': [1]}) | ('lm', {}) | True | None
-        ('kan', {'hidden': [2]}) | ('lm', {'n_starts': 1}) | False | None
-        ('kan', {'hidden': [2]}) | ('lm', {'select_width': False}) | True | None
-        ('kan', {'hidden': [2], 'multiplication_nodes': [1]}) | ('lm', {}) | True | None
-        ('kan', {'hidden': [2]}) | ('lbfgs', {}) | False | None
-        ('mlp', {'hidden': [2]}) | ('lm', {}) | True | None
+        product | ('kan', {}) | ('lm', {}) | True | (2, 6, 1, 1)
+        product | ('kan', {'budget': 'thorough'}) | ('lm', {'n_starts': 1}) | False | (2, 12, 1, 1)
+        product | ('kan', {'hidden': [16]}) | ('lm', {}) | True | (2, 16, 1)
+        product | ('kan', {'hidden': [1]}) | ('lm', {}) | True | None
+        product | ('kan', {'hidden': [2]}) | ('lm', {'n_starts': 1}) | False | None
+        product | ('kan', {'hidden': [2]}) | ('lm', {'select_width': False}) | True | None
+        product | ('kan', {'hidden': [2], 'multiplication_nodes': [1]}) | ('lm', {}) | True | None
+        product | ('kan', {'hidden': [2]}) | ('lbfgs', {}) | False | None
+        product | ('mlp', {'hidden': [2]}) | ('lm', {}) | True | None
+        outputs | ('kan', {'hidden': [2]}) | ('lm', {}) | True | (2, 2, 2)
+        outputs | ('kan', {'hidden': [3, 2]}) | ('lm', {}) | True | (2, 3, 2, 2)
+        outputs | ('kan', {'hidden': [3, 1]}) | ('lm', {}) | True | None
+        classes | ('kan', {}) | ('auto', {}) | True | (2, 6, 2, 2)
+        classes | ('kan', {'hidden': [2]}) | ('auto', {}) | False | None
+        classes | ('kan', {}) | ('lbfgs', {}) | False | None
+        classes | ('mlp', {}) | ('auto', {}) | False | None
+        many inputs | ('kan', {}) | ('auto', {}) | False | None
     """),
 )
-def test_starts_and_growth_follow_from_the_settings(model, solver, several, growth):
-    """One node has no smaller shape, and comparing shapes needs several starts."""
-    plan, _ = plan_of(model, solver)
+def test_starts_and_growth_follow_from_the_settings(problem, model, solver, several, growth):
+    """One node has no smaller shape, and comparing shapes needs several starts.
+
+    All layers of a shape that grows hold the outputs.
+    """
+    plan, _ = plan_of(model, solver, PROBLEMS[problem])
     assert (plan.starts > 1, plan.growth and plan.growth.largest) == (several, growth)
     assert not plan.growth or plan.growth.given == ("hidden" in model[1])
+    assert problem in ("product", "outputs") or (plan.solver, plan.insert_knots) == ("lbfgs", False)
 
 
-def test_a_shape_grows_only_if_all_its_layers_hold_the_outputs_and_kinds_allow_it():
-    for hidden, grows in (([2], True), ([3, 2], True), ([3, 1], False)):
-        plan, _ = plan_of(("kan", {"hidden": hidden}), ("lm", {}), of_arrays(np.square))
-        assert bool(plan.growth) == grows
-    for name, value in (("edge_scaling", "single"), ("multiplication_nodes", [1])):
-        with refuses(f"model.{name}= ... needs a given shape"):
-            plan_of(("kan", {name: value}), ("lm", {}))
+@pytest.mark.parametrize("model", [{"edge_scaling": "single"}, {"multiplication_nodes": [1]}])
+def test_settings_with_which_no_shape_grows_need_a_given_shape(model):
+    with refuses(f"model.{min(model)}= ... needs a given shape"):
+        plan_of(("kan", model), ("lm", {}))
 
 
 @pytest.mark.parametrize("seconds", [0.1, 3.0, 100.0])
@@ -138,20 +135,18 @@ def test_trainings_end_before_their_limit_and_get_a_third_of_it(seconds):
     assert 5 + seconds / 3 <= TimeLimit(seconds, 5.0).end < 5 + seconds
 
 
-def test_the_memory_of_a_training_is_estimated_from_its_sizes():
-    cfg = FitConfig(
-        target=TableTarget(path="t.csv", inputs=["x0", "x1"], outputs=["y"]),
-        model=KANConfig(hidden=[5], intervals=[4, 8], degree=2),
-        sampling=SamplingConfig(n_train=70, n_test=30),
-    )
-    # 15 edges of 8 + 2 numbers, and 100 points.
+@pytest.mark.parametrize(
+    "model, parameters",
+    [
+        (MODELS["kan"](hidden=[5], intervals=[4, 8], degree=2), 15 * (8 + 2)),
+        (MODELS["mlp"](hidden=[3, 4]), 2 * 3 + 3 * 4 + 4),
+        (MODELS["polynomial"](degree=3), 4),
+        (MODELS["bspline"](control_points=[7, 9]), 16),
+    ],
+)
+def test_the_memory_of_a_training_is_estimated_from_its_sizes(model, parameters):
+    table = TableTarget(path="t.csv", inputs=["x0", "x1"], outputs=["y"])
+    cfg = FitConfig(target=table, model=model, sampling=SamplingConfig(n_train=70, n_test=30))
     found = estimate_memory(cfg)
-    assert (found.parameters, found.points) == (150, 100)
+    assert (found.parameters, found.points) == (parameters, 100)
     assert estimate_memory(replace(cfg, precision="float32")).memory == found.memory / 2
-    for model, settings, parameters in (
-        ("mlp", {"hidden": [3, 4]}, 2 * 3 + 3 * 4 + 4),
-        ("polynomial", {"degree": 3}, 4),
-        ("bspline", {"control_points": [7, 9]}, 16),
-    ):
-        found = estimate_memory(replace(cfg, model=MODELS[model](**settings)))
-        assert found.parameters == parameters
