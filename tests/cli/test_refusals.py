@@ -44,6 +44,16 @@ UNKNOWN_CHOICES = cases("""
 """)
 WRONG_VALUES = cases("""
     model.degree=abc | model.degree=abc must be a whole number from 0 to 20 ... degree of
+    model.degree=2.5 | model.degree=2.5 must be a whole number from 0 to 20
+    model.degree=-1 | model.degree=-1 must be a whole number from 0 to 20
+    model.intervals=true | model.intervals=true must be a whole number at least 1, a non-empty list of whole numbers at least 1 or auto, increasing (intervals
+    model.intervals=otto | model.intervals=otto must be a whole number ... did you mean auto?
+    model.intervals=[3,3] | model.intervals=[3,3] must be ... increasing
+    model.intervals=[0,3] | model.intervals=[0,3] must be ... at least 1
+    target.outputs=y target.threshold=1.0 | threshold=1 must be a number above 0 and below 1 (of two
+    model=auto 'model.monotone={x: down}' | monotone={x: down} must be a mapping {name: value} with decreasing, increasing
+    model=auto model.bounds=[1] | model.bounds=[1] must be a list of 2 numbers or null
+    solver=adam solver.learning_rate=1e999 | learning_rate has a number that is not finite, or too large for float64.
     model.update_grid=perhaps | model.update_grid=perhaps must be true or false
     seed=null | seed=null must be a whole number at least 0
     model.hidden=5 | model.hidden=5 must be a list of ... Write it in brackets: model.hidden=[5]
@@ -110,6 +120,12 @@ FLAGS = cases("""
     -m executor=serial,local | executor is a setting of the whole run
 """)
 OTHER_COMMANDS = cases("""
+    curves parts=[c] | parts=[c] must be a non-empty list of bezier, ... planar, each once (parts to
+    curves parts=bezier | parts=bezier must be ... Write it in brackets: parts=[bezier].
+    curves parts=[] | parts=[] must be a non-empty list
+    curves parts=[bezier,bezier] | parts=[bezier,bezier] must be ... each once
+    curves bezier=[[0,1],[2]] | bezier=[[0,1],[2]] must be a list of at least 2 lists of 2 numbers
+    curves bezier=[[0,nan],[2,1]] | bezier has a number that is not finite, or too large
     extend-grid shapes=[5] | shapes=[5] must be a non-empty list of lists of whole
     interpret custom_candidates=5 | custom_candidates=5 must be a mapping {name: value}
     solve needles=x | needles=x must be a whole number
@@ -128,8 +144,11 @@ OTHER_COMMANDS = cases("""
     runs show nope | nope
     runs resume nope | nope
 """)
-DEEP = (f"model.hidden={'[' * 60}{']' * 60}", "brackets more than 50 deep")
-OF_FIT = [*UNKNOWN_KEYS, *UNKNOWN_CHOICES, *WRONG_VALUES, *UNREADABLE, *FLAGS, DEEP]
+EXTREME = [
+    (f"model.hidden={'[' * 60}{']' * 60}", "brackets more than 50 deep"),
+    (f"model.intervals=[1{'0' * 400}]", "model.intervals has a number that is not finite, or too"),
+]
+OF_FIT = [*UNKNOWN_KEYS, *UNKNOWN_CHOICES, *WRONG_VALUES, *UNREADABLE, *FLAGS, *EXTREME]
 
 
 @pytest.mark.parametrize(
