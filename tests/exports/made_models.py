@@ -1,5 +1,7 @@
 """Trained models of every kind for the tests of exports."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -24,27 +26,33 @@ HOSTILE = (
 MISSING = ("-999", "-0.10000000000000001", "inf", "unknown")
 
 
-def generator():
-    return torch.Generator().manual_seed(0)
+def drawn(network):
+    """Return the network after its parameters were replaced by random numbers."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data.normal_(generator=generator)
+    return network
 
 
-def kan(shape=(2, 3, 1), intervals=5, products=(), **spec):
-    domain = torch.tensor([[-1.0, 2.0]] * shape[0], dtype=torch.float64)
-    network = KAN.create(
-        shape,
-        intervals,
-        EdgeSpec(**{"base": "silu", **spec}),
-        domain=domain,
-        initialisation="paper",
-        generator=generator(),
-        products=products,
-    )
-    for layer in network.edge_layers:
-        layer.coefficients.data.normal_(generator=generator())
-        if layer.spec.base != "zero" and layer.spec.edge_scaling == "separate":
-            layer.base_weight.data.normal_(generator=generator())
+def doubles(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def kan(shape=(2, 3, 1), intervals=5, products=(), base="silu", **spec):
+    domain = doubles([[-1.0, 2.0]] * shape[0])
+    spec = EdgeSpec(base=base, **spec)
+    options = {"domain": domain, "products": products, "generator": None}
+    network = drawn(KAN.create(shape, intervals, spec, **options))
     network.edge_layers[0].mask[0, 0] = len(shape) < 3
     return network
+
+
+def curve(kind, functions=9, **more):
+    return drawn(kind(functions, 2, doubles([[-1.0, 2.0]]), **more))
+
+
+def mlp(activation):
+    return drawn(MLP((2, 5, 2), activation, dtype=torch.float64))
 
 
 def model(network, **more):
@@ -61,59 +69,44 @@ def model(network, **more):
     return Model(network, **given | more)
 
 
-def curve(kind, functions, **more):
-    made = kind(functions, 2, torch.tensor([[-1.0, 2.0]], dtype=torch.float64), **more)
-    made.coefficients.data.normal_(generator=generator())
-    return made
-
-
-def field(low=0.0):
-    box = torch.tensor([[8.0, 14.0], [low, low + 1.0]], dtype=torch.float64)
-    sizes = torch.tensor([2.0, -0.3], dtype=torch.float64)
-    return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, sizes)
-
-
 def radial():
-    """Return a model of splines plus radial functions about six centres.
+    """Return a network of splines plus radial functions about six centres.
 
     The ranks of one input have fewer points than those of the other.
     """
-    sizes = {"level": (3,), "heights": (2, 3, 6), "centres": (6, 2)}
-    sizes |= {"smooth_rates": (2,), "rough_rates": (2,)}
-    numbers = {
-        name: torch.rand(size, generator=generator(), dtype=torch.float64)
-        for name, size in sizes.items()
-    }
-    numbers["points"] = torch.tensor([[-1.0, 0.0, 0.5, 2.0], [-1.0, 1.0, 1.0, 1.0]]).double()
-    numbers["ranks"] = torch.tensor([[-2.0, 0.5, 1.0, 2.0], [-1.0, 1.0, 1.0, 1.0]]).double()
-    splines = kan((2, 3), base="zero").edge_layers[0]
-    return model(KAN.of_layers([RadialLayer.of(splines, numbers)]))
+    rng = np.random.default_rng(0)
+    sizes = {"level": 3, "heights": (2, 3, 6), "centres": (6, 2)}
+    sizes |= {"smooth_rates": 2, "rough_rates": 2}
+    numbers = {name: torch.tensor(rng.random(size)) for name, size in sizes.items()}
+    numbers["points"] = doubles([[-1.0, 0.0, 0.5, 2.0], [-1.0, 1.0, 1.0, 1.0]])
+    numbers["ranks"] = doubles([[-2.0, 0.5, 1.0, 2.0], [-1.0, 1.0, 1.0, 1.0]])
+    return KAN.of_layers([RadialLayer.of(kan((2, 3), base="zero").edge_layers[0], numbers)])
 
 
-def solution(network=None):
-    plain = Scaling.identity(2)
-    return model(network or field(9.0), input_scaling=plain, output_scaling=plain)
+def field(low=9.0):
+    box = doubles([[8.0, 14.0], [low, low + 1.0]])
+    return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, doubles([2.0, -0.3]))
 
 
-def windows():
-    fields = [field(low) for low in (9.0, 10.0, 11.0625)]
+def solution(*fields):
+    """Return a model of one field, or of windows of time."""
     for number, each in enumerate(fields):
         each.network.edge_layers[0].coefficients.data += number
-    return solution(Windows(fields))
+    plain = Scaling.identity(2)
+    network = Windows(fields) if fields else field()
+    return model(network, input_scaling=plain, output_scaling=plain)
 
 
 def table():
     """Return a model as made by `model=auto`: categories, missing values, linear pieces."""
-    code = TableCode(
-        (
-            ColumnCode("size", None, 11.0, True, missing=MISSING),
-            ColumnCode("colour", ("blue", "red \u00e4")),
-            ColumnCode("age", None, 9.5),
-            ColumnCode(
-                "day", None, 11000.5, True, ("day of year", "weekday", "hour"), missing=MISSING
-            ),
-        )
+    parts = ("day of year", "weekday", "hour")
+    columns = (
+        ColumnCode("size", None, 11.0, True, missing=MISSING),
+        ColumnCode("colour", ("blue", "red \u00e4")),
+        ColumnCode("age", None, 9.5),
+        ColumnCode("day", None, 11000.5, True, parts, missing=MISSING),
     )
+    code = TableCode(columns)
     points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(10))
     values = tuple(np.linspace(-1, 2, len(one)) for one in points)
     outputs = np.array([[-9.0, -4.0, 0.0, 9.0]]), np.array([[-2.0, -1.0, 0.5, 2.0]])
@@ -127,36 +120,38 @@ def table():
     )
 
 
+#: Functions that return a model or its network.
 MODELS = {
-    "mlp": lambda: model(MLP((2, 5, 2), "silu", dtype=torch.float64, generator=generator())),
-    "mlp gelu": lambda: model(MLP((2, 5, 2), "gelu", dtype=torch.float64, generator=generator())),
-    "polynomial": lambda: model(curve(Polynomial, 9)),
-    "constant": lambda: model(curve(Polynomial, 1)),
-    "bezier": lambda: model(curve(Bezier, 9)),
-    "bspline": lambda: model(curve(BSpline, 9, degree=3)),
-    "products": lambda: model(kan((2, 4, 2), products=(2,))),
-    "only products": lambda: model(kan((2, 1, 2), products=(1,))),
-    "single layer, one interval": lambda: model(kan((3, 2), 1)),
-    "single scale": lambda: model(kan(edge_scaling="single", base="silu")),
+    "mlp": partial(mlp, "silu"),
+    "mlp gelu": partial(mlp, "gelu"),
+    "polynomial": partial(curve, Polynomial),
+    "constant": partial(curve, Polynomial, 1),
+    "bezier": partial(curve, Bezier),
+    "bspline": partial(curve, BSpline, degree=3),
+    "products": partial(kan, (2, 4, 2), products=(2,)),
+    "only products": partial(kan, (2, 1, 2), products=(1,)),
+    "single layer, one interval": partial(kan, (3, 2), 1),
+    "single scale": partial(kan, edge_scaling="single"),
     "solution": solution,
-    "windows": windows,
-    "one window": lambda: solution(Windows([field()])),
+    "windows": lambda: solution(*map(field, (9.0, 10.0, 11.0625))),
+    "one window": lambda: solution(field(0.0)),
     "classes": lambda: model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue")),
     "radial": radial,
     "table": table,
 }
-MODELS |= {f"degree {k}": lambda k=k: model(kan(degree=k, base="zero")) for k in (0, 1, 2, 5, 8)}
-MODELS |= {f"base {name}": lambda name=name: model(kan(base=name)) for name in BASES}
-MODELS |= {
-    f"beyond {policy}": lambda policy=policy: model(kan(extrapolation=policy, base="silu"))
-    for policy in ("constant", "zero", "base")
-}
+MODELS |= {f"degree {k}": partial(kan, degree=k, base="zero") for k in (0, 1, 2, 5, 8)}
+MODELS |= {f"base {name}": partial(kan, base=name) for name in BASES}
+MODELS |= {f"beyond {e}": partial(kan, extrapolation=e) for e in ("constant", "zero", "base")}
+
+
+def named(name):
+    made = MODELS[name]()
+    return made if isinstance(made, Model) else model(made)
 
 
 def hostile():
-    code = TableCode(
-        (ColumnCode(HOSTILE[0], HOSTILE[1:4]), *(ColumnCode(name) for name in HOSTILE[4:]))
-    )
+    first = ColumnCode(HOSTILE[0], HOSTILE[1:4])
+    code = TableCode((first, *map(ColumnCode, HOSTILE[4:])))
     return model(
         kan((6, 2, 2)), inputs=code.features, outputs=HOSTILE[:1], classes=HOSTILE[1:3], code=code
     )
