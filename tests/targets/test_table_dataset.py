@@ -69,17 +69,14 @@ def test_every_row_is_used_once_in_training_validation_or_test(path, sampling, s
 
 def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path, frame):
     data = dataset(config(path, outputs=["outcome", "level"]))
-    target = data.target
-    assert (target.name, target.function) == ("people.csv", None)
-    assert (target.inputs, target.outputs) == (tuple(INPUTS), ("outcome", "level"))
-    assert np.isin(data.train.x[:, 0], frame["age"]).all()
-    assert_allclose(data.input_scaling.shift, data.train.x.mean(axis=0))
-    assert_allclose(data.input_scaling.scale, data.train.x.std(axis=0))
-    standard = data.output_scaling.apply(data.train.y)
-    assert_allclose(standard.mean(axis=0), 0, atol=1e-12)
-    assert_allclose(standard.std(axis=0), 1)
-    assert_allclose(data.output_scaling.invert(standard), data.train.y, rtol=1e-14)
-    assert_array_equal(target.domain.T, [data.train.x.min(axis=0), data.train.x.max(axis=0)])
+    x = data.train.x
+    assert np.isin(x[:, 0], frame["age"]).all()
+    assert (data.target.inputs, data.target.outputs) == (tuple(INPUTS), ("outcome", "level"))
+    assert_array_equal(data.target.domain.T, [x.min(axis=0), x.max(axis=0)])
+    for scaling, values in ((data.input_scaling, x), (data.output_scaling, data.train.y)):
+        standard = (values - values.mean(axis=0)) / values.std(axis=0)
+        assert_allclose(scaling.apply(values), standard, atol=1e-12)
+        assert_allclose(scaling.invert(standard), values, rtol=1e-14)
 
 
 def test_an_unchanged_table_is_read_once(write):
@@ -163,14 +160,14 @@ def test_a_rare_class_is_trained_on_first_and_named_if_no_training_row_has_it(of
     assert "is in no training row, so it cannot be learned" in note
 
 
-def test_a_constant_column_is_noted_and_only_shifted(write):
-    path = write("a,b,y\n" + "".join(f"{i},0.1,{i * i}\n" for i in range(30)))
-    data = dataset(TableTarget(str(path), ["a", "b"], ["y"]))
+def test_a_constant_column_is_noted_and_only_shifted(built):
+    target = built("a,b,y\n" + "".join(f"{i},0.1,{i * i}\n" for i in range(30)), inputs=["a", "b"])
+    data = make_dataset(target, SamplingConfig(None, None), 0)
     assert data.notes == ("column 'b' of data.csv is constant (0.1) in the training rows",)
     assert data.input_scaling.scale[1] == 1
     assert_allclose(data.input_scaling.apply(data.train.x)[:, 1], 0, atol=1e-15)
     assert_array_equal(data.target.domain[1], [0.1, 0.1])
-    few = dataset(TableTarget(str(write("a,y\n1,3\n2,3\n5,3\n")), ["a"], ["y"]))
+    few = make_dataset(built("a,y\n1,3\n2,3\n5,3\n"), SamplingConfig(None, None), 0)
     assert "column 'y' of data.csv is constant (3)" in few.notes[0]
     assert (len(few.train), few.validation, len(few.test)) == (2, None, 1)
 
