@@ -2,6 +2,7 @@
 
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -23,11 +24,23 @@ QUICK = "-q model=kan solver=adam solver.steps=5 model.intervals=3"
 PREDICT = "predict latest 'good (1).csv' --output"
 
 
-@pytest.fixture
-def place(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return a folder of tables, with a run on one of them below `made`."""
+    folder = tmp_path_factory.mktemp("trained")
     tables = {"good (1).csv": ROWS, "one.csv": "1,2,3\n", "two.csv": "1,2,3\n2,3,4\n"}
     for name, text in tables.items():
-        (tmp_path / name).write_text("area (m2),b,price\n" + text)
+        (folder / name).write_text("area (m2),b,price\n" + text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(shlex.split(f"fit {QUICK} {GOOD} --outputs made")) == 0
+    return folder
+
+
+@pytest.fixture
+def place(trained, command, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("KANRUN_OUTPUTS", "made")
     return tmp_path
 
 
@@ -51,56 +64,38 @@ def test_impossible_settings_and_tables_are_refused(words, said, refused, says):
     assert says(sentence, said), sentence
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Return an outputs folder with one run on the table `good (1).csv`."""
-    outputs = tmp_path_factory.mktemp("trained")
-    (outputs / "good.csv").write_text("area (m2),b,price\n" + ROWS)
-    words = shlex.split(f"fit {QUICK} {TABLE} target.path={outputs}/good.csv --outputs {outputs}")
-    assert main(words) == 0
-    return outputs
-
-
-@pytest.fixture
-def fitted(trained, place, command, monkeypatch):
-    monkeypatch.setenv("KANRUN_OUTPUTS", str(trained))
-    return trained / "fit" / "v0001"
-
-
-def test_a_table_is_fitted_and_predicts(place, fitted, command, refused):
+def test_a_table_is_fitted_and_predicts(place, command, refused):
     assert command(PREDICT, "new.csv").out == "new.csv\n"
     found = pd.read_csv("new.csv")
     assert len(found) == 60
     assert {"area (m2)", "b", "price"} <= set(found)
     command("predict latest nope.csv --output other.csv", code=2)
     assert not (place / "other.csv").exists()
-    name = next((fitted / "checkpoints").glob("*.safetensors")).stem
-    command(PREDICT, "x.csv", "--model", name)
-    assert f"has no model none; it has {name}" in refused(PREDICT, "y.csv", "--model", "none")
-    before = (place / "good (1).csv").read_bytes()
-    assert "is the input file" in refused(PREDICT, "./good (1).csv")
-    assert (place / "good (1).csv").read_bytes() == before
+    (checkpoint,) = place.glob("made/fit/v0001/checkpoints/*.safetensors")
+    command(PREDICT, "x.csv", "--model", checkpoint.stem)
+    said = refused(PREDICT, "y.csv", "--model", "none")
+    assert f"has no model none; it has {checkpoint.stem}" in said
     for output in (".", "nowhere/new.csv", "good (1).csv/new.csv"):
         assert refused(PREDICT, output).startswith(f"cannot write {output}: ")
 
 
 @pytest.mark.usefixtures("unwritten")
 def test_labels_are_learned_and_stand_in_every_table(tmp_path, command):
-    rows = [f"{i / 50},{'low' if i < 50 else 'high'}\n" for i in range(100)]
-    (tmp_path / "levels.csv").write_text("x,level\n" + "".join(rows))
+    x = np.arange(100) / 50
+    label = np.where(x < 1, "low", "high")
+    pd.DataFrame({"x": x, "level": label}).to_csv(tmp_path / "levels.csv", index=False)
     run = command(
         "fit -q target.path=levels.csv target.inputs=x target.outputs=level model=kan "
         "target.task=classification model.hidden=[] model.intervals=5 solver=lbfgs solver.steps=15"
     ).run
     assert run.table("summary")["test_accuracy"][0] > 0.9
-    recorded = run.table("predictions")
-    known = recorded[recorded["split"] != "grid"]
-    assert (known["truth:level"] == np.where(known["input:x"] < 1, "low", "high")).all()
-    assert set(recorded["prediction:level"]) == {"low", "high"}
-    assert recorded.loc[recorded["split"] == "grid", "truth:level"].isna().all()
+    table = run.table("predictions")
+    assert set(table["prediction:level"]) == {"low", "high"}
+    known = table["split"] != "grid"
+    expected = np.where(table["input:x"] < 1, "low", "high")
+    assert table["truth:level"].equals(pd.Series(expected).where(known))
 
 
-@pytest.mark.usefixtures("fitted")
 @pytest.mark.filterwarnings(
     "error", "ignore:'.*deprecated:DeprecationWarning"
 )  # from pyparsing in older matplotlib
@@ -110,7 +105,6 @@ def test_rows_outside_the_trained_range_are_counted_in_one_line(place, command):
     assert line.startswith("kanrun: 50.0% of the samples have area (m2) outside the training range")
 
 
-@pytest.mark.usefixtures("fitted")
 def test_format_of_predictions_follows_the_ending_of_the_file_name(
     place, command, refused, monkeypatch
 ):
