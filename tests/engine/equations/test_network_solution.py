@@ -6,8 +6,7 @@ from functools import partial
 import made_kan
 import pytest
 import torch
-from cases import cases
-from made_systems import finished, parsed
+from made_systems import LINE, SQUARE, finished, parsed
 from torch import Generator
 from torch.testing import assert_close
 
@@ -36,7 +35,7 @@ SMALL = EquationPolicy(
     rounds_if_small=FEW,
     start_points=150,
 )
-PLAIN, LINE = OutputForm(), {"x": (0, 1)}
+PLAIN = OutputForm()
 
 
 def kan(inputs, degree=5, intervals=4, outputs=1):
@@ -46,11 +45,9 @@ def kan(inputs, degree=5, intervals=4, outputs=1):
     return partial(KAN.create, shape, intervals, spec, domain=domain, initialisation="spline")
 
 
-def solution(problem, create, form=PLAIN, **more):
-    intervals = more.pop("intervals", (4, 8))
-    policy = more.pop("policy", SMALL)
-    ansatz = Ansatz(create, form, intervals)
-    return finished(solve(problem, ansatz, policy, Generator().manual_seed(0), **more))
+def solution(problem, create, intervals=(4, 8), policy=SMALL, **more):
+    ansatz = Ansatz(create, PLAIN, intervals, **more)
+    return finished(solve(problem, ansatz, policy, Generator().manual_seed(0)))
 
 
 def error(found, truth, box):
@@ -64,9 +61,8 @@ def test_the_order_of_convergence_is_degree_plus_one(degree):
     problem = parsed(LINE, "u_xx = -4*pi^2*sin(2*pi*x)", ["u = 0 at x=0, x=1"])
 
     def measured(intervals):
-        found = solution(
-            problem, kan(1, degree=degree, intervals=intervals), intervals=(intervals,)
-        )
+        create = kan(1, degree=degree, intervals=intervals)
+        found = solution(problem, create, intervals=(intervals,))
         return error(found, lambda x: torch.sin(2 * torch.pi * x[:, 0]), problem.box)
 
     slope = float(torch.tensor(measured(16) / measured(32)).log2())
@@ -103,30 +99,16 @@ def test_residual_that_is_nowhere_finite_fails_the_training_with_a_message():
 
 def test_knots_are_inserted_where_a_stiff_solution_needs_them():
     stiff = parsed({"t": (0, 1)}, "u_t = -300*(u - cos(t))", ["u = 0 at t=0"])
-    ansatz = Ansatz(kan(1), PLAIN, (5, 10, 20), grows=True)
-    found = finished(solve(stiff, ansatz, SMALL, Generator().manual_seed(0)))
+    found = solution(stiff, kan(1), (5, 10, 20), grows=True)
     slow = 1 / (1 + 300**-2)
-    decay = -slow
 
     def truth(x):
-        return slow * (x[:, 0].cos() + x[:, 0].sin() / 300) + decay * (-300 * x[:, 0]).exp()
+        return slow * (x[:, 0].cos() + x[:, 0].sin() / 300 - (-300 * x[:, 0]).exp())
 
     assert error(found, truth, stiff.box) < 1e-7
 
 
 BOX = torch.tensor([[0.0, 2.0], [-1.0, 3.0]], dtype=torch.float64)
-
-
-def field(form, intervals=4):
-    drawn = Generator().manual_seed(1)
-    network = kan(2, intervals=intervals, outputs=form.outputs)(generator=drawn)
-    for _, parameter in network.unknowns():
-        parameter.data.normal_(generator=drawn)
-    return Field(network, form, BOX, torch.tensor([2.0], dtype=torch.float64))
-
-
-def points(count=200):
-    return low_discrepancy(BOX, count, 2)
 
 
 def values(solution, at):
@@ -135,18 +117,20 @@ def values(solution, at):
 
 
 def test_inserted_knots_keep_the_function_and_lie_where_the_residual_is_large():
-    before = field(OutputForm(1, 2, 2))
-    at = points()
-    squares = (at[:, 0] < 0.5).double()
-    after = insert_knots(before, 12, at, squares)
+    drawn = Generator().manual_seed(1)
+    network = kan(2, outputs=4)(generator=drawn)
+    for _, parameter in network.unknowns():
+        parameter.data.normal_(generator=drawn)
+    size = torch.tensor([2.0], dtype=torch.float64)
+    before = Field(network, OutputForm(1, 2, 2), BOX, size)
+    at = low_discrepancy(BOX, 200, 2)
+    after = insert_knots(before, 12, at, (at[:, 0] < 0.5).double())
     assert_close(values(after, at), values(before, at), rtol=1e-11, atol=1e-11)
     edges = edges_of(after)
     assert edges.shape == (2, 13)
     assert int((edges[0] < -0.5).sum()) >= 6  # x from 0 to 0.5 is the first quarter of its range
-    spacing = edges[1].diff()
-    assert float(spacing.max() / spacing.min()) == pytest.approx(
-        2.0
-    )  # 12 intervals, each 1/8 or 1/16 of the range
+    spacing = edges[1].diff()  # 12 intervals, each 1/8 or 1/16 of the range
+    assert float(spacing.max() / spacing.min()) == pytest.approx(2.0)
 
 
 def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resolves_them():
@@ -165,17 +149,10 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
     assert float((values(found, at)[:, 0] - wanted).norm() / wanted.norm()) < 1e-3
 
 
-@pytest.mark.parametrize(
-    "intervals, waves",
-    cases("""
-5 | 19
-41 | 123
-"""),
-)
+@pytest.mark.parametrize("intervals, waves", [(5, 19), (41, 123)])
 def test_residual_of_conditions_is_measured_away_from_the_training_points(intervals, waves):
     """The condition sin(n pi y) is zero at the n training points, but not between them."""
-    square = {"x": (0, 1), "y": (0, 1)}
-    system = parsed(square, "u_xx + u_yy = 0", [f"u = sin({waves}*pi*y) at x=0"])
+    system = parsed(SQUARE, "u_xx + u_yy = 0", [f"u = sin({waves}*pi*y) at x=0"])
     drawn = Generator().manual_seed(0)
     network = kan(2, intervals=intervals)(generator=drawn).double()
     zero = Field(network, PLAIN, system.box, torch.ones(1, dtype=torch.float64))
