@@ -44,7 +44,8 @@ def test_bezier_pieces_are_the_curve(degree, inner, count):
 
 
 def planar(count, seed=0):
-    return drawn(count, 2, seed=seed).cumsum(0)
+    points = drawn(count, 2, seed=seed).cumsum(0)
+    return points, parameters_along(points, "chord")
 
 
 @settings(max_examples=25)
@@ -52,8 +53,7 @@ def planar(count, seed=0):
 def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameters(
     degree, extra, seed
 ):
-    points = planar(degree + 1 + extra, seed)
-    t = parameters_along(points, "chord")
+    points, t = planar(degree + 1 + extra, seed)
     curve = interpolate(t, points, degree)
     assert_allclose(curve(t), points, rtol=0, atol=1e-9 * np.abs(points).max())
     means = [t[i : i + degree].mean() for i in range(1, len(t) - degree)]
@@ -63,27 +63,27 @@ def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameter
 @settings(max_examples=25)
 @given(degree=st.integers(1, 5), fewer=st.integers(0, 20), seed=st.integers(0, 999))
 def test_a_curve_near_points_is_the_least_squares_one(degree, fewer, seed):
-    points = planar(degree + 25, seed)
-    t = parameters_along(points, "chord")
+    points, t = planar(degree + 25, seed)
     curve = approximate(t, points, degree, len(points) - fewer)
     assert curve.c.shape == (len(points) - fewer, 2)
     # For the nearest curve, the residual is orthogonal to every basis function up to rounding.
     assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
 
 
+CORNER = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 9.0]])
+
+
 @pytest.mark.parametrize(
     "spacing, middle", [("chord", 0.1), ("centripetal", 0.25), ("uniform", 0.5)]
 )
 def test_steps_of_parameters_are_powers_of_the_distances(spacing, middle):
-    points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 9.0]])
-    assert_allclose(parameters_along(points, spacing), [0.0, middle, 1.0], rtol=1e-15)
+    assert_allclose(parameters_along(CORNER, spacing), [0.0, middle, 1.0], rtol=1e-15)
 
 
 def test_points_and_parameters_that_make_no_curve_are_refused():
-    points = planar(6)
     with refuses("at least 2 points, not 1"):
-        parameters_along(points[:1], "chord")
-    with refuses("Points 3 and 4 are the same"):
-        parameters_along(points[[0, 1, 2, 2, 4]], "chord")
+        parameters_along(CORNER[:1], "chord")
+    with refuses("Points 2 and 3 are the same"):
+        parameters_along(CORNER[[0, 1, 1, 2]], "chord")
     with refuses("must increase strictly"):
         check_parameters(np.array([0.0, float("nan"), 0.2, 1.0]))

@@ -32,11 +32,10 @@ def finished(tmp_path_factory, unwritten_by_all):
 
 
 def test_every_stage_is_recorded(finished):
-    stages = finished.table("stages")
-    first = stages[stages["part"] == "schedules"]
-    assert list(first["intervals"]) == [4, 8, 20]
-    assert list(first["parameters"]) == [4 + 3, 8 + 3, 20 + 3]
-    assert list(first["carried_by"]) == ["start", "insertion", "least squares"]
+    first = finished.table("stages").query("part == 'schedules'")
+    assert first["intervals"].tolist() == [4, 8, 20]
+    assert first["parameters"].tolist() == [4 + 3, 8 + 3, 20 + 3]
+    assert first["carried_by"].tolist() == ["start", "insertion", "least squares"]
     assert first["function_change"].iloc[1] <= 1e-12
     assert first["loss_jump"].iloc[1] == pytest.approx(1)
     assert (first["threshold"] == 180 - 3).all()  # 20 of the 200 points are held out
@@ -48,9 +47,14 @@ def test_every_stage_is_recorded(finished):
 
 def test_each_part_leaves_its_rows_and_figure(finished, figures_of):
     stages = finished.table("stages")
-    counts = stages.groupby("part").size().to_dict()
-    assert counts == {"schedules": 3, "scratch": 3, "order": 6, "overfit": 13}
-    assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
+    counts = stages.groupby(["part", "start"]).size().to_dict()
+    assert counts == {
+        ("schedules", "warm"): 3,
+        ("scratch", "scratch"): 3,
+        ("order", "warm"): 6,
+        ("overfit", "warm"): 12,
+        ("overfit", "scratch"): 1,
+    }
     ordered = stages[stages["in_order"].astype(bool)]
     assert set(ordered["part"]) == {"order"}
     assert set(ordered["intervals"]) == {40, 80}
@@ -59,14 +63,30 @@ def test_each_part_leaves_its_rows_and_figure(finished, figures_of):
     assert len(finished.table("summary")) == len(extend_grid.cells(settings()))
 
 
-def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished):
+def test_training_error_chooses_the_grid_without_penalty_on_exact_and_noisy_points(finished):
     rows = finished.table("stages").query("part == 'overfit'")
-    bare = rows.query("start == 'warm' and not penalised and intervals == 60")
-    assert list(bare["noise"]) == [0.0, 0.01]
-    assert (bare["train_rmse"] < 1e-6).all()  # two settings are reproduced; their errors differ
-    assert bare["test_rmse"].nunique() == 2
-    exact = settings("overfit_noise=0 parts=[overfit]")
-    assert not any("noise" in cell["sampling"] for cell in extend_grid.cells(exact))
+    bare = rows[~rows["penalised"]]
+    assert bare["validation_rmse"].isna().all()
+    assert (bare["penalty"] == 0).all()
+    assert (bare["threshold"] == 40 - 3).all()  # no points are held out
+    assert rows.loc[rows["penalised"], "validation_rmse"].notna().all()
+    finest = bare.query("start == 'warm' and intervals >= threshold")
+    assert finest[["intervals", "noise"]].to_numpy().tolist() == [[60, 0.0], [60, 0.01]]
+    assert (finest["train_rmse"] < 1e-6).all()  # two settings are reproduced; their errors differ
+    assert finest["test_rmse"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    "line, trainings",
+    [
+        ("", 5),
+        ("solver=lm", 5),
+        ("overfit_noise=0", 3),
+        ("solver=lbfgs solver.smoothness_weight=0", 3),
+    ],
+)
+def test_overfitting_is_tried_with_what_the_solver_and_the_noise_allow(line, trainings):
+    assert len(extend_grid.cells(settings("parts=[overfit]", line))) == trainings
 
 
 def test_the_order_is_measured_on_the_narrowest_network():
@@ -74,23 +94,14 @@ def test_the_order_is_measured_on_the_narrowest_network():
     assert [cell["model"]["hidden"] for cell in extend_grid.cells(cfg)] == [[1], [1]]
 
 
-def test_training_error_chooses_the_grid_without_penalty(finished):
-    rows = finished.table("stages").query("part == 'overfit'")
-    bare = rows[~rows["penalised"]]
-    assert bare["validation_rmse"].isna().all()
-    assert (bare["penalty"] == 0).all()
-    assert (bare["threshold"] == 40 - 3).all()  # no points are held out
-    assert set(bare.loc[bare["intervals"] >= bare["threshold"], "intervals"]) == {60}
-    assert rows.loc[rows["penalised"], "validation_rmse"].notna().all()
-
-
 def test_claims_come_with_bounds_and_spread(finished):
-    claims = {claim.sentence: claim.holds for claim in finished.manifest.claims}
-    for begin, part in (("A nested refinement", ""), ("k = 3", "G = 40 to 80")):
-        said = next(sentence for sentence in claims if sentence.startswith(begin))
-        assert claims[said]
-        assert part in said
-    assert sum("threshold" in sentence for sentence in claims) == 5
+    claims = finished.manifest.claims
+    for begin in (
+        "A nested refinement",
+        "k = 3: test RMSE of [1,1] falls as G^-(k + 1) over G = 4",
+    ):
+        assert next(claim for claim in claims if claim.sentence.startswith(begin)).holds
+    assert sum("threshold" in claim.sentence for claim in claims) == 5
 
 
 def records_of(line, table=None):
@@ -103,18 +114,13 @@ def records_of(line, table=None):
 def test_published_errors_stand_beside_ours():
     line = "target=exp_sin_square shapes=[[1]] sampling.n_train=1000 sampling.n_test=50"
     schedule = "schedules=[{kind:list,intervals:[3,4,5]}] solver.steps=2"
-    rows = records_of(f"{line} {schedule}", "published")
-    facts = [(row["intervals"], row["paper"], row["pykan"]) for row in rows]
-    assert facts == [(3, 1.8e-2, 1.4e-2), (5, 6.5e-3, 7.2e-3)]
+    rows = pd.DataFrame(records_of(f"{line} {schedule}", "published"))
+    facts = rows[["intervals", "paper", "pykan"]].to_numpy().tolist()
+    assert facts == [[3, 1.8e-2, 1.4e-2], [5, 6.5e-3, 7.2e-3]]
 
 
 def test_grids_beyond_the_limit_are_left_out_with_a_warning():
     assert "leaves out the grids [20]" in records_of("max_parameters=20")[0].text
-
-
-def test_solvers_without_smoothing_run_only_the_trainings_without_it():
-    for solver, trainings in (("lm", 5), ("lbfgs solver.smoothness_weight=0", 3)):
-        assert len(extend_grid.cells(settings(f"parts=[overfit] solver={solver}"))) == trainings
 
 
 @pytest.mark.parametrize(

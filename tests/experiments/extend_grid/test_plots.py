@@ -1,7 +1,6 @@
 """Marks in figures of grid extension where the number of parameters reaches that of points."""
 
 import numpy as np
-import pytest
 from kanrun.experiments.extend_grid import plots as drawn
 from pandas import DataFrame
 from sample_tables import legend
@@ -15,24 +14,10 @@ def stages(**more):
 
     E (G + 5) parameters reach the 90 training points at G = 25, and E G reaches them at G = 30.
     """
-    columns = {
-        "seed": 0,
-        "shape": "2-1-1",
-        "schedule": "list, nested",
-        "intervals": GRIDS,
-        "train_points": 100,
-        "noise": 0.0,
-        "threshold": 25,
-        "paper_threshold": 30,
-        "compared": True,
-        "chosen": np.array(GRIDS) == 50,
-        "start": "warm",
-        "penalised": True,
-        "test_rmse": [1e-2, 1e-3, 1e-4, 1e-5],
-        "train_rmse": 1e-6,
-        "test_root_median_square": [1e-2, 1e-3, 1e-4, 1e-5],
-    }
-    return DataFrame({**columns, **more})
+    same = {"seed": 0, "shape": "2-1-1", "schedule": "list, nested", "intervals": GRIDS}
+    marked = {"threshold": 25, "paper_threshold": 30}
+    errors = {"test_rmse": [1e-2, 1e-3, 1e-4, 1e-5], "test_root_median_square": 1e-3}
+    return DataFrame({**same, **marked, **errors, "compared": True, **more})
 
 
 def steps():
@@ -42,24 +27,22 @@ def steps():
     return DataFrame({**names, "intervals": np.array(GRIDS)[stage], **errors})
 
 
-def marks(figure, panel=0):
+def marks(panel):
     """Return the positions of the two marks, the only lines that are drawn behind all others."""
-    lines = [line for line in figure.axes[panel].lines if line.get_zorder() == 0]
-    return [float(np.asarray(line.get_xdata())[0]) for line in lines]
+    return [line.get_xdata()[0] for line in panel.lines if line.get_zorder() == 0]
 
 
 def test_the_staircase_is_marked_at_the_stage_that_crosses():
     figure = drawn.staircase(steps(), stages())
-    assert marks(figure) == [10, 10]  # the fourth stage, G = 50, starts at the tenth step
+    assert marks(figure.axes[0]) == [10, 10]  # the fourth stage, G = 50, starts at the tenth step
     assert legend(figure) == ["train", "test", *MARKS]
     later = drawn.staircase(steps(), stages(threshold=60, paper_threshold=np.nan))
-    assert marks(later) == []
+    assert marks(later.axes[0]) == []
     assert legend(later) == ["train", "test"]  # of what is drawn
 
 
-@pytest.mark.parametrize("panel", [0, 1])
-def test_both_marks_are_on_the_axis_of_intervals(panel):
+def test_both_marks_are_on_the_axis_of_intervals():
     published = DataFrame({"shape": "2-1-1", "intervals": [5], "paper": [0.1], "pykan": [0.2]})
     figure = drawn.error_against_intervals(stages(), published)
-    assert marks(figure, panel) == [25, 30]
+    assert [marks(panel) for panel in figure.axes[:2]] == [[25, 30], [25, 30]]
     assert legend(figure)[1:] == [*MARKS, "paper, Figure 2.3", "pykan 0.2.8"]

@@ -1,10 +1,10 @@
 """Grids of each kind of schedule, and trainings that follow them."""
 
-import made_kan
 import pytest
 import torch
 from cases import cases
 from kanrun.experiments.extend_grid.extension import Schedule, schedule_of
+from made_kan import kan
 from torch import Generator
 
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
@@ -12,18 +12,18 @@ from kanrun.errors import UsageError
 from kanrun.model.settings import AdamSolver
 
 
-def doubled(first, last, **more):
-    return Schedule(kind="doubling", first=first, last=last, **more)
-
-
-def test_schedules_give_these_grids():
-    assert doubled(3, 50).grids == (3, 6, 12, 24, 48)
-    assert doubled(3, 31, nested=False).grids == (3, 7, 15, 31)
-    assert doubled(3, 3).grids == (3,)
-    schedules = doubled(3, 50), doubled(3, 50, nested=False), Schedule([3, 5, 10]), Schedule([4])
-    assert [schedule.exact for schedule in schedules] == [True, False, False, True]
-    names = ["doubling, nested", "doubling, not nested", "list, not nested", "G = 4 alone"]
-    assert [schedule.name for schedule in schedules] == names
+@pytest.mark.parametrize(
+    "entry, grids, exact, name",
+    cases("""
+        {'kind': 'doubling', 'first': 3, 'last': 50} | (3, 6, 12, 24, 48) | True | doubling, nested
+        {'kind': 'doubling', 'first': 3, 'last': 31, 'nested': False} | (3, 7, 15, 31) | False | doubling, not nested
+        {'kind': 'doubling', 'first': 3, 'last': 3} | (3,) | True | G = 3 alone
+        {'intervals': [3, 5, 10]} | (3, 5, 10) | False | list, not nested
+    """),  # noqa: E501
+)
+def test_schedules_give_these_grids(entry, grids, exact, name):
+    schedule = schedule_of(entry)
+    assert (schedule.grids, schedule.exact, schedule.name) == (grids, exact, name)
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,8 @@ def test_impossible_schedules_are_refused(entry, message):
 def test_a_plateau_leaves_a_grid_when_validation_stalls():
     x = torch.linspace(-1, 1, 90, dtype=torch.float64)[:, None]
     samples = Samples(x, torch.sin(4 * x) + 0.1 * x)
-    data = TrainingData(*(samples.part(torch.arange(*each)) for each in ((0, 90, 2), (1, 90, 4))))
+    data = TrainingData(samples.part(slice(0, 90, 2)), samples.part(slice(1, 90, 4)))
     adam = Plan("adam", (3, 6), weight=0.0, settings=AdamSolver(learning_rate=0.2))
     plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)
-
-    def create(generator):
-        return made_kan.kan([1, 1], 3, generator=generator)
-
-    trained = fit(create, data, plan, Generator().manual_seed(0))
+    trained = fit(lambda drawn: kan([1, 1], 3, generator=drawn), data, plan, Generator())
     assert all(stage.steps < 400 for stage in trained.stages)
