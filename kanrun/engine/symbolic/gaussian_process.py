@@ -24,8 +24,10 @@ from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
 _RATES = (0.1, 1e-6, 1e2)
 #: Initial value and limits of the kernel's variance, for outputs of variance 1.
 _VARIANCES = (30.0, 1e-2, 1e3)
-#: Initial value and limits of the variance of the noise, for outputs of variance 1.
-_NOISES = (1e-6, 1e-9, 1.0)
+#: Initial value and limits of the variance of the noise, for outputs of variance 1. From much
+#: smaller initial values, the search often ends at a kernel that explains a smooth function as
+#: noise.
+_NOISES = (1e-3, 1e-9, 1.0)
 #: Largest number of steps of the search for the hyperparameters.
 _STEPS = 25
 #: Relative change of the log likelihood at which the search for the hyperparameters ends.

@@ -70,6 +70,7 @@ def search(problem: SearchProblem) -> Iterator[Event]:
     independent = independent_inputs(problem.data)
     if MANY <= len(independent.variables) <= _WIDE_TABLE:
         # Sparse regressions select terms, so the inputs need not be selected first.
+        run.unreduced = independent
         yield from run.sparse(independent)
     if run.over():
         return
@@ -89,6 +90,7 @@ class FormulaSearch:
         self.budget = Budget(problem.search_budget)
         self.structures: list[FittedStructure] = []
         self.searches: dict[Reduction, SparseSearch] = {}
+        self.unreduced = Reduction.none(problem.data.x.shape[1])
 
     def over(self) -> bool:
         """Return whether the search is finished.
@@ -106,6 +108,7 @@ class FormulaSearch:
         the sparse regressions for short formulas are. If the fit shows noise, and the fit in fewer
         variables does not contradict it, all other sparse regressions come next.
         """
+        self.unreduced = given
         inner = given.data(self.data)
         if not given.variables:
             yield from self.fitted("groups", given, [sympy.Float(np.mean(inner.y), DIGITS)])
@@ -201,7 +204,7 @@ class FormulaSearch:
         """
         if given not in self.searches:
             inner = replace(self.problem, data=given.data(self.data))
-            self.searches[given] = SparseSearch(inner)
+            self.searches[given] = SparseSearch(inner, self.unreduced.data(self.data))
         found = self.searches[given]
         found.run(short=short)
         rivals = tuple(

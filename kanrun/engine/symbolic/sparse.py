@@ -20,7 +20,7 @@ from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import ROUNDING, Fitted, TemplateFitting
 from kanrun.engine.symbolic.function_columns import Sample, functions_for
-from kanrun.engine.symbolic.problem import SearchProblem
+from kanrun.engine.symbolic.problem import SearchData, SearchProblem
 from kanrun.engine.symbolic.products import Products
 from kanrun.engine.symbolic.sums import sums
 from kanrun.engine.symbolic.templates import Coordinates, Template
@@ -165,9 +165,15 @@ class ProposalStage:
 
 
 class SparseSearch:
-    """A search by sparse regressions: its stages, and the ranking of the fitted templates."""
+    """A search by sparse regressions: its stages, and the ranking of the fitted templates.
 
-    def __init__(self, problem: SearchProblem) -> None:
+    Args:
+        problem: The search, whose points may be given in reduced variables.
+        unreduced: The same points in all variables. A residual counts as noise only if smooth
+            functions of these do not explain it either.
+    """
+
+    def __init__(self, problem: SearchProblem, unreduced: SearchData) -> None:
         points = problem.data.all_points.spread(LARGEST_SAMPLE)
         self.part = _FRACTION * problem.budget
         self.x = points.x
@@ -176,8 +182,12 @@ class SparseSearch:
         self.rows = 1 / np.abs(self.y) if points.relative else np.full(len(self.y), 1 / self.size)
         self.coordinates = Coordinates.of_inputs(self.x, waves=has_waves(problem.candidates))
         self.ranking = Ranking(self.coordinates, self.y, self.rows)
-        self.columns = smooth_columns(self.x)
-        noise = 0.0 if points.relative else first_noise(self.y, self.columns)
+        columns = smooth_columns(self.x)
+        noise = 0.0 if points.relative else first_noise(self.y, columns)
+        inputs = unreduced.all_points.spread(LARGEST_SAMPLE).x
+        is_reduced = not np.array_equal(inputs, self.x)
+        others = [smooth_columns(inputs)] if is_reduced else []
+        self.columns = np.column_stack([columns, *others])
         functions = functions_for(problem.candidates)
         self.sample = Sample(self.coordinates, self.y, noise, self.x.shape[1], functions)
         self.found_noise = False

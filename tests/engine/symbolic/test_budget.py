@@ -36,7 +36,8 @@ def test_regressions_count_their_points_and_use_only_part_of_a_long_table():
     def regression(rows):
         x = np.random.default_rng(0).uniform(1, 2, (rows, 2))
         y = np.sin(9 * x[:, 0] * x[:, 1]) + x[:, 1]
-        return SparseSearch(SearchProblem(SearchData(x, y, x, y), choose(["exp"])))
+        data = SearchData(x, y, x, y)
+        return SparseSearch(SearchProblem(data, choose(["exp"])), data)
 
     def work(rows):
         before = work_done()

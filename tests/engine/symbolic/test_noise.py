@@ -8,6 +8,7 @@ from cases import cases
 from made_graphs import edge, one_edge, split
 
 from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.candidates import choose
 from kanrun.engine.symbolic.constant_errors import is_determined
 from kanrun.engine.symbolic.formula import drop_terms, finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
@@ -15,12 +16,14 @@ from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
     SearchData,
+    SearchProblem,
     description_length,
     length_of,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search import choose_formula, fit_expression
-from kanrun.engine.symbolic.smooth_fit import errors_are_relative
+from kanrun.engine.symbolic.smooth_fit import errors_are_relative, smooth_fit
+from kanrun.engine.symbolic.sparse import SparseSearch
 from kanrun.formulas.parsing import parse
 
 
@@ -46,6 +49,24 @@ def test_noise_proportional_to_y_is_recognised(relative):
 
 
 SIGNS = np.resize([1.0, -1.0], 200)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_smooth_function_is_not_taken_for_noise(seed):
+    x = np.random.default_rng(seed).uniform(-1, 1, (250, 2))
+    y = np.sin(3 * x[:, 0]) + np.cos(2 * x[:, 1])
+    assert smooth_fit(SearchData(x[:200], y[:200], x[200:], y[200:])).noise < 1e-3
+
+
+def test_residual_is_noise_only_if_no_input_explains_it():
+    x = np.random.default_rng(0).standard_normal((200, 2))
+    y = x[:, 0] + x[:, 1] + np.sin(x[:, 0] - x[:, 1]) / 2
+    total = x.sum(1, keepdims=True)
+    reduced, unreduced = (SearchData(z, y, z, y) for z in (total, x))
+    for known, is_noise in ((reduced, True), (unreduced, False)):
+        search = SparseSearch(SearchProblem(reduced, choose(["sin"])), known)
+        search.run(short=True)
+        assert search.is_over() == is_noise
 
 
 @pytest.mark.parametrize(
