@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
-from pandas import DataFrame, Series, concat, isna, read_csv
+from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -202,10 +202,11 @@ def ranks(table: DataFrame) -> Records:
             columns["coverage"] = part.groupby("model")["coverage"].mean()
         ranked = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
         yield from rows_of("table_ranks", ranked)
+        row: Any
         for row in ranked.itertuples():
             measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
             if not lower:
-                by_nlpd = "" if isna(row.nlpd_rank) else f" by NLPD {row.nlpd_rank:.2f},"
+                by_nlpd = "" if np.isnan(row.nlpd_rank) else f" by NLPD {row.nlpd_rank:.2f},"
                 measured += (
                     f"; mean rank{by_nlpd} by CRPS {row.crps_rank:.2f}; "
                     f"intervals of 90% contain {row.coverage:.1%}"
