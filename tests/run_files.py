@@ -7,6 +7,9 @@ from kanrun.cli.app import main
 from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
 from kanrun.runs.records import Checkpoint
 
+#: Bytes that have a meaning in files of text, which damaged files contain more often.
+WORDS = [b"", b'"', b",", b"\n", b"[", b"-1e999", b"\0"]
+
 
 def record_of(folder):
     return json.loads((folder / "run.json").read_text())
@@ -39,3 +42,16 @@ def finished(line, outputs):
 def sealed(line):
     """Return a line of the journal: JSON text with its checksum added."""
     return f'{line[:-1]},"crc":{crc32(line.encode())}}}\n'.encode()
+
+
+def damaged(rng, content):
+    """Return `content` with one bit flipped, and bytes changed, repeated, inserted or removed."""
+    data = bytearray(content)
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    for _ in range(rng.randint(0, 5)):
+        at = rng.randrange(len(data) + 1)
+        part = bytes(data[at : at + rng.randint(1, 12)])
+        size = len(part)
+        new = rng.choice([*WORDS, rng.randbytes(size), part * 3, part[::-1], bytes(50 * size)])
+        data[at : at + rng.choice([0, size, size, size, len(data)])] = new
+    return bytes(data)

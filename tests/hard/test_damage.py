@@ -1,20 +1,17 @@
 """Damaged files: wrong numbers are never returned silently, and no Python exception is raised."""
 
 import json
+import random
 import shutil
-from collections import Counter
 
 import numpy as np
 import pytest
 from cases import cases
-from run_files import forge
+from run_files import damaged, forge
 
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
-from kanrun.model.prediction import predicted_values
-
-POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
 
 
 @pytest.fixture
@@ -39,39 +36,15 @@ def refusal(capsys, folder, tmp_path):
     return predict
 
 
-def damaged(content, count):
-    """Yield `count` damaged versions: 90% with a flipped bit, others cut, zeroed or reversed."""
-    rng = np.random.default_rng(1)
-    for number in range(count):
-        changed = bytearray(content)
-        place = int(rng.integers(len(content)))
-        rest = changed[place:]
-        zeros = bytes(min(len(rest), int(rng.integers(1, 600))))
-        if number % 10:
-            changed[place] ^= 1 << int(rng.integers(8))
-        elif number % 30 == 0:
-            del changed[place:]
-        elif number % 30 == 10:
-            same = rest.startswith(zeros)
-            changed[place : place + len(zeros)] = b"\1" * len(zeros) if same else zeros
-        else:
-            changed[place:] = rest[::-1] if rest != rest[::-1] else b"\0"
-        yield bytes(changed)
-
-
 @pytest.mark.parametrize("count", [120, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_damaged_checkpoints_are_refused(folder, count):
     name = load_run(folder).models[0]
     path = folder / "checkpoints" / f"{name}.safetensors"
-    outcomes = Counter()
-    for changed in damaged(path.read_bytes(), count):
-        path.write_bytes(changed)
-        try:
-            predicted_values(load_run(folder).model(name), POINTS)
-            outcomes["accepted"] += 1
-        except KanrunError as error:
-            outcomes["refused" if str(path) in str(error) else f"without its name: {error}"] += 1
-    assert outcomes == {"refused": count}
+    whole = path.read_bytes()
+    for number in range(count):
+        path.write_bytes(damaged(random.Random(number), whole))
+        with pytest.raises(KanrunError, match=path.name):
+            load_run(folder).model(name)
 
 
 def test_a_checkpoint_that_is_exchanged_or_lost_is_refused(folder, refusal):
@@ -111,22 +84,13 @@ def with_value(value, key, new):
     return changed
 
 
-def spoiled(arrays):
-    name = next(key for key in arrays if key.endswith("coefficients"))
-    changed = arrays[name].copy()
-    changed.flat[0] = np.nan
-    return arrays | {name: changed}
-
-
 #: Arrays of a network that do not fit its description.
 ARRAYS = {
-    "weights that are NaN": spoiled,
-    "some weights in float32": lambda arrays: {
-        k: v.astype(np.float32) if ".0." in k else v for k, v in arrays.items()
-    },
-    "whole numbers": lambda arrays: {k: v.astype(np.int64) for k, v in arrays.items()},
-    "arrays of another shape": lambda arrays: {k: v[..., :1] for k, v in arrays.items()},
-    "no arrays": lambda arrays: {},
+    "weights that are NaN": lambda name, v: v * (np.nan if "coefficients" in name else 1),
+    "some weights in float32": lambda name, v: v.astype(np.float32) if ".0." in name else v,
+    "whole numbers": lambda _, v: v.astype(np.int64),
+    "arrays of another shape": lambda _, v: v[..., :1],
+    "no arrays": None,
 }
 
 
@@ -134,9 +98,10 @@ ARRAYS = {
 def test_a_forged_checkpoint_that_does_not_fit_its_schema_is_refused(case, folder, refusal):
     loaded = load_run(folder)
     stored = loaded.run.checkpoint(loaded.models[0])
-    arrays, meta = dict(stored.arrays), json.loads(json.dumps(stored.meta))
+    arrays, meta = stored.arrays, json.loads(json.dumps(stored.meta))
     if isinstance(case, str):
-        arrays = ARRAYS[case](arrays)
+        change = ARRAYS[case]
+        arrays = {name: change(name, v) for name, v in arrays.items() if change}
     else:
         key, value = case
         meta = with_value(meta, key, float("nan") if value == "NaN" else value)

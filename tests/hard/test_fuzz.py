@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 
 from omegaconf.errors import OmegaConfBaseException
-from run_files import forge
+from run_files import damaged, forge
 
 from kanrun import load_run
 from kanrun.cli.app import main
@@ -47,24 +47,11 @@ YAML = words(
     "!!python/name:os.system ;# c;<<: ;\t",
     ";",
 )
-BYTES = [b"", b'"', b",", b"\n", b"[", b"-1e999", b"\0"]
 PLAIN = [None, True, -1, 0, 10**30, 0.5, float("nan"), float("inf"), "kan", {}, [[1]]]
 
 
 def some(rng, parts, most):
     return "".join(rng.choices(parts, k=rng.randint(1, most)))
-
-
-def damaged(rng, content):
-    """Return `content` with some bytes changed, removed, repeated or inserted."""
-    data = bytearray(content)
-    for _ in range(rng.randint(1, 6)):
-        at = rng.randrange(len(data) + 1)
-        size = rng.randint(1, 12)
-        repeated = bytes(data[at : at + size]) * 3
-        new = rng.choice([*BYTES, rng.randbytes(size), repeated])
-        data[at : at + rng.choice([0, size])] = new
-    return bytes(data)
 
 
 def replaced(rng, value):
