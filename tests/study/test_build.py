@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import cases, refuses
+from cases import cases
 from kanrun.experiments.fit.config import FitConfig
 from torch import Generator
 
@@ -122,12 +122,6 @@ def test_starts_and_growth_follow_from_the_settings(problem, model, solver, seve
     assert (plan.starts > 1, plan.growth and plan.growth.largest) == (several, growth)
     assert not plan.growth or plan.growth.given == ("hidden" in model[1])
     assert problem in ("product", "outputs") or (plan.solver, plan.insert_knots) == ("lbfgs", False)
-
-
-@pytest.mark.parametrize("model", [{"edge_scaling": "single"}, {"multiplication_nodes": [1]}])
-def test_settings_with_which_no_shape_grows_need_a_given_shape(model):
-    with refuses(f"model.{min(model)}= ... needs a given shape"):
-        plan_of(("kan", model), ("lm", {}))
 
 
 @pytest.mark.parametrize("seconds", [0.1, 3.0, 100.0])

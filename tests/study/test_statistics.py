@@ -16,8 +16,6 @@ from kanrun.experiments.compare_mlp import (
 )
 from kanrun.experiments.curves.parts import fitted_order
 
-from kanrun import study
-from kanrun.errors import UsageError
 from kanrun.study import suite
 
 COMMON = {
@@ -155,25 +153,6 @@ def test_a_claim_holds_up_to_its_bounds_and_not_if_one_value_is_nan(claims, boun
     for bound in bounds:
         below, above = (sum(holding(*[bound * factor] * 3)) for factor in (0.999, 1.001))
         assert below > above
-
-
-@pytest.mark.parametrize(
-    "given, said",
-    [
-        ({"test_rmse": math.nan}, "test_rmse: nan"),
-        *cases("""
-            {'r2': 1.0} | has r2; choose from train_rmse
-            {'seconds': 0} | seconds: 0, which must be a positive number
-            {'test_rmse': 'small'} | test_rmse: small
-            [1] | must be pairs
-        """),
-    ],
-)
-def test_unusable_bounds_are_refused(given, said):
-    for bounds in ({"bounds": {"test_rmse": 1e-6, "seconds": 10}}, {}):
-        study.check_bounds(bounds)
-    with pytest.raises(UsageError, match=said):
-        study.check_bounds({"bounds": given})
 
 
 def test_claims_say_which_values_are_no_numbers():
