@@ -87,7 +87,8 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path, con
 NAMES = cases("""
     bench/latest | bench/v0001
     be | bench/v0001
-    latest | fit/v0003
+    latest | bench/v0001
+    fit/latest | fit/v0003
     fit/v0003 | fit/v0003
     fit/v0002/ | fit/v0002
     fit/latest/2 | fit/v0003/2
@@ -110,34 +111,27 @@ UNKNOWN = cases("""
 def test_runs_are_found_by_names_tags_and_places(tmp_path, make_points, monkeypatch):
     with refuses("no runs yet"):
         find_run("latest", tmp_path)
-    for number, command in enumerate(("bench", "fit", "fit")):
-        path = make_run(tmp_path, command).path
-        RunLabels(("good", f"no{number}") if number else ()).store(path)
+    for number in (1, 2):
+        RunLabels(("good", f"no{number}")).store(make_run(tmp_path).path)
     make_points(tmp_path, *[1.0] * 11)
+    make_run(tmp_path, "bench")
     (tmp_path / "fit" / "notes").mkdir()
     runs = find_runs(tmp_path)
     assert [run.name for run in runs] == ["bench/v0001", "fit/v0001", "fit/v0002", "fit/v0003"]
     assert [point.name for point in runs[-1].points] == [f"fit/v0003/{n}" for n in range(11)]
     assert runs[1].points[0].point is None
+    change_record(tmp_path / "fit/v0001", started="2100-01-01T00:00:00+00:00")  # a wrong clock
     monkeypatch.chdir(tmp_path / "fit" / "v0002")
     for text, name in NAMES:
         assert find_run(text, tmp_path).name == name
-    assert find_run(str(tmp_path / "fit/v0001"), tmp_path / "nothing").path.name == "v0001"
+    by_its_link = find_run(str(tmp_path / "fit/latest"), tmp_path / "nothing")
+    assert by_its_link.path.name == "v0003"
     for text, sentence in UNKNOWN:
         with refuses(sentence):
             find_run(text, tmp_path)
     (tmp_path / "fit/v0001/labels.json").write_text("{")
     assert find_run("fit/v0001", tmp_path).labels == RunLabels()
     assert find_runs(tmp_path / "fit/v0001/labels.json") == []
-
-
-def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path):
-    for command in ("fit", "fit", "bench"):
-        make_run(tmp_path, command)
-    change_record(tmp_path / "fit/v0001", started="2100-01-01T00:00:00+00:00")  # a wrong clock
-    assert find_run("fit/latest", tmp_path).name == "fit/v0002"
-    assert find_run("latest", tmp_path).name == "bench/v0001"
-    assert find_run(str(tmp_path / "fit/latest"), tmp_path).path.name == "v0002"  # by its link
 
 
 def test_point_of_a_run_can_be_read_like_a_run(tmp_path, make_points):
