@@ -315,11 +315,3 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
         document_of(replace(model(kan()), network=own))
     with refuses(", ".join(FORMATS)):
         content(model(kan()), "matlab")
-
-
-def test_inputs_are_named_or_ordered_numbers_and_rows_of_another_width_are_refused():
-    pieces = in_pieces(model(kan()))
-    for one in ([1.0, 2.0], {"x1": [2.0], "x0": [1.0]}):
-        assert np.asarray(encode(pieces, one)).tolist() == [[1.0, 2.0]]
-    with pytest.raises(ValueError, match="2 inputs"):
-        encode(pieces, np.zeros((4, 3)))

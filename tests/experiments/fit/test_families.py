@@ -12,6 +12,12 @@ from numpy.testing import assert_allclose
 from kanrun import KANRegressor, fit, load_run
 from kanrun.points import Family
 
+POISSON = Family("poisson")
+
+
+def explained(y, mean):
+    return POISSON.explained(np.asarray(y)[:, None], np.asarray(mean)[:, None])
+
 
 @pytest.fixture(scope="module")
 def counts():
@@ -30,40 +36,30 @@ OFFSET = "target.offset=exposure model.pairs=false model.selection=evidence"
 def folder(counts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("counts")
     counts.to_csv(folder / "counts.csv", index=False)
-    cfg = typed("fit", CLAIMS.format(folder), OFFSET, "figures=[]")
-    run_config(cfg, folder)
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(folder):
-    return folder / "fit" / "v0001"
+    return run_config(typed("fit", CLAIMS.format(folder), OFFSET, "figures=[]"), folder).path
 
 
-def test_counts_with_exposures_are_predicted_from_a_file(folder, run, counts, command):
-    words = "-o out.csv --interval=0.9 --quantiles=0.25,0.95"
-    command(f"predict {run} {folder}/counts.csv {words}")
+def test_counts_with_exposures_are_predicted_and_exported(folder, run, counts, command):
+    command(f"predict {run} {folder}/counts.csv -o out.csv --interval=0.9 --quantiles=0.25,0.95")
+    command(f"export {run} --format python -o counts.py")
     model = load_run(run).model()
     out = pd.read_csv("out.csv")
     mean = out["prediction:claims"]
-    truth = counts["exposure"] * np.exp(1 + counts["age"])
-    poisson = Family("poisson")
-    assert poisson.deviance(truth, mean).mean() < 0.1
+    x = counts[["age", "exposure"]]
+    assert POISSON.deviance(x["exposure"] * np.exp(1 + x["age"]), mean).mean() < 0.1
     assert (out["lower:claims"] % 1 == 0).all()
     assert (out["quantile 0.95:claims"] == out["upper:claims"]).all()
     assert abs((counts["claims"] < out["quantile 0.25:claims"]).mean() - 0.2) < 0.1
-    x = counts[["age", "exposure"]]
     one, two, far = (model.predict(x.assign(exposure=each)) for each in (1.0, 2.0, 200.0))
     assert_allclose([two, far], [2 * one, 200 * one], 1e-3)
-    explained = poisson.explained(counts[["claims"]].to_numpy(), mean.to_numpy()[:, None])
-    assert model.score(x, counts["claims"]) == pytest.approx(explained)
-
-
-def test_exports_of_counts_predict_them(run, counts, command):
-    command(f"export {run} --format python -o counts.py")
-    predict = runpy.run_path("counts.py")["predict"]
-    x = counts[["age", "exposure"]]
-    assert_allclose(predict(dict(x))[:, 0], load_run(run).model().predict(x), rtol=1e-9)
+    assert model.score(x, counts["claims"]) == pytest.approx(explained(counts["claims"], mean))
+    exported = runpy.run_path("counts.py")["predict"](dict(x))
+    assert_allclose(exported[:, 0], model.predict(x), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -88,30 +84,36 @@ def test_other_models_refuse_families(folder, run, line, refused):
     assert "target.family=poisson is for kanrun fit with model=auto alone" in said
 
 
-def test_estimators_take_families_and_missing_numbers(counts):
-    x = counts[["age", "exposure"]].to_numpy()
-    y = counts["claims"].to_numpy()
-    made = KANRegressor("additive", family="poisson", offset="x1").fit(x, y)
+def test_estimators_take_families(counts):
+    x = counts[["age", "exposure"]].to_numpy(copy=True)
+    y = counts["claims"]
+    settings = {"model": "additive", "family": "poisson", "offset": "x1"}
+    made = KANRegressor(**settings).fit(x, y)
     mean = made.predict(x)
-    assert made.score(x, y) == pytest.approx(Family("poisson").explained(y[:, None], mean[:, None]))
-    assert_allclose(fit(x, y, "additive", family="poisson", offset="x1").predict(x), mean, 1e-3)
-    holes = np.where(np.random.default_rng(1).random(x.shape) < 0.1, np.nan, x)
+    assert made.score(x, y) == pytest.approx(explained(y, mean))
+    assert_allclose(fit(x, y, **settings).predict(x), mean, 1e-3)
+    x[0, 1] = np.nan
     with pytest.raises(ValueError, match="exposures of column 'x1'"):
-        KANRegressor("additive", family="poisson", offset="x1").fit(holes, y)
-    filled = KANRegressor("additive").fit(holes, y)
-    assert_allclose(filled.predict(holes), fit(holes, y, "additive").predict(holes), rtol=1e-6)
-    assert filled.score(holes, y) > 0.5
+        made.fit(x, y)
+
+
+def test_estimators_take_missing_numbers(counts):
+    x = counts[["age", "exposure"]].to_numpy(copy=True)
+    x[np.random.default_rng(1).random(x.shape) < 0.1] = np.nan
+    made = KANRegressor("additive").fit(x, counts["claims"])
+    same = fit(x, counts["claims"], "additive")
+    assert_allclose(made.predict(x), same.predict(x), rtol=1e-6)
+    assert made.score(x, counts["claims"]) > 0.5
     with pytest.raises(ValueError, match="infinity"):
-        filled.fit(np.where(np.isnan(holes), np.inf, holes), y)
+        made.fit(np.nan_to_num(x, nan=np.inf), counts["claims"])
 
 
 @pytest.mark.parametrize(
     "shares, said",
     [([0, 1], "a single trial, so the dispersion is 1"), ([0, 0.5, 1], "(quasi-binomial)")],
 )
-def test_runs_say_whether_the_dispersion_of_fractions_is_estimated(shares, said, tmp_path, command):
+def test_runs_say_whether_the_dispersion_of_fractions_is_estimated(shares, said, command):
     share = np.random.default_rng(0).permutation(np.resize(shares, 40))
-    table = pd.DataFrame({"dose": np.arange(40.0), "share": share})
-    table.to_csv(tmp_path / "shares.csv", index=False)
+    pd.DataFrame({"dose": np.arange(40.0), "share": share}).to_csv("shares.csv", index=False)
     words = "target.outputs=share target.family=binomial model.selection=evidence figures=[]"
-    assert said in command(f"fit target.path={tmp_path}/shares.csv {words}").err
+    assert said in command(f"fit target.path=shares.csv {words}").err

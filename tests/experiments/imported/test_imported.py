@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 from cases import cases
-from kanrun.experiments.imported import prepare
-from kanrun.experiments.imported.config import ImportConfig
+from numpy.testing import assert_allclose
 from run_files import finished
 
 from kanrun import load_run
+from kanrun.runs import Run
 
 STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
 
@@ -26,12 +26,10 @@ def outputs(tmp_path_factory):
 
 def test_the_run_predicts_what_pykan_recorded(outputs, command):
     points = torch.load(STATES / "products_points", weights_only=True)
-    x = points["x"].numpy()
-    y = points["y"].numpy()
-    pd.DataFrame(x, columns=["length", "mass"]).to_csv("x.csv", index=False)
+    y = points["y"][:, 0].numpy()
+    pd.DataFrame(points["x"], columns=["length", "mass"]).to_csv("x.csv", index=False)
     command(f"predict import/1 x.csv --output y.csv --outputs {outputs}")
-    predicted = pd.read_csv("y.csv")["period"].to_numpy()
-    assert np.abs(predicted - y[:, 0]).max() < 1e-12 * np.abs(y).max()
+    assert_allclose(pd.read_csv("y.csv")["period"], y, rtol=0, atol=1e-12 * np.abs(y).max())
     summary = load_run("import/1", outputs).tables["summary"].iloc[0]
     assert (summary["library"], summary["shape"], summary["edges"]) == ("pykan", "2-4-1", 16)
 
@@ -43,24 +41,19 @@ def test_export_and_report_work(outputs, tmp_path, command):
     assert "period" in (tmp_path / "kan.py").read_text("utf-8")
 
 
-def test_samples_are_the_inputs_of_the_checkpoint_or_uniform_on_its_first_grid():
+def test_samples_are_the_inputs_of_the_checkpoint_or_uniform_on_its_first_grid(tmp_path):
+    samples = {}
+    for name in ("trained", "efficient_kan_b.pt"):
+        folder = finished(f"import {STATES}/{name} figures=none", tmp_path)
+        table = Run(folder).table("predictions")
+        inputs = table[table["split"] != "grid"].filter(like="input:").to_numpy()
+        samples[name] = np.sort(inputs, axis=0)
     stored = torch.load(STATES / "trained_cache_data", weights_only=True).numpy()
-    np.testing.assert_array_equal(np.sort(recorded("trained"), 0), np.sort(stored, 0))
-    samples = recorded("efficient_kan_b.pt")
-    assert len(samples) == 2000
+    np.testing.assert_array_equal(samples["trained"], np.sort(stored, axis=0))
+    uniform = samples["efficient_kan_b.pt"]
+    assert len(uniform) == 2000
     grid = torch.load(STATES / "efficient_kan_b.pt", weights_only=True)["layers.0.grid"].numpy()
-    assert np.all(np.abs(samples.min(0) - grid[:, 2]) < 0.02)
-    assert np.all(np.abs(samples.max(0) - grid[:, -3]) < 0.02)
-
-
-def recorded(name):
-    """Return the inputs of the predictions in the run."""
-    records = prepare(ImportConfig(file=str(STATES / name)), {}, 0)
-    (table,) = (record for record in records if getattr(record, "name", "") == "predictions")
-    kept = np.asarray(table.columns["split"]) != "grid"
-    return np.stack(
-        [np.asarray(v)[kept] for key, v in table.columns.items() if key.startswith("input:")], 1
-    )
+    assert_allclose(uniform[[0, -1]], grid[:, [2, -3]].T, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize(
