@@ -13,7 +13,9 @@ import re
 import resource
 import shlex
 import shutil
+import signal
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -37,12 +39,12 @@ def file(text, name="extra/sent", line="fit -m --config-dir mine +extra=good,sen
 
     def prepare(place):
         header = "" if text.startswith("#") else "# @package _global_\n" * (name == "extra/sent")
-        for at, content in (
-            ("extra/good", "# @package _global_\nseed: 1"),
-            ("theirs", "a: 1"),
-            ("hydra/launcher/theirs", "_target_: os.getcwd"),
-            (name, header + text.replace("PLACE", str(place))),
-        ):
+        for at, content in {
+            "extra/good": "# @package _global_\nseed: 1",
+            "theirs": "a: 1",
+            "hydra/launcher/theirs": "_target_: os.getcwd",
+            name: header + text.replace("PLACE", str(place)),
+        }.items():
             path = place / "mine" / f"{at}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{content}\n")
@@ -90,7 +92,7 @@ def record(**changes):
 
 def checkpoint(make):
     def change(folder):
-        for path in (folder / "checkpoints").glob("*.safetensors"):
+        for path in folder.glob("checkpoints/*.safetensors"):
             path.write_bytes(make(path.read_bytes()))
 
     return change
@@ -264,7 +266,7 @@ OTHERS = {
     },
     "terminal": {
         "a column": table(f"x,{ESCAPE}\n1,2\n"),
-        "a cell": table(f"x,y\n1,{ESCAPE}\n2,3\n3,4\n", "t.csv", "model=kan"),
+        "a cell": table(f"x,y\n1,{ESCAPE}\n2,3\n3,4\n", more="model=kan"),
         "a record": run(record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), SHOW),
         "a note": run(text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), SHOW),
         "a table": run(text("records.jsonl", row("summary", a=ESCAPE)), SHOW),
@@ -308,6 +310,22 @@ def trained(tmp_path_factory):
     return finished(line, tmp_path_factory.mktemp("trained"))
 
 
+@pytest.fixture
+def bounded():
+    """Interrupt a test after 60 s of CPU time: an attack that succeeds may never end."""
+
+    def interrupt(*_):
+        raise AssertionError("the attack takes too much CPU time")
+
+    limits = resource.getrlimit(resource.RLIMIT_CPU)
+    before = signal.signal(signal.SIGXCPU, interrupt)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 60, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_CPU, limits)
+    signal.signal(signal.SIGXCPU, before)
+
+
+@pytest.mark.usefixtures("bounded")
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack[1][:40])
 def test_attack_neither_runs_code_nor_reads_or_writes_outside(
     attack, trained, tmp_path, monkeypatch, capfd
@@ -336,10 +354,11 @@ def test_attack_neither_runs_code_nor_reads_or_writes_outside(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**20  # KiB
     assert code == 2 or kind == "terminal" or said.count("kanrun: ") == 1 or "runs" in words
     assert sentence in said
-    assert not re.search(r"kanrun: \w*(Error|Exception)\b", said)
-    assert "Traceback" not in said
-    assert not any(ord(letter) < 32 and letter != "\n" for letter in said)
-    assert "\u202e" not in said
+    # No name of an error, no control character except the end of a line, and nothing written
+    # backwards.
+    assert not re.search(
+        r"kanrun: \w*(Error|Exception)\b|Traceback|[\0-\x09\x0b-\x1f]|\u202e", said
+    )
     assert SECRET not in said
     assert "antigravity" not in sys.modules
     new = there() - before
@@ -348,7 +367,6 @@ def test_attack_neither_runs_code_nor_reads_or_writes_outside(
 
 
 def test_promises_state_the_number_of_attacks():
-    promised = re.search(
-        r"(\d+) attacks", Path(__file__).parents[2].joinpath("docs/promises.md").read_text()
-    )
-    assert int(promised[1]) == len(ATTACKS) >= 60
+    promises = Path(__file__).parents[2].joinpath("docs/promises.md").read_text()
+    assert f"{len(ATTACKS)} attacks" in promises
+    assert len(ATTACKS) >= 60
