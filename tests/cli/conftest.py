@@ -19,9 +19,9 @@ FAILURES = {
 
 @pytest.fixture
 def fit(monkeypatch):
-    """Replace the experiment `fit`; return its configurations, its seeds and where to stop it."""
+    """Replace the experiment `fit`; return its configurations, seeds, error, and last seed."""
     monkeypatch.delenv("KANRUN_DEBUG", raising=False)
-    fake = types.SimpleNamespace(configs=[], seeds=[], stop_at=None)
+    fake = types.SimpleNamespace(configs=[], seeds=[], stop_at=None, error=0.5)
     module = types.ModuleType("kanrun.experiments.fit")
 
     def check(cfg):
@@ -38,7 +38,7 @@ def fit(monkeypatch):
         if degree in FAILURES:
             raise FAILURES[degree]
         yield Row("metrics", {"seed": seed, "step": 0, "train_rmse": 1.0})
-        yield Row("summary", {"seed": seed, "degree": degree, "test_rmse": 0.5})
+        yield Row("summary", {"seed": seed, "degree": degree, "test_rmse": fake.error})
 
     module.check = check
     module.cells = lambda cfg: [{}]

@@ -1,6 +1,5 @@
 """Runs by the real command: folders, standard output, exit codes, and records."""
 
-import csv
 import gc
 import logging
 import os
@@ -70,12 +69,6 @@ def test_status_and_exit_code_follow_the_end_of_a_run(kanrun, words, code, statu
     assert ("Traceback" in (record["trace"] or "")) == (status == "FAILED")
 
 
-def rows(folder, *columns):
-    """Return some columns of each row of the summary."""
-    with (folder / "summary.csv").open(newline="") as file:
-        return [tuple(row[name] for name in columns) for row in csv.DictReader(file)]
-
-
 def test_an_interrupted_run_goes_on_where_it_stopped(kanrun, fit):
     fit.stop_at = 2
     words = "-m seed=0,1 model.degree=3,7 n_seeds=3 +note=kept target.formula=sqrt(x0)"
@@ -93,8 +86,15 @@ def test_an_interrupted_run_goes_on_where_it_stopped(kanrun, fit):
     assert done.folder.samefile(stopped.folder)
     assert fit.seeds == [0, 1, 2, 2, 2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
     assert (fit.configs[-1].note, fit.configs[-1].target.formula) == ("kept", "sqrt(x0)")
-    kept = [("0", "0"), ("0", "1"), ("0", "2"), ("2", "1"), ("2", "2"), ("2", "3")]
-    assert rows(done.folder, "point", "seed") == kept
+    kept = done.run.table("summary")[["point", "seed", "model.degree", "degree"]]
+    assert kept.to_numpy().tolist() == [
+        [point, point // 2 + n, 3, 3] for point in (0, 2) for n in range(3)
+    ]
+    reason = "2 of 4 points failed; the first, point 1 (seed=0, model.degree=7), seed 0: the loss"
+    assert f"kanrun: {reason}" in done.err
+    assert "point 3 (seed=1, model.degree=7), seed 3 failed: the loss is not finite" in done.err
+    record = record_of(done.folder)
+    assert (record["status"], record["reason"].startswith(reason)) == ("FAILED", True)
     points = [kanrun(f"runs show fit/v0001/{n} --json").json for n in range(4)]
     assert [point["status"] for point in points] == ["COMPLETED", "FAILED"] * 2
     assert points[2]["overrides"][1:3] == ["seed=1", "model.degree=3"]
@@ -134,21 +134,6 @@ def test_resume_of_a_run_that_another_host_did_not_end(kanrun, interrupted):
     kanrun("runs resume latest -q --force")
     record = record_of(folder)
     assert (record["status"], record["host"] != "node17") == ("COMPLETED", True)
-
-
-def test_a_sweep_runs_every_point_even_if_some_fail(kanrun, fit):
-    result = kanrun("fit -q -m model.degree=7,8,2,4 seed=1", code=1)
-    assert [cfg.model.degree for cfg in fit.configs] == [7, 8, 2, 4]
-    found = rows(result.folder, "point", "model.degree", "degree")
-    assert found == [("2", "2", "2"), ("3", "4", "4")]
-    record = record_of(result.folder)
-    assert record["status"] == "FAILED"
-    reason = "2 of 4 points failed; the first, point 0 (model.degree=7): the loss is not finite"
-    assert record["reason"].startswith(reason)
-    assert [failure["point"] for failure in record["failures"]] == [0, 1]
-    assert f"kanrun: {record['reason']}" in result.err.splitlines()
-    assert "point 0 (model.degree=7) failed: the loss is not finite at step 3" in result.err
-    assert "point 1 (model.degree=8) failed: ZeroDivisionError: a bug" in result.err
 
 
 def test_a_signal_while_a_run_begins_is_recorded(kanrun, monkeypatch):

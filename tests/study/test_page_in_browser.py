@@ -42,7 +42,6 @@ class Browser:
         os.close(writes)
         self._out, self._in = os.fdopen(to_browser, "wb"), os.fdopen(from_browser, "rb")
         self._number = 0
-        self._buffer = b""
         self.events = []
         (page,) = [
             one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page"
@@ -69,11 +68,10 @@ class Browser:
             self.events.append(answer)
 
     def _next(self):
-        while b"\0" not in self._buffer:
-            part = os.read(self._in.fileno(), 1 << 16)
+        message = bytearray()
+        while (part := self._in.read(1)) != b"\0":
             assert part, "Chromium ended"
-            self._buffer += part
-        message, _, self._buffer = self._buffer.partition(b"\0")
+            message += part
         return json.loads(message)
 
     def value(self, script):
