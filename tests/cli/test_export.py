@@ -32,9 +32,8 @@ def test_export_says_if_it_does_not_recognise_missing_values(command):
     a = np.linspace(0, 9, 40)
     table = np.stack([np.where(np.arange(40) % 5, a, -999), a[::-1] % 2, a], 1)
     np.savetxt("t.csv", table, "%.17g", ",", header="a,b,y", comments="")
-    command(
-        "fit -q target.path=t.csv target.outputs=[y] target.missing_values=[-999] folds=2 baselines=false"
-    )
+    fit = "fit -q target.path=t.csv target.outputs=[y] target.missing_values=[-999] figures=none"
+    command(f"{fit} folds=2 baselines=false")
     for form, note in (("python", 0), ("torch", 1)):
         said = command(f"export fit/latest --format {form} -o m.{form}").err
         assert ("recognises no missing values, nor those of target.missing_values" in said) == note
