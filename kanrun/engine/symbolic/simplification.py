@@ -37,6 +37,9 @@ _MAX_TERMS = 400
 #: Largest n for which a hyperbolic function of n x may be expanded. Sympy sums over n terms, so its
 #: time grows with the square of n; sinh(64 x) takes a second.
 _LARGEST_MULTIPLE = 64
+#: Largest number by which a logarithm may be multiplied in a transformation. Sympy raises the
+#: numbers in its argument to this power; with 5,000,000 it does not end within minutes.
+_LARGEST_EXPONENT = 1000
 #: Largest relative difference between the values of equal forms. It exceeds EXACT because forms
 #: lose different numbers of digits by cancellation.
 _EQUAL = 10 * EXACT
@@ -346,6 +349,9 @@ def _terms(expression: Expr) -> int:
     if expression.is_Add:
         return sum(_terms(each) for each in expression.args)
     if expression.is_Mul:
+        exponent = expression.as_coeff_Mul(rational=True)[0]
+        if abs(exponent) > _LARGEST_EXPONENT and expression.has(sympy.log):
+            return _MAX_TERMS + 1
         return math.prod(_terms(each) for each in expression.args)
     if expression.is_Pow and expression.exp.is_Integer:
         terms = _terms(expression.base)

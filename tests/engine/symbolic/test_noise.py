@@ -137,9 +137,11 @@ def test_few_points_do_not_pay_for_many_constants_and_show_no_formula_as_exact()
 
 def test_rounding_of_large_values_does_not_make_a_formula_inexact():
     x = np.linspace(1, 2, 100)[:, None]
-    y = 1e6 + x[:, 0] ** 2
+    y = 1e6 + np.exp(x[:, 0]) / 3
     data = SearchData(x, y, x, y)
-    assert fit_expression("", parse("x0^2 + 999999"), data).is_exact
+    found = fit_expression("", parse("exp(x0)/3 + 999999"), data)
+    assert found.error > EXACT
+    assert found.is_exact
     assert not fit_expression("", parse("sin(x0) + 999999"), data).is_exact
 
 

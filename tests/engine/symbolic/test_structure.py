@@ -11,8 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.engine.symbolic import Budget, choose, fit_expression, search
 from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.dictionary import expand_dictionary
+from kanrun.engine.symbolic.dictionary import dictionary_of_one, expand_dictionary
 from kanrun.engine.symbolic.formula import finish_formula
+from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.problem import FittedStructure, SearchData, SearchProblem
 from kanrun.engine.symbolic.quotients import rational_functions
 from kanrun.engine.symbolic.reductions import (
@@ -24,7 +25,12 @@ from kanrun.engine.symbolic.reductions import (
     power_law,
     relevant_inputs,
 )
-from kanrun.engine.symbolic.regression import output_transforms, pair_formulas
+from kanrun.engine.symbolic.regression import (
+    OutputTransform,
+    output_transforms,
+    pair_formulas,
+    solve_terms,
+)
 from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError
 from kanrun.formulas.conversion import to_numpy
@@ -203,6 +209,27 @@ def test_pairs_of_small_expressions_are_found(text, low, high, inputs):
     assert_allclose(evaluate(expression, x), evaluate(parse(text), x), rtol=1e-9)
 
 
+def test_quotient_of_two_terms_is_fitted_to_rounding():
+    t = np.linspace(1, 2, 101)
+    line = dictionary_of_one(t, choose(["x"])).first(1)
+    found = solve_terms(OutputTransform((1 + 2 * t) / (1 + t / 3)), line, line)
+    assert found.error < 1e-14
+    assert found.coefficients == pytest.approx([2, -1 / 3, 1])
+
+
+def test_variance_explained_by_an_entry_is_that_of_least_squares():
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=50)
+    entries = 3.0 * rng.normal(size=(4, 50))
+    basis = np.linalg.qr(rng.normal(size=(50, 2)))[0]
+    explained, slopes = covered(values, np.vstack([entries, basis[:, 0]]), basis)
+    without = np.linalg.lstsq(basis, values)[1][0]
+    for entry, found, slope in zip(entries, explained, slopes, strict=False):
+        solution, left = np.linalg.lstsq(np.column_stack([basis, entry]), values)[:2]
+        assert_allclose([found, slope], [without - left[0], solution[2]], rtol=1e-10)
+    assert (explained[4], slopes[4]) == (-np.inf, 0.0)
+
+
 def test_functions_that_overflow_at_some_points_are_left_out():
     t = np.linspace(1.0, 900.0, 60)[:, None]
     y = 3 * np.log(t[:, 0]) + np.cos(t[:, 0])
@@ -216,6 +243,9 @@ def test_dictionary_entries_are_finite_and_have_the_values_of_their_expressions(
     inverses = entries.values[entries.families == "1/x"]
     assert len(inverses) > 0
     assert (np.sign(inverses) == np.sign(inverses[:, :1])).all()  # no pole within the range
+    shown = entries.values / np.linalg.norm(entries.values, axis=1, keepdims=True)
+    twice = (shown[:200] @ shown[:200].T).round(9) == 1
+    assert twice.sum() == 200, "no entry is a multiple of another"
     for build, found in zip(entries.builds[::797], entries.values[::797], strict=True):
         assert_allclose(evaluate(build(), t[:, None]), found, rtol=1e-12, atol=1e-13)
 

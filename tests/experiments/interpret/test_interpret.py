@@ -43,28 +43,29 @@ def settings(*lines):
     return typed("interpret", SMALL, *lines)
 
 
-def run(tmp_path_factory, *lines):
-    return run_config(settings(*lines), tmp_path_factory.mktemp("outputs"))
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(outputs):
     """Return a run of `kanrun interpret` on points, without a network."""
-    return run(tmp_path_factory, SUM)
+    return run_config(settings(SUM), outputs)
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def fitted(outputs):
     """Return a run of `kanrun fit`."""
     network = "model.hidden=[] model.intervals=[10] sampling.n_train=400 sampling.n_test=100"
     cfg = typed("fit", f"target.formula=x0^2+sin(2*x1) {BOX} solver=lm {network}")
-    return run_config(cfg, tmp_path_factory.mktemp("outputs"))
+    return run_config(cfg, outputs)
 
 
 @pytest.fixture(scope="module")
-def snapped(tmp_path_factory, fitted):
+def snapped(outputs, fitted):
     """Return the interpretation of the run `fitted`."""
-    return run_config(source(fitted), tmp_path_factory.mktemp("outputs"))
+    return run_config(source(fitted), outputs)
 
 
 def source(run, *lines):
@@ -149,13 +150,14 @@ def test_note_warns_if_the_graph_is_not_close_to_the_network(fitted, monkeypatch
     assert "not small compared with its error" in said
 
 
-def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
+def test_tables_are_interpreted_in_their_own_units(tmp_path):
     """The second column and the output are so large that the search scales them."""
     a, c = np.random.default_rng(0).uniform(1, 3, (2, 100)) * [[1], [1e6]]
-    path = tmp_path_factory.mktemp("data") / "table.csv"
+    path = tmp_path / "table.csv"
     pd.DataFrame({"a b": a, "c": c, "y": 3e13 * a**2 / c}).to_csv(path, index=False)
     columns = "'target.inputs=[a b,c]' target.outputs=y"
-    result = run(tmp_path_factory, f"target=table target.path={path} {columns} {ALL_ROWS}")
+    line = f"target=table target.path={path} {columns} {ALL_ROWS}"
+    result = run_config(settings(line), tmp_path)
     summary = result.table("summary").iloc[0]
     assert summary["formula_rmse"] < 1e-5
     assert summary["outcome"] == "exact"  # decided by the points without a true function
@@ -194,12 +196,12 @@ def test_from_run_must_be_the_absolute_path_of_a_run(path, message):
         check_config(replace(settings(SUM), from_run=path))
 
 
-def test_entries_of_a_suite_are_judged_by_their_functions(tmp_path_factory):
+def test_entries_of_a_suite_are_judged_by_their_functions(outputs):
     first = {"formula": "x0^2"}
     second = {"formula": "sin(x0)"}
     suite = [{"target": first}, {"target": second, "in_view": False}]
     cfg = settings("target.formula=x0 target.domain=[[0,1]]")
-    found = run_config(replace(cfg, suite=suite), tmp_path_factory.mktemp("outputs"))
+    found = run_config(replace(cfg, suite=suite), outputs)
     summary = found.table("summary")
     assert summary["formula"].tolist() == ["x0**2", "sin(x0)"]
     assert summary["in_view"].tolist() == [True, False]
@@ -243,8 +245,8 @@ def short_range(tmp_path):
     return f"target.path={path} target.outputs=[y] {ALL_ROWS}"
 
 
-def test_formula_that_imitates_the_function_has_outcome_agrees(short_range, tmp_path_factory):
-    found = run(tmp_path_factory, short_range)
+def test_formula_that_imitates_the_function_has_outcome_agrees(short_range, outputs):
+    found = run_config(settings(short_range), outputs)
     summary = found.table("summary").iloc[0]
     assert summary["outcome"] == "agrees"
     for said in ("they do not show that it is their function", "its next term would be"):
@@ -253,16 +255,17 @@ def test_formula_that_imitates_the_function_has_outcome_agrees(short_range, tmp_
 
 
 @pytest.mark.slow
-def test_formula_that_imitates_the_network_of_a_run_is_not_exact(short_range, tmp_path_factory):
-    fitted = run_config(typed("fit", short_range), tmp_path_factory.mktemp("outputs"))
-    summary = run(tmp_path_factory, f"from_run={fitted.path}").table("summary").iloc[0]
+def test_formula_that_imitates_the_network_of_a_run_is_not_exact(short_range, outputs):
+    fitted = run_config(typed("fit", short_range), outputs)
+    summary = run_config(settings(f"from_run={fitted.path}"), outputs).table("summary").iloc[0]
     assert summary["outcome"] in ("agrees", "formula")
 
 
 @pytest.mark.parametrize("formula, outcome", [("j1(x0)", "agrees"), ("x0/2 - x0^3/16", "exact")])
-def test_known_target_decides_identity_beyond_the_points(formula, outcome, tmp_path_factory):
+def test_known_target_decides_identity_beyond_the_points(formula, outcome, outputs):
     """On this range, both functions have the same values."""
-    found = run(tmp_path_factory, f"'target.formula={formula}' target.domain=[[0,0.003]]")
+    cfg = settings(f"'target.formula={formula}' target.domain=[[0,0.003]]")
+    found = run_config(cfg, outputs)
     assert found.table("summary").iloc[0]["outcome"] == outcome
 
 
@@ -300,8 +303,8 @@ def test_formula_may_differ_from_a_network_by_its_error(
     )
 
 
-def test_formula_far_worse_than_the_network_is_not_accepted(fitted, tmp_path):
-    found = run_config(source(fitted, "candidates=[x]"), tmp_path).table("summary").iloc[0]
+def test_formula_far_worse_than_the_network_is_not_accepted(fitted, outputs):
+    found = run_config(source(fitted, "candidates=[x]"), outputs).table("summary").iloc[0]
     assert found["outcome"] == "failed"
     assert "times the error of the network" in found["reason"]
 

@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 import sympy
 from kanrun.experiments.solve import run
-from kanrun.experiments.solve.config import EquationConfig, SolveConfig
+from kanrun.experiments.solve.config import SolveConfig
 from kanrun.experiments.solve.needles import SHAPES, WIDTHS, needle_cells, needle_claims
 from kanrun.experiments.solve.problem import settings_of
 from kanrun.experiments.solve.settings import EquationParser
 from kanrun.experiments.solve.verdict import error_points
+from made_systems import BOX, parsed
 from scipy.integrate import quad
 
 from kanrun.engine.equations.system import on_face
-from kanrun.formulas.parsing import variable
+from kanrun.formulas.parsing import parse, variable
 from kanrun.runs.records import Row
 
 SEED = 1
@@ -114,13 +115,8 @@ def test_seeds_give_problems_of_all_kinds():
 
 
 def test_means_over_error_points_are_those_over_the_box():
-    given = EquationConfig(
-        variables={"x": [0, 1], "t": [0, 1]},
-        formula="u_t = -u_x",
-        conditions=["u = 0 at t=0", "u = 0 at x=0"],
-    )
-    place = EquationParser(given).formula("(x - t/2 - 0.3)/1e-4")
-    system = EquationParser(given).system()
+    system = parsed(BOX, "u_t = -u_x", ["u = 0 at t=0", "u = 0 at x=0"])
+    place = parse("(x - t/2 - 0.3)/1e-4", ["x", "t"])
     found = error_points(SimpleNamespace(system=system, recorded=None, near=[place]), 0)
     x, t = found.at.T
     pulse = np.exp(-2 * np.square((x - t / 2 - 0.3) / 1e-4))

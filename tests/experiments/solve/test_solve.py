@@ -107,23 +107,24 @@ def test_data_that_do_not_determine_the_constants_are_not_called_solved():
     assert fitted("u_t = -k*u", {"k": 1}, waves, [5, 10, 20]).verdict != "solved"
 
 
+def problem(**given):
+    return make_solve_problem(SolveConfig(equation=EquationConfig(**given)), 0)
+
+
 def test_recorded_values_are_compared_at_their_points(tmp_path):
     table = tmp_path / "known.csv"
     table.write_text("x,u\n0.25,0.0625\n0.5,0.3\n")
-    given = EquationConfig(
-        variables={"x": [0, 1]},
-        formula="u_xx = 2",
-        conditions=["u = 0 at x=0", "u = 1 at x=1"],
-        reference=str(table),
-    )
-    problem = make_solve_problem(SolveConfig(equation=given), 0)
-    points = error_points(problem, 0).at
+    ends = ["u = 0 at x=0", "u = 1 at x=1"]
+    given = {"variables": {"x": [0, 1]}, "formula": "u_xx = 2", "conditions": ends}
+    given["reference"] = str(table)
+    found = problem(**given)
+    points = error_points(found, 0).at
     assert points[:, 0] == pytest.approx([0.25, 0.5])
-    assert problem.comparison.what == "recorded"
-    assert problem.comparison.values(points[::-1])[:, 0] == pytest.approx([0.3, 0.0625])
+    assert found.comparison.what == "recorded"
+    assert found.comparison.values(points[::-1])[:, 0] == pytest.approx([0.3, 0.0625])
     table.write_text("x,u\n1.25,0.0625\n")
     with refuses("outside the box"):
-        make_solve_problem(SolveConfig(equation=given), 0)
+        problem(**given)
 
 
 POISSON = """
@@ -142,11 +143,11 @@ conditions: ["WALLS", "u = cos(2*pi*x) at t=0", "u_t = 0 at t=0", "v = 0 at t=0"
 @pytest.mark.parametrize("walls", ["", "periodic in x", "u_x = 0 at x=0, x=1"])
 def test_linear_problems_without_exact_solutions_have_a_reference(walls):
     given = yaml.safe_load(WAVES.replace("WALLS", walls) if walls else POISSON)
-    problem = make_solve_problem(SolveConfig(equation=EquationConfig(**given)), 0)
+    found = problem(**given)
     at = np.array([[0.3, 0.4], [0.9, 0.5]])
     x, y = np.pi * at.T
     exact = np.cos(2 * x) * np.cos(2 * at[:, 1]) if walls else np.sin(x) * np.sin(y / 2)
-    assert problem.comparison.values(at)[:, 0] == pytest.approx(exact, abs=1e-6)
+    assert found.comparison.values(at)[:, 0] == pytest.approx(exact, abs=1e-6)
 
 
 @pytest.mark.usefixtures("unwritten")

@@ -1,6 +1,5 @@
 """Verdicts on solutions on both sides of each bound, and claims about them."""
 
-from functools import cache
 from math import inf, nan
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -10,9 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from cases import cases
-from kanrun.experiments.solve.config import EquationConfig
 from kanrun.experiments.solve.problem import Comparison
-from kanrun.experiments.solve.settings import EquationParser
 from kanrun.experiments.solve.verdict import (
     ErrorPoints,
     claims_of,
@@ -20,6 +17,7 @@ from kanrun.experiments.solve.verdict import (
     residual_rms,
     verdict,
 )
+from made_systems import BOX, parsed
 
 from kanrun.engine.equations.solution import Residuals
 
@@ -41,12 +39,11 @@ def solution(*last, **changed):
     return SimpleNamespace(last=last, **(given | changed))
 
 
-@cache
-def system(walls="x=0, x=1"):
-    conditions = [f"u = 0 at {walls}", "u = 0 at t=0"]
-    box = {"x": [0, 1], "t": [0, 1]}
-    config = EquationConfig(variables=box, formula="u_t = u_xx", conditions=conditions)
-    return EquationParser(config).system()
+#: Heat conduction with conditions at both ends, and at one only.
+BOTH, ONE = (
+    parsed(BOX, "u_t = u_xx", [f"u = 0 at {walls}", "u = 0 at t=0"])
+    for walls in ("x=0, x=1", "x=0")
+)
 
 
 #: What a solution may have, and what makes it doubtful. Without a condition at x=1 (`missing`),
@@ -95,7 +92,7 @@ def test_a_solution_that_ends_early_is_failed():
 def judged(error=None, missing=False, **changed):
     given = {key: value for key, value in changed.items() if key not in STAGE}
     last = stage(**{key: value for key, value in changed.items() if key in STAGE})
-    return verdict(solution(last, **given), system("x=0" if missing else "x=0, x=1"), error)[0]
+    return verdict(solution(last, **given), ONE if missing else BOTH, error)[0]
 
 
 def test_residual_is_of_the_worst_window_or_the_mean_if_errors_are_estimated():
@@ -103,7 +100,7 @@ def test_residual_is_of_the_worst_window_or_the_mean_if_errors_are_estimated():
     assert residual_rms(solution(*windows)) == 0.02
     found = residual_rms(solution(*windows, estimate=1e-7))
     assert found == pytest.approx((0.1 * 4e-4 + 0.9 * 1e-6) ** 0.5)
-    word, reason = verdict(solution(*windows), system(), None)
+    word, reason = verdict(solution(*windows), BOTH, None)
     assert (word, "residual at new points is 2.0e-02" in reason) == ("doubtful", True)
 
 
