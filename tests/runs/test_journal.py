@@ -96,12 +96,6 @@ def test_column_that_begins_later_is_empty_in_earlier_rows(folder):
     assert path.read_text() == "seed,step,penalty\n0,0,\n0,1,0.001\n0,,0.002\n"
 
 
-def test_rows_are_in_the_order_of_cells_and_seeds(folder):
-    for cell, seed in ((1, 0), (0, 1), (0, 0)):
-        rows(folder, "summary", {"x": cell}, marks={"cell": cell, "seed": seed})
-    assert read(folder, "summary") == {"cell": [0, 0, 1], "seed": [0, 1, 0], "x": [0, 0, 1]}
-
-
 def test_rows_of_a_training_that_begins_again_are_discarded(folder):
     other = {"seed": 1}
     for marks in (SEED, other):

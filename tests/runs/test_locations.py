@@ -10,8 +10,9 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from cases import refuses
 
-from kanrun.errors import StorageFailed, UsageError
+from kanrun.errors import StorageFailed
 from kanrun.runs import Manifest, Run, RunFolder, Status
 
 #: Programs that wait for a line on standard input; their argument is a folder.
@@ -79,51 +80,46 @@ def test_a_place_without_links_still_gives_folders(tmp_path, monkeypatch):
 
 
 def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
-    (tmp_path / "outputs").write_text("not a folder")
-    with pytest.raises(UsageError, match="cannot make a run folder"):
-        made(tmp_path / "outputs")
     denied = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(Path, "mkdir", Mock(side_effect=denied))  # root can write anywhere
-    with pytest.raises(UsageError, match="Permission denied; choose another place with --outputs"):
+    with refuses("cannot make a run folder ... denied; choose another place with --outputs"):
         made(tmp_path / "other")
 
 
 def ended(outputs):
     folder = RunFolder.create(outputs, Manifest("fit"))
     folder.finish(Status.INTERRUPTED)
-    return folder
+    return folder.path
 
 
 def test_only_one_process_can_resume_a_run(tmp_path):
-    path = ended(tmp_path).path
+    path = ended(tmp_path)
     children = started(4, GO_ON, path)
     said = [child.stdout.readline().strip() for child in children]
     for child in children:
         child.communicate("end\n", timeout=120)
     said.remove("in")
     assert len(said) == 3
-    for sentence in said:
-        assert re.fullmatch(
-            rf"{path} is still running( \(process \d+\))?\. Wait, or stop it first\.", sentence
-        )
+    running = rf"{path} is still running( \(process \d+\))?\. Wait, or stop it first\."
+    assert all(re.fullmatch(running, sentence) for sentence in said)
     assert len(Run(path).manifest.resumed) == 1
 
 
 def test_run_cannot_be_resumed_between_its_lock_and_run_json(tmp_path, monkeypatch):
     """At this moment, run.json does not yet name a process."""
-    path = ended(tmp_path).path
-    tried = []
+    path = ended(tmp_path)
     save = RunFolder._save
+    tried = Mock()
 
     def meanwhile(self, **changes):
-        with pytest.raises(UsageError, match="still running") as refusal:
+        tried()
+        with refuses("still running"):
             RunFolder.reopen(path)
-        tried.append(str(refusal.value))
         save(self, **changes)
 
     monkeypatch.setattr(RunFolder, "_save", meanwhile)
     RunFolder.reopen(path)
-    assert len(tried) == 1
+    tried.assert_called_once()
 
 
 @pytest.mark.parametrize("locks", [True, False])
@@ -134,7 +130,7 @@ def test_running_run_cannot_be_resumed_until_it_ends(tmp_path, monkeypatch, lock
         monkeypatch.setattr("fcntl.flock", Mock(side_effect=no_locks))
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     for force in (False, True):
-        with pytest.raises(UsageError, match="still running"):
+        with refuses("still running"):
             RunFolder.reopen(folder.path, force=force)
     folder.finish(Status.FAILED)
     RunFolder.reopen(folder.path).finish(Status.COMPLETED)
@@ -142,7 +138,7 @@ def test_running_run_cannot_be_resumed_until_it_ends(tmp_path, monkeypatch, lock
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
-    path = ended(tmp_path).path
+    path = ended(tmp_path)
     (path / ".lock").unlink()
     (path / ".lock").symlink_to(tmp_path / "other")
     with pytest.raises(StorageFailed, match="cannot write"):
