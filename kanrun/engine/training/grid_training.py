@@ -310,10 +310,7 @@ class GridTraining:
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
         """Try lower penalty weights while they help, and higher weights if no lower one helps.
 
-        On the first grid, penalties on second differences are tried first if the fit is poor, since
-        noise is then likely. With the largest weight, edge functions are nearly straight
-        lines. The usual penalty on differences of order m > 2 does not prevent overfitting, because
-        it does not penalise polynomials of degree below m.
+        On the first grid, `_smooth` comes first if the fit is poor, since noise is then likely.
 
         `budget` is the number of steps of the main run, and `settled` whether it ended by a
         stopping rule. Only then are higher weights tried; otherwise they could win merely by their
@@ -321,8 +318,7 @@ class GridTraining:
         """
         scale = baseline_error(self.setup.data)
         if self.log.stage == 1 and self.best.error > NOISY * scale:
-            penalties = [SmoothnessPenalty(weight, ROUGH_ORDER) for weight in ROUGH_WEIGHTS]
-            yield from self._walk(penalties, ROUGH_STEPS, len(penalties), inf)
+            yield from self._smooth()
         patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
         lower = self._weights(1 / WEIGHT_FACTOR, tries)
         if (yield from self._walk(lower, max(3, budget // 2), patience)):
@@ -331,6 +327,20 @@ class GridTraining:
         if settled and small and self.best.error >= CLEAN * scale:
             higher = self._weights(WEIGHT_FACTOR, HIGHER_TRIES)
             yield from self._walk(higher, max(3, budget // 3), MISSES)
+
+    def _smooth(self) -> Events[Step, None, None]:
+        """Try penalties on second differences, each from the network reached with the previous one.
+
+        With the first and largest weight, edge functions are nearly straight lines. The usual
+        penalty on differences of order m > 2 does not prevent overfitting, because it does not
+        penalise polynomials of degree below m.
+        """
+        reached = self.best
+        for weight in ROUGH_WEIGHTS:
+            penalty = SmoothnessPenalty(weight, ROUGH_ORDER)
+            reached = yield from self._trained(reached.network, penalty, ROUGH_STEPS)
+            if reached.error < self.best.error:
+                self.best, self.penalty = reached, penalty
 
     def _weights(self, factor: float, tries: int) -> list[SmoothnessPenalty]:
         """Return up to `tries` penalties whose weights change by `factor` from one to the next.
@@ -343,33 +353,30 @@ class GridTraining:
         return [replace(self.penalty, weight=weight) for weight in inside]
 
     def _walk(
-        self,
-        penalties: Iterable[SmoothnessPenalty],
-        steps: int,
-        patience: int,
-        far: float = TOO_FAR,
+        self, penalties: Iterable[SmoothnessPenalty], steps: int, patience: int
     ) -> Events[Step, None, bool]:
-        """Train with each penalty in turn, starting from the network reached with the previous one.
+        """Train the best network so far with each penalty in turn.
 
         A penalty helps if it lowers the validation error by at least the fraction MIN_GAIN; its
         network and the penalty are then kept. The search ends after more than `patience` penalties
-        in a row that do not help, or if an error exceeds `far` times the best error. Return whether
-        any penalty helped.
+        in a row that do not help, or if an error exceeds TOO_FAR times the best error. Return
+        whether any penalty helped.
         """
         kept = False
         missed = 0
-        reached = self.best
         for penalty in penalties:
             if missed > patience or time_limit_reached():
                 break
-            reached = yield from self._trained(reached.network, penalty, steps)
+            # A network reached with a penalty that did not help may be stuck, so training goes on
+            # from the best one.
+            reached = yield from self._trained(self.best.network, penalty, steps)
             before = self.best.error
             missed += 1
             if reached.error < (1 - MIN_GAIN) * before:
                 self.best, self.penalty = reached, penalty
                 kept = True
                 missed = 0
-            if reached.error > far * before:
+            if reached.error > TOO_FAR * before:
                 break
         return kept
 
