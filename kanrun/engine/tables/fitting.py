@@ -237,15 +237,11 @@ class _Problem:
             outputs = link_map(family, left_out, highest=highest, margin=margin)
         elif not family.classes:
             powers = [each.likelihood.power for each in fit.outputs]
-            residuals = [
-                each.likelihood.power.apply(each.likelihood.y) - each.left_out
-                for each in fit.outputs
-            ]
             margin = np.inf if is_wide else LINEAR_MARGIN if is_straight else MARGIN
             outputs = output_map(
                 np.stack([each.likelihood.y for each in fit.outputs], 1),
                 powers,
-                np.stack(residuals, 1),
+                np.stack([each.residuals for each in fit.outputs], 1),
                 margin=margin,
                 bounds=policy.bounds,
             )

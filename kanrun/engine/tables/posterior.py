@@ -20,10 +20,9 @@ from numpy import ndarray
 from scipy import linalg, optimize, special
 
 from kanrun.engine.tables.likelihoods import Likelihood
+from kanrun.engine.tables.reduced_basis import blocks
 from kanrun.errors import KanrunError
 
-#: Number of rows that are processed at once, to limit memory.
-_BLOCK = 4096
 #: Largest number of Newton steps.
 _STEPS = 40
 #: Newton's method ends when no latent value changes by more than this. The change is weighted by
@@ -51,54 +50,6 @@ _NNLS_STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """Central moments of features x and an output y, with row weights w.
-
-    Centring eliminates the level.
-
-    Attributes:
-        gram: Sum of w (x - mean)(x - mean)' over rows, shape (features, features).
-        right: Sum of w (x - mean)(y - level), shape (features,).
-        square: Sum of w (y - level)^2.
-        count: Sum of the weights w.
-        mean: Weighted mean of the features, shape (features,).
-        level: Weighted mean of y.
-    """
-
-    gram: ndarray
-    right: ndarray
-    square: float
-    count: float
-    mean: ndarray
-    level: float
-
-    @staticmethod
-    def of(features: ndarray, weights: ndarray, y: ndarray) -> Moments:
-        """Compute the moments of `features` (rows, features) and `y` (rows,) block by block."""
-        size = features.shape[1]
-        gram = np.zeros((size, size))
-        right = np.zeros(size)
-        total = np.zeros(size)
-        for start in range(0, len(y), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            root = np.sqrt(weights[part])
-            x = features[part] * root[:, None]
-            gram += x.T @ x
-            right += x.T @ (root * y[part])
-            total += x.T @ root
-        count = float(weights.sum())
-        mean = total / count
-        level = float(weights @ y) / count
-        gram -= count * np.outer(mean, mean)
-        right -= count * level * mean
-        return Moments(gram, right, float(weights @ (y - level) ** 2), count, mean, level)
-
-    def divided(self, dispersion: float) -> Moments:
-        """Return the moments with `gram` and `right` divided by `dispersion`."""
-        return replace(self, gram=self.gram / dispersion, right=self.right / dispersion)
-
-
-@dataclass(frozen=True, eq=False)
 class Posterior:
     """Posterior of the latent function of one output.
 
@@ -121,8 +72,13 @@ class Posterior:
     likelihood: Likelihood
     left_out: ndarray
     determined: ndarray
-    scale: float = 1.0
-    has_converged: bool = True
+    scale: float
+    has_converged: bool
+
+    @property
+    def residuals(self) -> ndarray:
+        """Transformed outputs minus their leave-one-out predictions, shape (rows,)."""
+        return np.asarray(self.likelihood.power.apply(self.likelihood.y) - self.left_out)
 
     def spread(self, differences: ndarray) -> ndarray:
         """Return the posterior variances (pairs,) of differences between two latent values.
@@ -152,81 +108,74 @@ def condition(
         constraints: Matrix A of shape (constraints, features): the coefficients b are required to
             satisfy A b >= 0. None if there are no constraints.
     """
-    if likelihoods[0].is_gaussian:
-        return [
-            _conditioned(features, prior, likelihood, rescale, constraints)
-            for likelihood in likelihoods
-        ]
-    latent = np.tile([likelihood.start() for likelihood in likelihoods], (len(features), 1))
-    scale = 1.0
-    newton = _by_newton(features, prior, likelihoods, latent, constraints)
-    if rescale:
-        pairs = [_working(likelihoods, latent, k) for k in range(len(likelihoods))]
-        moments = [Moments.of(features, *pair) for pair in pairs]
-        known = likelihoods[0].family.has_known_dispersion
-        scale, dispersion = _scale(moments, prior, known, float(likelihoods[0].weights.sum()))
-        likelihoods = [replace(likelihood, dispersion=dispersion) for likelihood in likelihoods]
-        newton = _by_newton(features, scale * prior, likelihoods, latent, constraints)
-    solutions, has_converged = newton
-    posteriors = [
-        solution.posterior(features, scale * prior, likelihood)
-        for solution, likelihood in zip(solutions, likelihoods, strict=True)
-    ]
-    return [
-        replace(posterior, scale=scale, has_converged=has_converged) for posterior in posteriors
-    ]
+    groups = [[each] for each in likelihoods] if likelihoods[0].is_gaussian else [likelihoods]
+    found = [_conditioned(features, prior, group, rescale, constraints) for group in groups]
+    return [posterior for group in found for posterior in group]
 
 
 def _conditioned(
     features: ndarray,
     prior: ndarray,
-    likelihood: Likelihood,
+    likelihoods: Sequence[Likelihood],
     rescale: bool,
     constraints: ndarray | None,
-) -> Posterior:
-    """Return the posterior of a Gaussian output, in closed form."""
-    y = likelihood.power.apply(likelihood.y)
-    moments = Moments.of(features, likelihood.weights, y)
+) -> list[Posterior]:
+    """Return the posteriors of one Gaussian output, or of all classes; see `condition`."""
+    latent = np.tile([each.start() for each in likelihoods], (len(features), 1))
     scale = 1.0
+    problems, has_converged = _linearised(features, prior, likelihoods, latent, constraints)
     if rescale:
-        scale, dispersion = _scale([moments], prior, False, moments.count)
-        likelihood = replace(likelihood, dispersion=dispersion)
-    prior = scale * prior
-    weights = likelihood.weights / likelihood.dispersion
-    solution = _Solution.of(moments.divided(likelihood.dispersion), weights, y, prior, constraints)
-    return replace(solution.posterior(features, prior, likelihood), scale=scale)
+        scale, dispersion = _scale(problems, prior, likelihoods[0])
+        likelihoods = [replace(each, dispersion=dispersion) for each in likelihoods]
+        prior = scale * prior
+        if not likelihoods[0].is_gaussian:
+            problems, has_converged = _linearised(features, prior, likelihoods, latent, constraints)
+    posteriors = []
+    for problem, likelihood in zip(problems, likelihoods, strict=True):
+        solution = problem.solved(prior, likelihood.dispersion, constraints)
+        left_out = problem.left_out(*solution, likelihood.dispersion)
+        factor = solution[2]
+        # For a matrix without rows, LAPACK would print an error message.
+        inverse = linalg.lapack.dtrtri(factor, lower=1)[0] if len(factor) else factor
+        determined = 1 - (inverse**2).sum(0) / prior
+        posteriors.append(
+            Posterior(*solution, likelihood, left_out, determined, scale, has_converged)
+        )
+    return posteriors
 
 
-def _by_newton(
+def _linearised(
     features: ndarray,
     prior: ndarray,
     likelihoods: Sequence[Likelihood],
     latent: ndarray,
     constraints: ndarray | None,
-) -> tuple[list[_Solution], bool]:
-    """Fit the latent functions by iteratively reweighted least squares (Newton's method).
+) -> tuple[list[_LeastSquares], bool]:
+    """Return the least-squares problem of each output at the most probable latent values.
 
-    In each step, the outputs (or classes) are updated one after another, with the others fixed.
-    The values `latent` (rows, outputs) are changed in place.
+    These are found by iteratively reweighted least squares (Newton's method). In each step, the
+    outputs (or classes) are updated one after another, with the others fixed. The values `latent`
+    (rows, outputs) are changed in place. For Gaussian outputs, the problem does not depend on them.
 
     Returns:
-        The solution of each output, and whether the steps converged.
+        The problems, and whether the steps converged.
     """
     for _ in range(_STEPS):
         change = 0.0
-        solutions = []
+        problems = []
         for k, likelihood in enumerate(likelihoods):
-            weights, y = _working(likelihoods, latent, k)
-            weights = weights / likelihood.dispersion
-            moments = Moments.of(features, weights, y)
-            solution = _Solution.of(moments, weights, y, prior, constraints)
-            solutions.append(solution)
-            step = solution.level + features @ solution.coefficients - latent[:, k]
+            problem = _LeastSquares.of(features, *_working(likelihoods, latent, k))
+            problems.append(problem)
+            if likelihood.is_gaussian:
+                continue
+            level, coefficients, _ = problem.solved(prior, likelihood.dispersion, constraints)
+            step = level + features @ coefficients - latent[:, k]
             latent[:, k] += np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
-            change = max(change, float((np.abs(step) * np.sqrt(weights / weights.mean())).max()))
+            size = np.sqrt(problem.weights / problem.weights.mean())
+            change = max(change, float((np.abs(step) * size).max()))
         if change < _TOLERANCE:
-            return solutions, True
-    return solutions, False
+            return problems, True
+    return problems, False
 
 
 def _working(likelihoods: Sequence[Likelihood], latent: ndarray, k: int) -> tuple[ndarray, ndarray]:
@@ -236,6 +185,8 @@ def _working(likelihoods: Sequence[Likelihood], latent: ndarray, k: int) -> tupl
     `latent` (rows, outputs), for dispersion 1.
     """
     likelihood = replace(likelihoods[k], dispersion=1.0)
+    if likelihood.is_gaussian:
+        return likelihood.weights, likelihood.power.apply(likelihood.y)
     f = latent[:, k]
     if len(likelihoods) > 1:  # the probabilities of all classes sum to one
         mean = special.softmax(latent, 1)[:, k]
@@ -249,35 +200,46 @@ def _working(likelihoods: Sequence[Likelihood], latent: ndarray, k: int) -> tupl
     return weights, f + score / weights
 
 
-class _Solution(NamedTuple):
-    """Solution of the weighted least-squares problem of one output, with the prior.
+class _LeastSquares(NamedTuple):
+    """Weighted least-squares problem of one output, for dispersion 1.
+
+    Features x and responses y are centred, which eliminates the level.
 
     Attributes:
-        level: Value of the latent function if all features are 0.
-        coefficients: Most probable coefficients (features,).
-        factor: Lower Cholesky factor of H, shape (features, features).
+        features: Features x, shape (rows, features).
+        weights: Weights w of the rows, shape (rows,).
+        y: Responses, shape (rows,).
         mean: Weighted mean of the features, shape (features,).
-        weights: Weights of the rows, divided by the dispersion, shape (rows,).
-        y: Working responses, shape (rows,).
+        level: Weighted mean of y.
+        gram: Sum of w (x - mean)(x - mean)' over rows, shape (features, features).
+        right: Sum of w (x - mean)(y - level), shape (features,).
     """
 
-    level: float
-    coefficients: ndarray
-    factor: ndarray
-    mean: ndarray
+    features: ndarray
     weights: ndarray
     y: ndarray
+    mean: ndarray
+    level: float
+    gram: ndarray
+    right: ndarray
 
     @staticmethod
-    def of(
-        moments: Moments,
-        weights: ndarray,
-        y: ndarray,
-        prior: ndarray,
-        constraints: ndarray | None,
-    ) -> _Solution:
-        """Solve the least-squares problem; `moments.gram` is overwritten."""
-        hessian = moments.gram
+    def of(features: ndarray, weights: ndarray, y: ndarray) -> _LeastSquares:
+        count = weights.sum()
+        mean = weights @ features / count
+        level = float(weights @ y / count)
+        gram = np.zeros((len(mean), len(mean)))
+        for part in blocks(len(y)):
+            x = (features[part] - mean) * np.sqrt(weights[part])[:, None]
+            gram += x.T @ x
+        right = (weights * (y - level)) @ features
+        return _LeastSquares(features, weights, y, mean, level, gram, right)
+
+    def solved(
+        self, prior: ndarray, dispersion: float, constraints: ndarray | None
+    ) -> tuple[float, ndarray, ndarray]:
+        """Return the level, the most probable coefficients, and the lower Cholesky factor of H."""
+        hessian = self.gram / dispersion
         diagonal = np.diag_indices(len(hessian))
         # With almost no noise, rounding errors exceed 1 / prior. Increasing the diagonal ensures
         # that a Cholesky factor exists (Demmel, On floating point errors in Cholesky, LAPACK
@@ -285,30 +247,24 @@ class _Solution(NamedTuple):
         hessian[diagonal] *= 1 + _ROUNDING * len(hessian)
         hessian[diagonal] += 1 / prior
         factor = _cholesky(hessian)
-        right = moments.right
+        right = self.right / dispersion
         if constraints is None:
             coefficients = linalg.cho_solve((factor, True), right, check_finite=False)
         else:
             coefficients = _constrained(factor, right, constraints)
-        level = moments.level - float(moments.mean @ coefficients)
-        return _Solution(level, coefficients, factor, moments.mean, weights, y)
+        return self.level - float(self.mean @ coefficients), coefficients, factor
 
-    def posterior(self, features: ndarray, prior: ndarray, likelihood: Likelihood) -> Posterior:
-        """Return the posterior, with leave-one-out predictions."""
-        weights = self.weights
-        y = self.y
-        leverage = np.empty(len(y))
-        for start in range(0, len(y), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            half = _half_solved(self.factor, (features[part] - self.mean).T)
+    def left_out(
+        self, level: float, coefficients: ndarray, factor: ndarray, dispersion: float
+    ) -> ndarray:
+        """Return the leave-one-out predictions of the responses, given the solution."""
+        leverage = np.empty(len(self.y))
+        for part in blocks(len(self.y)):
+            half = _half_solved(factor, (self.features[part] - self.mean).T)
             leverage[part] = (half**2).sum(0)
-        left = np.maximum(1 - weights * (leverage + 1 / weights.sum()), _LEAST_LEFT)
-        left_out = y - (y - self.level - features @ self.coefficients) / left
-        # For a matrix without rows, LAPACK would print an error message.
-        has_rows = len(self.factor) > 0
-        inverse = linalg.lapack.dtrtri(self.factor, lower=1)[0] if has_rows else self.factor
-        determined = 1 - (inverse**2).sum(0) / prior
-        return Posterior(*self[:3], likelihood, left_out, determined)
+        influence = self.weights * (leverage / dispersion + 1 / self.weights.sum())
+        residuals = self.y - level - self.features @ coefficients
+        return np.asarray(self.y - residuals / np.maximum(1 - influence, _LEAST_LEFT))
 
 
 def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
@@ -329,23 +285,20 @@ def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarr
 
 
 def _scale(
-    moments: Sequence[Moments], prior: ndarray, is_known: bool, rows: float
+    problems: Sequence[_LeastSquares], prior: ndarray, likelihood: Likelihood
 ) -> tuple[float, float]:
     """Return the scale of the prior variances and the dispersion that maximise the evidence.
 
-    Args:
-        moments: Moments of each output.
-        prior: Prior variances (features,).
-        is_known: Whether the dispersion is known to be 1.
-        rows: Sum of the weights of the rows. For outputs with a link, `moments.count` differs from
-            this sum, because each weight is multiplied by the information of its row.
+    `problems` are those of all outputs, and `likelihood` is that of one of them.
     """
     root = np.sqrt(prior)
+    rows = float(likelihood.weights.sum())
     spectra = []
-    for moment in moments:
-        values, vectors = linalg.eigh(root[:, None] * moment.gram * root, check_finite=False)
-        rights = (vectors.T @ (root * moment.right)) ** 2
-        spectra.append((np.maximum(values, 0.0), rights, moment.square))
+    for problem in problems:
+        values, vectors = linalg.eigh(root[:, None] * problem.gram * root, check_finite=False)
+        rights = (vectors.T @ (root * problem.right)) ** 2
+        square = float(problem.weights @ (problem.y - problem.level) ** 2)
+        spectra.append((np.maximum(values, 0.0), rights, square))
 
     def surprise(p: ndarray) -> float:
         scale, dispersion = np.exp(p)
@@ -356,8 +309,8 @@ def _scale(
             total += (square - (scale * rights / both).sum()) / dispersion
         return float(total) / 2
 
-    noise = max(moments[0].square / moments[0].count, _LEAST_SQUARE) * _NOISE_FRACTION
-    limits = [_SCALES, (0.0, 0.0) if is_known else _DISPERSIONS]
+    noise = max(spectra[0][2] / problems[0].weights.sum(), _LEAST_SQUARE) * _NOISE_FRACTION
+    limits = [_SCALES, (0.0, 0.0) if likelihood.family.has_known_dispersion else _DISPERSIONS]
     start = np.clip([0.0, np.log(noise)], *np.transpose(limits))
     scale, dispersion = np.exp(
         optimize.minimize(surprise, start, method="L-BFGS-B", bounds=limits).x
