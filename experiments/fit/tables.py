@@ -105,7 +105,7 @@ class TableFitting:
         before = time.process_time()
         fitted = fit_table(train, family.classes, self.policy, seed)
         fit_seconds = time.process_time() - before
-        if fitted.folds is not None:
+        if fitted.folds.predict:
             exposure = self.policy.exposure
             inputs = train.x if exposure is None else np.delete(train.x, exposure, 1)
             baselines = self.cfg.model.baselines
@@ -167,7 +167,7 @@ class TableFitting:
                 warning=True,
             )
         model = self.cfg.model
-        done = 0 if fitted.folds is None else len(fitted.folds.seconds)
+        done = len(fitted.folds.seconds)
         asked = {"cv": model.folds, "validation": 1}.get(model.selection, 0)
         why = "the time limit" if time_limit_reached() else "the size of the table"
         if done < asked:
@@ -367,7 +367,7 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
     train = dataset.train
     classes = dataset.classes
     rows = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
-    number = np.full(len(train), -1) if fitted.folds is None else fitted.folds.number
+    number = fitted.folds.number
     test = dataset.test or train.take(rows[:0])
     values = np.concatenate([fitted.held_out[rows], fitted.predict(test.x)])
     y = np.concatenate([train.y[rows], test.y])

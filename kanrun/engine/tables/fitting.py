@@ -30,7 +30,7 @@ from kanrun.engine.tables.scores import (
 )
 from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.monitoring import report_progress, time_limit_reached
-from kanrun.points import Family, Points, deviation
+from kanrun.points import Family, PiecewiseScaling, Points, deviation
 
 #: Largest number of rows from which the kernel is estimated; twice as many take eight times as
 #: long.
@@ -87,8 +87,8 @@ def fit_table(
         seed: Seed for the choice of the rows that determine the kernel, and for the folds.
 
     Returns:
-        The model in the user's units. It has no folds if `policy.folds` is less than 2, or if there
-        are fewer than two different rows per fold.
+        The model in the user's units. Rows are left out one at a time, without folds, if
+        `policy.folds` is less than 2, or if there are fewer than two different rows per fold.
 
     Source of the kernel and of its evidence: C. Rasmussen and C. Williams, Gaussian Processes for
     Machine Learning (2006), chapters 2, 3 and 5.
@@ -97,9 +97,12 @@ def fit_table(
     different, place = merge_copies(points)
     family = Family(policy.family, classes).of_outputs(points.y)
     problem = _Problem(different, family, policy, seed)
-    fit = problem.fit(different)
-    has_folds = policy.folds > 1 and len(different) >= 2 * policy.folds
-    model = problem.model(different, fit, problem.folds(fit) if has_folds else None)
+    model = problem.model(different)
+    if policy.folds > 1 and len(different) >= 2 * policy.folds:
+        model = replace(model, folds=problem.folds(model))
+    if family.has_link and not family.classes:
+        known = family.with_dispersion(different.y, model.held_out, different.shares)
+        model = replace(model, family=known)
     return model if len(different) == len(points) else model.repeated(place)
 
 
@@ -192,11 +195,11 @@ class _Problem:
         sample = EvidenceRows(encoder, encoder.inputs.apply(points.x[rows]), outputs)
         return _with_needed_curves(*fit_kernel(sample)) if kind == "full" else _fit_lines(sample)
 
-    def folds(self, whole: LatentFit) -> Folds | None:
+    def folds(self, whole: TableModel) -> Folds:
         """Predict the rows of each fold by a model that was fitted without these rows.
 
-        `whole` are the latent functions fitted to all rows. Folds that would begin after the time
-        limit are omitted. If no fold is left, the result is None.
+        `whole` is the model of all rows. Folds that would begin after the time limit are omitted.
+        If no fold is left, the result is `whole.folds`.
         """
         points = self.points
         policy = self.policy
@@ -205,7 +208,7 @@ class _Problem:
         )
         shared = len(points) >= _SHARED_ROWS and points.groups is None
         if shared:
-            number[self._order(len(points))[: len(whole.sample.u)]] = -1
+            number[self._order(len(points))[: len(whole.fit.sample.u)]] = -1
         values = np.full((len(points), self.family.classes or points.y.shape[1]), np.nan)
         count = int(number.max()) + 1
         seconds = list[float]()
@@ -217,48 +220,37 @@ class _Problem:
                 break
             before = time.process_time()
             train = points.take(training_rows(points, number, k))
-            model = self.model(train, self.fit(train, whole if shared else None), None)
+            model = self.model(train, whole.fit if shared else None)
             values[number == k] = model.predict(points.x[number == k])
             seconds.append(time.process_time() - before)
             predict.append(partial(TableModel.predict, model))
-        return Folds(values, number, np.array(seconds), predict) if predict else None
+        return Folds(values, number, seconds, predict) if predict else whole.folds
 
-    def model(self, points: Points, fit: LatentFit, folds: Folds | None) -> TableModel:
-        """Return the model in the user's units, whose latent functions are `fit` (on `points`)."""
+    def model(self, points: Points, known: LatentFit | None = None) -> TableModel:
+        """Return the model in the user's units, fitted to `points`; see `fit`."""
+        fit = self.fit(points, known)
         policy = self.policy
         family = self.family
         outputs = None
-        left_out = fit.left_out
         is_wide = policy.extrapolation == "linear"
         is_straight = fit.kind != "full"
         if family.has_link and not family.classes:
             highest = float(family.link(points.y.max())) if family.is_log else np.inf
             margin = _LINEAR_LINK_MARGIN if is_wide or is_straight else MARGIN
-            outputs = link_map(family, left_out, highest=highest, margin=margin)
+            outputs = link_map(family, fit.left_out, highest=highest, margin=margin)
         elif not family.classes:
-            powers = [each.likelihood.power for each in fit.outputs]
             margin = np.inf if is_wide else LINEAR_MARGIN if is_straight else MARGIN
-            outputs = output_map(
-                np.stack([each.likelihood.y for each in fit.outputs], 1),
-                powers,
-                np.stack([each.residuals for each in fit.outputs], 1),
-                margin=margin,
-                bounds=policy.bounds,
-            )
-        model = TableModel(
-            fit,
-            family,
-            outputs,
-            fit.encoder.inputs.apply(points.x),
-            in_units(left_out, outputs),
-            folds,
-            policy,
-            np.arange(len(points)),
-        )
-        if not family.has_link or family.classes:
-            return model
-        known = family.with_dispersion(points.y, model.held_out, points.shares)
-        return replace(model, family=known)
+            maps = [
+                output_map(
+                    each.likelihood.y, each.likelihood.power, each.residuals, margin, policy.bounds
+                )
+                for each in fit.outputs
+            ]
+            outputs = PiecewiseScaling(*zip(*maps, strict=True))
+        rows = np.arange(len(points))
+        left_out = Folds(in_units(fit.left_out, outputs), np.full(len(points), -1), [], [])
+        u = fit.encoder.inputs.apply(points.x)
+        return TableModel(fit, family, outputs, u, left_out, policy, rows)
 
 
 def _with_needed_curves(kernel: Kernel, sample: EvidenceRows) -> tuple[Kernel, EvidenceRows]:

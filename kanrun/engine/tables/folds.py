@@ -33,6 +33,9 @@ _FOLD_WORK = 2e7
 class Folds:
     """Predictions of held-out rows by models that were fitted without these rows.
 
+    Without folds, rows are left out one at a time: there are predictions of all rows, and the lists
+    are empty.
+
     Attributes:
         values: Predictions, shape (rows, outputs); NaN for rows that are never held out.
         number: Number of the fold that holds out each row, shape (rows,); -1 for rows that no fold
@@ -44,7 +47,7 @@ class Folds:
 
     values: ndarray
     number: ndarray
-    seconds: ndarray
+    seconds: Sequence[float]
     predict: Sequence[Predict]
 
 

@@ -12,7 +12,6 @@ Source: T. Gneiting and A. Raftery, Journal of the American Statistical Associat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -40,58 +39,6 @@ class ProperScores(NamedTuple):
     crps: float
 
 
-@dataclass(frozen=True, eq=False)
-class ErrorDistribution:
-    """Student's t distribution of the errors of one output.
-
-    Attributes:
-        middles: Mean prediction of each bin, in increasing order, shape (bins,).
-        scales: Scale of the distribution at each mean prediction, shape (bins,). Between these
-            predictions, the scale is interpolated linearly.
-        freedom: Degrees of freedom, infinite for a normal distribution.
-    """
-
-    middles: ndarray
-    scales: ndarray
-    freedom: float
-
-    @staticmethod
-    def of(predicted: PerRow, errors: PerRow) -> ErrorDistribution:
-        """Fit the distribution by maximum likelihood to the `errors` of predictions `predicted`."""
-        middles, scale = error_scale(predicted, errors)
-        relative = errors / np.interp(predicted, middles, scale)
-        unit = max(float(np.sqrt(np.mean(relative**2))), np.sqrt(np.finfo(float).tiny))
-
-        def surprise(p: ndarray) -> float:
-            size, freedom = np.exp(p)
-            return float(p[0] - stats.t.logpdf(relative / unit / size, freedom).mean())
-
-        bounds = optimize.Bounds(*np.log([_SCALES, _FREEDOM]).T)
-        size, freedom = np.exp(
-            optimize.minimize(surprise, np.log([0.8, 8.0]), method="L-BFGS-B", bounds=bounds).x
-        )
-        return ErrorDistribution(middles, scale * unit * size, float(freedom))
-
-    def scores(
-        self, power: Power, limits: tuple[float, float], latent: PerRow, y: PerRow
-    ) -> ndarray:
-        """Return the logarithmic score and the CRPS of each row, shape (2, rows).
-
-        Args:
-            power: Transform between outputs and latent values.
-            limits: Lower and upper limit of the outputs.
-            latent: Predicted latent values, shape (rows,).
-            y: Outputs, shape (rows,).
-        """
-        size = np.interp(latent, self.middles, self.scales)
-        error = power.apply(y) - latent
-        nlpd = np.log(size * power.unit) - power.log_slopes(y)
-        nlpd -= stats.t.logpdf(error / size, self.freedom)
-        at = latent[:, None] + size[:, None] * stats.t.ppf(_LEVELS, self.freedom)
-        off = y[:, None] - np.clip(power.invert(at), *limits)
-        return np.stack([nlpd, 2 * (off * (_LEVELS - (off < 0))).mean(1)])
-
-
 def proper_scores(model: TableModel, y: RowOutputs, new: Points | None = None) -> ProperScores:
     """Return the scores of the rows `new` or, if it is None, of the held-out training rows.
 
@@ -101,25 +48,60 @@ def proper_scores(model: TableModel, y: RowOutputs, new: Points | None = None) -
     """
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
     inside = model.held_out_rows
-    number = np.zeros(len(inside)) if model.folds is None else model.folds.number[inside]
-    predicted = model.held_out[inside]
+    latent = model.outputs.apply(model.held_out[inside])
     y = y[inside]
-    scored = np.unique(number)
+    number = model.folds.number[inside]
+    parts = [(number != k, latent[number == k], y[number == k]) for k in np.unique(number)]
     if new is not None:
-        number = np.repeat([0, 1], [len(inside), len(new)])
-        predicted = np.concatenate([predicted, model.predict(new.x)])
-        y = np.concatenate([y, new.y])
-        scored = np.array([1])
-    latent = model.outputs.apply(predicted)
+        parts = [(np.full(len(number), True), model.outputs.apply(model.predict(new.x)), new.y)]
     scores = []
-    for k in scored:
-        rows = number == k
-        known = ~rows if (~rows).any() else rows
-        for output, limits, f, truth in zip(
-            model.fit.outputs, model.outputs.points, latent.T, y.T, strict=True
-        ):
+    for others, f, truth in parts:
+        known = others if others.any() else ~others
+        for j, output in enumerate(model.fit.outputs):
+            ends = model.outputs.points[j][[0, -1]]
             power = output.likelihood.power
-            distribution = ErrorDistribution.of(f[known], power.apply(truth[known]) - f[known])
-            ends = float(limits[0]), float(limits[-1])
-            scores.append(distribution.scores(power, ends, f[rows], truth[rows]))
+            scores.append(
+                row_scores(power, ends, (latent[known, j], y[known, j]), (f[:, j], truth[:, j]))
+            )
     return ProperScores(*np.concatenate(scores, 1).mean(1).tolist())
+
+
+def row_scores(
+    power: Power, ends: ndarray, known: tuple[PerRow, PerRow], judged: tuple[PerRow, PerRow]
+) -> ndarray:
+    """Return the logarithmic score and the CRPS of each judged row, shape (2, rows).
+
+    Args:
+        power: Transform between outputs and latent values.
+        ends: Lower and upper limit of the outputs, shape (2,).
+        known: Predicted latent values and outputs from which the distribution is estimated.
+        judged: Predicted latent values and outputs of the judged rows.
+    """
+    predicted, truth = known
+    latent, y = judged
+    errors = power.apply(truth) - predicted
+    middles, scale = error_scale(predicted, errors)
+    unit, freedom = _student(errors / np.interp(predicted, middles, scale))
+    size = np.interp(latent, middles, scale * unit)
+    nlpd = np.log(size * power.unit) - power.log_slopes(y)
+    nlpd -= stats.t.logpdf((power.apply(y) - latent) / size, freedom)
+    at = latent[:, None] + size[:, None] * stats.t.ppf(_LEVELS, freedom)
+    off = y[:, None] - np.clip(power.invert(at), *ends)
+    return np.stack([nlpd, 2 * (off * (_LEVELS - (off < 0))).mean(1)])
+
+
+def _student(errors: PerRow) -> tuple[float, float]:
+    """Return the scale and the degrees of freedom of Student's t distribution of `errors`.
+
+    They are fitted by maximum likelihood.
+    """
+    unit = max(float(np.sqrt(np.mean(errors**2))), np.sqrt(np.finfo(float).tiny))
+
+    def surprise(p: ndarray) -> float:
+        size, freedom = np.exp(p)
+        return float(p[0] - stats.t.logpdf(errors / unit / size, freedom).mean())
+
+    bounds = optimize.Bounds(*np.log([_SCALES, _FREEDOM]).T)
+    found = optimize.minimize(surprise, np.log([0.8, 8.0]), method="L-BFGS-B", bounds=bounds)
+    size, freedom = np.exp(found.x).tolist()
+    return unit * size, freedom

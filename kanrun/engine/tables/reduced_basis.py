@@ -44,12 +44,8 @@ _ROUGHEST = 1e7
 _RIDGE = 1e-13
 #: Total variance of the B-splines below which an input counts as constant.
 _SQUARED_ZERO = 1e-20
-#: Smallest standard deviation by which is divided.
-_ZERO = 1e-150
 #: Largest number of rows that are processed at once, to limit memory.
 _BLOCK = 4096
-#: Largest number of array entries that are computed at once, to limit memory.
-_BLOCK_NUMBERS = 1 << 23
 
 PerRow = Float[ndarray, " rows"]
 RowInputs = Float[ndarray, "rows inputs"]
@@ -87,24 +83,10 @@ class ReducedBasis:
         most.
         """
         shares = np.ones(len(u)) if weights is None else weights
-        shares = shares / shares.sum()
-        levels = np.linspace(0, 1, (INTERVALS if functions > 1 else LINE_INTERVALS) + 1)
-        distinct = [np.unique(column) for column in u.T]
-        order = torch.as_tensor(np.stack([np.quantile(each, levels) for each in distinct], 1))
-        ends = order[0], order[-1]
-        grids = mixed_breakpoints(order, *ends, len(levels) - 1, 1 - GRID_EPS, 0.0).numpy()
-        sizes = np.sqrt(shares @ (u - shares @ u) ** 2)
-        jumps = np.where(has_two_values(u), np.ptp(u, axis=0) / (2 * sizes.clip(_ZERO)), 1.0)
-        means, grams = _moments(u, shares, grids)
-        is_empty = [np.histogram(*each)[0] == 0 for each in zip(u.T, grids, strict=True)]
-        energies = _energies(grids, np.where(is_empty, _GAP_STIFFNESS, 1.0))
-        energies *= sizes[:, None, None] ** 3
-        coefficients = [
-            _demmler_reinsch(mean, gram, energy, functions) / jump
-            for mean, gram, energy, jump in zip(means, grams, energies, jumps, strict=True)
-        ]
+        found = [_smoothest(each, shares / shares.sum(), functions) for each in u.T]
+        grids, coefficients = zip(*found, strict=True)
         column = np.repeat(range(u.shape[1]), [len(smooth) for smooth in coefficients])
-        return ReducedBasis(grids, np.concatenate(coefficients), column)
+        return ReducedBasis(np.stack(grids), np.concatenate(coefficients), column)
 
     @cached_property
     def is_line(self) -> ndarray:
@@ -126,27 +108,14 @@ class ReducedBasis:
         Beyond their grids, the functions continue as straight lines.
         """
         values = np.empty((len(u), len(self.column)))
-        for rows in blocks(len(u), u.shape[1] * self.coefficients.shape[1]):
-            splines = _b_splines(u[rows], self.breakpoints)
-            for j, mine in enumerate(self.places):
-                values[rows, mine] = splines[:, j] @ self.coefficients[mine].T
+        for scores, grid, mine in zip(u.T, self.breakpoints, self.places, strict=True):
+            values[:, mine] = _b_splines(scores, grid) @ self.coefficients[mine].T
         return values
 
 
-def has_two_values(u: RowInputs) -> ndarray:
-    """Return whether each input has exactly two values, shape (inputs,)."""
-    low = u.min(0)
-    high = u.max(0)
-    return np.asarray((low < high) & ((u == low) | (u == high)).all(0))
-
-
-def blocks(rows: int, width: int = 1) -> list[slice]:
-    """Return slices that divide `rows` rows of `width` numbers each into blocks.
-
-    A block has at most `_BLOCK` rows and `_BLOCK_NUMBERS` numbers.
-    """
-    size = min(_BLOCK, max(_BLOCK_NUMBERS // width, 1))
-    return [slice(start, start + size) for start in range(0, rows, size)]
+def blocks(rows: int) -> list[slice]:
+    """Return slices that divide `rows` rows into blocks of at most `_BLOCK` rows."""
+    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
 
 
 def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
@@ -155,48 +124,55 @@ def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
 
 
 def _b_splines(u: ndarray, breakpoints: ndarray, derivative: int = 0) -> ndarray:
-    """Return the B-splines of each input, shape (rows, inputs, splines).
+    """Return the B-splines of one input at scores `u` (points,), shape (points, splines).
 
     If `derivative` is above 0, their derivatives of this order are returned.
     """
-    grid = Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
-    local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
-    return dense_rows(local, interval, grid.functions).numpy()
+    grid = Grid(extend(torch.as_tensor(breakpoints[None]), DEGREE), DEGREE)
+    points = torch.as_tensor(np.ascontiguousarray(u))[:, None]
+    local, interval = local_basis(points, grid, derivative)
+    return dense_rows(local, interval, grid.functions).numpy()[:, 0]
 
 
-def _moments(u: RowInputs, weights: PerRow, breakpoints: ndarray) -> tuple[ndarray, ndarray]:
-    """Return the weighted means and covariances of the B-splines of each input.
+def _smoothest(u: PerRow, shares: PerRow, limit: int) -> tuple[ndarray, ndarray]:
+    """Return the grid (G + 1,) of one input, and the coefficients of its smoothest functions.
 
-    They have the shapes (inputs, splines) and (inputs, splines, splines). The sum of `weights`
-    (rows,) is 1.
+    Args:
+        u: Scores of the input, shape (rows,).
+        shares: Weights of the rows, whose sum is 1, shape (rows,).
+        limit: Largest number of functions.
     """
-    inputs = len(breakpoints)
-    functions = breakpoints.shape[1] + DEGREE - 1
-    means = np.zeros((inputs, functions))
-    grams = np.zeros((inputs, functions, functions))
-    for rows in blocks(len(u), inputs * functions):
-        splines = _b_splines(u[rows], breakpoints)
-        weighted = splines * weights[rows, None, None]
-        means += weighted.sum(0)
-        grams += weighted.transpose(1, 2, 0) @ splines.transpose(1, 0, 2)
-    return means, grams - means[:, :, None] * means[:, None]
+    distinct = np.unique(u)
+    order = torch.as_tensor(distinct)[:, None]
+    intervals = INTERVALS if limit > 1 else LINE_INTERVALS
+    grid = mixed_breakpoints(order, order[0], order[-1], intervals, 1 - GRID_EPS, 0.0)[0].numpy()
+    splines = _b_splines(u, grid)
+    mean = shares @ splines
+    gram = (splines.T * shares) @ splines - np.outer(mean, mean)
+    size = float(np.sqrt(shares @ (u - shares @ u) ** 2))
+    is_empty = np.histogram(u, grid)[0] == 0
+    energy = size**3 * _energy(grid, np.where(is_empty, _GAP_STIFFNESS, 1.0))
+    coefficients = _demmler_reinsch(mean, gram, energy, limit)
+    if len(distinct) == 2:
+        coefficients *= 2 * size / np.ptp(distinct)
+    return grid, coefficients
 
 
-def _energies(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
-    """Return the bending energy of the B-splines of each input, shape (inputs, splines, splines).
+def _energy(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
+    """Return the bending energy of the B-splines of one input, shape (splines, splines).
 
     An entry is the integral of the product of the second derivatives of two B-splines, by
     Gauss-Legendre quadrature.
 
     Args:
-        breakpoints: Grid of each input, shape (inputs, G + 1).
-        stiffness: Weight of each interval of the grid, shape (inputs, G).
+        breakpoints: Grid of the input, shape (G + 1,).
+        stiffness: Weight of each interval of the grid, shape (G,).
     """
-    half = np.diff(breakpoints)[..., None] / 2
-    points = (breakpoints[:, :-1, None] + half * (_NODES + 1)).reshape(len(breakpoints), -1)
-    values = _b_splines(points.T, breakpoints, 2).transpose(1, 0, 2)
-    weights = (stiffness[..., None] * half * _WEIGHTS).reshape(*points.shape, 1)
-    return np.asarray(values.transpose(0, 2, 1) @ (values * weights))
+    half = np.diff(breakpoints)[:, None] / 2
+    points = breakpoints[:-1, None] + half * (_NODES + 1)
+    values = _b_splines(points.ravel(), breakpoints, 2)
+    weights = stiffness[:, None] * half * _WEIGHTS
+    return np.asarray((values.T * weights.ravel()) @ values)
 
 
 def _demmler_reinsch(mean: ndarray, gram: ndarray, energy: ndarray, limit: int) -> ndarray:

@@ -6,10 +6,9 @@ analysis of variance), and the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from numpy import ndarray
 from pandas import DataFrame
 
 from kanrun.engine.tables.effects import (
@@ -87,23 +86,21 @@ def importance_table(
     model of the fold predicts the held-out rows. Without folds, the training rows are divided into
     `PARTS` parts, each of which is predicted by the model that was fitted to all rows.
     """
-    folds: list[tuple[Callable[[ndarray], ndarray], ndarray]]
-    if model.folds is None:
+    folds = model.folds
+    predict = [*folds.predict] or [model.predict] * min(PARTS, len(points))
+    held_out = [np.flatnonzero(folds.number == k)[:MAX_ROWS] for k in range(len(predict))]
+    if not folds.predict:
         rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
-        folds = [(model.predict, part) for part in np.array_split(rows, min(PARTS, len(rows)))]
-    else:
-        number = model.folds.number
-        held_out = [np.flatnonzero(number == k)[:MAX_ROWS] for k in range(number.max() + 1)]
-        folds = [*zip(model.folds.predict, held_out, strict=True)]
+        held_out = np.array_split(rows, len(predict))
     rng = np.random.default_rng([seed, _STREAM + 1])
     increases = []
     every = np.arange(points.x.shape[1])
-    for predict, rows in folds:
+    for fold, rows in zip(predict, held_out, strict=True):
         x = points.x[rows]
         y = points.y[rows]
         order = rng.permutation(len(rows))
         before, *permuted = (
-            loss_of(predict(np.where(np.isin(every, mine), x[order], x)), y, model.family)
+            loss_of(fold(np.where(np.isin(every, mine), x[order], x)), y, model.family)
             for mine in ([], *columns.values())
         )
         increases.append(np.array(permuted) - before)

@@ -5,7 +5,7 @@ The transformed value of an input is called its score.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy import ndarray
 from scipy import special
 
 from kanrun.engine.tables.likelihoods import Power
-from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
 from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
 
 #: Exposures may be outside the range of the training rows by this factor.
@@ -154,30 +154,21 @@ def _ranks(x: Array, weights: Array, points: Array) -> Array:
 
 
 def output_map(
-    y: RowOutputs,
-    powers: Sequence[Power],
-    residuals: RowOutputs,
-    *,
+    y: PerRow,
+    power: Power,
+    residuals: PerRow,
     margin: float = MARGIN,
     bounds: tuple[float, float] = (-np.inf, np.inf),
-) -> PiecewiseScaling:
-    """Return the map from outputs in the user's units to latent values.
-
-    If an output is transformed by a power, a latent value corresponds to the mean output over the
-    latent value plus the `residuals` of the transformed output (smearing; N. Duan, JASA 78 (1983)
-    605-610). Beyond the training range, the inverse transform continues as a straight line. Outputs
-    are limited to `bounds` and to the training range, widened on either side by `margin` times its
-    width.
-    """
-    pairs = zip(y.T, powers, residuals.T, strict=True)
-    found = [_output_map(*each, min(margin, _MAX_MARGIN), bounds) for each in pairs]
-    points, values = zip(*found, strict=True)
-    return PiecewiseScaling(points, values)
-
-
-def _output_map(
-    y: PerRow, power: Power, residuals: PerRow, margin: float, bounds: tuple[float, float]
 ) -> tuple[ndarray, ndarray]:
+    """Return the map from an output in the user's units to latent values: points and values.
+
+    If the output is transformed by a power, a latent value corresponds to the mean output over the
+    latent value plus the `residuals` of the transformed output (smearing; N. Duan, JASA 78 (1983)
+    605-610). Beyond the training range, the inverse transform continues as a straight line. The
+    output is limited to `bounds` and to the training range, widened on either side by `margin`
+    times its width.
+    """
+    margin = min(margin, _MAX_MARGIN)
     low = float(y.min())
     high = float(y.max())
     size = high - low if high > low else max(abs(low), 1.0)

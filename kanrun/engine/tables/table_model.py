@@ -26,7 +26,6 @@ from kanrun.engine.tables.reduced_basis import (
     RowInputs,
     RowOutputs,
     blocks,
-    has_two_values,
     spaced,
 )
 from kanrun.engine.tables.scores import (
@@ -88,7 +87,7 @@ class LatentFit:
         """Return the latent functions at scores u, shape (rows, outputs)."""
         weights, heights = self.weights
         latent = np.tile([output.level for output in self.outputs], (len(u), 1))
-        for part in blocks(len(u), len(weights) + len(heights) + 1):
+        for part in blocks(len(u)):
             latent[part] += self.encoder.functions(u[part]) @ weights
             radial = self.kernel.radial(self.encoder.radial(u[part]), self.centres.inputs)
             latent[part] += radial @ heights
@@ -130,8 +129,8 @@ class TableModel:
         family: Distribution of the outputs, with the dispersion estimated from held-out rows.
         outputs: Map from outputs in the user's units to latent values; None for classes.
         u: Scores of the training rows, shape (rows, inputs).
-        left_out: Leave-one-out predictions of the training rows, shape (rows, outputs).
-        folds: Predictions of held-out rows by the models of the folds; None without folds.
+        folds: Predictions of held-out rows by the models of the folds or, without folds, from
+            leaving out one row at a time.
         policy: Settings of the model.
         different: Indices of the training rows that are not copies of earlier ones.
         exposure: Index of the exposure, the input by which predicted rates are multiplied; None if
@@ -142,8 +141,7 @@ class TableModel:
     family: Family
     outputs: PiecewiseScaling | None
     u: RowInputs
-    left_out: RowOutputs
-    folds: Folds | None
+    folds: Folds
     policy: TablePolicy
     different: Int[ndarray, " different"]
     exposure: int | None = None
@@ -160,11 +158,8 @@ class TableModel:
 
     @property
     def held_out(self) -> RowOutputs:
-        """Held-out predictions of the training rows, shape (rows, outputs).
-
-        They come from the folds or, without folds, from leaving out one row at a time.
-        """
-        return self.left_out if self.folds is None else self.folds.values
+        """Held-out predictions of the training rows, shape (rows, outputs)."""
+        return self.folds.values
 
     @property
     def held_out_rows(self) -> Int[ndarray, " held_out"]:
@@ -247,15 +242,15 @@ class TableModel:
         if self.outputs is None or self.family.has_link:
             return None
         fit = self.fit
-        low, high = ends = np.stack([self.u.min(0), self.u.max(0)])
+        ends = np.stack([self.u.min(0), self.u.max(0)])
         far = 2 * ends - ends[::-1]
         held = np.clip(far, *np.transpose([each[[0, -1]] for each in self.inputs.values]))
         rows = self.u[spaced(len(self.u), _WIDENING_ROWS)]
         found = np.zeros((*ends.shape, len(fit.outputs)))
-        for j in np.flatnonzero((high > low) & ~has_two_values(self.u)):
+        for j in np.flatnonzero([len(np.unique(column)) > 2 for column in self.u.T]):
             for side in range(2):
                 at_end, beyond, clipped = (
-                    np.where(np.arange(len(low)) == j, scores[side], rows)
+                    np.where(np.arange(ends.shape[1]) == j, scores[side], rows)
                     for scores in (ends, far, held)
                 )
                 features = fit.features(beyond)
@@ -273,12 +268,10 @@ class TableModel:
         `place` (rows,) contains, for each original row, the index of its merged row (see
         `merge_copies`).
         """
-        left_out = self.left_out[place]
-        folds = self.folds
-        if folds is not None:
-            folds = replace(folds, values=folds.values[place], number=folds.number[place])
+        values, number = self.folds.values[place], self.folds.number[place]
+        folds = replace(self.folds, values=values, number=number)
         different = np.unique(place, return_index=True)[1]
-        return replace(self, u=self.u[place], left_out=left_out, folds=folds, different=different)
+        return replace(self, u=self.u[place], folds=folds, different=different)
 
     def with_exposures(self, exposures: PerRow) -> TableModel:
         """Convert a model of rates to the model of the outputs, which are rates times exposures.
@@ -289,13 +282,10 @@ class TableModel:
         assert self.outputs is not None  # An invariant: counts and sizes are numbers.
         assert j is not None
         ends = self.outputs.values[0][[0, -1]] + self.inputs.values[j][[0, -1]]
-        scale = exposures[:, None]
-        folds = self.folds
         return replace(
             self,
             outputs=link_map(self.family, ends, margin=0.0),
-            left_out=self.left_out * scale,
-            folds=folds and replace(folds, values=folds.values * scale),
+            folds=replace(self.folds, values=self.held_out * exposures[:, None]),
             exposure=j,
         )
 

@@ -18,7 +18,7 @@ from numpy import ndarray
 from kanrun.engine.layers import EdgeSpec, RadialLayer, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, extend
-from kanrun.engine.tables.encoder import CURVATURES, SHAPES, Encoder
+from kanrun.engine.tables.encoder import CURVATURES, Encoder
 from kanrun.engine.tables.reduced_basis import DEGREE
 
 if TYPE_CHECKING:
@@ -40,8 +40,12 @@ def to_kan(model: TableModel) -> KAN:
     if model.family.classes == 2:
         mixing = np.array([[-0.5], [0.5]])
     functions, radial = fit.weights
-    edges = _monotone(_edges(encoder, mixing @ functions.T), encoder)
-    breakpoints = encoder.basis.breakpoints
+    weights = mixing @ functions.T
+    basis = encoder.basis
+    # B-spline coefficients of the edges, shape (outputs, inputs, splines)
+    edges = np.stack([weights[:, mine] @ basis.coefficients[mine] for mine in basis.places], 1)
+    _make_monotone(edges, encoder)
+    breakpoints = basis.breakpoints
     if model.exposure is not None:
         breakpoints, edges = _with_logarithm(model, model.exposure, breakpoints, edges)
     extrapolation: Extrapolation = "zero" if encoder.policy.extrapolation == "zero" else "linear"
@@ -86,28 +90,13 @@ def _with_logarithm(
     return breakpoints, edges
 
 
-def _edges(encoder: Encoder, weights: ndarray) -> ndarray:
-    """Return the B-spline coefficients of the edges, shape (outputs, inputs, splines).
-
-    An edge is the sum of the functions of its input with these `weights`, shape (outputs,
-    functions).
-    """
-    basis = encoder.basis
-    return np.stack([weights[:, mine] @ basis.coefficients[mine] for mine in basis.places], 1)
-
-
-def _monotone(edges: ndarray, encoder: Encoder) -> ndarray:
+def _make_monotone(edges: ndarray, encoder: Encoder) -> None:
     """Remove rounding errors, so that the coefficients of monotone edges are exactly monotone."""
     for j, shape in encoder.policy.shapes:
-        if shape in CURVATURES:
-            continue
-        for edge in edges[:, j]:
-            # For two classes, the edge belongs to the logit of the first class, so its sign is
-            # reversed.
-            rises = edge[-1] * SHAPES[shape] >= edge[0] * SHAPES[shape]
-            turn = SHAPES[shape] if rises else -SHAPES[shape]
-            edge[:] = turn * np.maximum.accumulate(turn * edge)
-    return edges
+        if shape not in CURVATURES:
+            for edge in edges[:, j]:
+                turn = 1 if edge[-1] >= edge[0] else -1
+                edge[:] = turn * np.maximum.accumulate(turn * edge)
 
 
 def _layer(
