@@ -29,7 +29,7 @@ from scipy.spatial.distance import pdist, squareform
 from kanrun.engine.tables.encoder import Encoder
 from kanrun.engine.tables.kernel import Kernel, RadialInputs
 from kanrun.engine.tables.likelihoods import Likelihood, Terms
-from kanrun.engine.tables.reduced_basis import RowInputs
+from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs
 
 #: Prior variance of the constant that the latent function adds to the link of the mean output.
 _LEVEL_VARIANCE = 100.0
@@ -80,11 +80,13 @@ class EvidenceRows:
     Attributes:
         encoder: Transformations of the inputs.
         u: Scores of the inputs, shape (rows, inputs).
+        functions: Values of the lines and curves, shape (rows, functions).
         outputs: Likelihood of each output, or of each class against the others.
     """
 
     encoder: Encoder
     u: RowInputs
+    functions: RowFunctions
     outputs: Sequence[Likelihood]
 
     @cached_property
@@ -95,9 +97,8 @@ class EvidenceRows:
     @cached_property
     def grams(self) -> tuple[ndarray, ndarray]:
         """Covariances of lines and of curves with variance 1, each of shape (rows, rows)."""
-        functions = self.encoder.functions(self.u)
         is_line = self.encoder.basis.is_line
-        lines, curves = functions[:, is_line], functions[:, ~is_line]
+        lines, curves = self.functions[:, is_line], self.functions[:, ~is_line]
         return lines @ lines.T, curves @ curves.T
 
     def explicit(self, kernel: Kernel) -> ndarray:
@@ -120,12 +121,13 @@ class EvidenceRows:
     def only(self, kept: ndarray) -> EvidenceRows:
         """Return the rows with the lines and curves for which `kept` (functions,) is true."""
         basis = self.encoder.basis.only(kept)
-        return replace(self, encoder=replace(self.encoder, basis=basis))
+        encoder = replace(self.encoder, basis=basis)
+        return replace(self, encoder=encoder, functions=self.functions[:, kept])
 
     def first(self, count: int) -> EvidenceRows:
         """Return the first `count` rows."""
         outputs = [output.take(slice(count)) for output in self.outputs]
-        return EvidenceRows(self.encoder, self.u[:count], outputs)
+        return EvidenceRows(self.encoder, self.u[:count], self.functions[:count], outputs)
 
 
 def fit_kernel(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:

@@ -192,7 +192,8 @@ class _Problem:
         outputs = self._likelihoods(points.take(rows))
         if self.family.classes:
             outputs = sorted(outputs, key=lambda each: -float(each.y.sum()))[:_EVIDENCE_CLASSES]
-        sample = EvidenceRows(encoder, encoder.inputs.apply(points.x[rows]), outputs)
+        u = encoder.inputs.apply(points.x[rows])
+        sample = EvidenceRows(encoder, u, encoder.functions(u), outputs)
         return _with_needed_curves(*fit_kernel(sample)) if kind == "full" else _fit_lines(sample)
 
     def folds(self, whole: TableModel) -> Folds:
@@ -274,9 +275,8 @@ def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
     The variance of the lines is estimated from each output; the kernel has the geometric mean of
     these estimates.
     """
-    lines = rows.encoder.functions(rows.u)
-    prior = np.full(lines.shape[1], _LINES)
-    found = [condition(lines, prior, [each], rescale=True)[0] for each in rows.outputs]
+    prior = np.full(rows.functions.shape[1], _LINES)
+    found = [condition(rows.functions, prior, [each], rescale=True)[0] for each in rows.outputs]
     variance = _LINES * float(np.exp(np.mean([np.log(each.scale) for each in found])))
     rates = np.zeros(rows.u.shape[1])
     likelihoods = [each.likelihood for each in found]

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg
+from scipy.interpolate import BSpline
 
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_breakpoints
 
@@ -46,6 +47,8 @@ _RIDGE = 1e-13
 _SQUARED_ZERO = 1e-20
 #: Largest number of rows that are processed at once, to limit memory.
 _BLOCK = 4096
+#: Largest number of array entries that are computed at once, to limit memory.
+_BLOCK_NUMBERS = 1 << 23
 
 PerRow = Float[ndarray, " rows"]
 RowInputs = Float[ndarray, "rows inputs"]
@@ -83,10 +86,17 @@ class ReducedBasis:
         most.
         """
         shares = np.ones(len(u)) if weights is None else weights
-        found = [_smoothest(each, shares / shares.sum(), functions) for each in u.T]
-        grids, coefficients = zip(*found, strict=True)
-        column = np.repeat(range(u.shape[1]), [len(smooth) for smooth in coefficients])
-        return ReducedBasis(np.stack(grids), np.concatenate(coefficients), column)
+        levels = np.linspace(0, 1, (INTERVALS if functions > 1 else LINE_INTERVALS) + 1)
+        quantiles = [np.quantile(np.unique(scores), levels) for scores in u.T]
+        order = torch.as_tensor(np.stack(quantiles, 1))
+        ends = order[0], order[-1]
+        grids = mixed_breakpoints(order, *ends, len(levels) - 1, 1 - GRID_EPS, 0.0)
+        found = [
+            _smoothest(*each, shares / shares.sum(), functions)
+            for each in zip(u.T, extend(grids, DEGREE).numpy(), strict=True)
+        ]
+        column = np.repeat(range(u.shape[1]), [len(smooth) for smooth in found])
+        return ReducedBasis(grids.numpy(), np.concatenate(found), column)
 
     @cached_property
     def is_line(self) -> ndarray:
@@ -108,14 +118,22 @@ class ReducedBasis:
         Beyond their grids, the functions continue as straight lines.
         """
         values = np.empty((len(u), len(self.column)))
-        for scores, grid, mine in zip(u.T, self.breakpoints, self.places, strict=True):
-            values[:, mine] = _b_splines(scores, grid) @ self.coefficients[mine].T
+        grid = Grid(extend(torch.as_tensor(self.breakpoints), DEGREE), DEGREE)
+        for rows in blocks(len(u), self.breakpoints.size):
+            local, interval = local_basis(torch.as_tensor(u[rows]), grid)
+            splines = dense_rows(local, interval, grid.functions).numpy()
+            for j, mine in enumerate(self.places):
+                values[rows, mine] = splines[:, j] @ self.coefficients[mine].T
         return values
 
 
-def blocks(rows: int) -> list[slice]:
-    """Return slices that divide `rows` rows into blocks of at most `_BLOCK` rows."""
-    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
+def blocks(rows: int, width: int = 1) -> list[slice]:
+    """Return slices that divide `rows` rows of `width` numbers each into blocks.
+
+    A block has at most `_BLOCK` rows and `_BLOCK_NUMBERS` numbers.
+    """
+    size = min(_BLOCK, max(_BLOCK_NUMBERS // width, 1))
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
@@ -123,56 +141,29 @@ def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
     return np.linspace(0, rows - 1, min(rows, count)).astype(int)
 
 
-def _b_splines(u: ndarray, breakpoints: ndarray, derivative: int = 0) -> ndarray:
-    """Return the B-splines of one input at scores `u` (points,), shape (points, splines).
-
-    If `derivative` is above 0, their derivatives of this order are returned.
-    """
-    grid = Grid(extend(torch.as_tensor(breakpoints[None]), DEGREE), DEGREE)
-    points = torch.as_tensor(np.ascontiguousarray(u))[:, None]
-    local, interval = local_basis(points, grid, derivative)
-    return dense_rows(local, interval, grid.functions).numpy()[:, 0]
-
-
-def _smoothest(u: PerRow, shares: PerRow, limit: int) -> tuple[ndarray, ndarray]:
-    """Return the grid (G + 1,) of one input, and the coefficients of its smoothest functions.
+def _smoothest(u: PerRow, knots: ndarray, shares: PerRow, limit: int) -> ndarray:
+    """Return the B-spline coefficients (functions, splines) of an input's smoothest functions.
 
     Args:
         u: Scores of the input, shape (rows,).
+        knots: Knots of the B-splines, shape (G + 7,).
         shares: Weights of the rows, whose sum is 1, shape (rows,).
         limit: Largest number of functions.
     """
-    distinct = np.unique(u)
-    order = torch.as_tensor(distinct)[:, None]
-    intervals = INTERVALS if limit > 1 else LINE_INTERVALS
-    grid = mixed_breakpoints(order, order[0], order[-1], intervals, 1 - GRID_EPS, 0.0)[0].numpy()
-    splines = _b_splines(u, grid)
+    grid = knots[DEGREE:-DEGREE]
+    splines = BSpline.design_matrix(u.clip(grid[0], grid[-1]), knots, DEGREE).toarray()
     mean = shares @ splines
     gram = (splines.T * shares) @ splines - np.outer(mean, mean)
+    # integral of the products of second derivatives, by Gauss-Legendre quadrature
+    half = np.diff(grid)[:, None] / 2
+    points = grid[:-1, None] + half * (_NODES + 1)
+    curved = BSpline(knots, np.eye(len(mean)), DEGREE)(points.ravel(), 2)
+    stiffness = np.where(np.histogram(u, grid)[0] == 0, _GAP_STIFFNESS, 1.0)
+    energy = (curved.T * (stiffness[:, None] * half * _WEIGHTS).ravel()) @ curved
     size = float(np.sqrt(shares @ (u - shares @ u) ** 2))
-    is_empty = np.histogram(u, grid)[0] == 0
-    energy = size**3 * _energy(grid, np.where(is_empty, _GAP_STIFFNESS, 1.0))
-    coefficients = _demmler_reinsch(mean, gram, energy, limit)
-    if len(distinct) == 2:
-        coefficients *= 2 * size / np.ptp(distinct)
-    return grid, coefficients
-
-
-def _energy(breakpoints: ndarray, stiffness: ndarray) -> ndarray:
-    """Return the bending energy of the B-splines of one input, shape (splines, splines).
-
-    An entry is the integral of the product of the second derivatives of two B-splines, by
-    Gauss-Legendre quadrature.
-
-    Args:
-        breakpoints: Grid of the input, shape (G + 1,).
-        stiffness: Weight of each interval of the grid, shape (G,).
-    """
-    half = np.diff(breakpoints)[:, None] / 2
-    points = breakpoints[:-1, None] + half * (_NODES + 1)
-    values = _b_splines(points.ravel(), breakpoints, 2)
-    weights = stiffness[:, None] * half * _WEIGHTS
-    return np.asarray((values.T * weights.ravel()) @ values)
+    coefficients = _demmler_reinsch(mean, gram, size**3 * energy, limit)
+    distinct = np.unique(u)
+    return coefficients * (2 * size / np.ptp(distinct)) if len(distinct) == 2 else coefficients
 
 
 def _demmler_reinsch(mean: ndarray, gram: ndarray, energy: ndarray, limit: int) -> ndarray:
