@@ -16,8 +16,9 @@ from numpy import ndarray
 from scipy import linalg, optimize
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.tables.kernel import Kernel, RadialInputs
+from kanrun.engine.tables.kernel import Kernel
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
+from kanrun.points import Scaling
 
 #: Initial value and limits of each rate w_j of the factors exp(-w_j (x_j - z_j)^2 / 2) of the
 #: kernel, for inputs of variance 1.
@@ -118,8 +119,8 @@ def likeliest_kernel(x: RowInputs, y: PerRow) -> tuple[Kernel, float]:
     )
     *w, variance, noise = np.exp(found.x).tolist()
     rates = np.where(np.ptp(x, axis=0) > 0, w, 0.0)
-    return Kernel(rates, np.zeros(inputs), 0.0, 0.0, variance, 0.0), noise
+    return Kernel(rates, np.zeros(inputs), 0.0, 0.0, variance, 0.0, Scaling.identity(inputs)), noise
 
 
 def _covariance(kernel: Kernel, x: ndarray, z: ndarray) -> ndarray:
-    return 1.0 + kernel.radial(RadialInputs(x, x), RadialInputs(z, z))
+    return 1.0 + kernel.smooth_part(x, z)

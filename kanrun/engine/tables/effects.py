@@ -76,8 +76,7 @@ class _Contrast(NamedTuple):
         both = np.concatenate([u, model.effect_rows])
         functions = encoder.functions(both)
         functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
-        radial = encoder.radial(both)
-        own, others = fit.centres.factors(radial, columns, radial[len(u) :])
+        own, others = fit.centres.factors(both, columns, model.effect_rows)
         functions, own = (part[: len(u)] - part[len(u) :].mean(0) for part in (functions, own))
         return _Contrast(fit, functions, own, others)
 

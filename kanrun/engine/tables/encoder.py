@@ -9,7 +9,6 @@ import torch
 from numpy import ndarray
 
 from kanrun.engine.splines import extend
-from kanrun.engine.tables.kernel import RadialInputs
 from kanrun.engine.tables.reduced_basis import DEGREE, PerRow, ReducedBasis, RowFunctions, RowInputs
 from kanrun.engine.tables.scores import (
     ROOM,
@@ -54,20 +53,6 @@ class TablePolicy:
     #: Whether only one of the folds is held out.
     single_fold: bool = False
 
-    @property
-    def has_curvatures(self) -> bool:
-        """Whether a convex or concave shape is required."""
-        return any(shape in CURVATURES for _, shape in self.shapes)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether there are radial parts.
-
-        There are none with linear or zero extrapolation, because radial parts do not continue as
-        straight lines.
-        """
-        return self.pairs and self.extrapolation not in ("linear", "zero")
-
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
@@ -105,10 +90,6 @@ class Encoder:
         basis = ReducedBasis.of(varied, {"mean": 0, "linear": 1}.get(kind, most), weights)
         return Encoder(inputs, rank_map(u, weights), basis, policy, kind)
 
-    def radial(self, u: RowInputs) -> RadialInputs:
-        """Convert scores u to the inputs of the radial parts."""
-        return RadialInputs(u, self.ranks.apply(u))
-
     def functions(self, u: RowInputs) -> RowFunctions:
         """Return the lines and curves at scores `u`, shape (rows, functions).
 
@@ -123,13 +104,15 @@ class Encoder:
     def interacting(self, u: RowInputs) -> ndarray:
         """Return whether each input is in the radial parts, shape (inputs,).
 
-        These are inputs that vary on rows with the scores `u`, without a required shape.
+        These are inputs that vary on rows with the scores `u`, without a required shape. There are
+        none with linear or zero extrapolation, because radial parts do not continue as straight
+        lines.
         """
         policy = self.policy
         additive = [*dict(policy.shapes), policy.exposure]
         is_free = ~np.isin(np.arange(u.shape[1]), [j for j in additive if j is not None])
-        is_local = policy.is_local and self.kind == "full"
-        return np.asarray(is_local & is_free & (np.ptp(u, axis=0) > 0))
+        is_local = policy.pairs and policy.extrapolation in ("clip", "constant")
+        return np.asarray((is_local and self.kind == "full") & is_free & (np.ptp(u, axis=0) > 0))
 
     def constraints(self, features: int) -> ndarray | None:
         """Return the matrix A (conditions, features) of the shape constraints; None without shapes.

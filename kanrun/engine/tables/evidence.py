@@ -26,8 +26,8 @@ from numpy import ndarray
 from scipy import linalg, optimize
 from scipy.spatial.distance import pdist, squareform
 
-from kanrun.engine.tables.encoder import Encoder
-from kanrun.engine.tables.kernel import Kernel, RadialInputs
+from kanrun.engine.tables.encoder import CURVATURES, Encoder
+from kanrun.engine.tables.kernel import Kernel
 from kanrun.engine.tables.likelihoods import Likelihood, Terms
 from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs
 
@@ -90,11 +90,6 @@ class EvidenceRows:
     outputs: Sequence[Likelihood]
 
     @cached_property
-    def radial(self) -> RadialInputs:
-        """Inputs of the radial parts."""
-        return self.encoder.radial(self.u)
-
-    @cached_property
     def grams(self) -> tuple[ndarray, ndarray]:
         """Covariances of lines and of curves with variance 1, each of shape (rows, rows)."""
         is_line = self.encoder.basis.is_line
@@ -114,7 +109,7 @@ class EvidenceRows:
 
         The prior of the hyperparameters is not included.
         """
-        covariance = kernel.radial(self.radial, self.radial) + self.explicit(kernel)
+        covariance = kernel.radial(self.u, self.u) + self.explicit(kernel)
         modes = [_mode(covariance, output, np.zeros(len(self.u))) for output in self.outputs]
         return sum(mode.evidence if mode else -np.inf for mode in modes)
 
@@ -179,11 +174,13 @@ class _Problem:
     def __init__(self, rows: EvidenceRows, interacting: ndarray) -> None:
         self.rows = rows
         self.latent = [np.zeros(len(rows.u)) for _ in rows.outputs]
-        self.distances = np.stack([pdist(t[:, None], "cityblock") for t in rows.radial.t.T])
+        t = rows.encoder.ranks.apply(rows.u).T
+        self.distances = np.stack([pdist(each[:, None], "cityblock") for each in t])
         first = rows.outputs[0]
         is_line = rows.encoder.basis.is_line
         is_local = interacting.any()
-        has_power = first.is_gaussian and not rows.encoder.policy.has_curvatures
+        shapes = dict(rows.encoder.policy.shapes).values()
+        has_power = first.is_gaussian and not set(shapes) & set(CURVATURES)
         own = [not first.family.has_known_dispersion, has_power]
         parts = [is_line.any(), not is_line.all(), is_local, is_local]
         inputs = len(interacting)
@@ -211,7 +208,8 @@ class _Problem:
         smooth_rates, rough_rates, variances, dispersions, _ = np.split(values, self.ends)
         own = zip(self.rows.outputs, dispersions.tolist(), p[self.ends[3] :].tolist(), strict=True)
         likelihoods = [output.with_parameters(*parameters) for output, *parameters in own]
-        return Kernel(smooth_rates, rough_rates, *variances.tolist()), likelihoods
+        ranks = self.rows.encoder.ranks
+        return Kernel(smooth_rates, rough_rates, *variances.tolist(), ranks=ranks), likelihoods
 
     def search(self, start: ndarray, units: ndarray, tolerance: float) -> _Result:
         """Minimise from `start` by L-BFGS-B; parameters are divided by `units` (parameters,)."""
@@ -234,9 +232,9 @@ class _Problem:
 
     def value_and_gradient(self, p: ndarray) -> tuple[float, ndarray]:
         kernel, likelihoods = self.unpacked(p)
-        radial = self.rows.radial
-        smooth = kernel.smooth_part(radial, radial)
-        rough = kernel.rough_part(radial, radial)
+        u = self.rows.u
+        smooth = kernel.smooth_part(u, u)
+        rough = kernel.rough_part(u, u)
         covariance = self.rows.explicit(kernel)
         covariance += smooth
         covariance += rough
@@ -257,7 +255,6 @@ class _Problem:
         by_covariance = np.triu(by_covariance) + above.T
         smooth *= by_covariance
         rough *= by_covariance
-        u = radial.u
         gradient = np.concatenate(
             [
                 kernel.smooth_rates * ((u * (smooth @ u)).sum(0) - smooth.sum(0) @ u**2),

@@ -161,7 +161,7 @@ class _Problem:
         most = int(np.clip(affordable, _FEWEST_CENTRES, _CENTRES))
         u = encoder.inputs.apply(points.x[np.sort(order[:_CANDIDATE_ROWS])])
         noise = min(each.dispersion for each in sample.outputs)
-        return LatentFit(sample, Centres.of(kernel, encoder.radial(u), most, noise), ())
+        return LatentFit(sample, Centres.of(kernel, u, most, noise), ())
 
     def _order(self, rows: int) -> Int[ndarray, " rows"]:
         return np.random.default_rng([self.seed, _STREAM]).permutation(rows)
@@ -280,4 +280,5 @@ def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
     variance = _LINES * float(np.exp(np.mean([np.log(each.scale) for each in found])))
     rates = np.zeros(rows.u.shape[1])
     likelihoods = [each.likelihood for each in found]
-    return Kernel(rates, rates, variance, 0.0, 0.0, 0.0), replace(rows, outputs=likelihoods)
+    kernel = Kernel(rates, rates, variance, 0.0, 0.0, 0.0, rows.encoder.ranks)
+    return kernel, replace(rows, outputs=likelihoods)

@@ -19,6 +19,9 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
+from kanrun.engine.tables.reduced_basis import RowInputs
+from kanrun.points import PiecewiseScaling, Scaling
+
 #: Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of the
 #: radial variance.
 _CHOLESKY_TOLERANCE = 1e-6
@@ -41,6 +44,7 @@ class Kernel:
         curves: v_c, the variance of curves.
         smooth: v_s, the variance of the smooth part; 0 if there is no smooth part.
         rough: v_r, the variance of the rough part; 0 if there is no rough part.
+        ranks: Map from scores u to t, the averages of scores and ranks.
     """
 
     smooth_rates: ndarray
@@ -49,6 +53,7 @@ class Kernel:
     curves: float
     smooth: float
     rough: float
+    ranks: PiecewiseScaling | Scaling
 
     @property
     def radial_variance(self) -> float:
@@ -63,17 +68,17 @@ class Kernel:
             self, smooth_rates=self.smooth_rates * inside, rough_rates=self.rough_rates * inside
         )
 
-    def smooth_part(self, a: RadialInputs, b: RadialInputs) -> ndarray:
-        """Return the covariances of the smooth part, shape (rows of a, rows of b)."""
+    def smooth_part(self, a: RowInputs, b: RowInputs) -> ndarray:
+        """Return the covariances of the smooth part of scores, shape (rows of a, rows of b)."""
         scale = np.sqrt(self.smooth_rates / 2)
-        return _decayed(self.smooth, cdist(a.u * scale, b.u * scale, "sqeuclidean"))
+        return _decayed(self.smooth, cdist(a * scale, b * scale, "sqeuclidean"))
 
-    def rough_part(self, a: RadialInputs, b: RadialInputs) -> ndarray:
+    def rough_part(self, a: RowInputs, b: RowInputs) -> ndarray:
         """Return the covariances of the rough part, shape (rows of a, rows of b)."""
-        scale = self.rough_rates
-        return _decayed(self.rough, cdist(a.t * scale, b.t * scale, "cityblock"))
+        left, right = (self.ranks.apply(u) * self.rough_rates for u in (a, b))
+        return _decayed(self.rough, cdist(left, right, "cityblock"))
 
-    def radial(self, a: RadialInputs, b: RadialInputs) -> ndarray:
+    def radial(self, a: RowInputs, b: RowInputs) -> ndarray:
         """Return the covariances of both radial parts, shape (rows of a, rows of b)."""
         covariance = self.smooth_part(a, b)
         covariance += self.rough_part(a, b)
@@ -88,40 +93,23 @@ def _decayed(variance: float, distances: ndarray) -> ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class RadialInputs:
-    """Inputs of the radial parts: scores u, and t, the averages of scores and ranks.
-
-    Both have the shape (rows, inputs).
-    """
-
-    u: ndarray
-    t: ndarray
-
-    def __len__(self) -> int:
-        return len(self.u)
-
-    def __getitem__(self, rows: ndarray | slice) -> RadialInputs:
-        return RadialInputs(self.u[rows], self.t[rows])
-
-
-@dataclass(frozen=True, eq=False)
 class Centres:
     """Inducing points of the radial parts (Nystroem approximation).
 
     The approximate covariance between any row and a centre is exact.
 
     Attributes:
-        inputs: Inputs of the R centres.
+        inputs: Scores of the R centres, shape (R, inputs).
         root: Lower Cholesky factor of the covariance of the centres, shape (R, R).
         kernel: The kernel.
     """
 
-    inputs: RadialInputs
+    inputs: RowInputs
     root: ndarray
     kernel: Kernel
 
     @staticmethod
-    def of(kernel: Kernel, rows: RadialInputs, most: int, noise: float) -> Centres:
+    def of(kernel: Kernel, rows: RowInputs, most: int, noise: float) -> Centres:
         """Choose at most `most` of the rows as centres by pivoted Cholesky factorisation.
 
         The next centre is the row with the largest variance given the previous centres (H.
@@ -140,7 +128,7 @@ class Centres:
         size = min(rank, most)
         return Centres(rows[pivots[:size] - 1], np.tril(factor[:size, :size]), kernel)
 
-    def features(self, rows: RadialInputs) -> ndarray:
+    def features(self, rows: RowInputs) -> ndarray:
         """Return features (rows, R) whose inner products approximate the radial covariance.
 
         Coefficients of these features have the prior variance 1.
@@ -167,7 +155,7 @@ class Centres:
         return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")
 
     def factors(
-        self, points: RadialInputs, columns: Sequence[int], rows: RadialInputs
+        self, points: RowInputs, columns: Sequence[int], rows: RowInputs
     ) -> tuple[ndarray, ndarray]:
         """Factorise the radial covariances with the R centres into two groups of inputs.
 
@@ -180,7 +168,7 @@ class Centres:
             and those that depend on the other inputs, shape (rows, 2, R). In the second dimension,
             the smooth part comes first.
         """
-        inside = np.isin(np.arange(points.u.shape[1]), columns)
+        inside = np.isin(np.arange(points.shape[1]), columns)
         others = replace(self.kernel.among(~inside), smooth=1.0, rough=1.0)
         own, rest = (
             np.stack([part.smooth_part(x, self.inputs), part.rough_part(x, self.inputs)], 1)

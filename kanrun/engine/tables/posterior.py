@@ -108,19 +108,11 @@ def condition(
         constraints: Matrix A of shape (constraints, features): the coefficients b are required to
             satisfy A b >= 0. None if there are no constraints.
     """
-    groups = [[each] for each in likelihoods] if likelihoods[0].is_gaussian else [likelihoods]
-    found = [_conditioned(features, prior, group, rescale, constraints) for group in groups]
-    return [posterior for group in found for posterior in group]
-
-
-def _conditioned(
-    features: ndarray,
-    prior: ndarray,
-    likelihoods: Sequence[Likelihood],
-    rescale: bool,
-    constraints: ndarray | None,
-) -> list[Posterior]:
-    """Return the posteriors of one Gaussian output, or of all classes; see `condition`."""
+    if likelihoods[0].is_gaussian and len(likelihoods) > 1:
+        return [
+            condition(features, prior, [each], rescale=rescale, constraints=constraints)[0]
+            for each in likelihoods
+        ]
     latent = np.tile([each.start() for each in likelihoods], (len(features), 1))
     scale = 1.0
     problems, has_converged = _linearised(features, prior, likelihoods, latent, constraints)

@@ -14,7 +14,7 @@ from scipy import special
 
 from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
-from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
+from kanrun.points import Array, Family, PiecewiseScaling, Points, deviation, in_own_units
 
 #: Exposures may be outside the range of the training rows by this factor.
 _EXPOSURE_ROOM = 1e3
@@ -83,23 +83,22 @@ def input_scores(
 def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array, Array]:
     x, exponent = in_own_units(x)
     distinct = np.unique(x)
-    count = float(weights.sum())
-    low = distinct[0]
-    high = distinct[-1]
-    mean = float(weights @ x) / count
-    std = float(np.sqrt(weights @ (x - mean) ** 2 / count))
-    if std <= _SMALLEST * max(abs(low), abs(high)):
+    low, high = ends = distinct[[0, -1]]
+    mean = np.average(x, weights=weights)
+    std = deviation(x, weights)
+    if std <= _SMALLEST * np.abs(ends).max():
         size = max(abs(low), 1.0)
         return np.ldexp([low - size, low + size], exponent), np.array([-1.0, 1.0])
-    points = np.array([low, high])
-    values = (points - mean) / std
+    points = ends
+    values = (ends - mean) / std
     if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
         points = np.quantile(distinct, _QUANTILES)
         # Where points are closer than this, slopes would overflow.
         apart = np.diff(points) > _SMALLEST * (high - low)
         points = np.append(points[:-1][apart], high)
         rank = _ranks(x, weights, points)
-        normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
+        least = 1 / (2 * weights.sum())
+        normal = special.ndtri(np.clip(rank, least, 1 - least))
         values = (1 - _NORMAL_FRACTION) * (points - mean) / std + _NORMAL_FRACTION * normal
     if room:
         width = room * (values[-1] - values[0])

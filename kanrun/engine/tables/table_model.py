@@ -89,13 +89,13 @@ class LatentFit:
         latent = np.tile([output.level for output in self.outputs], (len(u), 1))
         for part in blocks(len(u)):
             latent[part] += self.encoder.functions(u[part]) @ weights
-            radial = self.kernel.radial(self.encoder.radial(u[part]), self.centres.inputs)
+            radial = self.kernel.radial(u[part], self.centres.inputs)
             latent[part] += radial @ heights
         return latent
 
     def features(self, u: RowInputs) -> ndarray:
         """Return all features at scores u (rows, features): lines and curves, then radial ones."""
-        radial = self.centres.features(self.encoder.radial(u))
+        radial = self.centres.features(u)
         return np.concatenate([self.encoder.functions(u), radial], 1)
 
     @property

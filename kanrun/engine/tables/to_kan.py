@@ -60,7 +60,7 @@ def to_kan(model: TableModel) -> KAN:
     arrays = {
         "level": level,
         "heights": np.stack([kernel.smooth * heights, kernel.rough * heights]),
-        "centres": centres.inputs.u,
+        "centres": centres.inputs,
         "smooth_rates": kernel.smooth_rates,
         "rough_rates": kernel.rough_rates,
         "points": _padded(encoder.ranks.points),

@@ -7,16 +7,17 @@ from scipy import stats
 
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.likelihoods import Power
-from kanrun.engine.tables.proper_scores import ErrorDistribution, proper_scores
+from kanrun.engine.tables.proper_scores import proper_scores, row_scores
 
 
 def test_scores_of_a_normal_distribution_are_those_of_its_formulas():
     rng = np.random.default_rng(0)
-    distribution = ErrorDistribution.of(rng.normal(size=4000), 0.5 * rng.normal(size=4000))
     half = Power(unit=0.5, shift=0.0)
+    predicted = rng.normal(size=4000)
+    known = predicted, (predicted + 0.5 * rng.normal(size=4000)) / 2
     latent = np.array([0.0, 0.0, 1.0])
     z = np.array([0.0, 1.2, 0.3])
-    nlpd, crps = distribution.scores(half, (-9.0, 9.0), latent, z / 2)
+    nlpd, crps = row_scores(half, np.array([-9.0, 9.0]), known, (latent, z / 2))
     off = (z - latent) / 0.5
     expected = off * (2 * stats.norm.cdf(off) - 1) + 2 * stats.norm.pdf(off) - np.pi**-0.5
     np.testing.assert_allclose(nlpd, -stats.norm.logpdf(off) - np.log(4), rtol=0.1)
