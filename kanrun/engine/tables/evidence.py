@@ -208,8 +208,10 @@ class _Problem:
         smooth_rates, rough_rates, variances, dispersions, _ = np.split(values, self.ends)
         own = zip(self.rows.outputs, dispersions.tolist(), p[self.ends[3] :].tolist(), strict=True)
         likelihoods = [output.with_parameters(*parameters) for output, *parameters in own]
+        lines, curves, smooth, rough = variances.tolist()
         ranks = self.rows.encoder.ranks
-        return Kernel(smooth_rates, rough_rates, *variances.tolist(), ranks=ranks), likelihoods
+        kernel = Kernel(smooth_rates, rough_rates, lines, curves, smooth, rough, ranks)
+        return kernel, likelihoods
 
     def search(self, start: ndarray, units: ndarray, tolerance: float) -> _Result:
         """Minimise from `start` by L-BFGS-B; parameters are divided by `units` (parameters,)."""
