@@ -19,7 +19,6 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
-from kanrun.engine.tables.reduced_basis import RowInputs
 from kanrun.points import PiecewiseScaling, Scaling
 
 #: Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of the
@@ -68,17 +67,17 @@ class Kernel:
             self, smooth_rates=self.smooth_rates * inside, rough_rates=self.rough_rates * inside
         )
 
-    def smooth_part(self, a: RowInputs, b: RowInputs) -> ndarray:
+    def smooth_part(self, a: ndarray, b: ndarray) -> ndarray:
         """Return the covariances of the smooth part of scores, shape (rows of a, rows of b)."""
         scale = np.sqrt(self.smooth_rates / 2)
         return _decayed(self.smooth, cdist(a * scale, b * scale, "sqeuclidean"))
 
-    def rough_part(self, a: RowInputs, b: RowInputs) -> ndarray:
+    def rough_part(self, a: ndarray, b: ndarray) -> ndarray:
         """Return the covariances of the rough part, shape (rows of a, rows of b)."""
         left, right = (self.ranks.apply(u) * self.rough_rates for u in (a, b))
         return _decayed(self.rough, cdist(left, right, "cityblock"))
 
-    def radial(self, a: RowInputs, b: RowInputs) -> ndarray:
+    def radial(self, a: ndarray, b: ndarray) -> ndarray:
         """Return the covariances of both radial parts, shape (rows of a, rows of b)."""
         covariance = self.smooth_part(a, b)
         covariance += self.rough_part(a, b)
@@ -104,12 +103,12 @@ class Centres:
         kernel: The kernel.
     """
 
-    inputs: RowInputs
+    inputs: ndarray
     root: ndarray
     kernel: Kernel
 
     @staticmethod
-    def of(kernel: Kernel, rows: RowInputs, most: int, noise: float) -> Centres:
+    def of(kernel: Kernel, rows: ndarray, most: int, noise: float) -> Centres:
         """Choose at most `most` of the rows as centres by pivoted Cholesky factorisation.
 
         The next centre is the row with the largest variance given the previous centres (H.
@@ -128,7 +127,7 @@ class Centres:
         size = min(rank, most)
         return Centres(rows[pivots[:size] - 1], np.tril(factor[:size, :size]), kernel)
 
-    def features(self, rows: RowInputs) -> ndarray:
+    def features(self, rows: ndarray) -> ndarray:
         """Return features (rows, R) whose inner products approximate the radial covariance.
 
         Coefficients of these features have the prior variance 1.
@@ -137,8 +136,6 @@ class Centres:
 
     def whitened(self, covariance: ndarray) -> ndarray:
         """Convert covariances with the R centres, shape (rows, R), to `features` of that shape."""
-        if not len(self.inputs):
-            return covariance
         features = linalg.solve_triangular(
             self.root, covariance.T, lower=True, overwrite_b=True, check_finite=False
         )
@@ -150,12 +147,10 @@ class Centres:
         Both have the shape (R, outputs), and both give the same latent functions:
         features @ coefficients = covariances @ weights.
         """
-        if not len(self.inputs):
-            return coefficients
         return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")
 
     def factors(
-        self, points: RowInputs, columns: Sequence[int], rows: RowInputs
+        self, points: ndarray, columns: Sequence[int], rows: ndarray
     ) -> tuple[ndarray, ndarray]:
         """Factorise the radial covariances with the R centres into two groups of inputs.
 

@@ -126,9 +126,7 @@ def condition(
     for problem, likelihood in zip(problems, likelihoods, strict=True):
         solution = problem.solved(prior, likelihood.dispersion, constraints)
         left_out = problem.left_out(*solution, likelihood.dispersion)
-        factor = solution[2]
-        # For a matrix without rows, LAPACK would print an error message.
-        inverse = linalg.lapack.dtrtri(factor, lower=1)[0] if len(factor) else factor
+        inverse = _half_solved(solution[2], np.eye(len(prior)))
         determined = 1 - (inverse**2).sum(0) / prior
         posteriors.append(
             Posterior(*solution, likelihood, left_out, determined, scale, has_converged)

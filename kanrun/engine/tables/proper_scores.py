@@ -67,7 +67,7 @@ def proper_scores(model: TableModel, y: RowOutputs, new: Points | None = None) -
 
 
 def row_scores(
-    power: Power, ends: ndarray, known: tuple[PerRow, PerRow], judged: tuple[PerRow, PerRow]
+    power: Power, ends: ndarray, known: tuple[ndarray, ndarray], judged: tuple[ndarray, ndarray]
 ) -> ndarray:
     """Return the logarithmic score and the CRPS of each judged row, shape (2, rows).
 
