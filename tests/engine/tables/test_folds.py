@@ -8,11 +8,6 @@ from made_tables import fitted, table
 from numpy.testing import assert_array_equal
 
 
-def steps(a, b, c, d, e, f):
-    """Return an output that jumps as a function of several inputs together."""
-    return 1.5 * ((a > 0) != (b > 0.3)) + 0.5 * f + 2.0 * ((c > 0) & (d < 0.5) & (e > -0.5))
-
-
 def effects(a, b, c, *_):
     return a + np.sin(1.5 * b) + 0.5 * c**2
 
@@ -21,10 +16,9 @@ def effects(a, b, c, *_):
     "points, folds",
     [
         (table(effects, 40, 6, noise=0.5), 4),
-        (table(steps, 260, 6, noise=0.5), 2),
         (replace(table(effects, 40, 3, noise=0.5), groups=np.arange(40.0), forward=True), 3),
     ],
-    ids=["selection", "jumps", "time"],
+    ids=["random", "time"],
 )
 def test_predictions_of_a_fold_do_not_depend_on_its_outputs(points, folds):
     given = fitted(points, folds=folds).folds
