@@ -12,21 +12,22 @@ import pandas as pd
 import pytest
 from cases import cases
 from processes import python
-from run_files import record_of
 
 from kanrun.cli.app import main
+from kanrun.runs import Run
 
 #: Runs `kanrun` on each argument list in `words.json`, and writes exit code, output, errors, and
 #: whether torch is loaded.
 COMMANDS = """
 import contextlib, io, json, pathlib, sys
 from kanrun.cli.app import main
+from kanrun.runs import Run
 told = []
 for words in json.loads(pathlib.Path("words.json").read_text()):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         code = main(words)
-    told.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
+    told.append([code, out.getvalue(), "torch" in sys.modules])
 pathlib.Path("told.json").write_text(json.dumps(told))
 """
 QUICK = "sampling.n_train=300 sampling.n_test=200 -q"
@@ -46,11 +47,7 @@ def kanrun(site, place, *lines):
     (place / "words.json").write_text(json.dumps([line.split() for line in lines]))
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     python("-c", COMMANDS, cwd=place, env=environment)
-    return [tuple(each) for each in json.loads((place / "told.json").read_text())]
-
-
-def summary(run):
-    return pd.read_csv(run / "summary.csv").iloc[0]
+    return json.loads((place / "told.json").read_text())
 
 
 #: Lines, their exit codes, and a part of what they print.
@@ -70,9 +67,9 @@ LIGHT = cases("""
 
 def test_help_and_refusals_load_no_torch(site, tmp_path):
     told = kanrun(site, tmp_path, *(words for words, _, _ in LIGHT))
-    for (words, code, sentence), (got, out, err, torch) in zip(LIGHT, told, strict=True):
-        assert (got, torch) == (code, False), (words, err)
-        assert sentence in out + err, words
+    for (words, code, sentence), (got, said, torch) in zip(LIGHT, told, strict=True):
+        assert (got, torch) == (code, False), (words, said)
+        assert sentence in said, words
     assert not (tmp_path / "outputs").exists()
 
 
@@ -93,58 +90,52 @@ FITS = [
 def place(site, tmp_path_factory):
     """Return a folder with the runs of all command lines in `FITS`, in this order."""
     place = tmp_path_factory.mktemp("runs")
-    for code, _, err, _ in kanrun(site, place, *(f"{line} {QUICK}" for line in FITS)):
-        assert code == 0, err
+    for code, said, _ in kanrun(site, place, *(f"{line} {QUICK}" for line in FITS)):
+        assert code == 0, said
     return place
 
 
-def test_a_model_trains_is_saved_and_predicts(site, place):
-    run = place / "outputs" / "fit" / "v0001"
-    row = summary(run)
+@pytest.fixture
+def run(place):
+    """Return a function that returns the run of a command with this number."""
+    return lambda number, command="fit": Run(place / "outputs" / command / f"v{number:04}")
+
+
+def test_a_model_trains_is_saved_and_predicts(site, place, run):
+    row = run(1).table("summary").iloc[0]
     assert (row["model"], row["shape"], row["solver"]) == ("chebyshev", "2-3-1", "lm")
     assert row["parameters"] == (2 * 3 + 3 * 1) * 5
     assert row["test_rmse"] < 0.1
-    told = pd.read_csv(run / "tables" / "predictions.csv")
-    told[["input:x0", "input:x1"]].set_axis(["x0", "x1"], axis=1).to_csv(
-        place / "new.csv", index=False
-    )
-    pd.DataFrame({"x0": [5.0], "x1": [0.0]}).to_csv(place / "far.csv", index=False)
-    predict = "predict fit/v0001"
-    near, far = kanrun(
-        site, place, f"{predict} new.csv --output out.csv", f"{predict} far.csv --output far2.csv"
-    )
+    told = run(1).table("predictions")
+    told.rename(columns=lambda name: name.removeprefix("input:")).to_csv(place / "new.csv")
+    pd.DataFrame({"x0": [5.0], "x1": [0.0]}).to_csv(place / "far.csv")
+    lines = (f"predict fit/v0001 {name}.csv --output {name}.out.csv" for name in ("new", "far"))
+    near, far = kanrun(site, place, *lines)
     assert near[0] == far[0] == 0
-    np.testing.assert_allclose(
-        pd.read_csv(place / "out.csv")["y"], told["prediction:y"], rtol=1e-12
-    )
-    assert "the edge functions keep their values at the ends" in far[2]
+    predicted = pd.read_csv(place / "new.out.csv")["y"]
+    np.testing.assert_allclose(predicted, told["prediction:y"], rtol=1e-12)
+    assert "the edge functions keep their values at the ends" in far[1]
 
 
-@pytest.mark.parametrize("version", ["v0002", "v0003"])
-def test_a_solver_trains_the_models_of_kanrun(place, version):
-    run = place / "outputs" / "fit" / version
-    assert summary(run)["solver"] == "momentum"
-    losses = pd.read_csv(run / "metrics.csv")["train_rmse"]
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_solver_trains_the_models_of_kanrun(run, number):
+    assert run(number).table("summary")["solver"].tolist() == ["momentum"]
+    losses = run(number).table("metrics")["train_rmse"]
     assert len(losses) >= 50  # the solver's default number of steps, on each grid
     assert losses.iloc[-1] < 0.5 * losses.iloc[0]
 
 
-def test_a_target_kind_is_sampled_and_named(place):
-    run = place / "outputs" / "fit" / "v0004"
-    assert summary(run)["target"] == "rings"
-    told = pd.read_csv(run / "tables" / "predictions.csv")
-    np.testing.assert_allclose(
-        told["truth:y"], np.sin(3 * np.hypot(told["input:x0"], told["input:x1"])), rtol=1e-12
-    )
+def test_a_target_kind_is_sampled_and_named(run):
+    assert run(4).table("summary")["target"].tolist() == ["rings"]
+    told = run(4).table("predictions")
+    expected = np.sin(3 * np.hypot(told["input:x0"], told["input:x1"]))
+    np.testing.assert_allclose(told["truth:y"], expected, rtol=1e-12)
 
 
-def test_an_experiment_runs_with_figures_and_claims(place):
-    run = place / "outputs" / "noise-levels" / "v0001"
-    table = pd.read_csv(run / "summary.csv")
-    assert list(table["noise"]) == [0, 0, 0.1, 0.1]
-    assert (run / "figures" / "noise.png").is_file()
-    told = record_of(run)
-    assert told["status"] == "COMPLETED"
-    assert [claim["sentence"] for claim in told["claims"]] == [
-        "the largest noise gives a larger error than the smallest"
-    ]
+def test_an_experiment_runs_with_figures_and_claims(run):
+    done = run(1, "noise-levels")
+    assert done.table("summary")["noise"].tolist() == [0, 0, 0.1, 0.1]
+    assert (done.path / "figures" / "noise.png").is_file()
+    assert done.status == "COMPLETED"
+    (claim,) = done.manifest.claims
+    assert claim.sentence == "the largest noise gives a larger error than the smallest"
