@@ -8,7 +8,7 @@ import torch
 from made_systems import BOX, LINE, SQUARE, WALLS, directly, evolution, marched, parsed
 
 from kanrun.engine.equations import EquationPolicy, controller, tensor_solution
-from kanrun.engine.equations.audit import ValueScan
+from kanrun.engine.equations.audit import ValueScan, crossings
 from kanrun.engine.equations.controller import Controller
 from kanrun.engine.equations.scan import PLACES, resolved_cells
 
@@ -90,6 +90,13 @@ def test_scan_covers_only_the_range_of_an_unknown():
     # A term in time and an unknown may be narrow at any value of the unknown.
     crossed = ValueScan(make("u_t = 1/(1 + ((u - t)/1e-4)^2)"))(0, np.array([0.0, 1.0]))
     assert np.diff(crossed).max() < 2 * 3 / PLACES * 2
+
+
+def test_crossings_are_where_a_piecewise_linear_function_takes_given_values():
+    at = np.array([0.0, 1.0, 3.0])
+    values = np.array([0.0, 2.0, 1.0])
+    assert crossings(at, values, np.array([0.5, 1.5, 5.0])).tolist() == [0.25, 0.75, 2.0]
+    assert not len(crossings(at, values, np.zeros(0)))
 
 
 def test_source_pulse_is_not_stepped_over():
