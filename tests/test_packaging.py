@@ -20,9 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def python(*words, cwd, path=None):
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd)} | (
-        {"PYTHONPATH": str(path)} if path else {}
-    )
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd), "PYTHONPATH": str(path or "")}
     return processes.python(*words, cwd=cwd, env=environment)
 
 
@@ -47,29 +45,20 @@ def wheel(checkout):
     return built
 
 
-@pytest.fixture(scope="module")
-def installed(wheel):
-    place = wheel.parent / "site"
-    zipfile.ZipFile(wheel).extractall(place)
-    return place
-
-
 def test_the_wheel_has_every_file_and_nothing_but_kanrun(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     information = f"kanrun-{PROJECT['project']['version']}.dist-info"
     assert {name.split("/")[0] for name in names} == {"kanrun", information}
     suffixes = {".py", ".yaml", ".csv", ".js", ".css", ".c", ".mplstyle", ".typed"}
-    files = (
-        path.relative_to(ROOT).as_posix()
-        for folder in ("kanrun", "conf", "experiments")
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in suffixes
-    )
+    paths = chain(*((ROOT / folder).rglob("*") for folder in ("kanrun", "conf", "experiments")))
+    files = {path.relative_to(ROOT).as_posix() for path in paths if path.suffix in suffixes}
     inside = {name.removeprefix("kanrun/") for name in names}
-    assert [file for file in files if file.removeprefix("kanrun/") not in inside] == []
+    assert {file.removeprefix("kanrun/") for file in files} - inside == set()
 
 
-def test_the_wheel_works_from_any_folder(installed, tmp_path):
+def test_the_wheel_works_from_any_folder(wheel, tmp_path):
+    installed = wheel.parent / "site"
+    zipfile.ZipFile(wheel).extractall(installed)
     code = "import kanrun; print(kanrun.__file__); from kanrun.cli.app import main; main()"
     for words, said in (("--cfg job study=toy_suite", "exp_sin_square"), ("--help", "toy_suite")):
         done = python("-c", code, "fit", *words.split(), cwd=tmp_path, path=installed)
@@ -151,9 +140,5 @@ def test_every_package_that_is_imported_is_declared():
     files -= set((ROOT / "experiments" / "bench").glob("*.py"))
     found = set(chain(*map(imported, files))) - {"kanrun", *sys.stdlib_module_names}
     distributions = metadata.packages_distributions()
-    missing = [
-        name
-        for name in found
-        if declared.isdisjoint(map(name_of, [name, *distributions.get(name, ())]))
-    ]
-    assert missing == []
+    sources = {name: {name, *map(name_of, distributions.get(name, ()))} for name in found}
+    assert [name for name in found if declared.isdisjoint(sources[name])] == []

@@ -137,8 +137,8 @@ def furnished(tmp_path_factory):
         folder / "pendulum.csv", index=False
     )
     counts = pd.DataFrame({"age": length, "exposure": g, "claims": rng.poisson(g * length)})
-    for file in ("counts.csv", "new.csv"):
-        counts.to_csv(folder / file, index=False)
+    counts.to_csv(folder / "counts.csv", index=False)
+    counts.to_csv(folder / "new.csv", index=False)
     variable = {"sample_range": [1, 5]}
     formula = {"prepared": "v1*v2**2", "vars": {"v1": variable, "v2": variable}}
     for study, file in (("feynman_raw", "feynman.yaml"), ("fastsrb", "fastsrb.yaml")):
@@ -185,12 +185,9 @@ def test_every_block_of_a_page_runs(name, furnished, tmp_path, monkeypatch, requ
 def test_the_site_builds_without_the_network(tmp_path):
     pytest.importorskip("mkdocs")
     python("-m", "mkdocs", "build", "--strict", "-q", "-d", tmp_path, cwd=ROOT)
+    loaded = re.compile(r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="https?://')
     for page in tmp_path.rglob("*.html"):
-        loaded = re.findall(
-            r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?://[^"]+)"',
-            page.read_text(),
-        )
-        assert loaded == [], page
+        assert not loaded.search(page.read_text()), page
     assert "<math" in (tmp_path / "lecture" / "2-universal-approximation.html").read_text()
     reference = (tmp_path / "reference.html").read_text()
     assert reference.count("doc-heading") > 1

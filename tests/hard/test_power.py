@@ -50,10 +50,6 @@ class Disk:
             place = place.now[parent]
         return place, name
 
-    def node(self, path):
-        place, name = self._find(path)
-        return place.now.get(name) if name else self.root
-
     def apply(self, kind, path, more=None):
         place, name = self._find(path)
         if kind in ("mkdir", "create"):
@@ -61,7 +57,7 @@ class Disk:
         elif kind == "write":
             place.now[name].data += more
         elif kind == "sync":
-            node = self.node(path)
+            node = place.now.get(name) if name else self.root
             if isinstance(node, File):
                 node.synced = len(node.data)
             else:

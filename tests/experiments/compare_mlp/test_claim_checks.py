@@ -16,24 +16,16 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 
-def tricks_table(**errors):
-    """Return a summary with six seeds of each variant, which have these errors."""
-    rows = [
-        {"variant": name.replace("_", " "), "seed": seed, "error": error}
-        for name, error in errors.items()
-        for seed in range(6)
-    ]
-    return pd.DataFrame(rows).assign(target="iris", shape="4-3", test_rmse=1.0)
-
-
 def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims():
-    (claim,) = trick_claims({"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)})
+    seeds = pd.DataFrame({"target": "iris", "shape": "4-3", "test_rmse": 1.0, "seed": range(6)})
+    with_all = seeds.assign(variant="all tricks", error=0.1)
+    without = seeds.assign(variant="no tricks", error=0.2)
+    (claim,) = trick_claims({"summary": pd.concat([with_all, without])})
     assert claim.sentence.startswith("no tricks")
     assert claim.measured == pytest.approx(2)  # ratio of `error`, which is the cross-entropy
-    assert list(trick_claims({"summary": tricks_table(no_tricks=0.2)})) == []
-    apart = tricks_table(all_tricks=0.1, no_tricks=0.2)
-    apart.loc[apart["variant"] == "no tricks", "seed"] += 6
-    assert list(trick_claims({"summary": apart})) == []
+    other_seeds = pd.concat([with_all, without.assign(seed=range(6, 12))])
+    for incomparable in (without, other_seeds):
+        assert list(trick_claims({"summary": incomparable})) == []
 
 
 @pytest.mark.parametrize("shift, winner", [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])
@@ -46,10 +38,12 @@ def test_the_interval_is_that_of_student_over_seeds(shift, winner):
     assert np.log10([verdict.ratio, verdict.low, verdict.high]) == pytest.approx([shift, low, high])
 
 
-def test_one_seed_or_a_failed_training_decides_nothing():
-    for logs, said in (([1.0], "undecided"), ([1.0, np.nan], "undecided, an error is not finite")):
-        verdict = judge(np.array(logs)[:, None])
-        assert (verdict.winner, verdict.above) == (said, False)
+@pytest.mark.parametrize(
+    "logs, said", [([1.0], "undecided"), ([1.0, np.nan], "undecided, an error is not finite")]
+)
+def test_one_seed_or_a_failed_training_decides_nothing(logs, said):
+    verdict = judge(np.array(logs)[:, None])
+    assert (verdict.winner, verdict.above) == (said, False)
 
 
 def trained(**columns):
@@ -84,10 +78,10 @@ def test_growth_claims_fail_for_a_wrong_law():
     )
     growth["formula"] = growth["width"] ** 3 * growth["depth"]
     growth["parameters"] = growth["formula"] * growth["functions"]
-    claims = {claim.sentence: claim for claim in growth_claims(growth)}
-    assert not claims["Parameters of a KAN grow with N nodes a layer to the power"].holds
-    assert claims["Parameters of a KAN grow with L layers to the power"].holds
-    assert not claims["Formulas of parameters against the modules: largest difference"].holds
+    holds = {claim.sentence: claim.holds for claim in growth_claims(growth)}
+    assert not holds["Parameters of a KAN grow with N nodes a layer to the power"]
+    assert holds["Parameters of a KAN grow with L layers to the power"]
+    assert not holds["Formulas of parameters against the modules: largest difference"]
 
 
 @pytest.mark.parametrize("off, said", [(0.05, False), (-0.7, True)])
