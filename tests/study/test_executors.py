@@ -30,8 +30,8 @@ os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"
 
 def local_cluster(workers):
     distributed = pytest.importorskip("distributed")
-    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    return distributed.LocalCluster(n_workers=workers, silence_logs=50, **options)
+    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    return distributed.LocalCluster(n_workers=workers, **options)
 
 
 def on(cluster):
@@ -180,17 +180,17 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
 
 def test_dask_waits_for_workers_and_says_so(tmp_path, capsys, monkeypatch):
     note = execution._Execution._note
+    monkeypatch.setattr(executors, "_CONNECT", 60.0)
     with local_cluster(0) as cluster:
 
         def start_a_worker(*args):
             note(*args)
             cluster.scale(1)
 
-        monkeypatch.setattr(executors, "_CONNECT", 60.0)
         monkeypatch.setattr(execution._Execution, "_note", start_a_worker)
         outcome = play(tmp_path, ToyConfig(sizes=[2], executor=on(cluster)))
     assert outcome.status == Status.COMPLETED
-    (_,) = [note for note in outcome.notes if note.startswith("no worker at tcp://")]
+    assert sum(said.startswith("no worker at tcp://") for said in outcome.notes) == 1
     assert "warning: no worker" in capsys.readouterr().err
 
 

@@ -16,33 +16,31 @@ from kanrun.study import progress as trackers
 LEFT_OUT = "tracker=mlflow does not work and is left out"
 
 
-def tracker(**methods):
-    """Return a tracker that records its calls, and what makes it."""
-    made = Mock(prefix="", **methods)
-    return made, Mock(return_value=made)
-
-
-def test_settings_rows_and_results_reach_the_tracker(run_toy, monkeypatch):
-    made, begin = tracker()
+@pytest.fixture
+def mlflow(monkeypatch):
+    """Replace the tracker by one that records its calls, and return what makes it."""
+    begin = Mock(return_value=Mock(prefix=""))
     monkeypatch.setitem(trackers.BACKENDS, "mlflow", begin)
+    return begin
+
+
+def test_settings_rows_and_results_reach_the_tracker(run_toy, mlflow):
     _, run = run_toy(sizes=[2, 3], tracker="mlflow")
-    ((command, _, settings), _) = begin.call_args
+    ((command, _, settings), _) = mlflow.call_args
     assert (command, settings["n_seeds"], settings["executor.kind"]) == ("toy", 1, "serial")
-    logged = [call.args for call in made.log.call_args_list]
-    assert [step for _, step in logged] == [*range(6), *range(6), None]
+    made = mlflow.return_value
+    rows, places = zip(*(call.args for call in made.log.call_args_list), strict=True)
+    assert places == (*range(6), *range(6), None)
     errors = run.table("metrics")["train_rmse"]
-    assert logged[0][0]["train_rmse"] == errors[0]
-    assert logged[6][0]["cell 1/train_rmse"] == errors[6]
+    assert rows[0]["train_rmse"] == errors[0]
+    assert rows[6]["cell 1/train_rmse"] == errors[6]
     made.end.assert_called_once_with("COMPLETED")
 
 
 @pytest.mark.parametrize("fails", ["begin", "log", "end"])
-def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
-    run_toy, monkeypatch, capsys, fails
-):
-    broken = Mock(side_effect=ConnectionError("no server"))
-    begin = broken if fails == "begin" else tracker(**{fails: broken})[1]
-    monkeypatch.setitem(trackers.BACKENDS, "mlflow", begin)
+def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(run_toy, mlflow, capsys, fails):
+    failing = mlflow if fails == "begin" else getattr(mlflow.return_value, fails)
+    failing.side_effect = ConnectionError("no server")
     outcome, _ = run_toy(tracker="mlflow")
     assert outcome.status == Status.COMPLETED
     assert capsys.readouterr().err.count(f"{LEFT_OUT}: ConnectionError: no server") == 1
