@@ -75,19 +75,6 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch):
     assert tried(3.0) == idle
 
 
-@pytest.mark.slow
-def test_an_edge_without_a_candidate_stays_numeric():
-    x = drawn(-1, 1, 2)
-    y = np.exp(x[:, 0]) + 2 * np.sin(x[:, 1] * 3)
-    result = kanrun.interpret(x, y, candidates=["x", "exp"], hidden=[])
-    assert result.outcome == "partly numeric"
-    assert [decision.symbolic for decision in result.decisions] == [True, False]
-    assert "multiplies the network's error" in result.decisions[1].reason
-    assert "f1(x1)" in str(result)
-    assert result.certificate.difference < 1e-3
-    assert result.stages[-1].stage == "verify"
-
-
 X = drawn(-1, 1, 2)[:50]
 Y = X[:, 0]
 

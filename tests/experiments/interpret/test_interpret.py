@@ -257,7 +257,7 @@ def test_formula_that_imitates_the_function_has_outcome_agrees(short_range, outp
 @pytest.mark.slow
 def test_formula_that_imitates_the_network_of_a_run_is_not_exact(short_range, outputs):
     fitted = run_config(typed("fit", short_range), outputs)
-    summary = run_config(settings(f"from_run={fitted.path}"), outputs).table("summary").iloc[0]
+    summary = run_config(source(fitted), outputs).table("summary").iloc[0]
     assert summary["outcome"] in ("agrees", "formula")
 
 
@@ -307,6 +307,18 @@ def test_formula_far_worse_than_the_network_is_not_accepted(fitted, outputs):
     found = run_config(source(fitted, "candidates=[x]"), outputs).table("summary").iloc[0]
     assert found["outcome"] == "failed"
     assert "times the error of the network" in found["reason"]
+
+
+def test_an_edge_without_a_candidate_stays_numeric(fitted, outputs):
+    run = run_config(source(fitted, "candidates=[x,x^2]"), outputs)
+    summary = run.table("summary").iloc[0]
+    assert (summary["outcome"], summary["numeric_edges"]) == ("partly numeric", 1)
+    assert "f1(x1)" in summary["formula"]
+    assert summary["formula_rmse"] < 1e-3
+    assert run.table("stages")["stage"].iloc[-1] == "verify"
+    decisions = run.table("decisions").set_index("state")["reason"]
+    assert sorted(decisions.index) == ["numeric", "symbolic"]
+    assert "multiplies the network's error" in decisions["numeric"]
 
 
 def test_formula_that_predicts_no_new_points_is_not_accepted(tmp_path):
