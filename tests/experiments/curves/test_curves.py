@@ -44,6 +44,12 @@ def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(fin
     assert summary["spline", 40] < 1e-3
 
 
+def test_measured_orders_are_those_of_the_splines(finished):
+    orders = finished.table("orders").set_index("degree")["order"]
+    assert orders[1] == pytest.approx(2, abs=0.1)
+    assert orders[3] == pytest.approx(4, abs=0.4)
+
+
 def test_growth_and_orders_are_claimed_for_the_default_function_only():
     assert function_of(settings("function.formula=1/(25*x0**2+1)")).is_default
     for other in ("function.formula=abs(x0)", "function.domain=[[-0.1,0.1]]"):
