@@ -192,13 +192,13 @@ def test_columns_are_found_by_name_and_encoded(encoded, tmp_path):
     pieces = in_pieces(one)
     agree(evaluate(pieces, encode(pieces, RAW)), expected)
     rows = pd.DataFrame(RAW)[[column.name for column in one.code.columns]]
-    for many in (RAW, pd.DataFrame(RAW), rows.to_numpy(), rows.to_numpy().tolist()):
+    array = rows.to_numpy()
+    for many in (RAW, pd.DataFrame(RAW), array, array.tolist()):
         agree(predict(many), expected)
-    first = rows.iloc[4]
-    for single in (first, dict(first), first.tolist()):
+    for single in (rows.iloc[4], dict(rows.iloc[4]), array[4].tolist()):
         agree(predict(single), expected[[4]])
     with pytest.raises(ValueError, match="10 inputs in 4 columns"):
-        predict(rows.to_numpy()[:, 1:])
+        predict(array[:, 1:])
     with pytest.raises(ValueError, match="no column 'size'"):
         predict({"age": [1.0], "colour": ["blue"]})
 
@@ -250,12 +250,10 @@ def test_torch_takes_the_numbers_that_encode_a_table_and_names_them(encoded, tmp
 
 
 def test_names_of_columns_stay_texts_in_javascript_and_python(tmp_path):
-    script = content(hostile(), "javascript").decode()
-    assert script.isascii()
+    script = content(hostile(), "javascript").decode("ascii")
     assert "<" not in script.partition("const MODEL = ")[2].partition("\n")[0]
-    file = written(hostile(), "python", tmp_path / "m.py")
-    assert file.read_bytes().isascii()
-    found = runpy.run_path(str(file))
+    found = runpy.run_path(str(written(hostile(), "python", tmp_path / "m.py")))
+    assert (tmp_path / "m.py").read_bytes().isascii()
     assert [column["name"] for column in found["MODEL"]["columns"]] == [HOSTILE[0], *HOSTILE[4:]]
     assert found["MODEL"]["classes"] == list(HOSTILE[1:3])
     assert "os" not in found

@@ -15,13 +15,8 @@ SPLINE = BSpline(np.arange(-3, 9) / 5 + 2.0, [1.0, -2, 0.5, 3, 1, -1, 2, 0.3], 3
 
 
 def stored(text="0.12345678901234567*sin(pi*x0) + exp(-x1**2)/3", **more):
-    return {
-        "formula": {"text": text},
-        "variables": ["x0", "x1"],
-        "inputs": ["x0", "b c"],
-        "output": "y",
-        **more,
-    }
+    names = {"variables": ["x0", "x1"], "inputs": ["x0", "b c"], "output": "y"}
+    return {"formula": {"text": text}} | names | more
 
 
 PARTLY_NUMERIC = stored("2*f1(x0*x1) + x1", splines={"f1": (SPLINE.t.tolist(), SPLINE.c.tolist())})
@@ -65,15 +60,15 @@ def test_text_and_latex_name_the_inputs():
 
 
 def test_formula_files_state_names_units_and_domain():
-    one = stored("m*v^2/2", output="E")
-    one |= {"variables": ["m", "v"], "inputs": ["m", "v"], "domain": [[1, 2], [0, 30.5]]}
-    one |= {"units": {"v": "m/s", "E": "J"}}
+    names = {"variables": ["m", "v"], "inputs": ["m", "v"], "output": "E"}
+    units = {"domain": [[1, 2], [0, 30.5]], "units": {"v": "m/s", "E": "J"}}
+    one = stored("m*v^2/2", **names, **units)
     lines = ['m: "m", from 1 to 2', 'v: "v", in m/s, from 0 to 30.5', '"E": in J']
     assert text_of(one, file="f.txt").splitlines()[1:] == lines
     latex = text_of(one, file="f.tex").splitlines()
     assert latex == [*(f"% {line}" for line in lines), r"E = \frac{m v^{2}}{2}"]
     assert "def f(m, v):" in text_of(one, "python")
-    text = text_of(one | {"variables": ["int", "v"], "formula": {"text": "int*v"}}, "c")
+    text = text_of(stored("int*v", **units, **names | {"variables": ["int", "v"]}), "c")
     assert "double f(double int_, double v)" in text
     assert '// int_: "m", from 1 to 2' in text
 

@@ -10,20 +10,29 @@ from kanrun.formulas.equations import parse_relation
 PLANE = Vocabulary(("x", "t"), ("u",), ("k",))
 
 
-def test_a_relation_is_left_minus_right_and_knows_its_slopes():
+#: Text, vocabulary, derivatives as (name, unknown, orders), values of all names, and the residual.
+RELATIONS = """
+u_t = k*u_xx - u*u_x + sin(x) | (('x', 't'), ('u',), ('k',)) | [('u_t', 0, (0, 1)), ('u_xx', 0, (2, 0)), ('u', 0, (0, 0)), ('u_x', 0, (1, 0))] | [0.3, 0.1, 5.0, 2.0, 0.7, -1.5, 0.25] | 3.1544797933386605
+v_xtime + u_timetime = 0 | (('x', 'time'), ('u', 'v')) | [('v_xtime', 1, (1, 1)), ('u_timetime', 0, (0, 2))] | [0.1, 0.2, 1.0, 2.0] | 3.0
+e_t = E*e + pi | (('t',), ('e',), ('E',)) | [('e_t', 0, (1,)), ('e', 0, (0,))] | [0.0, 5.0, 2.0, 3.0] | -4.141592653589793
+u_t = e | (('t',), ('u',)) | [('u_t', 0, (1,))] | [0.0, 0.0] | -2.718281828459045
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("text, names, derivatives, row, residual", cases(RELATIONS))
+def test_a_relation_is_left_minus_right_and_its_names_win_over_constants(
+    text, names, derivatives, row, residual
+):
+    relation = parse_relation(text, Vocabulary(*names))
+    assert [(one.name, one.unknown, one.index) for one in relation.derivatives] == derivatives
+    assert relation.residual(np.array([row]))[0] == pytest.approx(residual, rel=1e-14)
+
+
+def test_a_relation_knows_its_names_slopes_and_order():
     relation = parse_relation("u_t = k*u_xx - u*u_x + sin(x)", PLANE)
-    assert [(each.name, each.index) for each in relation.derivatives] == [
-        ("u_t", (0, 1)),
-        ("u_xx", (2, 0)),
-        ("u", (0, 0)),
-        ("u_x", (1, 0)),
-    ]
     assert relation.names == ("x", "t", "u_t", "u_xx", "u", "u_x", "k")
-    row = np.array([[0.3, 0.1, 5.0, 2.0, 0.7, -1.5, 0.25]])
-    assert relation.residual(row)[0] == pytest.approx(
-        5.0 - 0.25 * 2.0 + 0.7 * -1.5 - np.sin(0.3), rel=1e-14
-    )
-    np.testing.assert_allclose(relation.slopes(row), [[1.0, -0.25, -1.5, 0.7, -2.0]], rtol=1e-14)
+    slopes = relation.slopes(np.array([[0.3, 0.1, 5.0, 2.0, 0.7, -1.5, 0.25]]))
+    np.testing.assert_allclose(slopes, [[1.0, -0.25, -1.5, 0.7, -2.0]], rtol=1e-14)
     assert relation.order == 2
 
 
@@ -41,21 +50,6 @@ def test_formulas_in_parentheses_are_differentiated(short, written_out):
     found, wanted = (parse_relation(text, PLANE) for text in (short, written_out))
     assert (found.expression - wanted.expression).expand() == 0
     assert {each.index for each in found.derivatives} == {e.index for e in wanted.derivatives}
-
-
-def test_variables_of_several_letters_and_mixed_derivatives():
-    relation = parse_relation("v_xtime + u_timetime = 0", Vocabulary(("x", "time"), ("u", "v")))
-    assert [(each.unknown, each.index) for each in relation.derivatives] == [
-        (1, (1, 1)),
-        (0, (0, 2)),
-    ]
-
-
-def test_a_declared_name_wins_over_a_constant_of_formulas():
-    relation = parse_relation("e_t = E*e + pi", Vocabulary(("t",), ("e",), ("E",)))
-    assert relation.residual(np.array([[0.0, 5.0, 2.0, 3.0]]))[0] == pytest.approx(5 - 6 - np.pi)
-    plain = parse_relation("u_t = e", Vocabulary(("t",), ("u",)))
-    assert plain.residual(np.zeros((1, 2)))[0] == -np.e
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def test_a_single_layer_ends_at_the_least_squares_fit_of_all_rows(first, tmp_pat
     updated = Model.load(half.save(tmp_path / "half")).update(X[180:], Y[180:])
     scaled = torch.as_tensor(first.input_scaling.apply(X))
     rows = updated.network.linearise(scaled)[1].dense().numpy()
-    best = rows @ np.linalg.lstsq(rows, first.output_scaling.apply(Y[:, None]), rcond=None)[0]
-    best = first.output_scaling.invert(best)[:, 0]
+    scale = first.output_scaling
+    best = scale.invert(rows @ np.linalg.lstsq(rows, scale.apply(Y[:, None]))[0])[:, 0]
     assert np.abs(first.predict(X) - best).max() > 0.05
     assert updated.predict(X) == pytest.approx(best, abs=1e-3)
     assert updated.tables["memory"]["rows"].sum() == 240
