@@ -183,6 +183,10 @@ def outcome(
         yield Interpretation("failed", sentence, steps=tuple(steps))
         return
     network = min(networks, key=lambda step: step.error, default=None)
+    if network is not None and network.error <= data.exact:
+        # The points are values of the network, or it is as exact as they are. Only an exact formula
+        # would be as good, so formulas are judged by the points alone.
+        network = None
     found, stages = _finish(choice, given, budget, network)
     yield from stages
     kind, sentence = _judge(found, choice, given, network)

@@ -311,5 +311,6 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
     own = type("Own", (Network,), {"kind": "own", "shape": (2, 1)})()
     with refuses("--format torch"):
         document_of(replace(model(kan()), network=own))
+    assert set(FORMATS) == {"c", "javascript", "json", "onnx", "python", "torch"}
     with refuses(", ".join(FORMATS)):
         content(model(kan()), "matlab")
