@@ -11,7 +11,8 @@ from cases import refuses
 from toy_experiment import Bare, ToyConfig, play
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs import Claim, Row, Run, Status, Table
+from kanrun.runs import Claim, Manifest, Row, Run, RunFolder, Status, Table
+from kanrun.runs.records import Point
 
 SIZES = {"sizes": [2, 3, 4]}
 
@@ -165,3 +166,12 @@ def test_resuming_a_study_of_other_cells_is_refused(run_toy):
     _, run = run_toy(sizes=[2, 3], fails=[3])
     with pytest.raises(UsageError, match="recorded cells differ"):
         resumed(run, {"sizes": [2, 5]})
+
+
+def test_points_are_read_back_from_their_file(tmp_path):
+    values = [3, 0.1, True, None, "runge", "3", [1, "a"], {"a": 1}, "=1+1", "a,b"]
+    points = tuple(
+        Point(n, (f"a={n}",), {"model.a": value, "b": "x"}) for n, value in enumerate(values)
+    )
+    folder = RunFolder.create(tmp_path, Manifest("fit", points=points))
+    assert Run(folder.path).manifest.points == points
