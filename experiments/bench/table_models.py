@@ -68,7 +68,7 @@ Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedModel:
     """A fitted model.
 
     Attributes:
@@ -83,7 +83,7 @@ class Fitted:
 
 
 #: Function that fits a model to training rows.
-Fit = Callable[[Points], Fitted]
+Fit = Callable[[Points], FittedModel]
 
 
 def models(classes: int | None) -> dict[str, Fit]:
@@ -144,9 +144,9 @@ def quantile_scores(y: ndarray, quantiles: ndarray) -> Scores:
     return {"nlpd": np.nan, "crps": 2 * float(pinball.mean()), "coverage": float(covered.mean())}
 
 
-def _kanrun(classes: int | None, train: Points) -> Fitted:
+def _kanrun(classes: int | None, train: Points) -> FittedModel:
     model = fit_table(train, classes)
-    return Fitted(model.predict, None if classes else partial(_own_scores, model, train))
+    return FittedModel(model.predict, None if classes else partial(_own_scores, model, train))
 
 
 def _own_scores(model: TableModel, train: Points, held: Points) -> Scores:
@@ -159,25 +159,25 @@ def _own_scores(model: TableModel, train: Points, held: Points) -> Scores:
     return proper_scores(model, train.y, held)._asdict() | {"coverage": coverage}
 
 
-def _classifier(fit: Callable[[ndarray, ndarray], Any], train: Points) -> Fitted:
+def _classifier(fit: Callable[[ndarray, ndarray], Any], train: Points) -> FittedModel:
     estimator = fit(train.x, train.y[:, 0].astype(int))
-    return Fitted(lambda x: np.asarray(estimator.predict_proba(x)))
+    return FittedModel(lambda x: np.asarray(estimator.predict_proba(x)))
 
 
-def _regressor(fit: Callable[[ndarray, ndarray], Any], train: Points) -> Fitted:
+def _regressor(fit: Callable[[ndarray, ndarray], Any], train: Points) -> FittedModel:
     estimator = fit(train.x, train.y[:, 0])
-    return Fitted(lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None])
+    return FittedModel(lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None])
 
 
-def _normal(density: Callable[[ndarray], tuple[ndarray, ndarray]]) -> Fitted:
+def _normal(density: Callable[[ndarray], tuple[ndarray, ndarray]]) -> FittedModel:
     """Return a model whose `density` returns means and standard deviations, each (rows,)."""
-    return Fitted(
+    return FittedModel(
         lambda x: density(x)[0][:, None],
         lambda held: normal_scores(held.y[:, 0], *density(held.x)),
     )
 
 
-def _process(train: Points) -> Fitted:
+def _process(train: Points) -> FittedModel:
     """Fit a Gaussian process with one squared exponential kernel and one length scale per input."""
     from sklearn.gaussian_process import GaussianProcessRegressor, kernels
     from sklearn.pipeline import make_pipeline
@@ -190,7 +190,7 @@ def _process(train: Points) -> Fitted:
     return _normal(partial(estimator.predict, return_std=True))
 
 
-def _catboost_normal(train: Points) -> Fitted:
+def _catboost_normal(train: Points) -> FittedModel:
     estimator = _catboost_with("RMSEWithUncertainty", train)
 
     def density(x: ndarray) -> tuple[ndarray, ndarray]:
@@ -200,14 +200,14 @@ def _catboost_normal(train: Points) -> Fitted:
     return _normal(density)
 
 
-def _catboost_quantiles(train: Points) -> Fitted:
+def _catboost_quantiles(train: Points) -> FittedModel:
     levels = ",".join(f"{level:g}" for level in LEVELS)
     estimator = _catboost_with(f"MultiQuantile:alpha={levels}", train)
 
     def quantiles(x: ndarray) -> ndarray:
         return np.sort(estimator.predict(x), axis=1)
 
-    return Fitted(
+    return FittedModel(
         lambda x: quantiles(x).mean(1, keepdims=True),
         lambda held: quantile_scores(held.y[:, 0], quantiles(held.x)),
     )
@@ -219,7 +219,7 @@ def _catboost_with(loss: str, train: Points) -> Any:
     return _rounds_chosen(make, False, train.x, train.y[:, 0])
 
 
-def _ngboost(train: Points) -> Fitted:
+def _ngboost(train: Points) -> FittedModel:
     regressor = import_module("ngboost").NGBRegressor
     x, held_x, y, held_y = _held_out(train.x, train.y[:, 0], False)
     search = regressor(n_estimators=MAX_ROUNDS, **NGBOOST_SETTINGS)
