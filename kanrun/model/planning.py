@@ -235,16 +235,16 @@ def _growth(
     """Return the limits within which the shape grows, or None if the shape is fixed.
 
     With `hidden=auto` the limits follow from the budget, otherwise from the shape that is set.
-    Raises UsageError if `hidden=auto` is combined with multiplication nodes or
-    `edge_scaling=single`, which growth does not support.
+    Raises UsageError if `hidden=auto` is combined with multiplication nodes, which growth does not
+    support.
     """
     outputs = problem.outputs
-    unusual = "model.edge_scaling=single" * (model.edge_scaling == "single")
     if model.multiplication_nodes:
-        unusual = f"model.multiplication_nodes={model.multiplication_nodes}"
-    if unusual and model.grows:
-        raise UsageError(f"{unusual} needs a given shape. Set model.hidden, such as [5].")
-    if unusual:
+        if model.grows:
+            raise UsageError(
+                f"model.multiplication_nodes={model.multiplication_nodes} needs a given shape. "
+                "Set model.hidden, such as [5]."
+            )
         return None
     if model.grows:
         nodes, _ = BUDGETS[model.budget]

@@ -110,10 +110,6 @@ class KANConfig(ModelConfig):
     ] = copied([5, 10, 20, 50])
     degree: Annotated[int, Meta(ge=0, le=HIGHEST_DEGREE), "degree of the splines"] = 3
     base: Annotated[Base, "base function b of phi = w_b b + w_s spline"] = "zero"
-    edge_scaling: Annotated[
-        Literal["separate", "single"],
-        "separate: the weights w_b and w_s; single: the one weight of phi = w (b + spline)",
-    ] = "separate"
     extrapolation: Annotated[
         Literal["linear", "constant", "zero", "base"],
         "values outside the grid of an edge; base: the spline keeps its value, w_b b(x) continues",
@@ -171,7 +167,6 @@ class KANConfig(ModelConfig):
         return EdgeSpec(
             self.degree,
             self.base,
-            self.edge_scaling,
             self.extrapolation,
             "none" if self.freeze_scales else trained,
         )

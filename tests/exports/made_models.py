@@ -131,7 +131,6 @@ MODELS = {
     "products": partial(kan, (2, 4, 2), products=(2,)),
     "only products": partial(kan, (2, 1, 2), products=(1,)),
     "single layer, one interval": partial(kan, (3, 2), 1),
-    "single scale": partial(kan, edge_scaling="single"),
     "solution": solution,
     "windows": lambda: solution(*map(field, (9.0, 10.0, 11.0625))),
     "one window": lambda: solution(field(0.0)),

@@ -29,7 +29,7 @@ from kanrun.targets.table_text import read_days
 
 POINTS = 300
 #: Models that are left out because they are like others; the test of the document has all.
-ALIKE = ("mlp gelu", "constant", "only products", "single scale", "one window")
+ALIKE = ("mlp gelu", "constant", "only products", "one window")
 SOME = [n for n in MODELS if not n.startswith(("base", "degree")) and n not in ALIKE]
 SOME += ["base gelu", "base identity", "degree 0", "degree 8"]
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")

@@ -27,11 +27,11 @@ from kanrun.model.trained import from_checkpoint, to_checkpoint
 from kanrun.runs import Checkpoint
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
 
-LOCAL = "single scale, only what data see"
+LOCAL = "only what data see"
 #: Settings of edges and of the plan; an MLP has no edges.
 NETWORKS = {
     "kan": ({}, {"intervals": (3, 6)}),
-    LOCAL: ({"edge_scaling": "single"}, {"intervals": (20, 40), "freeze_unseen": True}),
+    LOCAL: ({}, {"intervals": (20, 40), "freeze_unseen": True}),
     "mlp": (None, {"patience": 25}),
 }
 
@@ -99,7 +99,7 @@ HUGE = 10**6
 
 
 def layer(*shape, degree=3):
-    edges = {"degree": degree, "base": "silu", "edge_scaling": "separate", "outside": "linear"}
+    edges = {"degree": degree, "base": "silu", "outside": "linear"}
     edges["trainable_scales"] = True
     return {"kind": "kan", "layers": [{"edges": edges, "uniform": True, "shape": shape}]}
 

@@ -46,26 +46,25 @@ from kanrun.engine.splines import (
 )
 from kanrun.errors import UsageError
 
-EdgeScaling = Literal["separate", "single"]
 Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 
 @dataclass(frozen=True)
 class EdgeSpec:
-    """Form of the functions on the edges of a layer.
+    """Form of the functions on the edges of a layer, phi = w_b b + w_s spline.
+
+    This is eq. 2.10 of arXiv 2404.19756.
 
     Attributes:
         degree: Degree of the splines; ignored by `KAN` and `KANLayer`, which have an argument
             `degree`.
         base: Name of the base function b: `silu`, `identity`, `zero` (no base function), `tanh`,
             `relu`, `gelu`, `sigmoid`, `sin` or `gaussian`.
-        edge_scaling: `separate`: phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single`:
-            phi = w (b + spline).
         extrapolation: Values of an edge function outside its grid. `linear`: it continues with the
             slope at the end; `constant`: it keeps the value at the end; `zero`: it is zero; `base`:
             the spline keeps its value at the end, and the base function continues by its formula.
-        trained_scales: Weights that are trained besides the coefficients. `all`: w_b and w_s, or w;
-            `base`: only weights of a base function (w_b, or w if there is a base function); `none`.
+        trained_scales: Weights that are trained besides the coefficients. `all`: w_b and w_s;
+            `base`: only w_b, if there is a base function; `none`.
 
     Examples:
         >>> from kanrun import KAN, EdgeSpec
@@ -75,7 +74,6 @@ class EdgeSpec:
 
     degree: int = 3
     base: str = "zero"
-    edge_scaling: EdgeScaling = "separate"
     extrapolation: Extrapolation = "linear"
     trained_scales: Literal["all", "base", "none"] = "all"
 
@@ -220,17 +218,14 @@ class Edges:
 
         `upstream` is d y / d s, the derivative of the network's outputs y with respect to the
         layer's sums s. With the layer's inputs x, the columns are d y / d c = upstream w_s B(x) and
-        d y / d w_b = upstream b(x), or d y / d w = upstream (b(x) + spline(x)) for single weights.
+        d y / d w_b = upstream b(x).
         """
         count = self.mask.numel() * at.basis.shape[-1]
         factors = upstream[..., None] * self.spline_weight
         edges = block[..., :count].unflatten(-1, (*self.mask.shape, -1))
         torch.mul(factors[..., None], at.basis[:, None, None], out=edges)
         if self.trains_base:
-            slopes = at.base[:, None]
-            if self.spec.edge_scaling == "single":
-                slopes = slopes + splines_of_edges(at.basis, at.interval, self.coefficients)
-            slopes = upstream[..., None] * (slopes * self.mask)[:, None]
+            slopes = upstream[..., None] * (at.base[:, None] * self.mask)[:, None]
             block[..., count:] = slopes.flatten(-2)
 
     def columns(self, at: EdgesAt, start: int) -> Int[Tensor, "samples terms"]:

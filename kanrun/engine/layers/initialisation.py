@@ -17,7 +17,7 @@ import torch
 from torch import Generator
 
 from kanrun.engine.layers.edges import base_values
-from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
+from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,27 +43,21 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
     """Initialise the parameters of `layer` in place.
 
     Base weights and coefficients are normal, with standard deviations given by the scheme, and
-    w_s = 1. With edge_scaling=single, the weight w is initialised like the base weight; under
-    `spline` it is 1, and the base function is subtracted from the splines. If `generator` is None,
-    torch's global generator is used.
+    w_s = 1. If `generator` is None, torch's global generator is used.
     """
     if not isinstance(generator, Generator | None):
         raise UsageError(
             f"generator={generator!r} must be a torch.Generator, or None for torch's own."
         )
-    weight = getattr(layer, layer.base_name)
     sizes = _deviations(layer, scheme, generator)
     with torch.no_grad():
-        for parameter, deviation in zip((weight, layer.coefficients), sizes, strict=True):
+        for parameter, deviation in zip(
+            (layer.base_weight, layer.coefficients), sizes, strict=True
+        ):
             # Drawn in float64 on the CPU, so that a seed means the same start in every precision
             # and on every device.
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(drawn * deviation)
-        if scheme == "spline" and layer.spec.edge_scaling == "single":
-            weight.fill_(1.0)
-            points = sample_points(layer.grid, POINTS)
-            values = base_values(layer.spec.base, layer.grid, points)[:, None, :]
-            layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
 
 
 def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) -> list[float]:

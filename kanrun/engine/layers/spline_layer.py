@@ -53,9 +53,8 @@ class SplineLayer(nn.Module):
 
     It computes y_o = sum_i mask_oi phi_oi(x_i), from x (..., inputs) to y (..., outputs). The
     parameters are `coefficients` (outputs, inputs, G + k), `base_weight` and `spline_weight`
-    (outputs, inputs); with edge_scaling=single, one `weight` (outputs, inputs) takes the place of
-    the last two. The buffers are `knots` (inputs, G + 2k + 1) and `mask` (outputs, inputs), which
-    is false for pruned edges. The attribute `uniform` (equally spaced knots) is not part of the
+    (outputs, inputs). The buffers are `knots` (inputs, G + 2k + 1) and `mask` (outputs, inputs),
+    which is false for pruned edges. The attribute `uniform` (equally spaced knots) is not part of the
     state_dict; it becomes False if knots that are not equally spaced are loaded.
 
     Args:
@@ -125,21 +124,13 @@ class SplineLayer(nn.Module):
         self.register_buffer("mask", alive)
         functions = points - 1 + spec.degree
         self.coefficients = nn.Parameter(breakpoints.new_zeros(outputs, inputs, functions))
-        splines = nn.Parameter(breakpoints.new_ones(outputs, inputs))
-        if spec.edge_scaling == "single":
-            self.weight = splines
-        else:
-            self.spline_weight = splines
-            self.base_weight = nn.Parameter(breakpoints.new_zeros(outputs, inputs))
+        self.spline_weight = nn.Parameter(breakpoints.new_ones(outputs, inputs))
+        self.base_weight = nn.Parameter(breakpoints.new_zeros(outputs, inputs))
         self._choose_trained()
 
     def _choose_trained(self) -> None:
-        every = self.spec.trained_scales == "all"
-        if self.spec.edge_scaling == "single":
-            self.weight.requires_grad_(every or self._trains_base)
-        else:
-            self.spline_weight.requires_grad_(every)
-            self.base_weight.requires_grad_(self._trains_base)
+        self.spline_weight.requires_grad_(self.spec.trained_scales == "all")
+        self.base_weight.requires_grad_(self._trains_base)
 
     @property
     def outputs(self) -> int:
@@ -154,18 +145,9 @@ class SplineLayer(nn.Module):
         return Grid(self.knots, self.spec.degree, self.uniform, self.spec.extrapolation)
 
     @property
-    def base_name(self) -> str:
-        """Name of the parameter that multiplies the base function."""
-        return "weight" if self.spec.edge_scaling == "single" else "base_weight"
-
-    @property
     def trained_base(self) -> nn.Parameter | None:
-        """Parameter that multiplies the base function, w_b or the single w.
-
-        None if it is not trained or there is no base function.
-        """
-        weight: nn.Parameter = getattr(self, self.base_name)
-        return weight if self._trains_base else None
+        """The weights w_b, or None if they are not trained or there is no base function."""
+        return self.base_weight if self._trains_base else None
 
     @property
     def _trains_base(self) -> bool:
@@ -179,9 +161,6 @@ class SplineLayer(nn.Module):
 
     def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:
         """Return the effective weights (w_b, w_s), which are zero for pruned edges."""
-        if self.spec.edge_scaling == "single":
-            both = self.weight * self.mask
-            return both, both
         return self.base_weight * self.mask, self.spline_weight * self.mask
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:

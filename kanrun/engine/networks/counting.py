@@ -133,8 +133,7 @@ def size_of(kan: Network) -> KANSize:
 def kan_parameters(size: KANSize, spec: EdgeSpec) -> int:
     """Return the number of trained parameters of a KAN of this size, without creating it."""
     base = spec.base != "zero"
-    every = 1 if spec.edge_scaling == "single" else 1 + base
-    scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
+    scales = {"all": 1 + base, "base": int(base), "none": 0}[spec.trained_scales]
     return size.edges * (size.intervals + size.degree + scales)
 
 

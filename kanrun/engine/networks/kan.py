@@ -324,7 +324,7 @@ class KAN(Network):
         for number, layer in enumerate(self.edge_layers):
             named.append((f"layers.{number}.coefficients", layer.coefficients))
             if (base := layer.trained_base) is not None:
-                named.append((f"layers.{number}.{layer.base_name}", base))
+                named.append((f"layers.{number}.base_weight", base))
         return named
 
     def linearise(self, x: Inputs) -> tuple[Float[Tensor, "samples out"], LocalRows]:

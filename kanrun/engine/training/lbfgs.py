@@ -137,8 +137,6 @@ class Curvature:
         self._inverses[coefficients] = inverses.to(coefficients)
         base = steepness.T @ base_values(layer.spec.base, grid, x).square() / len(x)
         diagonals = {"base_weight": base, "spline_weight": spline}
-        if layer.spec.edge_scaling == "single":
-            diagonals = {"weight": base + spline}
         for name, curvatures in diagonals.items():
             self._inverses[getattr(layer, name)] = _inverse(curvatures).to(coefficients)
 

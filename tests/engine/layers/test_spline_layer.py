@@ -30,16 +30,14 @@ def by_edges(layer, x):
     }
     rows = dense_rows(*local_basis(x, grid), grid.functions)
     splines = torch.einsum("nif,oif->noi", rows, layer.coefficients)
-    single = spec.edge_scaling == "single"
-    w_b, w_s = (layer.weight,) * 2 if single else (layer.base_weight, layer.spline_weight)
-    return (layer.mask * (w_b * bases[spec.extrapolation][:, None] + w_s * splines)).sum(-1)
+    bases = layer.base_weight * bases[spec.extrapolation][:, None]
+    return (layer.mask * (bases + layer.spline_weight * splines)).sum(-1)
 
 
 SPECS = [
     *(EdgeSpec(extrapolation=outside, base="silu") for outside in get_args(Extrapolation)),
     *(EdgeSpec(degree=degree, base="silu") for degree in (1, 2, 6)),
     *(EdgeSpec(base=base) for base in BASES),
-    EdgeSpec(edge_scaling="single", base="silu"),
 ]
 
 
@@ -54,9 +52,8 @@ def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype, apar
     assert_close(layer(x), by_edges(layer, x), atol=apart, rtol=apart)
 
 
-@pytest.mark.parametrize("scale", ["separate", "single"])
-def test_pruned_edges_do_nothing_and_learn_nothing(scale):
-    layer = make(spec=EdgeSpec(edge_scaling=scale, base="silu"))
+def test_pruned_edges_do_nothing_and_learn_nothing():
+    layer = make(spec=EdgeSpec(base="silu"))
     layer.mask[0, 1] = False
     before = layer(X)
     with torch.no_grad():
@@ -129,7 +126,7 @@ def test_unknown_bases_and_initialisations_are_refused():
     "spec",
     [
         EdgeSpec(base="silu"),
-        EdgeSpec(degree=1, edge_scaling="single", extrapolation="constant", base="silu"),
+        EdgeSpec(degree=1, extrapolation="constant", base="silu"),
         EdgeSpec(degree=6, base="zero", extrapolation="zero"),
     ],
     ids=str,

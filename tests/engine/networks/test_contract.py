@@ -25,10 +25,8 @@ MAKERS = {
     "kan": partial(kan, [2, 3, 2]),
     "kan wide": partial(kan, [2, 3, 2], 160),
     "kan with products": partial(kan, [2, 3, 2], products=(1,)),
-    "kan single": partial(kan, [1, 2], edge_scaling="single", degree=2),
-    "broken lines": partial(
-        kan, [2, 2], degree=1, base="zero", edge_scaling="single", extrapolation="constant"
-    ),
+    "kan degree 2": partial(kan, [1, 2], degree=2),
+    "broken lines": partial(kan, [2, 2], degree=1, base="zero", extrapolation="constant"),
     "degree 7": partial(kan, [2, 2], 160, degree=7, base="sin", extrapolation="zero"),
     "mlp": partial(mlp, [2, 5, 2], "silu"),
     "polynomial": partial(curve, Polynomial),

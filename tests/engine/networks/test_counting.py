@@ -16,7 +16,6 @@ widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
 SPECS = {
     "degree": st.integers(0, 4),
     "base": st.sampled_from(["silu", "zero"]),
-    "edge_scaling": st.sampled_from(["single", "separate"]),
     "trained_scales": st.sampled_from(["all", "base", "none"]),
 }
 

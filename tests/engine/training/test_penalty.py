@@ -14,11 +14,11 @@ from kanrun.engine.training.objective import (
 )
 
 
-def network(degree, intervals, scale):
+def network(degree, intervals):
     """Return a KAN with a pruned edge, whose inputs have different domains."""
-    kan = made_kan.kan([2, 3, 1], intervals, degree=degree, edge_scaling=scale, high=2.0)
+    kan = made_kan.kan([2, 3, 1], intervals, degree=degree, high=2.0)
     for layer in kan.edge_layers:
-        (layer.weight if scale == "single" else layer.spline_weight).data.mul_(1.7)
+        layer.spline_weight.data.mul_(1.7)
     kan.edge_layers[0].mask[1, 0] = False
     kan.edge_layers[0].knots[1] *= 0.4
     return kan
@@ -47,9 +47,8 @@ def by_loops(kan):
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3])
-@pytest.mark.parametrize("scale", ["separate", "single"])
-def test_smoothness_penalty_equals_its_definition_in_loops(degree, scale):
-    kan = network(degree, 7, scale)
+def test_smoothness_penalty_equals_its_definition_in_loops(degree):
+    kan = network(degree, 7)
     expected = pytest.approx(by_loops(kan), rel=1e-9)
     assert float(SmoothnessLoss(kan, SmoothnessPenalty(1.0))(kan).detach()) == expected
     assert float(kan.penalty_rows().times(kan.get_unknowns()).square().sum()) == expected

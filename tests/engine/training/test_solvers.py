@@ -39,7 +39,6 @@ def samples(count=200, seed=2):
 NETWORKS = {
     "kan": kan,
     "wide grid": lambda: kan(intervals=60),
-    "kan, single scale": lambda: kan(edge_scaling="single"),
     "mlp": lambda: mlp((2, 6, 1)),
 }
 

@@ -52,7 +52,6 @@ target=runge model=auto | model=auto is for tables
 {TABLE} target.path=one.csv model=kan | one.csv has 1 row ... at least 2
 {TABLE} target.path=two.csv | at least 10 training rows ... two.csv has 2
 {GOOD} target.outputs=prize | 'prize' ... price
-model.edge_scaling=single | model.edge_scaling= ... needs a given shape
 model.multiplication_nodes=[1] | model.multiplication_nodes= ... needs a given shape
 target=runge 'suite=[{{bounds: {{test_rmse: nan}}}}]' | suite has a number that is not finite
 target=runge 'suite=[{{bounds: {{test_rmse: 1e-6, r2: 1.0}}}}]' | has r2; choose from train_rmse
