@@ -54,8 +54,8 @@ class SplineLayer(nn.Module):
     It computes y_o = sum_i mask_oi phi_oi(x_i), from x (..., inputs) to y (..., outputs). The
     parameters are `coefficients` (outputs, inputs, G + k), `base_weight` and `spline_weight`
     (outputs, inputs). The buffers are `knots` (inputs, G + 2k + 1) and `mask` (outputs, inputs),
-    which is false for pruned edges. The attribute `uniform` (equally spaced knots) is not part of the
-    state_dict; it becomes False if knots that are not equally spaced are loaded.
+    which is false for pruned edges. The attribute `uniform` (equally spaced knots) is not part of
+    the state_dict; it becomes False if knots that are not equally spaced are loaded.
 
     Args:
         inputs: Number of inputs.
