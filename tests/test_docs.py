@@ -24,8 +24,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES = sorted((ROOT / "docs" / "figures").iterdir())
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 SITE = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "generated.py")))
-#: Names that the package written by `kanrun init` adds when it is installed.
-OF_A_PLUGIN = {"noise-levels", "target=rings", "model=chebyshev"}
+#: Names that the package of docs/tutorials/experiment.md adds when it is installed.
+OF_A_PLUGIN = {"noise-levels", "target=rings"}
 #: External sites to which the documentation may link.
 SITES = {"jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
 

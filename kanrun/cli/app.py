@@ -6,15 +6,12 @@ Large packages are imported only by the commands that need them, so help and com
 from __future__ import annotations
 
 import json
-import keyword
 import os
-import re
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from time import process_time
 from typing import Annotated, Any, Literal
 
@@ -35,9 +32,6 @@ from kanrun.config import EXPERIMENTS, groups_of, keys_of, settings_of
 from kanrun.config.registry import ExperimentKind, group_of
 from kanrun.errors import KanrunError, UsageError, did_you_mean, printable, tell
 
-#: Files of the package that `init` writes. NAME and DISTRIBUTION in them are replaced by the names
-#: of the new package.
-STARTER = Path(__file__).with_name("starter")
 #: Largest number of characters of a printed message.
 _LONGEST = 2000
 #: Largest number of commands that `kanrun keys` lists for a key.
@@ -205,46 +199,6 @@ def _kanrun(
     ] = False,
 ) -> None:
     """Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own."""
-
-
-@kanrun_commands.command("init", cls=Command)
-def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
-    *,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Package name. Default: that of DIR.")
-    ] = None,
-) -> None:
-    """Write a plug-in package with an example of each component."""
-    wanted = folder.absolute().name if name is None else name
-    module = re.sub(r"[^a-z0-9]+", "_", wanted.lower()).strip("_")
-    if (
-        not module.isidentifier()
-        or keyword.iskeyword(module)
-        or module in {"kanrun", *sys.stdlib_module_names}
-    ):
-        raise UsageError(
-            f"{wanted!r} is not a valid name for a package. Give one with --name, such as my_kans."
-        )
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} exists and is not an empty folder; name a new one.")
-        for source in sorted(path for path in STARTER.rglob("*.in") if path.is_file()):
-            name_in_package = source.relative_to(STARTER).as_posix().removesuffix(".in")
-            texts = (name_in_package, source.read_text(encoding="utf-8"))
-            place, text = (
-                template.replace("DISTRIBUTION", module.replace("_", "-")).replace("NAME", module)
-                for template in texts
-            )
-            file = folder / place
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {folder}: {error.strerror or error}; name another folder."
-        ) from error
-    tell(f"{folder}/README.md describes it. Install it: pip install -e {folder}")
-    print(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,21 +1,24 @@
 """Components of another package work like built-in ones.
 
-The package is the one that `kanrun init` writes. It is installed without dependencies into a
-folder, which child processes have on their path.
+The package is the example of docs/tutorials/experiment.md. It is installed without dependencies
+into a folder, which child processes have on their path.
 """
 
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from cases import cases
 from processes import python
+from run_files import change_record, finished
 
 from kanrun.cli.app import main
 from kanrun.runs import Run
 
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "experiment.md"
 #: Runs `kanrun` on each argument list in `words.json`, and writes exit code, output, errors, and
 #: whether torch is loaded.
 COMMANDS = """
@@ -36,7 +39,11 @@ QUICK = "sampling.n_train=300 sampling.n_test=200 -q"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     place = tmp_path_factory.mktemp("outside")
-    assert main(["init", str(place / "source"), "--name", "kanrun-outside"]) == 0
+    text = PAGE.read_text(encoding="utf-8")
+    (place / "source").mkdir()
+    for language, name in {"python": "noise_levels.py", "toml": "pyproject.toml"}.items():
+        (block,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        (place / "source" / name).write_text(block, encoding="utf-8")
     words = f"-m pip install -q --no-deps --no-build-isolation --target {place}/site {place}/source"
     python(*words.split())
     return place / "site"
@@ -53,15 +60,13 @@ def kanrun(site, place, *lines):
 #: Lines, their exit codes, and a part of what they print.
 LIGHT = cases("""
     --help | 0 | noise-levels
-    fit --help | 0 | bspline, chebyshev, kan
+    fit --help | 0 | rings
     noise-levels --help | 0 | Train on points with increasing noise.
-    fit --cfg job model=chebyshev model.degree=5 | 0 | degree: 5
-    fit model=chebishev | 2 | did you mean chebyshev?
-    fit model=chebyshev model.degre=3 | 2 | did you mean model.degree?
-    fit model=chebyshev model.degree=99 | 2 | a whole number from 1 to 30 (degree of the polynomi
+    fit --cfg job target=rings target.frequency=5 | 0 | frequency: 5
     fit target=ring | 2 | did you mean rings
-    fit solver=momentum solver.momentum=1 | 2 | solver.momentum=1
+    fit target=rings target.frequncy=3 | 2 | did you mean target.frequency?
     noise-levels levels=[-1] | 2 | levels
+    init my_kans | 2 | init
 """)
 
 
@@ -75,14 +80,10 @@ def test_help_and_refusals_load_no_torch(site, tmp_path):
 
 #: Settings without searches, which are slow.
 SEARCHLESS = "solver.n_starts=1 solver.smoothness_weight=1e-12"
-MOMENTUM = "fit figures=none solver=momentum target=product"
 FITS = [
-    f"fit figures=none model=chebyshev target=exp_sin_square solver.steps=60 {SEARCHLESS}",
-    f"{MOMENTUM} model=mlp model.hidden=[8] solver.learning_rate=0.02",
-    f"{MOMENTUM} model.hidden=[2] model.intervals=[3,6] solver.learning_rate=0.005",
     "fit figures=none target=rings target.frequency=3 model.hidden=[2] model.intervals=[3] "
     f"{SEARCHLESS}",
-    f"noise-levels n_seeds=2 solver.steps=5 {SEARCHLESS}",
+    f"noise-levels n_seeds=2 solver.steps=5 model.hidden=[2] model.intervals=[3] {SEARCHLESS}",
 ]
 
 
@@ -101,33 +102,9 @@ def run(place):
     return lambda number, command="fit": Run(place / "outputs" / command / f"v{number:04}")
 
 
-def test_a_model_trains_is_saved_and_predicts(site, place, run):
-    row = run(1).table("summary").iloc[0]
-    assert (row["model"], row["shape"], row["solver"]) == ("chebyshev", "2-3-1", "lm")
-    assert row["parameters"] == (2 * 3 + 3 * 1) * 5
-    assert row["test_rmse"] < 0.1
-    told = run(1).table("predictions")
-    told.rename(columns=lambda name: name.removeprefix("input:")).to_csv(place / "new.csv")
-    pd.DataFrame({"x0": [5.0], "x1": [0.0]}).to_csv(place / "far.csv")
-    lines = (f"predict fit/v0001 {name}.csv --output {name}.out.csv" for name in ("new", "far"))
-    near, far = kanrun(site, place, *lines)
-    assert near[0] == far[0] == 0
-    predicted = pd.read_csv(place / "new.out.csv")["y"]
-    np.testing.assert_allclose(predicted, told["prediction:y"], rtol=1e-12)
-    assert "the edge functions keep their values at the ends" in far[1]
-
-
-@pytest.mark.parametrize("number", [2, 3])
-def test_a_solver_trains_the_models_of_kanrun(run, number):
-    assert run(number).table("summary")["solver"].tolist() == ["momentum"]
-    losses = run(number).table("metrics")["train_rmse"]
-    assert len(losses) >= 50  # the solver's default number of steps, on each grid
-    assert losses.iloc[-1] < 0.5 * losses.iloc[0]
-
-
 def test_a_target_kind_is_sampled_and_named(run):
-    assert run(4).table("summary")["target"].tolist() == ["rings"]
-    told = run(4).table("predictions")
+    assert run(1).table("summary")["target"].tolist() == ["rings"]
+    told = run(1).table("predictions")
     expected = np.sin(3 * np.hypot(told["input:x0"], told["input:x1"]))
     np.testing.assert_allclose(told["truth:y"], expected, rtol=1e-12)
 
@@ -139,3 +116,10 @@ def test_an_experiment_runs_with_figures_and_claims(run):
     assert done.status == "COMPLETED"
     (claim,) = done.manifest.claims
     assert claim.sentence == "the largest noise gives a larger error than the smallest"
+
+
+def test_an_interrupted_run_asks_for_its_plugins(tmp_path, capsys):
+    run = finished("curves parts=[identities] figures=none", tmp_path)
+    change_record(run, status="INTERRUPTED", versions={"plug-in waves.rings": "waves 1.0"})
+    assert main(["runs", "resume", str(run)]) == 2
+    assert "used the plug-in waves.rings, which is not installed" in capsys.readouterr().err
