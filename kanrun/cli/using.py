@@ -107,10 +107,9 @@ def export(
     run: RunName,
     *,
     format: Annotated[
-        Literal["c", "javascript", "python", "json", "onnx", "torch", "formula"],
+        Literal["c", "javascript", "python", "onnx", "formula"],
         typer.Option(
-            help="c, javascript, python (NumPy alone), json, onnx, torch (.pt2); formula: of "
-            "kanrun interpret."
+            help="c, javascript, python (NumPy alone), onnx; formula: of kanrun interpret."
         ),
     ],
     output: Annotated[

@@ -9,12 +9,10 @@ piecewise polynomials.
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import keyword
 import re
 from collections.abc import Sequence
-from copy import deepcopy
 from functools import partial
 from math import factorial
 from pathlib import Path
@@ -22,13 +20,10 @@ from typing import Any
 
 import numpy as np
 import sympy
-import torch
 from scipy.interpolate import BSpline as ScipySpline
 from sympy.core.function import AppliedUndef
-from torch import Tensor, nn
 
 from kanrun.config.registry import Plain
-from kanrun.engine.equations import Field, Windows
 from kanrun.errors import UsageError, printable
 from kanrun.exports import runtime
 from kanrun.exports.c_source import c_source
@@ -44,13 +39,12 @@ from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas.conversion import as_variables, to_latex, to_python
 from kanrun.formulas.parsing import parse, variable
 from kanrun.formulas.vocabulary import KnownFunction
-from kanrun.points import PiecewiseScaling, Scaling
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
 from kanrun.targets.table_text import canonical, days_from, is_number, number_from, text_of
 
-FORMATS = ("c", "javascript", "json", "onnx", "python", "torch")
-TABLE_FORMATS = ("c", "javascript", "json", "python")
+FORMATS = ("c", "javascript", "onnx", "python")
+TABLE_FORMATS = ("c", "javascript", "python")
 """Formats whose files encode the columns of a table themselves."""
 
 _PREDICT = '''
@@ -81,16 +75,12 @@ def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
     package that writes the format is not installed.
     """
     check_known("format", form, FORMATS, "formats of a model")
-    if form == "torch":
-        return _program_bytes(model)
     document = document_of(model)
     match form:
         case "c":
             return c_source(document, identifier(file.stem)).encode()
         case "javascript":
             return javascript_source(in_pieces(document)).encode()
-        case "json":
-            return json.dumps(document, allow_nan=False).encode() + b"\n"
         case "onnx":
             try:
                 from kanrun.exports.onnx_graph import onnx_bytes
@@ -120,71 +110,6 @@ def identifier(text: str) -> str:
     """Convert `text` to a name that is valid in C and Python, and not a keyword of Python."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "model"
     return f"model_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
-
-
-def _program_bytes(model: Exportable) -> bytes:
-    """Return the content of a .pt2 file for `torch.export.load`.
-
-    The program maps x (rows, inputs) to y (rows, outputs), for any number of rows. Only torch is
-    needed to load and run it.
-    """
-    kind = next(model.network.parameters()).dtype
-    x = torch.as_tensor(model.domain.mean(1), dtype=kind).repeat(3, 1)
-    rows = torch.export.Dim("rows", min=1)
-    # Not under no_grad, because curves would then store the basis at these samples, and the program
-    # would work only for this number of samples.
-    program = torch.export.export(_InUnits(model), (x,), dynamic_shapes=({0: rows},), strict=False)
-    stored = io.BytesIO()
-    torch.export.save(program, stored)
-    return stored.getvalue()
-
-
-class _InUnits(nn.Module):
-    """Trained network with inputs and outputs in the user's units.
-
-    Inputs are converted to the network's units, and outputs back to the user's. The outputs of a
-    classifier are probabilities.
-    """
-
-    def __init__(self, model: Exportable) -> None:
-        super().__init__()
-        self.network = deepcopy(model.network).cpu().eval().requires_grad_(False)
-        self.inputs = model.input_scaling
-        self.outputs = None if model.classes else model.output_scaling
-
-    def forward(self, x: Tensor) -> Tensor:
-        scaled = _mapped(self.inputs, x.double(), inverse=False).to(x.dtype)
-        if isinstance(self.network, Windows):
-            # The program has no branches, so all windows are evaluated at all points; then the
-            # window of each point is selected.
-            pairs = zip(self.network.parts, self.network.lowest, strict=True)
-            all_windows = torch.stack([field(scaled.maximum(low)) for field, low in pairs])
-            window = torch.searchsorted(self.network.ends, scaled[:, -1].contiguous())
-            y = all_windows.gather(0, window[None, :, None].expand(1, -1, all_windows.shape[2]))[
-                0
-            ].double()
-        else:
-            y = self.network(scaled).double()
-        values = y.softmax(-1) if self.outputs is None else _mapped(self.outputs, y, inverse=True)
-        return values.to(x.dtype)
-
-
-def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) -> Tensor:
-    """Convert from the user's units to the network's, or back if `inverse`, in float64."""
-    if isinstance(scaling, Scaling):
-        shift = torch.as_tensor(scaling.shift)
-        scale = torch.as_tensor(scaling.scale)
-        return x * scale + shift if inverse else (x - shift) / scale
-    columns = []
-    ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
-    for i, (points, values) in enumerate(zip(*ways, strict=True)):
-        corners = torch.as_tensor(points)
-        level = torch.as_tensor(values)
-        # Length by which each piece lies below x: 0 if x is before the piece, and the whole length
-        # if x is after the piece.
-        inside = (x[:, i, None] - corners[:-1]).clamp(min=0).minimum(corners.diff())
-        columns.append(level[0] + inside @ (level.diff() / corners.diff()))
-    return torch.stack(columns, 1)
 
 
 def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: str) -> bytes:

@@ -1,6 +1,6 @@
-"""A trained model as a document of plain data, from which all exports except torch are made.
+"""A trained model as a document of plain data, from which all exports are made.
 
-The JSON export is this document. `null` corresponds to None. Its entries are:
+`null` corresponds to None. Its entries are:
 
 - `schema`: `kanrun-model/1`; the number is increased if a change of the format breaks readers.
 - `columns`: one object per column of the table. `name`: name of the column. `levels`: the texts
@@ -172,8 +172,8 @@ def _layers(network: Network) -> list[Document]:
         starts = network.lowest[1:, -1].tolist()
         return [{"kind": "windows", "ends": ends, "starts": starts, "windows": windows}]
     raise UsageError(
-        f"A model of kind {network.kind} is not one network of splines or linear layers; export it "
-        "with --format torch."
+        f"A model of kind {network.kind} is not one network of splines or linear layers, so it "
+        "cannot be exported."
     )
 
 

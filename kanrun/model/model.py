@@ -314,7 +314,7 @@ class Model(ExplainedNetwork):
         """Write the model to a file that works without kanrun, as `kanrun export` does.
 
         Args:
-            form: "c", "javascript", "json", "onnx", "python" or "torch".
+            form: "c", "javascript", "onnx" or "python".
             file: Name of the file.
 
         Returns:

@@ -53,7 +53,7 @@ def test_inputs_are_read_and_never_written(command, fitted, tmp_path):
     "line",
     [
         "predict latest t.csv -o out.csv",
-        "export latest --format json -o out.json",
+        "export latest --format python -o out.py",
         "runs report latest -o out.html",
         "lesson -o out.html",
     ],

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from cases import cases, refuses
 from made_models import HOSTILE, MODELS, hostile, kan, model, named, table
 from processes import run
@@ -59,10 +58,10 @@ def written(one, form, file):
 
 
 def in_pieces(one):
-    return pieces_of(json.loads(content(one, "json")))
+    return pieces_of(document_of(one))
 
 
-def by_json(one, _):
+def by_document(one, _):
     return partial(evaluate, in_pieces(one))
 
 
@@ -114,19 +113,12 @@ console.log(JSON.stringify(rows.map(predict)));
     return predict
 
 
-def by_torch(one, folder):
-    module = torch.export.load(written(one, "torch", folder / "m.pt2")).module()
-    return lambda x: module(torch.as_tensor(x))
-
-
 @pytest.mark.parametrize(
     "by, name",
     [
-        *((by_json, name) for name in MODELS),
+        *((by_document, name) for name in MODELS),
         *(pytest.param(by_c, name, marks=needs_cc) for name in SOME),
         *((by_python, name) for name in ("table", "classes", "mlp", "windows", "radial")),
-        (by_torch, "radial"),
-        *(pytest.param(by_torch, n, marks=pytest.mark.slow) for n in ("windows", "bspline")),
         *(
             pytest.param(by_javascript, name, marks=[needs_node, pytest.mark.slow])
             for name in (*SOME, *ALIKE)
@@ -240,13 +232,13 @@ def test_c_reports_a_text_that_neither_level_of_a_column_has(tmp_path):
     assert found == [[0, 1], [0, 0], [1, 0]]
 
 
-def test_torch_takes_the_numbers_that_encode_a_table_and_names_them(encoded, tmp_path):
-    one, x, expected = encoded
-    notes = one.export("torch", file := tmp_path / "m.pt2")
-    agree(torch.export.load(file).module()(torch.as_tensor(x)), expected)
+def test_onnx_takes_the_numbers_that_encode_a_table_and_names_them(encoded, tmp_path):
+    pytest.importorskip("onnx")
+    one = encoded[0]
+    notes = one.export("onnx", file := tmp_path / "m.onnx")
     assert f"{file} takes the 10 numbers that encode the columns of the table: size," in notes[0]
     assert "replace them by size=11.0, day=11000.5" in notes[1]
-    assert one.export("json", tmp_path / "m.json") == []
+    assert one.export("python", tmp_path / "m.py") == []
 
 
 def test_names_of_columns_stay_texts_in_javascript_and_python(tmp_path):
@@ -309,8 +301,8 @@ def test_onnx_refuses_units_beyond_float32():
 
 def test_a_model_without_a_document_is_refused_in_one_sentence():
     own = type("Own", (Network,), {"kind": "own", "shape": (2, 1)})()
-    with refuses("--format torch"):
+    with refuses("cannot be exported"):
         document_of(replace(model(kan()), network=own))
-    assert set(FORMATS) == {"c", "javascript", "json", "onnx", "python", "torch"}
+    assert set(FORMATS) == {"c", "javascript", "onnx", "python"}
     with refuses(", ".join(FORMATS)):
         content(model(kan()), "matlab")
