@@ -94,7 +94,7 @@ def _add_experiment(experiment: ExperimentKind) -> None:
         dry_run: Annotated[
             bool,
             typer.Option(
-                "--dry-run", help="Print what would run, how long and how large; write nothing."
+                "--dry-run", help="Print what would run and how large it is; write nothing."
             ),
         ] = False,
         cfg: Annotated[

@@ -46,7 +46,7 @@ def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
     """
     checked = check(study, force=options.force)
     if options.dry_run:
-        for line in describe_plan(checked, options.outputs):
+        for line in describe_plan(checked):
             print(line)
         return 0, None
     manifest = manifest_of(checked)

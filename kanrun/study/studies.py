@@ -1,4 +1,4 @@
-"""A study, and everything that can be checked and estimated before its run folder exists.
+"""A study, and everything that can be checked before its run folder exists.
 
 A study is what one run executes: its points, the cells of each point, and their seeds.
 """
@@ -22,10 +22,9 @@ from kanrun.config.conversion import (
     with_values,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.files import Key, flattened
-from kanrun.runs.locations import find_runs
+from kanrun.runs.files import Key
 from kanrun.runs.reader import Run
-from kanrun.runs.records import MANIFEST_FILE, Manifest, Point, Status, check_tags
+from kanrun.runs.records import MANIFEST_FILE, Manifest, Point, check_tags
 from kanrun.study import Experiment, check_size, names_of, tasks_of
 from kanrun.study.resources import (
     check_memory,
@@ -221,8 +220,8 @@ def manifest_of(checked: Checked) -> Manifest:
     )
 
 
-def describe_plan(checked: Checked, outputs: Path) -> Iterator[str]:
-    """Yield lines about the run of a checked study: its size, memory and estimated time."""
+def describe_plan(checked: Checked) -> Iterator[str]:
+    """Yield lines about the run of a checked study: its size and memory."""
     study = checked.study
     trainings = sum(checked.trainings)
     cfg = study.config(0)
@@ -247,7 +246,6 @@ def describe_plan(checked: Checked, outputs: Path) -> Iterator[str]:
         f"memory: {used:.0f} MiB with the data of the first training, and at least {least:.3g} MiB "
         "to train"
     )
-    yield _estimated_time(study, trainings, outputs, getattr(first, "problem", None))
 
 
 def _plural(number: int, noun: str) -> str:
@@ -257,37 +255,3 @@ def _plural(number: int, noun: str) -> str:
 def _some(names: Sequence[str], mark: str = "; ", most: int = MAX_NAMES) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{mark.join(names[:most])}{more}"
-
-
-def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -> str:
-    """Estimate the time per training and in total from the latest comparable completed run.
-
-    Runs of one command are comparable if all their settings named `kind` are equal, except for the
-    executor's. The time is scaled in proportion to the number of training rows and of inputs.
-    """
-    wanted = _kinds(asdict(study.config(0)))
-    for run in reversed(find_runs(outputs)):
-        is_complete = run.path.parent.name == study.command and run.status == Status.COMPLETED
-        if is_complete and _kinds(run.config) == wanted:
-            break
-    else:
-        return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
-    about = ""
-    seconds = (run.manifest.seconds or 0) / run.manifest.trainings
-    summary = run.columns("summary")
-    if problem is not None and {"train_points", "shape"} <= summary.keys():
-        then = int(summary["train_points"][0]), int(str(summary["shape"][0]).partition("-")[0])
-        now = len(problem.data.everything), problem.inputs
-        seconds *= now[0] / then[0] * now[1] / then[1]
-        if now != then:
-            about = ", scaled from {} rows of {} inputs to {} of {}".format(*then, *now)
-    return (
-        f"estimated time: {seconds:.3g} s per training, {seconds * trainings:.3g} s in total "
-        f"(from run {run.name}{about})"
-    )
-
-
-def _kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all settings named `kind`, such as `model.kind`, except that of the executor."""
-    flat = flattened(settings).items()
-    return {key: value for key, value in flat if key.endswith(".kind") and key != "executor.kind"}

@@ -159,14 +159,9 @@ def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(kanr
 def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun, fit):
     said = kanrun("fit --dry-run n_seeds=3").out
     assert said.startswith("3 trainings: 1 cell x 3 seeds\n")
-    assert "time: unknown, since no comparable run of fit in outputs has ended" in said
     assert not Path("outputs").exists()
     kanrun("fit -q model.degree=2")
-    for words, said in (
-        ("n_seeds=3", "(from run fit/v0001"),
-        ("model=mlp", "no comparable run of fit"),
-        ("-m seed=0,1", "2 trainings: 2 points x 1 cell x 1 seed\n"),
-    ):
-        assert said in kanrun(f"fit --dry-run {words}").out
+    said = kanrun("fit --dry-run -m seed=0,1").out
+    assert said.startswith("2 trainings: 2 points x 1 cell x 1 seed\n")
     assert fit.seeds == [0]
     assert sorted(path.name for path in Path("outputs/fit").iterdir()) == ["latest", "v0001"]
