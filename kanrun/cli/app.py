@@ -116,12 +116,6 @@ def _add_experiment(experiment: ExperimentKind) -> None:
                 "--config-name", "-cn", metavar="NAME", help="Use another primary configuration."
             ),
         ] = None,
-        config_path: Annotated[
-            str | None,
-            typer.Option(
-                "--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's."
-            ),
-        ] = None,
     ) -> None:
         """Run an experiment."""
         began = process_time()
@@ -136,7 +130,7 @@ def _add_experiment(experiment: ExperimentKind) -> None:
             )
         from kanrun.launch import Source, compose, shown_config
 
-        source = Source(experiment.name, outputs, config_dir, config_name, config_path)
+        source = Source(experiment.name, outputs, config_dir, config_name)
         argv = ("kanrun", *sys.argv[1:])
         study = compose(source, overrides or (), several=multirun, argv=argv)
         if cfg is not None:

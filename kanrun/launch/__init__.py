@@ -40,7 +40,6 @@ __all__ = ["Source", "compose", "compose_again", "shown_config"]
 #: Options of the command line that name the source of the configuration.
 _FOLDERS = {
     **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
-    **dict.fromkeys(("--config-path", "-cp"), "config_path"),
     **dict.fromkeys(("--config-name", "-cn"), "config_name"),
 }
 

@@ -54,14 +54,12 @@ class Source:
         outputs: Folder of runs, in which the setting `from_run` is looked up.
         config_dir: Folder with additional groups and choices.
         config_name: Name of the primary configuration; None: that of the command.
-        config_path: Folder of the primary configuration; None: kanrun's.
     """
 
     command: str
     outputs: Path = Path("outputs")
     config_dir: str | None = None
     config_name: str | None = None
-    config_path: str | None = None
 
     @property
     def folders(self) -> list[Path]:
@@ -69,17 +67,14 @@ class Source:
 
         Raises UsageError if a folder does not exist or cannot be used.
         """
-        for option in ("config_path", "config_dir"):
-            folder = getattr(self, option)
-            if folder is not None and not Path(folder).is_dir():
-                raise UsageError(f"--{option.replace('_', '-')} {folder} is not a folder.")
+        if self.config_dir is not None and not Path(self.config_dir).is_dir():
+            raise UsageError(f"--config-dir {self.config_dir} is not a folder.")
         if self.config_dir is not None and Path(self.config_dir, "run.json").exists():
             raise UsageError(
                 f"--config-dir {self.config_dir} is the folder of a run, and --config-dir only "
-                f"adds groups. To use its configuration, write --config-path {self.config_dir} "
-                "--config-name config."
+                f"adds groups. `kanrun runs rerun {self.config_dir}` repeats the run."
             )
-        places = (self.config_path or CONF, self.config_dir)
+        places = (CONF, self.config_dir)
         return [Path(place).absolute() for place in places if place is not None]
 
     def choices(self, group: str) -> list[str]:
@@ -142,7 +137,7 @@ def _missing(source: Source, error: MissingConfigException) -> UsageError:
     name = error.missing_cfg_file or ""
     options = error.options or [choice for choice in source.choices("") if choice[0] != "_"]
     choices = f"{did_you_mean(name, options)} (choices: {', '.join(options)})"
-    place = source.config_path or source.config_dir or "kanrun"
+    place = source.config_dir or "kanrun"
     return UsageError(f"there is no configuration {name} in {place}{choices}.")
 
 
@@ -150,7 +145,7 @@ def _translated(source: Source, error: Exception, overrides: Sequence[str]) -> U
     """Convert an error of Hydra or OmegaConf to a UsageError of one sentence."""
     groups = dict(groups_of(source.command))
     foreign = {word.partition("=")[0] for word in overrides} - {*groups}
-    if source.config_path is source.config_dir is None and foreign:
+    if source.config_dir is None and foreign:
         return UsageError(
             f"{min(foreign)} is not a group of {source.command}; its groups: {', '.join(groups)}."
         )

@@ -108,7 +108,7 @@ FLAGS = cases("""
     --resolve | --resolve ... --cfg
     --cfg job -m | --cfg and --multirun
     --config-dir nowhere | --config-dir nowhere is not a folder
-    --config-path nowhere | --config-path nowhere is not a folder
+    --config-path mine | No such option: --config-path
     --config-name nope | no configuration nope ... fit
     hydra.run.dir=x | hydra.run.dir=x ... --outputs
     hydra/launcher=joblib | hydra/launcher=joblib ... executor=local
@@ -169,4 +169,4 @@ def test_outputs_below_a_file_are_refused(refused, tmp_path, option, monkeypatch
 def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun, fit):
     run = kanrun("fit -q").folder
     result = kanrun(f"fit --config-dir {run}", code=2)
-    assert "--config-path" in result.err
+    assert f"kanrun runs rerun {run}" in result.err

@@ -174,16 +174,6 @@ def test_users_files_add_choices_to_groups(kanrun, fit, tmp_path):
     assert "formla" in kanrun("fit -q --config-dir mine target=typo", code=2).err
 
 
-def test_a_stored_configuration_runs_again(kanrun, fit):
-    folder = kanrun("fit -q model.degree=2").folder
-    result = kanrun(f"fit -q --config-path {folder} --config-name config seed=7")
-    assert result.folder.name == "v0002"
-    assert (fit.configs[1].model.degree, fit.configs[1].seed) == (2, 7)
-    assert type(fit.configs[1].model).__name__ == "KANConfig"
-    nameless = kanrun(f"fit -q --config-path {folder}", code=2)
-    assert "config" in nameless.err
-
-
 def test_command_restores_arguments_environment_and_logging(kanrun):
     from hydra.core.global_hydra import GlobalHydra
 

@@ -286,7 +286,7 @@ def attacks():
     """Yield the kind of each attack, its name, its preparation, and a part of the refusal."""
     for one in HYDRA:
         yield "code", one, file(one), "settings of Hydra"
-        whole = file(one, "fit", "fit --config-path mine")
+        whole = file(one, "whole", "fit --config-dir mine --config-name whole")
         yield "code", f"whole {one}", whole, "settings of Hydra"
     for kind, rows in FILES.items():
         for one, said in cases(rows):
