@@ -1,8 +1,8 @@
-"""Solve a differential equation with KANs or MLPs, and report how reliable each solution is.
+"""Solve a differential equation with KANs, and report how reliable each solution is.
 
 The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3). The
 solver and the network differ from those in the paper: the solution is fitted by tensor products of
-splines and converted to a sum of products of one-layer KANs. Other KANs and MLPs can be trained for
+splines and converted to a sum of products of one-layer KANs. Other KANs can be trained for
 comparison. If a solution is known, errors are measured at points not used for fitting. The verdict
 is based on residuals, on the change from grid to grid and on estimated errors; a small error
 against the known solution never improves the verdict.

@@ -111,9 +111,9 @@ class SolveConfig(ExperimentConfig):
     """Settings of `kanrun solve`.
 
     Entries of `networks` are, for example, {kind: kan, degree: 5, terms: 4}; {kind: kan, hidden:
-    [2], terms: 1, factors: 1}; and {kind: mlp, hidden: [20, 20], activation: tanh}. `terms` is the
-    number of products that are summed for each unknown (default: 8; 1 for one variable or an MLP).
-    `factors` is the number of factors of each product (default: one per variable; 1 for an MLP).
+    [2], terms: 1, factors: 1}. `terms` is the
+    number of products that are summed for each unknown (default: 8; 1 for one variable).
+    `factors` is the number of factors of each product (default: one per variable).
     The default degree is 5, or 2 more than the order of the equation if that is larger.
     """
 

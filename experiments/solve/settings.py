@@ -33,7 +33,7 @@ from kanrun.engine.equations import (
 from kanrun.engine.equations.space import DEGREE as SPLINE_DEGREE
 from kanrun.engine.equations.system import highest_orders
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
+from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.formulas.equation_syntax import Vocabulary
 from kanrun.formulas.equations import Relation, parse_relation
@@ -46,7 +46,6 @@ from .config import EquationConfig, SolveConfig
 
 _NETWORK_KEYS = {
     "kan": {"kind", "hidden", "terms", "factors", "degree"},
-    "mlp": {"kind", "hidden", "terms", "factors", "activation"},
 }
 #: Default number of products that are summed, for a KAN in several variables.
 _TERMS = 8
@@ -54,8 +53,6 @@ _TERMS = 8
 _INTERVALS = (5, 10, 20, 40)
 #: Default number of intervals of the first grid on tensor products of splines.
 _TENSOR_INTERVALS = 8
-#: Default hidden widths of an MLP.
-_MLP_HIDDEN = [16, 16]
 #: Default degree of a KAN.
 _DEGREE = 5
 #: Highest allowed degree of a KAN.
@@ -384,9 +381,7 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
     equation = cfg.equation
     inputs = len(system.box)
     if kind not in _NETWORK_KEYS:
-        raise UsageError(
-            f"networks has {entry}, whose kind is not one of {', '.join(_NETWORK_KEYS)}."
-        )
+        raise UsageError(f"networks has {entry}, whose kind is not {', '.join(_NETWORK_KEYS)}.")
     if unknown := set(entry) - _NETWORK_KEYS[kind]:
         keys = ", ".join(sorted(_NETWORK_KEYS[kind]))
         raise UsageError(
@@ -395,10 +390,10 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
         )
     if entry == {"kind": "kan"} and (direct := _direct(cfg, system)) is not None:
         return direct
-    hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
+    hidden = [int(width) for width in entry.get("hidden", [])]
     if any(width < 1 for width in hidden):
         raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
-    plain = inputs == 1 or kind == "mlp"
+    plain = inputs == 1
     form = OutputForm(
         len(equation.unknowns),
         int(entry.get("terms", 1 if plain else _TERMS)),
@@ -425,16 +420,6 @@ def _network(
     given = cfg.equation
     widths = "-".join(map(str, shape))
     intervals = tuple(given.intervals or _INTERVALS)
-    if entry["kind"] == "mlp":
-        activation = str(entry.get("activation", "tanh"))
-        if activation not in ACTIVATIONS or activation in ("relu", "identity"):
-            raise UsageError(
-                f"networks has an MLP with the activation {activation}, which has no second "
-                "derivatives. Write activation: tanh."
-            )
-        create = partial(MLP, tuple(shape), activation, dtype=torch.float64)
-        ansatz = Ansatz(create, form, (None,) * len(intervals))
-        return NetworkChoice(f"MLP {widths}", ansatz), sum((a + 1) * b for a, b in pairwise(shape))
     degree = int(entry.get("degree", max(_DEGREE, order + 2)))
     if not order < degree <= _MAX_DEGREE:
         raise UsageError(

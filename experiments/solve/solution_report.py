@@ -58,7 +58,7 @@ class SolvedEquation:
 
     Attributes:
         problem: The problem that was solved.
-        network: Name of the network, such as `MLP 2-16-16-1`.
+        network: Name of the network, such as `KAN 2-5-1`.
         solution: The solution as the solver returned it.
         errors: Errors against a known solution: relative L2 error `l2`, relative H1 error `h1`,
             mean squared error `mse` and largest absolute error `max_error`. Errors that cannot be
@@ -321,7 +321,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         unknown_parameters: Initial guesses, by name, of parameters to be estimated from `data`.
         data: Observations: the name of a file, or columns by name. The columns are the variables
             and the observed unknowns.
-        network: Network, such as {"kind": "mlp", "hidden": [20, 20]}, in the form of an entry of
+        network: Network, such as {"kind": "kan", "hidden": [5]}, in the form of an entry of
             the setting `networks` of `kanrun solve`. By default, a suitable KAN is chosen.
         intervals: Number of intervals per variable of each grid, coarsest first; by default, grids
             are refined as long as that helps.

@@ -28,7 +28,6 @@ u_xx = 1 | {'variables': {'x': [0, '2*e']}, 'conditions': ['u = 0 at x=0, x=2*e'
 u_xx = 1 | {'conditions': ['u is zero']} | Write "u = 0 at x=0, x=1"
 u_xx = 1 | {'conditions': ['periodic in y']} | the variables are x
 u_xxxx = 1 | {'conditions': ['u = 0 at x=0, x=1', 'u_x = 0 at x=0, x=1'], 'network': {'kind': 'kan', 'degree': 4}} | degree of 5
-u_xx = 1 | {'network': {'kind': 'mlp', 'activation': 'relu'}} | no second derivatives
 u_xx = 1 | {'exact': 'x^2/2'} | exact does not satisfy u = 0: ... at x=1
 u_xx = 1 | {'exact': 'x*(1 - x)'} | exact does not satisfy u_xx = 1
 u_xx = k | {'conditions': [], 'unknown_parameters': {'k': 1}, 'data': {'x': [0.5, 2.0], 'u': [1.0, 1.0]}} | 1 of 2 rows outside ... x=2
@@ -88,11 +87,11 @@ def test_more_than_memory_holds_is_refused(refused):
 def test_networks_are_called_by_their_kind_and_shape():
     cfg = SolveConfig(
         equation=EquationConfig(variables=X, formula="u_xx = u^3", conditions=ENDS),
-        networks=[{"kind": "kan", "terms": 1}, {"kind": "kan", "hidden": [2]}, {"kind": "mlp"}],
+        networks=[{"kind": "kan", "terms": 1}, {"kind": "kan", "hidden": [2]}],
     )
     found = settings.network_choices(cfg, make_solve_problem(cfg, 0).system)
-    assert [each.label for each in found] == ["KAN 1-1", "KAN 1-2-1", "MLP 1-16-16-1"]
-    assert [each.method.intervals[0] for each in found] == [5, 5, None]
+    assert [each.label for each in found] == ["KAN 1-1", "KAN 1-2-1"]
+    assert [each.method.intervals[0] for each in found] == [5, 5]
 
 
 def heat(conditions, formula="u_t = u_xx"):

@@ -177,7 +177,8 @@ solve "equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}" | is not a v
 solve "+equation.conditions.ring={periodic: z, formula: 'u = 0'}" | not one of the variables
 solve 'equation.conditions={border: 3}' | must be {at:
 solve ~equation.conditions.border | so the solution is not unique
-solve networks=[{kind:tree}] | is not one of kan, mlp
+solve networks=[{kind:tree}] | is not kan
+solve networks=[{kind:mlp}] | is not kan
 solve networks=[{kind:kan,width:3}] | the key width
 solve equation.data=missing.csv | missing.csv
 solve equation.intervals=[0] | equation.intervals
