@@ -32,9 +32,6 @@ from kanrun.study.suite import refuse_unused, typed
 from .config import CompareMLPConfig
 
 Model = KANConfig | MLPConfig
-#: Largest factor by which the search for the penalty's weight increases the number of steps of a
-#: KAN. MLPs have no penalty, but may take as many steps as the KAN with this search.
-SEARCH = 3
 #: Probability with which the confidence interval contains the true ratio.
 LEVEL = 0.95
 
@@ -151,7 +148,11 @@ def steps_of(case: Case, model: KANConfig) -> int:
     """
     plan = training_of(case, model).plan
     sizes = (parameters_of(model, case.problem, plan.solver, (g,)) for g in plan.intervals)
-    return sum(map(plan.steps_for, sizes)) * (SEARCH if plan.weight is None else 1)
+    # Largest factor by which the search for the penalty's weight increases the number of
+    # steps of a KAN. MLPs have no penalty, but may take as many steps as the KAN with this
+    # search.
+    search = 3
+    return sum(map(plan.steps_for, sizes)) * (search if plan.weight is None else 1)
 
 
 def training_of(case: Case, model: Model, steps: int | None = None) -> Training:

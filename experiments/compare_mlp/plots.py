@@ -36,22 +36,8 @@ DIFFERENCES = {
     "from_least_squares": "from ordinary least squares",
     "from_product": "from the product of the matrices",
 }
-#: Smallest number of different sizes for which a power law is fitted.
-MIN_SIZES = 3
-#: Two sizes whose ratio is at most this count as the same size.
-ONE_SIZE = 1.4
-#: Differences below this value, including zero, are drawn at this value.
-SMALLEST = 1e-17
 QUARTILES = (0.25, 0.75)
 RELATIVE = "test RMSE / std of the target"
-#: Height of a panel of errors against sizes (inches).
-PARETO = 1.9
-#: Height of a panel of growth (inches).
-GROWTH = 2.2
-#: Largest number of letters in one line of the label of a row of panels.
-LABEL_LETTERS = 22
-#: Half the height of the line that marks a bound (rows).
-HALF_BOUND = 0.35
 #: Horizontal distance between the marks of two columns (hidden layers).
 BESIDE = 1 / 12
 ABOVE: Look = {"where": "outside upper center"}
@@ -63,8 +49,12 @@ QUARTILE_BARS: Look = {"alpha": 0.7, "lw": 0.7}
 def pareto(summary: DataFrame) -> Figure:
     """Draw test error against parameters, FLOPs and seconds: quartiles and Pareto fronts."""
     targets: Any = list(summary.groupby("target", sort=False))
-    figure, grid = grid_of_panels(len(targets), len(SIZES), PARETO, sharey="row")
+    # Height of a panel of errors against sizes (inches).
+    height = 1.9
+    figure, grid = grid_of_panels(len(targets), len(SIZES), height, sharey="row")
     keys = [name for name in ("cell", "activation") if name in summary]
+    # Largest number of letters in one line of the label of a row of panels.
+    letters = 22
     for line, (target, rows) in zip(grid, targets, strict=True):
         for panel, size in zip(line, SIZES, strict=True):
             for model, trainings in rows.groupby("model"):
@@ -79,7 +69,7 @@ def pareto(summary: DataFrame) -> Figure:
                 panel.plot(*front.to_numpy().T, color=colour, drawstyle="steps-post", lw=1)
             panel.set(xscale="log", yscale="log")
         error = rows["error_name"].iloc[0]
-        line[0].set_ylabel(f"{two_lines(str(target), LABEL_LETTERS)}\n{error}")
+        line[0].set_ylabel(f"{two_lines(str(target), letters)}\n{error}")
     for panel, label in zip(grid[-1], SIZES.values(), strict=True):
         panel.set_xlabel(label)
     title = "bars: quartiles over seeds; steps: the best up to a size"
@@ -92,13 +82,17 @@ def scaling(summary: DataFrame) -> Figure:
     keys = ["target", "error_name", "model", "parameters"]
     middle = summary.groupby(keys, sort=False)["error"].median().reset_index()
     figure, panels = panels_by(middle, "target", room=0.2)
+    # Smallest number of different sizes for which a power law is fitted.
+    fewest = 3
+    # Two sizes whose ratio is at most this count as the same size.
+    same = 1.4
     for panel, _, rows in panels:
         for model, some in rows.groupby("model"):
             colour, marker, name = MODELS[str(model)]
             x = some["parameters"]
             y = some["error"]
-            sizes = 1 + int((np.diff(np.log(np.sort(x))) > np.log(ONE_SIZE)).sum())
-            fit = exponent(x, y) if sizes >= MIN_SIZES else np.nan
+            sizes = 1 + int((np.diff(np.log(np.sort(x))) > np.log(same)).sum())
+            fit = exponent(x, y) if sizes >= fewest else np.nan
             counted = f"{sizes} size{'s' * (sizes > 1)}"
             if np.isfinite(fit):
                 power_law(panel, x, y, fit, color=colour)
@@ -121,7 +115,9 @@ def along(growth: DataFrame, name: str) -> DataFrame:
 @styled
 def growth(growth: DataFrame) -> Figure:
     """Draw parameters of networks against width, depth and G + k, with the lecture's power laws."""
-    figure, (panels,) = grid_of_panels(1, len(LAWS), GROWTH, sharey=True)
+    # Height of a panel of growth (inches).
+    height = 2.2
+    figure, (panels,) = grid_of_panels(1, len(LAWS), height, sharey=True)
     for panel, (name, (label, law)) in zip(panels, LAWS.items(), strict=True):
         table = growth.dropna(subset=[name])
         for model, rows in table.groupby("model"):
@@ -162,9 +158,11 @@ def errors(summary: DataFrame) -> Figure:
         for (target, grid), rows in groups
     ]
     figure, panel = panel_of_rows(names)
+    # Half the height of the line that marks a bound (rows).
+    half = 0.35
     for place, (_, rows) in enumerate(groups):
         seeds_across(panel, rows["relative_error"], place)
-        ends = place - HALF_BOUND, place + HALF_BOUND
+        ends = place - half, place + half
         panel.vlines(rows["bound"].iloc[0], *ends, color=VERMILLION, label="bound")
     panel.set(xscale="log", xlabel=RELATIVE)
     return finish(figure, [panel], ncols=3, **ABOVE)
@@ -174,8 +172,10 @@ def errors(summary: DataFrame) -> Figure:
 def differences(linear: DataFrame) -> Figure:
     """Draw how far MLPs without activations are from least squares and their matrix product."""
     figure, panel = one_panel()
+    # Differences below this value, including zero, are drawn at this value.
+    smallest = 1e-17
     for index, (column, label) in enumerate(DIFFERENCES.items()):
-        values = linear[column].clip(lower=SMALLEST)
+        values = linear[column].clip(lower=smallest)
         beside = linear["depth"] + index * BESIDE
         panel.plot(beside, values, MARKERS[index], color=CYCLE[index], label=label)
     panel.set(yscale="log", xlabel="hidden layers", ylabel="largest difference, relative")

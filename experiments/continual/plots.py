@@ -37,28 +37,10 @@ from kanrun.study import Tables
 
 #: Largest number of learners on one page.
 MAX_ROWS = 12
-#: Largest number of phases on one page.
-MAX_COLUMNS = 8
-#: Largest number of phases for which matrices show their numbers.
-MAX_NUMBERED = 10
-#: Width of a page of matrices (inches).
-PAGE = 8.5
-#: Smallest side of a matrix (inches).
-SMALLEST_SIDE = 1.65
-#: Largest side of a matrix (inches).
-LARGEST_SIDE = 3.3
-#: Largest number of matrices in a row.
-MAX_MATRICES = 4
-#: Quantile of the errors at the upper end of the colour scale of matrices.
-BRIGHTEST = 0.95
 #: Smaller values of errors and forgetting are drawn at this value, since zero has no logarithm.
 SMALLEST = 1e-11
 #: Range of numbers that are written without a power of ten.
 PLAIN = (0.01, 1000)
-#: Largest number of letters in one line of a row's label.
-LINE_LETTERS = 12
-#: Largest number of letters of a learner's name in a row's label.
-NAME_LETTERS = 36
 #: For each part that varies a setting: the column of the horizontal axis, and the column that
 #: distinguishes the lines.
 VARIED = {
@@ -109,10 +91,16 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     data = first_seed(data).drop_duplicates(["phase", "x0"])
     ends = data.groupby("phase")["x0"].agg(["min", "max"])
     learners = _some_of(functions["learner"], MAX_ROWS)
-    shown = _some_of(functions["after"], MAX_COLUMNS)
+    # Largest number of phases on one page.
+    columns = 8
+    shown = _some_of(functions["after"], columns)
     count = int(functions["after"].max())
     width = 1.25 + 1.6 / len(shown)
     figure, grid = grid_of_panels(len(learners) + 1, len(shown), 0.75, width, 0.6)
+    # Largest number of letters in one line of a row's label.
+    line_letters = 12
+    # Largest number of letters of a learner's name in a row's label.
+    name_letters = 36
     for line, name in zip(grid, [None, *learners], strict=True):
         predicted = functions[functions["learner"] == (name or learners[0])]
         for panel, after in zip(line, shown, strict=True):
@@ -130,7 +118,7 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
             learned = known["output"].where(np.any(places, axis=0))
             colour = BLUE if (known["kind"] == "kan").all() else VERMILLION
             panel.plot(known["x0"], learned, color=colour, lw=1)
-        label = "\n".join(wrap(shorten(name or "data", NAME_LETTERS), LINE_LETTERS))
+        label = "\n".join(wrap(shorten(name or "data", name_letters), line_letters))
         line[0].set_ylabel(label, rotation=0, ha="right", va="center")
     left, right = functions["x0"].agg(["min", "max"])
     set_remark(figure, f"{PHASES}; x₀ from {left:.3g} to {right:.3g}")
@@ -177,16 +165,28 @@ def matrices(matrix: DataFrame) -> Figure:
     """
     learners = _some_of(matrix["learner"], MAX_ROWS)
     count = int(matrix["after"].nunique())
-    side = float(np.clip(count / 3, SMALLEST_SIDE, LARGEST_SIDE))
-    columns = min(max(1, int(PAGE / side)), MAX_MATRICES, len(learners))
+    # Smallest side of a matrix (inches).
+    smallest = 1.65
+    # Largest side of a matrix (inches).
+    largest = 3.3
+    side = float(np.clip(count / 3, smallest, largest))
+    # Width of a page of matrices (inches).
+    page = 8.5
+    # Largest number of matrices in a row.
+    most_columns = 4
+    columns = min(max(1, int(page / side)), most_columns, len(learners))
     shown = matrix[matrix["learner"].isin(learners)]
     width = side + 0.2 + 1 / columns
     figure, panels = panels_by(shown, "learner", columns, side + 0.4, width=width, sharey=True)
     errors = matrix["error"][np.isfinite(matrix["error"])]
     low = max(SMALLEST, float(errors.min()))
-    norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(BRIGHTEST))))
+    # Quantile of the errors at the upper end of the colour scale of matrices.
+    brightest = 0.95
+    norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(brightest))))
     look: Any = {"norm": norm, "cmap": "viridis_r", "aspect": "equal"}
-    form = short_number if count <= MAX_NUMBERED else None
+    # Largest number of phases for which matrices show their numbers.
+    most = 10
+    form = short_number if count <= most else None
     for panel, _, rows in panels:
         table = rows.groupby(["after", "on"])["error"].median().unstack()
         values = table.to_numpy(dtype=float).clip(low)

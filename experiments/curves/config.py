@@ -77,7 +77,6 @@ class CurvesConfig(ExperimentConfig):
         ControlPoints,
         "control points, one more than the degree",
     ] = MISSING
-    parameter: Annotated[float, Meta(ge=0, le=1), "parameter of de Casteljau's construction"] = 0.4
     bspline: Annotated[
         ControlPoints,
         "control points",

@@ -30,32 +30,10 @@ from kanrun.figures.style import (
     thin,
 )
 
-#: Jumps below this value, including zero, are drawn at this value.
-SMALLEST_JUMP = 1e-17
 #: Larger errors are drawn at this value, since matplotlib cannot label much larger ticks.
 LARGEST_ERROR = 1e100
-#: Lower end of the axis of errors, relative to the range of the function's values.
-SMALLEST_ERROR = 1e-8
-#: Largest number of control points that are labelled.
-MAX_LABELS = 20
-#: Largest degree whose Bernstein polynomials are labelled.
-MAX_NAMED = 8
 #: Height of a panel that shows planar curves (inches).
 PLANE = 3.2
-#: Distance of a label from its point (points).
-AWAY = 10
-#: Vertical distance of a label from the top of its curve (units of the axis).
-ABOVE = 0.02
-#: Vertical distance between marks of a repeated knot (units of the axis).
-BELOW = -0.06
-#: Largest number of points that are drawn black and in front of the curves.
-MANY = 600
-#: Largest number of points that are drawn larger.
-FEW = 60
-#: Diameters of at most FEW points, and of more points (points).
-SIZES = (3.2, 2)
-#: Fraction of the colour map that the levels of de Casteljau's construction use.
-LEVELS = 0.85
 CURVE: Look = {"lw": 2, "zorder": 3}
 GIVEN: Look = {"color": BLACK, "zorder": 4}
 KNOTS: Look = {"color": "white", "mec": BLACK, "ms": 4, "zorder": 4, "label": "knots"}
@@ -84,7 +62,9 @@ def interpolation(interpolation: DataFrame) -> Figure:
     figure, axes = grid_of_panels(2, len(groups), 1.8, **options)
     low, high = interpolation["truth"].agg(["min", "max"])
     size = high - low or 1.0
-    floor = SMALLEST_ERROR * size
+    # Lower end of the axis of errors, relative to the range of the function's values.
+    smallest = 1e-8
+    floor = smallest * size
     for (upper, lower), (count, rows) in zip(axes.T, groups, strict=True):
         for name, colour in (("polynomial", VERMILLION), ("spline", BLUE)):
             upper.plot(rows["x"], rows[name], color=colour, label=name)
@@ -162,12 +142,16 @@ def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
     """
     figure, axes = one_panel(width=3.8)
     degree = int(bernstein_basis["function"].max())
+    # Largest degree whose Bernstein polynomials are labelled.
+    most = 8
+    # Vertical distance of a label from the top of its curve (units of the axis).
+    above = 0.02
     for index, rows, colour in _groups(bernstein_basis, "function"):
         axes.plot(rows["u"], rows["value"], color=colour)
-        if degree <= MAX_NAMED:
+        if degree <= most:
             u, top = rows[["u", "value"]].to_numpy()[rows["value"].argmax()]
             name = f"B{subscript(index)}{power(str(degree))}"
-            axes.text(u, top + ABOVE, name, ha="center", color=colour)
+            axes.text(u, top + above, name, ha="center", color=colour)
     axes.set(xlabel="u", ylabel="value", ylim=(0, 1.14))
     return figure
 
@@ -183,8 +167,10 @@ def bspline_basis(bspline_basis: DataFrame, bspline_knots: DataFrame) -> Figure:
     for _, rows, colour in _groups(bspline_basis, "function"):
         axes.plot(rows["t"], rows["value"].where(_widened(rows["value"] != 0)), color=colour)
     knots = bspline_knots["knot"]
+    # Vertical distance between marks of a repeated knot (units of the axis).
+    below = -0.06
     for knot, times in zip(knots, bspline_knots["multiplicity"].astype(int), strict=True):
-        axes.plot([knot] * times, BELOW * np.arange(1, times + 1), "^", color=BLACK)
+        axes.plot([knot] * times, below * np.arange(1, times + 1), "^", color=BLACK)
     axes.set_xticks(knots, [f"{knot:.3g}" for knot in knots])
     axes.set(xlabel="knots t", ylabel="value", yticks=[0, 0.5, 1])
     return figure
@@ -199,17 +185,19 @@ def continuity(multiple_knots: DataFrame, continuity: DataFrame) -> Figure:
     """
     degree = int(multiple_knots["curve"].max()) + 1
     figure, ((left, right),) = grid_of_panels(1, 2)
+    # Jumps below this value, including zero, are drawn at this value.
+    smallest = 1e-17
     for curve, rows, colour in _groups(multiple_knots, "curve"):
         m = curve + 1
         jumps = continuity[(continuity["degree"] == degree) & (continuity["multiplicity"] == m)]
         left.plot(rows["t"], rows["value"], color=colour)
         beside = jumps["derivative"] + (m - (degree + 1) / 2) / 8
         label = f"m = {m}: C{power(str(degree - m))}"
-        right.plot(beside, jumps["relative"].clip(SMALLEST_JUMP), "o", color=colour, label=label)
+        right.plot(beside, jumps["relative"].clip(smallest), "o", color=colour, label=label)
     left.axvline(0.5, color=GREY, lw=0.8, zorder=0)
     title = "a knot of multiplicity m at 0.5"
     left.set(xlabel="t", ylabel=f"splines of degree {degree}", title=title)
-    bottom = SMALLEST_JUMP / 20
+    bottom = smallest / 20
     right.axhspan(bottom, np.finfo(float).eps, color=PALE, zorder=0, label="rounding")
     right.set(xlabel="derivative", ylabel="jump / size of the derivative", title="jumps there")
     right.set(yscale="log", ylim=(bottom, 100), xticks=range(degree + 1))
@@ -227,7 +215,9 @@ def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
     _draw(axes, bezier_curve, "-", color=BLACK, lw=2, label="Bézier curve")
     (_, control, _), *levels, (_, last, _) = _groups(de_casteljau, "level")
     _polygon(axes, control, "P")
-    shades = mpl.colormaps["viridis"](np.linspace(0, LEVELS, len(levels)))
+    # Fraction of the colour map that the levels of de Casteljau's construction use.
+    share = 0.85
+    shades = mpl.colormaps["viridis"](np.linspace(0, share, len(levels)))
     for (level, rows, _), shade in zip(levels, shades, strict=True):
         _draw(axes, rows, "o-", color=shade, label=f"level {level}")
     _draw(axes, last, "o", label="point of the curve", **POINT)
@@ -305,8 +295,10 @@ def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: D
     _polygon(right, control)
     _draw(right, curves, "-", "near_", color=GREEN, label="spline near them")
     look: Look = {"color": PALE, "zorder": 0}
-    if len(points) <= MANY:
-        look = {"ms": SIZES[len(points) > FEW], **GIVEN}
+    # Largest number of points that are drawn black and in front of the curves.
+    many = 600
+    if len(points) <= many:
+        look = {"ms": 3.2 if len(points) <= 60 else 2, **GIVEN}
     for axes in (left, right):
         _set_equal(axes)
         _draw(axes, thin(points), "o", label="given points", **look)
@@ -323,16 +315,20 @@ def _draw(axes: Axes, points: DataFrame, style: str, prefix: str = "", **look: A
 def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
     """Draw a control polygon.
 
-    If `name` is given and there are at most MAX_LABELS points, label each point with `name` and its
+    If `name` is given and there are at most 20 points, label each point with `name` and its
     number, above corners that point up and below the other corners.
     """
     _draw(axes, points, "o--", color=GREY, zorder=1, label="control polygon")
-    if not name or len(points) > MAX_LABELS:
+    # Largest number of control points that are labelled.
+    most = 20
+    if not name or len(points) > most:
         return
     around = np.pad(points["y"].to_numpy(dtype=float), 1, mode="reflect")
     middles = (around[:-2] + around[2:]) / 2
+    # Distance of a label from its point (points).
+    away = 10
     for index, (x, y, middle) in enumerate(zip(points["x"], points["y"], middles, strict=True)):
-        shift = 0, AWAY if y >= middle else -AWAY
+        shift = 0, away if y >= middle else -away
         axes.annotate(f"{name}{subscript(index)}", (x, y), shift, va="center", **LABEL)
 
 

@@ -13,7 +13,6 @@ from kanrun.config import (
     MISSING,
     Count,
     NonEmpty,
-    NonNegative,
     TrainingConfig,
     copied,
     experiment,
@@ -61,6 +60,3 @@ class ExtendGridConfig(TrainingConfig):
     overfit_intervals: Annotated[list[int], "grids of the part overfit"] = copied(
         [3, 6, 12, 24, 48, 96]
     )
-    overfit_noise: Annotated[
-        NonNegative, "noise, as sampling.noise, of a second run of the part overfit; 0 skips it"
-    ] = 0.01

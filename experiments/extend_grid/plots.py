@@ -50,8 +50,6 @@ MARKS: dict[str, dict[str, Any]] = {
         "zorder": 0,
     },
 }
-#: Marks at more than this multiple of the finest grid are not drawn.
-FARTHEST = 10
 GRIDS = "grid intervals G"
 PUBLISHED = {"paper": ("x", "paper, Figure 2.3"), "pykan": ("+", "pykan 0.2.8")}
 THEIRS: Look = {"color": BLACK, "ms": 5, "zorder": 4}
@@ -63,10 +61,6 @@ WAYS = (
     ("without penalty", False, "warm", "s--", CYCLE[1]),
     ("without penalty, from scratch", False, "scratch", "D", BLACK),
 )
-#: Height of a panel of steps (inches).
-STEPS = 2.0
-#: Height of a panel that stands alone (inches).
-TALL = 3.0
 
 
 def draw_parts(tables: Tables) -> Figures:
@@ -90,7 +84,9 @@ def staircase(steps: DataFrame, schedules: DataFrame) -> Figure:
         table.assign(name=table["shape"].map(shape_name) + " " + table["schedule"])
         for table in (steps[steps["seed"] == steps["seed"].min()], schedules)
     )
-    figure, panels = panels_by(steps, "name", 3, STEPS, room=0.8, sharey=True)
+    # Height of a panel of steps (inches).
+    height = 2.0
+    figure, panels = panels_by(steps, "name", 3, height, room=0.8, sharey=True)
     for panel, name, rows in panels:
         steps = numbered(rows)
         for split in ("train", "test"):
@@ -129,7 +125,9 @@ def error_against_intervals(schedules: DataFrame, published: DataFrame) -> Figur
 @styled
 def order(order: DataFrame) -> Figure:
     """Draw test RMSE against G by degree, with fitted exponents and lines of theoretical slope."""
-    figure, panel = one_panel(TALL)
+    # Height of a panel that stands alone (inches).
+    height = 3.0
+    figure, panel = one_panel(height)
     ranged = order[order["in_order"]]
     fits = exponents(ranged, ["degree", "seed"], "test_rmse")
     fitted = fits.groupby("degree")["exponent"].median()
@@ -169,7 +167,9 @@ def overfit(overfit: DataFrame) -> Figure:
 
 def _mark_thresholds(panel: Axes, rows: DataFrame) -> None:
     """Draw both marks of MARKS on an axis of G, unless they are far beyond the trained grids."""
+    # Marks at more than this multiple of the finest grid are not drawn.
+    farthest = 10
     for column, look in MARKS.items():
         at = rows[column].median()
-        if at <= FARTHEST * rows["intervals"].max():
+        if at <= farthest * rows["intervals"].max():
             panel.axvline(at, **look)

@@ -31,9 +31,6 @@ from kanrun.targets.datasets import NAMED
 
 from .config import ImportConfig
 
-#: Largest number of points on which the outputs of the network are recorded.
-SAMPLES = 2000
-
 
 def cells(cfg: ImportConfig) -> list[Cell]:
     """Return a single cell without settings."""
@@ -51,6 +48,8 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     network: KAN = KAN.of_layers(imported.layers, imported.products[:-1])
     x = imported.samples
     where = "inputs of its checkpoint"
+    # Largest number of points on which the outputs of the network are recorded.
+    most = 2000
     if x is None or len(x) < 2:
         first = imported.layers[0]
         where = "uniform points of its first grid"
@@ -59,9 +58,9 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
         points = first.grid.breakpoints
         degree = first.spec.degree
         random = generator(seed, "samples")
-        shares = torch.rand(SAMPLES, first.inputs, generator=random, dtype=torch.float64)
+        shares = torch.rand(most, first.inputs, generator=random, dtype=torch.float64)
         x = torch.lerp(points[:, degree], points[:, -1 - degree], shares)
-    x = x[:: -(-len(x) // SAMPLES)]
+    x = x[:: -(-len(x) // most)]
     with torch.no_grad():
         target = array_target(x, network(x))
     inputs = _names(cfg.inputs, target.inputs, "inputs")

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from kanrun.config.conversion import check
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.counting import KANSize, kan_parameters
+from kanrun.engine.networks.kan import KANSize, kan_parameters
 from kanrun.engine.training import (
     GrowthPolicy,
     Plan,

@@ -504,7 +504,7 @@ class LBFGSSolver(GradientConfig):
 
     @staticmethod
     def maker() -> Any:
-        from kanrun.engine.training.lbfgs import LBFGS
+        from kanrun.engine.training.solvers import LBFGS
 
         return LBFGS
 

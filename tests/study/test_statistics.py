@@ -8,13 +8,8 @@ import pytest
 from cases import cases
 from kanrun.experiments import continual, curves
 from kanrun.experiments import extend_grid as grids
-from kanrun.experiments.compare_mlp import (
-    implementation_tricks,
-    kolmogorov_arnold,
-    matched,
-    no_activation,
-)
-from kanrun.experiments.curves.parts import fitted_order
+from kanrun.experiments.compare_mlp import COMPARISONS
+from kanrun.experiments.curves import fitted_order
 
 from kanrun.study import suite
 
@@ -47,11 +42,11 @@ def bounded(values):
 
 def of_no_activation(values):
     columns = dict.fromkeys(("from_least_squares", "from_product", "bits_that_differ"), values)
-    return no_activation.claims({"linear": table(depth=1, **columns)})
+    return COMPARISONS["no_activation"].claims({"linear": table(depth=1, **columns)})
 
 
 def superposed(values):
-    return kolmogorov_arnold.claims({"summary": table(relative_error=values)})
+    return COMPARISONS["kolmogorov_arnold"].claims({"summary": table(relative_error=values)})
 
 
 def six_seeds(*tables):
@@ -65,13 +60,13 @@ def without_tricks(values):
         table(error=values + 1 + 10 * (variant != "all tricks"), variant=variant)
         for variant in implementation_tricks.VARIANTS
     )
-    return implementation_tricks.claims({"summary": six_seeds(*tables)})
+    return COMPARISONS["implementation_tricks"].claims({"summary": six_seeds(*tables)})
 
 
 def opponents(values):
     kans = table(error=values + 1, model="kan", kan="a", validation_rmse=1.0)
     mlps = kans.assign(model="mlp", error=kans["error"] + 1)
-    return matched.verdict_claims(six_seeds(kans, mlps), "parameters")
+    return verdict_claims(six_seeds(kans, mlps), "parameters")
 
 
 def learners(values):

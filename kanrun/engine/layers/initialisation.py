@@ -23,17 +23,9 @@ from kanrun.errors import UsageError
 if TYPE_CHECKING:
     from kanrun.engine.layers.spline_layer import SplineLayer
 
-#: Number of points per input over which the variance-aware schemes average.
-PROBES = 2048
 #: Exponents p of the power law (inputs x terms)^-p: first that for the standard deviation of base
 #: weights, then that for coefficients.
 POWER = (0.25, 1.75)
-#: Standard deviation of the initial coefficients under `paper`, from the KAN paper. Larger values
-#: begin with rougher functions.
-PAPER = 0.1
-#: Standard deviation of the initial coefficients under `spline`, before it is divided by the root
-#: of the number of inputs. Larger values begin with rougher functions.
-SPLINE = 0.3
 #: Number of points per interval at which splines are fitted to the base function, which is then
 #: subtracted from the initial splines.
 POINTS = 3
@@ -66,13 +58,21 @@ def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) ->
     inputs = layer.inputs
     outputs = layer.outputs
     terms = grid.functions + 1
+    # Standard deviation of the initial coefficients under `paper`, from the KAN paper. Larger
+    # values begin with rougher functions.
+    paper = 0.1
     if scheme == "paper":
-        return [sqrt(2 / (inputs + outputs)), PAPER]
+        return [sqrt(2 / (inputs + outputs)), paper]
     if scheme == "power_law":
         return [(inputs * terms) ** -power for power in POWER]
+    # Standard deviation of the initial coefficients under `spline`, before it is divided by the
+    # root of the number of inputs. Larger values begin with rougher functions.
+    spline = 0.3
     if scheme == "spline":
-        return [0.0, SPLINE / sqrt(inputs)]
-    share = torch.rand(PROBES, inputs, generator=generator, dtype=torch.float64).to(layer.knots)
+        return [0.0, spline / sqrt(inputs)]
+    # Number of points per input over which the variance-aware schemes average.
+    probes = 2048
+    share = torch.rand(probes, inputs, generator=generator, dtype=torch.float64).to(layer.knots)
     x = torch.lerp(grid.low.expand_as(share), grid.high.expand_as(share), share)
     # Mean squares of the base function and of a basis function: of their values for the forward
     # pass, of their slopes for the backward pass.

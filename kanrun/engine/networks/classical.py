@@ -5,14 +5,20 @@ coefficients, shape (..., outputs), so they are linear in their coefficients. Th
 least squares in float64, with the solution of smallest norm if the data do not determine it.
 Outside their domain [low, high], polynomials and Bezier curves continue as polynomials, and
 B-splines linearly.
+
+An MLP can be matched to the size of a KAN. Its hidden layers have equal widths except the last,
+because with equal widths only, the size would change in large steps. Of the widths whose size is
+within the tolerance, the most even ones are used; if there are none, the nearest.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,9 +28,13 @@ from torch.nn import functional
 
 from kanrun.engine.layers import check_place, check_samples, checked_shape
 from kanrun.engine.least_squares import DenseRows
-from kanrun.engine.networks.counting import mlp_flops
-from kanrun.engine.networks.network import Network
-from kanrun.engine.splines import Grid, dense_rows, local_basis, uniform_breakpoints
+from kanrun.engine.networks.network import ACTIVATION_FLOPS, Network
+from kanrun.engine.splines import (
+    Grid,
+    dense_rows,
+    local_basis,
+    uniform_breakpoints,
+)
 from kanrun.errors import UsageError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -301,3 +311,108 @@ class BSpline(Curve):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "degree": self.degree}
+
+
+# -------------------- MLPs of a given size
+
+
+def mlp_parameters(shape: Sequence[int]) -> int:
+    """Return the number of parameters of an MLP: the sum of n_out (n_in + 1) over its layers."""
+    return sum(b * (a + 1) for a, b in itertools.pairwise(shape))
+
+
+def mlp_flops(shape: Sequence[int], activation: str) -> dict[str, float | None]:
+    """Return the numbers of FLOPs of one sample of an MLP, as `Network.flops` does.
+
+    A layer takes 2 n_in n_out (the bias replaces the first addition), plus the activation functions
+    of hidden nodes. KANbeFair counts activation functions of the outputs too.
+    """
+    products = sum(2 * a * b for a, b in itertools.pairwise(shape))
+    each = ACTIVATION_FLOPS[activation]
+    fair = products + each * sum(shape[1:])
+    return {"flops": float(products + each * sum(shape[1:-1])), "kanbefair_flops": float(fair)}
+
+
+#: Largest relative difference of the sizes at which a match counts as close.
+TOLERANCE = 0.02
+#: Largest number of neurons of a hidden layer that is tried. If more are needed, the match is not
+#: close.
+WIDEST = 1 << 14
+
+
+@dataclass(frozen=True)
+class SizeMatch:
+    """Hidden widths of a network whose size was matched to another.
+
+    Attributes:
+        hidden: Widths of the hidden layers.
+        value: Size that these widths give, in parameters or FLOPs.
+        wanted: Size to be matched, in the same unit.
+    """
+
+    hidden: tuple[int, ...]
+    value: float
+    wanted: float
+
+    @property
+    def off(self) -> float:
+        """Relative difference of the sizes, (value - wanted) / wanted."""
+        return self.value / self.wanted - 1
+
+    @property
+    def close(self) -> bool:
+        """Whether the relative difference is within the tolerance."""
+        return abs(self.off) <= TOLERANCE
+
+
+def match_parameters(inputs: int, outputs: int, depth: int, wanted: int | float) -> SizeMatch:
+    """Return the MLP with `depth` hidden layers whose number of parameters best fits `wanted`."""
+    return _match(lambda hidden: mlp_parameters((inputs, *hidden, outputs)), depth, wanted)
+
+
+def match_flops(
+    inputs: int, outputs: int, depth: int, activation: str, wanted: int | float
+) -> SizeMatch:
+    """Return the MLP with `depth` hidden layers whose executed FLOPs are nearest to `wanted`."""
+
+    def flops(hidden: tuple[int, ...]) -> float:
+        return mlp_flops((inputs, *hidden, outputs), activation)["flops"] or 0.0
+
+    return _match(flops, depth, wanted)
+
+
+def _match(
+    measure: Callable[[tuple[int, ...]], float], depth: int, wanted: int | float
+) -> SizeMatch:
+    """Return the most even hidden widths (n, ..., n, m) whose size is close to `wanted`.
+
+    If the size of no widths is within the tolerance, return the widths with the nearest size.
+    `measure` maps widths to their size, and must be increasing.
+    """
+    if depth < 1:
+        raise UsageError(
+            f"An MLP of {depth} hidden layers has no width to match. Use depths of at least 1."
+        )
+    if not wanted > 0:
+        raise UsageError(f"The size to match must be positive, not {wanted}.")
+
+    def largest(widths: Callable[[int], tuple[int, ...]]) -> int:
+        """Return the largest n at which `widths(n)` measure at most `wanted`; at least 1."""
+        fits = range(1, WIDEST + 1)
+        return max(1, bisect_left(fits, True, key=lambda n: measure(widths(n)) > wanted))
+
+    even = largest(lambda n: (n,) * depth)
+    # Largest difference, in neurons, between a tried width and the best equal width. A larger value
+    # finds closer matches whose widths differ more.
+    farthest = 16
+    reach = min(even // 2, farthest)
+    matches = []
+    for n in range(max(1, even - reach), min(even + reach + 1, WIDEST) + 1):
+        equal = (n,) * (depth - 1)
+        last = largest(lambda m, equal=equal: (*equal, m))  # type: ignore[misc]
+        for hidden in ((*equal, m) for m in (last, min(last + 1, WIDEST))):
+            matches.append(SizeMatch(hidden, float(measure(hidden)), float(wanted)))
+    close = [match for match in matches if match.close]
+    if close:
+        return min(close, key=lambda m: (max(m.hidden) - min(m.hidden), abs(m.off)))
+    return min(matches, key=lambda match: abs(match.off))

@@ -32,8 +32,6 @@ from kanrun.errors import UsageError, no_file
 State = Mapping[str, Any]
 #: Base function if a checkpoint has no configuration: the default of both libraries.
 DEFAULT_BASE = "silu"
-#: Number of factors of a multiplication node if there is no configuration: pykan's default.
-DEFAULT_ARITY = 2
 #: Largest number of edges or keys that a message names.
 _NAMED = 3
 #: Key of the first layer's grid, by which a library's state dict is recognised. A prefix such as
@@ -241,7 +239,9 @@ def _multiply(
 
 def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[list[int]]:
     """Return one list per node of layer `number`: the indices of the sums that it multiplies."""
-    given = config.get("mult_arity", DEFAULT_ARITY)
+    # Number of factors of a multiplication node if there is no configuration: pykan's default.
+    arity = 2
+    given = config.get("mult_arity", arity)
     if isinstance(given, list):
         factors = list(given[number + 1])
     else:

@@ -1,8 +1,21 @@
-"""The multi-layer Kolmogorov-Arnold network."""
+"""The multi-layer Kolmogorov-Arnold network, and its size by all published conventions.
+
+Published comparisons of KANs and MLPs count parameters differently. Here every convention has a
+name, a formula and a source, so that networks can be compared by any of them. E is the number of
+edges, G the number of grid intervals, k the degree, H the number of nodes that are not inputs, and
+n_in and n_out are the widths before and after a layer.
+
+A multiplication, addition, division or comparison is one FLOP; an elementwise function costs the
+number in ACTIVATION_FLOPS. `Network.flops` counts the operations in the formulas that the engine
+executes. torch's own counter is not used, because it ignores gathered products and elementwise
+functions.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,10 +41,15 @@ from kanrun.engine.layers import (
     nodes_of,
 )
 from kanrun.engine.least_squares import LocalRows
-from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import Network
+from kanrun.engine.networks.network import ACTIVATION_FLOPS, Network
 from kanrun.engine.networks.reshaping import prune_edges
-from kanrun.engine.splines import Batch, Inputs, uniform_breakpoints
+from kanrun.engine.splines import (
+    UNIFORM_MATRIX_DEGREE,
+    Batch,
+    Inputs,
+    prefers_sparse,
+    uniform_breakpoints,
+)
 from kanrun.errors import UsageError
 
 #: Score below which `KAN.prune` drops an edge, as pykan does by default (`edge_th`).
@@ -350,3 +368,156 @@ class KAN(Network):
 
     def unknowns_at(self, intervals: int | None) -> int:
         return sum(layer.unknowns_at(intervals) for layer in self.edge_layers)
+
+
+# -------------------- numbers of parameters and FLOPs
+
+
+@dataclass(frozen=True)
+class KANSize:
+    """Size of a KAN.
+
+    Attributes:
+        shape: Widths, inputs first.
+        intervals: Number of grid intervals G.
+        degree: Degree k of the splines.
+        products: Number of multiplication nodes of each hidden layer; each node multiplies two sums
+            of edge outputs.
+    """
+
+    shape: tuple[int, ...]
+    intervals: int
+    degree: int
+    products: tuple[int, ...] = ()
+
+    @property
+    def edges(self) -> int:
+        """Number of edges E, which is the number of edge functions."""
+        sums = [n + m for n, m in itertools.zip_longest(self.shape[1:], self.products, fillvalue=0)]
+        return sum(a * b for a, b in zip(self.shape[:-1], sums, strict=True))
+
+    @property
+    def nodes(self) -> int:
+        """Number H of nodes that are not inputs."""
+        return sum(self.shape[1:])
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A convention by which the parameters of a KAN are counted.
+
+    The number is E (G + degree * k + each) + nodes * H.
+
+    Attributes:
+        name: Name of the convention.
+        formula: The number as a formula.
+        source: Where the convention is used.
+        each: Number of parameters per edge besides those that depend on G or k.
+        degree: Factor that multiplies the degree k.
+        nodes: Number of parameters per node that is not an input.
+    """
+
+    name: str
+    formula: str
+    source: str
+    each: int = 0
+    degree: int = 1
+    nodes: int = 0
+
+    def count(self, size: KANSize) -> int:
+        edge = size.intervals + self.degree * size.degree + self.each
+        return size.edges * edge + self.nodes * size.nodes
+
+
+CONVENTIONS: tuple[Convention, ...] = (
+    Convention("paper", "E G", "Liu et al., arXiv 2404.19756, the axes of its plots", degree=0),
+    Convention("spline", "E (G + k)", "spline coefficients only: what kanrun trains by default"),
+    Convention(
+        "single",
+        "E (G + k + 1)",
+        "coefficients and w_b or w_s alone, or the one w of w (b + spline)",
+        1,
+    ),
+    Convention(
+        "separate", "E (G + k + 2)", "coefficients, w_b and w_s: LBFGS and Adam with a base", 2
+    ),
+    Convention(
+        "efficient_kan", "E (G + k + 2)", "efficient-kan: base weight, spline weight, scaler", 2
+    ),
+    Convention("pykan", "E (G + k + 6)", "pykan 0.2.8, all with requires_grad", 6),
+    Convention(
+        "kanbefair",
+        "E (G + k + 3) + H",
+        "KANbeFair, arXiv 2407.16674, with its shortcut",
+        3,
+        nodes=1,
+    ),
+)
+
+
+def size_of(kan: Network) -> KANSize:
+    """Return the size of a KAN whose layers have the same number of intervals and degree."""
+    first = kan.edge_layers[0]
+    return KANSize(kan.shape, first.grid.intervals, first.spec.degree, kan.products[:-1])
+
+
+def kan_parameters(size: KANSize, spec: EdgeSpec) -> int:
+    """Return the number of trained parameters of a KAN of this size, without creating it."""
+    base = spec.base != "zero"
+    scales = {"all": 1 + base, "base": int(base), "none": 0}[spec.trained_scales]
+    return size.edges * (size.intervals + size.degree + scales)
+
+
+def kanbefair_flops(size: KANSize, base: str) -> float:
+    """Return the number of FLOPs of one sample as KANbeFair counts them.
+
+    KANbeFair counts every basis function of the grid, not only the nonzero ones, for every edge. It
+    has no multiplication nodes; here, each takes one more FLOP.
+    """
+    g = size.intervals
+    k = size.degree
+    total = size.edges * (9 * k * (g + 1.5 * k) + 2 * g - 2.5 * k + 1) + sum(size.products)
+    if base != "zero":
+        total += ACTIVATION_FLOPS[base] * sum(size.shape[:-1]) + 2 * size.edges
+    return total
+
+
+def layer_flops(layer: SplineLayer) -> int:
+    """Return the number of FLOPs of a spline layer for one sample.
+
+    The multiplication of coefficients by w_s is not included, since it does not depend on samples.
+    """
+    k = layer.spec.degree
+    functions = layer.grid.functions
+    edges = layer.inputs * layer.outputs
+    terms = k + 1 if prefers_sparse(functions, k) else functions
+    basis = basis_flops(k, uniform=layer.uniform, extrapolation=layer.spec.extrapolation)
+    total = layer.inputs * basis + 2 * edges * terms
+    if layer.spec.base != "zero":
+        total += layer.inputs * ACTIVATION_FLOPS[layer.spec.base] + 2 * edges
+    return total
+
+
+def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
+    """Return the number of FLOPs to compute the k + 1 nonzero basis functions at one input.
+
+    They are computed once for all edges of the input: on uniform grids by a (k + 1) x k matrix
+    times powers of the position, on others by de Boor's recurrence (the search for the interval is
+    not counted). Extrapolation outside the grid is included.
+    """
+    k = degree
+    linear = extrapolation == "linear"
+    # Number of operations to test whether an input is inside the grid, and to multiply by the
+    # result.
+    policy = {"linear": 0, "constant": 3, "base": 3, "zero": 3 + k + 1}[extrapolation]
+    if k == 0:
+        return policy
+    if uniform and k <= UNIFORM_MATRIX_DEGREE:
+        powers = 1 + 3 * (k - 1) if linear else min(k - 1, 1)
+        # The 9 operations compute position, interval and distance, each of them clamped.
+        return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy
+    # Degree d of the recurrence takes 3 d differences, d quotients, 2 d products and d - 1 sums.
+    # Linear extrapolation adds the slopes, the distance from the grid, and their products.
+    recurrence = sum(7 * d - 1 for d in range(1, k + 1))
+    continued = 3 * k - 1 + 3 + 2 * (k + 1) if linear else 0
+    return 2 + recurrence + continued + policy

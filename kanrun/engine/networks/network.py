@@ -32,11 +32,21 @@ from kanrun.engine.splines import Inputs, breakpoints_from_data, largest_but_rar
 InputGrid = Literal["keep", "within", "follow"]
 #: Fraction of the activations' range by which a hidden grid extends beyond this range.
 MARGIN = 0.05
-#: Lower bound of an edge's share of the norm in the entropy, so that the logarithm is finite for
-#: zero edges.
-LEAST_SHARE = 1e-12
 #: Used instead of Self, which run-time type checks of class methods cannot resolve.
 N = TypeVar("N", bound="Network")
+#: Number of FLOPs of each elementwise function, from KANbeFair (Yu et al., arXiv 2407.16674) except
+#: for `sin` and `gaussian`, which KANbeFair does not have.
+ACTIVATION_FLOPS = {
+    "zero": 0,
+    "identity": 0,
+    "relu": 1,
+    "sigmoid": 4,
+    "silu": 5,
+    "tanh": 6,
+    "gelu": 14,
+    "sin": 1,
+    "gaussian": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -226,10 +236,13 @@ class Network(nn.Module):
         """
         total = torch.zeros((), dtype=x.dtype, device=x.device)
         tiny = torch.finfo(x.dtype).tiny
+        # Lower bound of an edge's share of the norm in the entropy, so that the logarithm is finite
+        # for zero edges.
+        least = 1e-12
         for layer, products in zip(self.edge_layers, self.products, strict=True):
             norms = edge_norms(layer, x, kind)[layer.mask]
             size = norms.sum()
-            shares = (norms / size.clamp(min=tiny)).clamp(min=LEAST_SHARE)
+            shares = (norms / size.clamp(min=tiny)).clamp(min=least)
             total = total + l1 * size - entropy * (shares * shares.log()).sum()
             x = nodes_of(layer(x), products)
         return total

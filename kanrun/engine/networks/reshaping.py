@@ -153,8 +153,6 @@ DEGREE = 6
 #: Upper bound (exclusive) of the number of polynomials and products in a fit; the degree is reduced
 #: until it is met. The time of the fit grows with the cube of this number.
 MAX_PRODUCTS = 600
-#: Ridge parameter of the fit by products, relative to polynomials of unit variance.
-RIDGE = 1e-6
 
 #: Function that maps the values of a node (points, 1) to outputs (points, outputs).
 Outer = Callable[[Tensor], Tensor]
@@ -271,7 +269,9 @@ def product_directions(
     products = [(p[:, i, :, None] * p[:, j, None]).flatten(1) for i, j in pairs]
     columns = torch.cat([torch.ones_like(y), p.flatten(1), *products], 1) * slope
     gram = columns.T @ columns / len(x)
-    gram.diagonal().add_(RIDGE * float(slope.square().mean()) + torch.finfo().tiny)
+    # Ridge parameter of the fit by products, relative to polynomials of unit variance.
+    ridge = 1e-6
+    gram.diagonal().add_(ridge * float(slope.square().mean()) + torch.finfo().tiny)
     solution = torch.linalg.solve(gram, columns.T @ y / len(x))[1 + inputs * degree :, 0]
     matrix = solution.new_zeros(inputs, degree, inputs, degree)
     for (i, j), block in zip(pairs, solution.view(len(pairs), degree, degree), strict=True):

@@ -12,7 +12,6 @@ from kanrun.engine.splines.basis import (
     locate,
     pull_back,
 )
-from kanrun.engine.splines.compiled import is_traced
 from kanrun.engine.splines.fitting import (
     carry_coefficients,
     design_matrix,
@@ -33,6 +32,7 @@ from kanrun.engine.splines.knots import (
     equally_spaced,
     extend,
     find_interval,
+    is_traced,
     largest_but_rare,
     mixed_breakpoints,
     redivide,

@@ -24,8 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kanrun.engine.splines.compiled import is_traced
-from kanrun.engine.splines.knots import Batch, Grid, find_interval, largest
+from kanrun.engine.splines.knots import Batch, Grid, find_interval, is_traced, largest
 
 #: Largest degree at which the basis on a uniform grid is computed as a constant matrix times powers
 #: of the position. At higher degrees, this product loses digits.

@@ -2,7 +2,7 @@
 
 Fits are computed in float64. The systems are often rank deficient (basis functions without data,
 repeated points), so the solution of the smallest norm is taken: singular values below
-`RANK_TOLERANCE` times the largest count as zero.
+1e-13 times the largest count as zero.
 
 If a grid contains the old breakpoints, it can represent the same function. Each new coefficient is
 a weighted mean of k + 1 old ones (the Oslo algorithm). The weights are non-negative if the support
@@ -24,11 +24,6 @@ from torch.nn.functional import pad
 from kanrun.engine.splines.basis import local_basis, near_knots, widen
 from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Coefficients, Grid, Inputs, find_interval
 from kanrun.engine.splines.products import dense_rows, spline_values
-
-#: Singular values below this fraction of the largest count as zero.
-RANK_TOLERANCE = 1e-13
-#: Number of points per interval at which a spline is sampled to be fitted on another grid.
-POINTS_PER_INTERVAL = 3
 
 
 def difference_bands(
@@ -95,7 +90,9 @@ def fit_coefficients(x: Inputs, y: Float[Tensor, "samples out inputs"], grid: Gr
     fine = grid.double()
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
     design = design_matrix(at, fine).cpu()
-    solved = torch.linalg.lstsq(design, values.cpu(), rcond=RANK_TOLERANCE, driver="gelsd")
+    # Singular values below this fraction of the largest count as zero.
+    tolerance = 1e-13
+    solved = torch.linalg.lstsq(design, values.cpu(), rcond=tolerance, driver="gelsd")
     solution: Tensor = solved.solution
     return solution.permute(2, 0, 1).to(y)
 
@@ -186,5 +183,7 @@ def carry_coefficients(
     if contains(new, old):
         return insert_knots(coefficients, old, new), "insertion"
     greville_points = greville(new).T.clamp(new.low, new.high)
-    x = torch.cat([sample_points(new, POINTS_PER_INTERVAL), greville_points])
+    # Number of points per interval at which a spline is sampled to be fitted on another grid.
+    per_interval = 3
+    x = torch.cat([sample_points(new, per_interval), greville_points])
     return fit_coefficients(x, spline_values(x, coefficients, old), new), "least squares"

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from kanrun.engine.splines.compiled import kept
 from kanrun.errors import UsageError
 
 #: Input values of samples.
@@ -33,17 +33,6 @@ Breakpoints = Float[Tensor, "inputs points"]
 Extrapolation = Literal["linear", "constant", "zero", "base"]
 
 
-#: Smallest width of an interval of a grid fitted to data, as a fraction of that of a uniform grid.
-MINIMUM_SPACING = 1e-2
-#: Upper limit of the smallest width, which exceeds MINIMUM_SPACING if the precision requires it.
-MAXIMUM_SHARE = 0.5
-#: Half the width of the grid of a constant input, as a fraction of the absolute value of the input.
-CONSTANT_REACH = 0.5
-#: Fraction of the samples at either end that may be outliers; the others are the bulk.
-RARE = 0.01
-#: Distance from the bulk of the samples, in units of the bulk's width, beyond which a sample is an
-#: outlier.
-FAR = 1.0
 #: Smallest number of samples of which some can be outliers.
 FEW = 20
 #: Largest deviation at which knots count as equally spaced, and smallest spacing of breakpoints, in
@@ -209,11 +198,11 @@ def breakpoints_from_data(
 ) -> Breakpoints:
     """Return breakpoints over the range of `x`: (1 - adapt) uniform + adapt quantiles.
 
-    The range excludes outliers. The bulk of the samples is all but the fraction `RARE` at either
-    end, and an outlier is a sample that is farther from the bulk than `FAR` times the width of the
-    bulk. The range is widened if breakpoints would otherwise be equal after rounding. A constant
-    input gets a range as wide as its absolute value, at least 1. No interval is narrower than
-    `MINIMUM_SPACING` times a uniform interval, so repeated values never lead to equal breakpoints.
+    The range excludes outliers. The bulk of the samples is all but 1% at either end, and an outlier
+    is a sample that is farther from the bulk than the width of the bulk. The range is widened if
+    breakpoints would otherwise be equal after rounding. A constant input gets a range as wide as
+    its absolute value, at least 1. No interval is narrower than 1% of a uniform interval, so
+    repeated values never lead to equal breakpoints.
     Source: arXiv 2404.19756, section 2.2 "grid updates"; pykan uses the range of all samples.
 
     Args:
@@ -233,8 +222,11 @@ def breakpoints_from_data(
     low = order[rare]
     high = order[x.shape[0] - 1 - rare]
     width = high - low
+    # Distance from the bulk of the samples, in units of the bulk's width, beyond which a sample is
+    # an outlier.
+    far = 1.0
     # A constant input has a bulk of width zero, so the width of the grid that it will get is used.
-    reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
+    reach = far * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
     near = (order >= low - reach) & (order <= high + reach)
     infinite = torch.inf
     low = torch.where(near, order, infinite).amin(0)
@@ -244,7 +236,9 @@ def breakpoints_from_data(
 
 def rare_samples(samples: int) -> int:
     """Return how many of `samples` samples can be outliers at either end."""
-    return math.ceil(RARE * samples) if samples >= FEW else 0
+    # Fraction of the samples at either end that may be outliers; the others are the bulk.
+    rare = 0.01
+    return math.ceil(rare * samples) if samples >= FEW else 0
 
 
 def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
@@ -268,9 +262,12 @@ def mixed_breakpoints(
     width = high - low
     grain = _grain(low, high)
     least = (intervals * grain - width) / 2
+    # Half the width of the grid of a constant input, as a fraction of the absolute value of the
+    # input.
+    reach = 0.5
     pad = torch.where(
         width <= grain,
-        CONSTANT_REACH * low.abs().clamp(min=1.0),
+        reach * low.abs().clamp(min=1.0),
         torch.maximum(margin * width, least),
     )
     uniform = uniform_breakpoints(low - pad, high + pad, intervals)
@@ -283,7 +280,59 @@ def mixed_breakpoints(
     # Widen narrow intervals to about the fraction `share` of the uniform interval; keep the ends.
     low = uniform[:, :1]
     high = uniform[:, -1:]
-    share = (intervals * grain[:, None] / (high - low)).clamp(MINIMUM_SPACING, MAXIMUM_SHARE)
+    # Smallest width of an interval of a grid fitted to data, as a fraction of that of a uniform
+    # grid.
+    least_share = 1e-2
+    # Upper limit of the smallest width, if the precision requires more.
+    most = 0.5
+    share = (intervals * grain[:, None] / (high - low)).clamp(least_share, most)
     widths = torch.maximum(mixed.diff(dim=1) / (high - low), share / intervals)
     inner = low + (high - low) * (torch.cumsum(widths, 1)[:, :-1] / widths.sum(1, keepdim=True))
     return torch.cat([low, inner, high], dim=1)
+
+
+# -------------------- torch's compiler and transforms
+
+# These functions ask whether torch is compiling or transforming, and guide its compiler. No other
+# code of splines uses private names of torch. Each docstring says what breaks without the function,
+# and `tests/engine/layers/test_compiled.py` fails as soon as torch no longer needs it.
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of `torch.func` or forward mode is active.
+
+    Without this check, `torch.func` raises an error at each `torch.autograd.Function` of splines,
+    because these have no rule for transforms. With such a rule, a call would cost four times as
+    much, and its second forward derivatives would be zero. Torch has no public name for either
+    state.
+    """
+    transforms: bool = torch._C._are_functorch_transforms_active()
+    return transforms or forward_ad._current_level >= 0
+
+
+def is_traced() -> bool:
+    """Return whether torch compiles or transforms, so that no `autograd.Function` can be used."""
+    return torch.compiler.is_compiling() or is_transformed()
+
+
+def kept(x: Tensor) -> Tensor:
+    """Return x, and make a compiler store it in contiguous memory instead of recomputing it.
+
+    The strided view forces the compiler to store x. Otherwise, every operation that reads x would
+    compute x again, one number at a time, and layers would take up to 40 times as long.
+    """
+    if not torch.compiler.is_compiling():
+        return x
+    copy = x.clone(memory_format=torch.contiguous_format)
+    return copy.as_strided(copy.shape, copy.stride())
+
+
+def is_single_threaded() -> bool:
+    """Return whether torch computes on one thread."""
+    return torch.get_num_threads() == 1
+
+
+# A compiler cannot trace `torch.get_num_threads`, so without this mark no layer is compiled in one
+# piece. `torch.compiler.assume_constant_result` sets the mark too, but loads the compiler. Compiled
+# code depends on the number of threads in any case: it is compiled again when the number changes.
+is_single_threaded.__dict__["_dynamo_marked_constant"] = True

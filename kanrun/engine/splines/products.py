@@ -28,8 +28,15 @@ from kanrun.engine.splines.basis import (
     locate,
     positions,
 )
-from kanrun.engine.splines.compiled import is_single_threaded, is_traced, is_transformed, kept
-from kanrun.engine.splines.knots import Coefficients, Grid, Inputs
+from kanrun.engine.splines.knots import (
+    Coefficients,
+    Grid,
+    Inputs,
+    is_single_threaded,
+    is_traced,
+    is_transformed,
+    kept,
+)
 
 #: Largest ratio of the number of all basis functions of an input to the number of nonzero ones at
 #: which dense rows are faster than gathering (measured).
@@ -37,11 +44,6 @@ SPARSE_ABOVE = 11.0
 #: Number of entries (samples x inputs x basis functions) up to which dense rows are faster on any
 #: grid, because they need fewer calls (measured).
 DENSE_NUMBERS = 1 << 19
-#: Number of coefficients up to which compiled layers with few intervals use dense rows on one
-#: thread. Dense rows take 0.7 times as long as gathering for 80 coefficients, 1.2 times for 184,
-#: and 1.3 times for 2048. On several threads, dense rows are always used, because gathering would
-#: need atomic operations.
-FUSED_DENSE_NUMBERS = 150
 #: Number of table rows from which row indices are sorted as 32-bit integers. With fewer rows, they
 #: are sorted as 16-bit integers, which is faster.
 INT16_GROUPS = 1 << 15
@@ -373,8 +375,13 @@ def fused_sums(
         weight: Weights that multiply the base function.
     """
     rest = grid.degree, grid.uniform, grid.extrapolation
+    # Number of coefficients up to which compiled layers with few intervals use dense rows on one
+    # thread. Dense rows take 0.7 times as long as gathering for 80 coefficients, 1.2 times for 184,
+    # and 1.3 times for 2048. On several threads, dense rows are always used, because gathering
+    # would need atomic operations.
+    dense = 150
     if prefers_sparse(grid.functions, grid.degree) or (
-        table.numel() > FUSED_DENSE_NUMBERS and x.is_cpu and is_single_threaded()
+        table.numel() > dense and x.is_cpu and is_single_threaded()
     ):
         y = _gathered_sums(x, *base, grid.knots, table, weight, *rest)
         kind = x.device.type

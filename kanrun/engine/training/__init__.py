@@ -44,11 +44,11 @@ from kanrun.engine.training.grid_training import (
     GridTraining,
     first_penalty,
 )
-from kanrun.engine.training.growth import Growth
-from kanrun.engine.training.memory import QuadraticMemory
+from kanrun.engine.training.growth import MAX_START_INTERVALS, Create, Growth, survivors
 from kanrun.engine.training.objective import (
     DataFitting,
     Objective,
+    QuadraticMemory,
     SmoothnessPenalty,
     degrees_of_freedom,
 )
@@ -57,24 +57,19 @@ from kanrun.engine.training.solver_run import (
     Grown,
     Setup,
     Snapshot,
+    Solver,
     Stage,
     Step,
     TrainingState,
     take_steps,
 )
-from kanrun.engine.training.solvers import LevenbergMarquardt, Solver
-from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, survivors
+from kanrun.engine.training.solvers import LevenbergMarquardt
 from kanrun.monitoring import finished, time_limit_reached
 
-#: Largest number of solver steps of the final fit on training and validation points together.
-FINAL_STEPS = 6
 #: Penalty on second differences while the shape of a classifier grows. Growth fits the 0/1 class
 #: indicators, which are noisy, by least squares. A larger weight gives smoother functions; a
 #: smaller weight fits wrong labels. Chosen on three functions of three inputs with 3% wrong labels.
 INDICATOR_PENALTY = SmoothnessPenalty(1e-5, 2)
-#: Initial logit of the classifier where the fitted class indicator is 1. With a larger value,
-#: training begins with more confident probabilities.
-LOGITS = 5.0
 
 
 @dataclass(frozen=True)
@@ -216,8 +211,11 @@ def _grown_classifier(
     growth = Growth(replace(setup, data=squares, plan=plan), INDICATOR_PENALTY, policy)
     growth.run(lambda generator: create(generator).for_second_order())
     network = growth.best.stages[0].network
+    # Initial logit of the classifier where the fitted class indicator is 1. With a larger value,
+    # training begins with more confident probabilities.
+    logits = 5.0
     with torch.no_grad():
-        network.edge_layers[-1].coefficients.mul_(LOGITS)
+        network.edge_layers[-1].coefficients.mul_(logits)
     return GridTraining(network, first_penalty(setup.plan), setup), [growth.record]
 
 
@@ -225,13 +223,15 @@ def _final_fit(chosen: Stage, setup: Setup) -> Network:
     """Return a copy of the chosen network, refitted to training and validation points together.
 
     If the network is linear in its unknowns, the refit is exact; otherwise it takes up to
-    FINAL_STEPS second-order steps. Nonlinear networks are not refitted if there are no validation
+    6 second-order steps. Nonlinear networks are not refitted if there are no validation
     points, or if the solver is not of second order.
     """
     network = deepcopy(chosen.network)
     everything = setup.data.everything
     linear = network.fit_linear(everything.x, everything.y, everything.roots)
+    # Largest number of solver steps of the final fit on training and validation points together.
+    steps = 6
     if not linear and setup.plan.second_order and setup.data.validation is not None:
         data = replace(setup.data, train=everything, validation=None)
-        take_steps(replace(setup, data=data).solver(network, chosen.penalty), FINAL_STEPS)
+        take_steps(replace(setup, data=data).solver(network, chosen.penalty), steps)
     return network

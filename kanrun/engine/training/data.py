@@ -16,17 +16,12 @@ from kanrun.errors import UsageError
 
 Task = Literal["regression", "classification"]
 
-#: Largest number of rows that `predict` evaluates at once. More rows need more memory.
-PREDICT_ROWS = 2048
 #: Largest number of values in the widest layer that `predict` evaluates at once. A larger number
 #: no longer fits the processor's cache; a smaller one makes more calls.
 PREDICT_NUMBERS = 1 << 17
 #: Largest number of multiplications per step at which Levenberg-Marquardt is chosen; about one
 #: second on two cores.
 LM_WORK = 1e11
-#: If the values that enter a gradient (samples x active terms) are at most this many, the whole
-#: batch is used (LBFGS), otherwise mini-batches (Adam).
-LBFGS_WORK = 1e7
 #: Work of a random start, in multiplications divided by the cube of its number of unknowns on the
 #: first grid. A start takes many steps, on a few samples per unknown.
 START_WORK = 40
@@ -152,8 +147,10 @@ class Errors:
 def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
     """Return the network's outputs at `x` without gradients, computed in blocks of rows."""
     widest = max((max(p.shape[:2]) for p in network.parameters() if p.dim() > 1), default=1)
+    # Largest number of rows that `predict` evaluates at once. More rows need more memory.
+    rows = 2048
     with torch.no_grad():
-        parts = x.split(min(PREDICT_ROWS, max(PREDICT_NUMBERS // widest, 1)))
+        parts = x.split(min(rows, max(PREDICT_NUMBERS // widest, 1)))
         return torch.cat([network(part) for part in parts])
 
 
@@ -391,7 +388,10 @@ def choose_solver(
         double: Whether the precision is float64.
     """
     lm = max(second_order_work(rows, parameters), START_WORK * first**3)
-    affordable = rows * active <= LBFGS_WORK
+    # If the values that enter a gradient (samples x active terms) are at most this many, the whole
+    # batch is used (LBFGS), otherwise mini-batches (Adam).
+    most = 1e7
+    affordable = rows * active <= most
     first_order = "lbfgs" if affordable else "adam"
     step = (
         f"{parameters} parameters on {rows} values cost {lm:.1e} multiplications a second-order "

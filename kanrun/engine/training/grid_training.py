@@ -28,9 +28,6 @@ from kanrun.monitoring import finished, time_limit_reached
 
 #: The grid of a hidden layer is kept if the activations cover at least this fraction of the grid.
 FILLED = 0.8
-#: Number of LBFGS steps on the first grid before the grids of hidden layers are adapted to the
-#: activations.
-SETTLING = 30
 #: Shortest time between two snapshots on one grid, in seconds of training.
 SNAPSHOT_SECONDS = 10.0
 #: A grid counts as an improvement if its error is below this fraction of the lowest error before.
@@ -43,34 +40,12 @@ UNHELPFUL = 2
 #: Relative validation error at which an automatic schedule ends, because only rounding errors are
 #: left.
 ROUNDING = 1e-13
-#: Smallest weight of the smoothness penalty that is tried. A smaller value allows rougher
-#: functions.
-MIN_WEIGHT = 1e-30
-#: Upper bound (exclusive) of the weights of the smoothness penalty that are tried. A larger value
-#: allows smoother functions.
-MAX_WEIGHT = 1e2
-#: Ratio of consecutive weights that are tried.
-WEIGHT_FACTOR = 100.0
 #: Largest number of lower weights of the smoothness penalty that are tried on each grid but the
 #: last. Each further weight takes a few solver steps.
 TRIES = 5
 #: Largest number of lower weights that are tried on the last grid, whose error is final. More tries
 #: may lower this error, but take more steps.
 LAST_TRIES = 8
-#: Smallest relative decrease of the validation error for which a new weight is kept.
-MIN_GAIN = 0.03
-#: Number of higher weights in a row that may fail before the search ends. It is above 0 because
-#: noise causes plateaus in the validation error.
-MISSES = 3
-#: Largest number of higher weights that are tried; with more, MAX_WEIGHT would be exceeded.
-HIGHER_TRIES = 16
-#: The search ends if the validation error with a weight exceeds the best one by this factor.
-TOO_FAR = 1.5
-#: Largest number of unknowns of a grid on which higher weights are tried; noise can be seen on
-#: coarse grids already.
-UPWARD_UNKNOWNS = 1000
-#: Relative validation error below which data count as free of noise and no higher weight is tried.
-CLEAN = 1e-6
 #: Relative validation error of a first fit above which data count as noisy, so that a penalty on
 #: second differences is tried.
 NOISY = 0.05
@@ -79,16 +54,6 @@ ROUGH_ORDER = 2
 #: Weights of the penalty on second differences, decreasing; with the first, edge functions are
 #: nearly straight lines.
 ROUGH_WEIGHTS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-#: Largest number of solver steps with each of the ROUGH_WEIGHTS.
-ROUGH_STEPS = 8
-#: Number of lower weights in a row that may fail before the search ends, if second differences are
-#: penalised.
-PLATEAU_WEIGHTS = 2
-#: A residual counts as concentrated if fewer than this fraction of the samples account for half of
-#: its sum of squares.
-RARE = 0.05
-#: Inserted knots are kept only if the validation error stays below this multiple of the lowest.
-RISEN = 1.05
 
 Event = Step | Stage | Snapshot | Grown
 
@@ -154,7 +119,7 @@ class GridTraining:
         This resolves kinks and jumps of the target. Training has no smoothness penalty, which would
         be infinite for a kink. Up to UNHELPFUL rounds of insertion are tried. Return the new stage,
         or None if no round lowers the training error below HELPED times its old value while the
-        validation error stays below RISEN times the lowest.
+        validation error stays below 1.05 times the lowest.
         """
         setup = self.setup
         before = self.chosen
@@ -163,9 +128,15 @@ class GridTraining:
         exact = self.lowest <= ROUNDING * baseline_error(setup.data)
         if exact or len(network.shape) > 2 or setup.data.validation is None:
             return None
+        # A residual counts as concentrated if fewer than this fraction of the samples account for
+        # half of its sum of squares.
+        rare = 0.05
+        # Inserted knots are kept only if the validation error stays below this multiple of the
+        # lowest.
+        risen = 1.05
         for _ in range(UNHELPFUL):
             squares = (predict(network, train.x) - train.y).square().sum(1)
-            if (halved := halve_intervals(network, train.x, squares, RARE)) is None:
+            if (halved := halve_intervals(network, train.x, squares, rare)) is None:
                 break
             network, kink = halved
             penalty = replace(before.penalty, weight=0.0)
@@ -173,7 +144,7 @@ class GridTraining:
             steps = take_steps(setup.solver(network, penalty), budget)
             errors = measure(network, setup.data.untested)
             old = before.errors.train
-            if errors.train < HELPED * old and errors.selected < RISEN * self.lowest:
+            if errors.train < HELPED * old and errors.selected < risen * self.lowest:
                 self.penalty = penalty
                 self.log = StepLog(self.stages[-1].stage + 1, steps)
                 return self._finished(network, GridTransfer("insertion", 0.0, old, old, kink))
@@ -271,10 +242,13 @@ class GridTraining:
         budget = plan.steps_for(network.unknowns_at(None))
         solver = setup.solver(network, self.penalty)
         hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
+        # Number of LBFGS steps on the first grid before the grids of hidden layers are adapted to
+        # the activations.
+        settling = 30
         if self.log.stage == 1 and hidden and plan.settings.curvature:
             # The ranges of the activations have settled after these steps, so adapt hidden grids
             # that do not fit them.
-            yield from SolverRun(solver, min(SETTLING, budget), setup, progress).run(self.log)
+            yield from SolverRun(solver, min(settling, budget), setup, progress).run(self.log)
             progress = Progress(progress.network, progress.error)
             if not network.covers(x, FILLED):
                 moved = network.regrid(x, grid_eps=plan.grid_eps)
@@ -319,14 +293,30 @@ class GridTraining:
         scale = baseline_error(self.setup.data)
         if self.log.stage == 1 and self.best.error > NOISY * scale:
             yield from self._smooth()
-        patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
-        lower = self._weights(1 / WEIGHT_FACTOR, tries)
+        # Number of lower weights in a row that may fail before the search ends, if second
+        # differences are penalised.
+        more = 2
+        patience = more if self.penalty.order == ROUGH_ORDER else 0
+        # Ratio of consecutive weights that are tried.
+        factor = 100.0
+        lower = self._weights(1 / factor, tries)
         if (yield from self._walk(lower, max(3, budget // 2), patience)):
             return
-        small = self.best.network.unknowns_at(None) <= UPWARD_UNKNOWNS
-        if settled and small and self.best.error >= CLEAN * scale:
-            higher = self._weights(WEIGHT_FACTOR, HIGHER_TRIES)
-            yield from self._walk(higher, max(3, budget // 3), MISSES)
+        # Largest number of unknowns of a grid on which higher weights are tried; noise can be seen
+        # on coarse grids already.
+        unknowns = 1000
+        small = self.best.network.unknowns_at(None) <= unknowns
+        # Number of higher weights in a row that may fail before the search ends. It is above 0
+        # because noise causes plateaus in the validation error.
+        misses = 3
+        # Largest number of higher weights that are tried; more would exceed the bound.
+        most_tries = 16
+        # Relative validation error below which data count as free of noise and no higher weight is
+        # tried.
+        clean = 1e-6
+        if settled and small and self.best.error >= clean * scale:
+            higher = self._weights(factor, most_tries)
+            yield from self._walk(higher, max(3, budget // 3), misses)
 
     def _smooth(self) -> Events[Step, None, None]:
         """Try penalties on second differences, each from the network reached with the previous one.
@@ -336,20 +326,28 @@ class GridTraining:
         penalise polynomials of degree below m.
         """
         reached = self.best
+        # Largest number of solver steps with each of the ROUGH_WEIGHTS.
+        steps = 8
         for weight in ROUGH_WEIGHTS:
             penalty = SmoothnessPenalty(weight, ROUGH_ORDER)
-            reached = yield from self._trained(reached.network, penalty, ROUGH_STEPS)
+            reached = yield from self._trained(reached.network, penalty, steps)
             if reached.error < self.best.error:
                 self.best, self.penalty = reached, penalty
 
     def _weights(self, factor: float, tries: int) -> list[SmoothnessPenalty]:
         """Return up to `tries` penalties whose weights change by `factor` from one to the next.
 
-        The first is the present weight times `factor`. Weights outside MIN_WEIGHT to MAX_WEIGHT are
+        The first is the present weight times `factor`. Weights outside 1e-30 to 100 are
         left out.
         """
         weights = (self.penalty.weight * factor ** (n + 1) for n in range(tries))
-        inside = (weight for weight in weights if MIN_WEIGHT * 0.9 <= weight < MAX_WEIGHT)
+        # Smallest weight of the smoothness penalty that is tried. A smaller value allows rougher
+        # functions.
+        least = 1e-30
+        # Upper bound (exclusive) of the weights of the smoothness penalty that are tried. A larger
+        # value allows smoother functions.
+        most = 1e2
+        inside = (weight for weight in weights if least * 0.9 <= weight < most)
         return [replace(self.penalty, weight=weight) for weight in inside]
 
     def _walk(
@@ -357,13 +355,17 @@ class GridTraining:
     ) -> Events[Step, None, bool]:
         """Train the best network so far with each penalty in turn.
 
-        A penalty helps if it lowers the validation error by at least the fraction MIN_GAIN; its
+        A penalty helps if it lowers the validation error by at least 3%; its
         network and the penalty are then kept. The search ends after more than `patience` penalties
-        in a row that do not help, or if an error exceeds TOO_FAR times the best error. Return
+        in a row that do not help, or if an error exceeds 1.5 times the best error. Return
         whether any penalty helped.
         """
         kept = False
         missed = 0
+        # Smallest relative decrease of the validation error for which a new weight is kept.
+        gain = 0.03
+        # The search ends if the validation error with a weight exceeds the best one by this factor.
+        too_far = 1.5
         for penalty in penalties:
             if missed > patience or time_limit_reached():
                 break
@@ -372,11 +374,11 @@ class GridTraining:
             reached = yield from self._trained(self.best.network, penalty, steps)
             before = self.best.error
             missed += 1
-            if reached.error < (1 - MIN_GAIN) * before:
+            if reached.error < (1 - gain) * before:
                 self.best, self.penalty = reached, penalty
                 kept = True
                 missed = 0
-            if reached.error > TOO_FAR * before:
+            if reached.error > too_far * before:
                 break
         return kept
 

@@ -1,4 +1,8 @@
-"""Growth of a network's shape from the additive model, used instead of random starts.
+"""Random starts, and the growth of a network's shape from the additive model.
+
+Second-order solvers compare several random starts by short training runs. Narrow and deep networks
+have bad local minima. Several starts help to avoid these minima and cost little on a coarse grid.
+Before each round of steps, the grids of hidden layers are adapted to the range of the activations.
 
 A network grows node by node. At each width, several candidates compete. Half of them extend the
 previous network with a node that is computed from its residual r, by fitting r with products of
@@ -23,16 +27,17 @@ growth ended because no larger network is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from enum import StrEnum
 from functools import cached_property
+from math import inf
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.least_squares import minimise
+from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.networks.reshaping import (
     DEGREE,
@@ -43,7 +48,14 @@ from kanrun.engine.networks.reshaping import (
     product_directions,
 )
 from kanrun.engine.splines import fit_coefficients, sample_points
-from kanrun.engine.training.data import GrowthPolicy, baseline_error, output_scale, predict
+from kanrun.engine.training.data import (
+    GrowthPolicy,
+    TrainingData,
+    baseline_error,
+    explain_non_finite,
+    output_scale,
+    predict,
+)
 from kanrun.engine.training.grid_training import (
     NOISY,
     ROUNDING,
@@ -53,42 +65,137 @@ from kanrun.engine.training.grid_training import (
 )
 from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessPenalty
 from kanrun.engine.training.solver_run import Grown, Setup
-from kanrun.engine.training.starts import (
-    POLICY,
-    STOPPING,
-    Create,
-    RandomStart,
-    rivals_among,
-    survivors,
-)
-from kanrun.monitoring import time_limit_reached
+from kanrun.errors import TrainingFailed
+from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Largest number of samples on which shapes are compared; more would not change their order.
-MAX_SAMPLES = 1000
-#: Widths are compared only on grids with at most this many unknowns.
-COMPARED_UNKNOWNS = 700
-#: Widths are compared only on grids with at most this many unknowns per output value of the
-#: training samples.
-UNKNOWNS_PER_VALUE = 0.5
+#: Largest number of grid intervals of a start. If the schedule begins with more, starts have
+#: fewer.
+MAX_START_INTERVALS = 8
+#: Rounds, counted from 0, after which the worse half of the starts is discarded.
+HALVED = (1, 2)
+#: Damping of the first step of a start.
+DAMPING = 0.1
+#: Each step tries at most six dampings, because a new linearisation is cheaper than a seventh
+#: damping.
+POLICY = LMPolicy(damping_search=False, max_trials=6)
+#: A round of a start ends after ten steps, or after two steps in a row that gain little.
+STOPPING = StoppingCriteria(max_steps=10, rtol=1e-4, patience=2)
+
+Create = Callable[[Generator], Network]
+
+
+@dataclass
+class RandomStart:
+    """A random network and its state after the rounds so far.
+
+    Attributes:
+        network: The network.
+        damping: Damping with which the next round begins.
+        loss: The objective, relative to outputs of unit standard deviation.
+    """
+
+    network: Network
+    damping: float = DAMPING
+    loss: float = inf
+
+    def take_round(self, objective: Objective) -> None:
+        """Adapt the grids of hidden layers to the activations, then train for a few quick steps."""
+        self.network = _placed(self.network, objective.samples.x)
+        problem = DataFitting(self.network, objective)
+        # Lower limit of the damping with which a round begins. Otherwise, a round begins with the
+        # last damping of the previous round.
+        least = 1e-4
+        state, _ = minimise(problem, POLICY, STOPPING, max(self.damping, least))
+        self.network.set_unknowns(state.unknowns)
+        self.loss, self.damping = state.loss, state.damping
+
+
+def rivals_among(starts: Sequence[RandomStart]) -> list[RandomStart]:
+    """Return the two best starts, best first, or only the best if the second is much worse.
+
+    The second is much worse if its loss exceeds 4 times the lowest loss.
+    """
+    first, *others = sorted(starts, key=lambda start: start.loss)
+    # The two best starts are both trained on finer grids if the ratio of their losses is at most
+    # this, because their order on a coarse grid may be wrong.
+    close = 4.0
+    return [first, *(start for start in others[:1] if start.loss <= close * first.loss)]
+
+
+def survivors(
+    networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
+) -> list[RandomStart]:
+    """Train `networks` briefly on random samples and return the best one or two, best first.
+
+    The worse half is discarded after each of the HALVED rounds (successive halving: Jamieson and
+    Talwalkar, arXiv 1502.07943). `weight` is the weight of the smoothness penalty.
+
+    Raises TrainingFailed if the losses of all networks are NaN or infinite.
+    """
+    samples = data.train
+    unknowns = sum(parameter.numel() for parameter in networks[0].parameters())
+    # Number of samples per unknown that a start is trained on.
+    per_unknown = 5
+    # Minimum number of samples that a start is trained on.
+    least = 400
+    count = max(least, per_unknown * unknowns)
+    if count < len(samples):
+        index = torch.randperm(len(samples), generator=generator)[:count]
+        samples = samples.part(index.to(samples.x.device))
+    size = output_scale(data.train, data.task)
+    penalty = SmoothnessPenalty(weight)
+    objective = Objective(samples, size, penalty=penalty)
+    starts = [RandomStart(network) for network in networks]
+    # Number of rounds of short training. Before each round, the grids of hidden layers are adapted
+    # to the activations.
+    rounds = 5
+    for number in range(rounds):
+        for start in starts:
+            start.take_round(objective)
+        starts.sort(key=lambda start: start.loss)
+        best = starts[0]
+        report_progress("starts", number + 1, rounds, best.loss**0.5)
+        if best.loss == inf:
+            cause = explain_non_finite(best.network, data.train)
+            raise TrainingFailed(f"None of {len(networks)} starts stayed finite: {cause}.")
+        if time_limit_reached():
+            break
+        if number in HALVED:
+            starts = starts[: max(1, len(starts) // 2)]
+    return rivals_among(starts)
+
+
+def _placed(network: Network, x: Tensor) -> Network:
+    """Return `network` on coarse grids; those of hidden layers are fitted to activations at `x`."""
+    if network.intervals is None:
+        return network
+    # Number of grid intervals of the starts if the schedule begins with more than
+    # MAX_START_INTERVALS.
+    coarse = 4
+    if network.intervals > MAX_START_INTERVALS:
+        network = network.regrid(x, intervals=coarse).network
+    hidden = len(network.shape) > 2
+    return network.regrid(x).network if hidden else network
+
+
+# -------------------- growth
+
 #: An additional identity layer is kept if the error with it is below this fraction of the error
 #: without it.
 DEEPER = 0.5
-#: Relative error below which no identity layer is tried, because a finer grid works as well.
-EXACT = 1e-3
-#: Damping of the first step if only the last layer is fitted, which is a linear problem.
-LAST_DAMPING = 1e-10
 
 
-class Ending(Enum):
-    """Reasons for which growth ends; `Growth.explain` describes each in words."""
+class Ending(StrEnum):
+    """Reasons for which growth ends, as the run reports them."""
 
-    ROUNDING = auto()
-    ONE_INPUT = auto()
-    GRID = auto()
-    NO_GAIN = auto()
-    NODES = auto()
-    POINTS = auto()
-    TIME = auto()
+    ROUNDING = "only rounding is left"
+    ONE_INPUT = "a function of one input needs no hidden layer"
+    GRID = "the grid limits the error"
+    NO_GAIN = "further nodes do not lower the error"
+    SHAPE = "the given shape has no more nodes"
+    BUDGET = "model.budget allows no more nodes"
+    POINTS = "the points support no larger network; more points would"
+    TIME = "the time is over"
 
 
 #: Reasons for which the growth ends because no larger network is needed.
@@ -139,11 +246,13 @@ class Growth:
 
     @cached_property
     def _part(self) -> Setup:
-        """The setup with at most MAX_SAMPLES training samples."""
+        """The setup with at most 1000 training samples."""
         data = self.setup.data
-        if len(data.train) <= MAX_SAMPLES:
+        # Largest number of samples on which shapes are compared; more would not change their order.
+        most = 1000
+        if len(data.train) <= most:
             return self.setup
-        index = torch.randperm(len(data.train), generator=self.setup.generator)[:MAX_SAMPLES]
+        index = torch.randperm(len(data.train), generator=self.setup.generator)[:most]
         part = replace(data, train=data.train.part(index.to(data.train.x.device)))
         return replace(self.setup, data=part)
 
@@ -168,7 +277,9 @@ class Growth:
                 groups = self._candidates(before)
             starts = [self._started(group)[0] for group in groups if group]
             self._climb(self._deeper(rivals_among(starts)))
-        self.reason = self.explain(ending)
+        self.reason = ending.value
+        if ending in (Ending.SHAPE, Ending.BUDGET) and self._unhelpful == 0:
+            self.reason += ", although the last one lowered the error"
         if self.policy.given and ending not in SUFFICIENT:
             self._climb(self._started([create(generator) for _ in range(self.setup.plan.starts)]))
 
@@ -183,7 +294,9 @@ class Growth:
         Refinement of a start ends when the grid no longer limits its error, or at the size limit.
         """
         trainings = [GridTraining(start.network, self.penalty, self._part) for start in starts]
-        most = min(COMPARED_UNKNOWNS, self._supported)
+        # Widths are compared only on grids with at most this many unknowns.
+        compared = 700
+        most = min(compared, self._supported)
         schedule = self.setup.plan.schedule
         for training in trainings:
             for intervals in schedule[:-1] or schedule:
@@ -197,8 +310,11 @@ class Growth:
 
     @property
     def _supported(self) -> float:
-        """Largest number of unknowns for this number of samples; see UNKNOWNS_PER_VALUE."""
-        return UNKNOWNS_PER_VALUE * self._part.data.train.y.numel()
+        """Largest number of unknowns for this number of samples."""
+        # Widths are compared only on grids with at most this many unknowns per output value of the
+        # training samples.
+        per_value = 0.5
+        return per_value * self._part.data.train.y.numel()
 
     @property
     def _unhelpful(self) -> int:
@@ -214,31 +330,17 @@ class Growth:
         """Return why growth ends after the shapes that were tried so far; None if it continues."""
         last = self.trainings[-1]
         per_node = last.stages[0].network.unknowns_at(None) / max(self._nodes, 1)
+        largest = Ending.SHAPE if self.policy.given else Ending.BUDGET
         reached = {
             Ending.ROUNDING: self.best.lowest <= ROUNDING * baseline_error(self.setup.data),
             Ending.ONE_INPUT: self.policy.largest[0] == 1,
             Ending.GRID: len(last.stages) > 1 and _grid_limits(last),
             Ending.NO_GAIN: self._unhelpful >= UNHELPFUL,
-            Ending.NODES: self._nodes >= self.policy.largest[1],
+            largest: self._nodes >= self.policy.largest[1],
             Ending.POINTS: per_node * (self._nodes + 1) > self._supported,
             Ending.TIME: time_limit_reached(),
         }
         return next((ending for ending, holds in reached.items() if holds), None)
-
-    def explain(self, ending: Ending) -> str:
-        """Return the description of `ending` that the run reports."""
-        spent = "the given shape has" if self.policy.given else "model.budget allows"
-        gained = ", although the last one lowered the error" * (self._unhelpful == 0)
-        sentences = {
-            Ending.ROUNDING: "only rounding is left",
-            Ending.ONE_INPUT: "a function of one input needs no hidden layer",
-            Ending.GRID: "the grid limits the error",
-            Ending.NO_GAIN: "further nodes do not lower the error",
-            Ending.NODES: f"{spent} no more nodes{gained}",
-            Ending.POINTS: "the points support no larger network; more points would",
-            Ending.TIME: "the time is over",
-        }
-        return sentences[ending]
 
     def _candidates(self, network: Network) -> list[list[Network]]:
         """Return two groups of networks with one more node in the first hidden layer.
@@ -312,7 +414,9 @@ class Growth:
         network = starts[0].network
         loss = starts[0].loss
         deep = len(network.shape) != 3 or len(self.policy.largest) == 3
-        if deep or network.shape[1] < 2 or loss < EXACT**2:
+        # Relative error below which no identity layer is tried, because a finer grid works as well.
+        resolved = 1e-3
+        if deep or network.shape[1] < 2 or loss < resolved**2:
             return starts
         deeper = [add_identity_layer(network, self._part.data.train.x)]
         if network.shape[1] == 2:
@@ -335,6 +439,8 @@ class Growth:
         points = first.grid.breakpoints
         hidden = SplineLayer.on_grid(points, 0, first.spec, uniform=True)
         outer = SplineLayer.on_grid(points[:0], last.outputs, last.spec, uniform=True)
+        # Damping of the first step if only the last layer is fitted, which is a linear problem.
+        damping = 1e-10
         for degree in (DEGREE, 1):
             product: Network = KAN.of_layers([hidden, outer])
             for node in list(self._squares(product, 2, degree)):
@@ -347,7 +453,7 @@ class Growth:
                 inside = replace(train, x=product.activations(train.x)[-2].detach())
                 size = output_scale(train, "regression")
                 fitting = DataFitting(alone, Objective(inside, size, penalty=self.penalty))
-                state, _ = minimise(fitting, POLICY, STOPPING, LAST_DAMPING)
+                state, _ = minimise(fitting, POLICY, STOPPING, damping)
                 alone.set_unknowns(state.unknowns)
             yield product
 

@@ -1,4 +1,4 @@
-"""One solver's run on one grid: its steps, their evaluation, stopping rules, and records."""
+"""The interface of solvers, and one solver's run on one grid: steps, stopping rules and records."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -21,15 +22,49 @@ from kanrun.engine.training.data import (
     rmse,
 )
 from kanrun.engine.training.objective import Objective, SmoothnessPenalty
-from kanrun.engine.training.solvers import Solver
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: If a step uses few of many samples, errors are measured only after several steps: on average, on
-#: about this multiple of the samples that the steps use.
-MEASURED_FACTOR = 2
-#: Number of steps in a row below the plateau tolerance after which training on a grid ends.
-PLATEAU = 2
+
+@runtime_checkable
+class Solver(Protocol):
+    """Minimises an objective over the parameters of one network, in place, step by step.
+
+    Attributes:
+        network: The network that is trained.
+        loss: The objective after the last step; for Adam, before this step.
+        converged: Whether the solver cannot lower the objective any further.
+        rows: Number of samples that one step uses.
+        tolerance: Training on a grid ends after a step that lowers the objective by a smaller
+            fraction than this; 0 disables the rule.
+        plateau_tolerance: Training on a grid ends after two steps in a row that each lower the
+            objective by a smaller fraction than this; 0 disables the rule.
+        truncated: Whether the linear system of the last step was solved only approximately.
+    """
+
+    network: Network
+    loss: float
+    converged: bool
+    rows: int
+    tolerance: float
+    plateau_tolerance: float
+    truncated: bool = False
+
+    def step(self) -> float:
+        """Take one step and return `loss`.
+
+        Raises:
+            TrainingFailed: If the objective is not finite.
+        """
+
+    def state(self) -> dict[str, Tensor] | None:
+        """Return the state from which a new solver on the same network continues identically.
+
+        The result is None if the solver cannot be resumed after this step.
+        """
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
 
 
 class Clock:
@@ -241,8 +276,11 @@ class SolverRun:
         data = setup.data
         parts = (data.train, data.validation, data.test)
         rows = sum(len(samples) for samples in parts if samples is not None)
+        # If a step uses few of many samples, errors are measured only after several steps: on
+        # average, on about this multiple of the samples that the steps use.
+        factor = 2
         # Number of steps between two measurements; above 1 if a step uses few of many samples.
-        self._every = max(1, rows // (MEASURED_FACTOR * solver.rows))
+        self._every = max(1, rows // (factor * solver.rows))
 
     def run(self, log: StepLog) -> Events[Step, None, None]:
         """Take the steps, and yield a `Step` after each measurement.
@@ -255,6 +293,8 @@ class SolverRun:
         clock = self._setup.clock
         data = self._setup.data
         patience = self._setup.plan.patience
+        # Number of steps in a row below the plateau tolerance after which training on a grid ends.
+        plateau = 2
         while progress.taken < self._limit and not self.settled and not time_limit_reached():
             before = solver.loss
             solver.step()
@@ -274,7 +314,7 @@ class SolverRun:
             slow = _gains_less(solver, before, solver.plateau_tolerance)
             progress.stalled = progress.stalled + 1 if slow else 0
             impatient = patience is not None and progress.unimproved >= patience
-            self.settled = spent(solver, before) or progress.stalled >= PLATEAU or impatient
+            self.settled = spent(solver, before) or progress.stalled >= plateau or impatient
             intervals = solver.network.intervals
             part = f"grid of {intervals}" if intervals else "steps"
             report_progress(part, progress.taken, self._limit, progress.error)

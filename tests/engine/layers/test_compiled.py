@@ -92,7 +92,6 @@ UNNEEDED = """
 import time, torch
 import kanrun.engine.splines.knots, kanrun.engine.splines.products as products
 from kanrun import KANLayer
-from kanrun.engine.splines import compiled
 
 def seconds():
     torch.compiler.reset()

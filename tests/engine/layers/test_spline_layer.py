@@ -75,13 +75,6 @@ def test_edge_values_sum_to_the_outputs():
     assert_close(layer.edge_values(X, 1), slope, atol=1e-6, rtol=1e-6)
 
 
-def test_fixed_scales_do_not_learn():
-    layer = make(spec=EdgeSpec(trained_scales="none", base="silu"))
-    layer(X).sum().backward()
-    learning = [name for name, parameter in layer.named_parameters() if parameter.grad is not None]
-    assert learning == ["coefficients"]
-
-
 def test_changes_of_grid_and_mask_in_place_are_seen():
     layer = make()
     whole = layer(X)

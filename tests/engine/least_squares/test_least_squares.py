@@ -7,22 +7,23 @@ from made_kan import normal
 from torch.func import jacrev
 from torch.testing import assert_close
 
+from kanrun.engine import least_squares
 from kanrun.engine.least_squares import (
     DenseRows,
     Linearisation,
     LMPolicy,
     LocalRows,
+    NormalEquations,
     Problem,
+    State,
     StoppingCriteria,
     begin,
-    levenberg_marquardt,
     minimise,
     step,
 )
 from kanrun.engine.least_squares import (
     rows as rows_module,
 )
-from kanrun.engine.least_squares.levenberg_marquardt import NormalEquations, State
 
 QUICK = LMPolicy(damping_search=False)
 POLICIES = pytest.mark.parametrize("policy", [LMPolicy(), QUICK], ids=["thorough", "quick"])
@@ -111,8 +112,8 @@ def linear():
 )
 def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, monkeypatch):
     """By Cholesky, by conjugate gradients, and by only two iterations of them."""
-    monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", matrix)
-    monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", iterations)
+    monkeypatch.setattr(least_squares, "MATRIX_UNKNOWNS", matrix)
+    monkeypatch.setattr(least_squares, "CG_MAX_ITERATIONS", iterations)
     divisors = ((1 + 1e-9, 100.0), (1 - 1e-9, 2.0))
     policy = LMPolicy(damping, damping_search=False, damping_decrease=divisors)
     problem = linear()
@@ -143,5 +144,5 @@ def test_step_is_corrected_by_the_second_derivative(before, move):
     problem = Residuals(lambda u: u + u**2 / 4 - 1, [0.0])
     equations = NormalEquations(problem.linearise(problem.unknowns))
     state = State(problem.unknowns, before, 0.0, True)
-    _, found = levenberg_marquardt._damped_step(problem, equations, state, 0.0)
+    _, found = least_squares._damped_step(problem, equations, state, 0.0)
     assert float(found) == pytest.approx(move, rel=1e-6)

@@ -5,7 +5,8 @@ import torch
 from made_kan import kan, mlp, points
 from torch.testing import assert_close
 
-from kanrun.engine.least_squares import NormalEquations, StackedRows, levenberg_marquardt
+from kanrun.engine import least_squares
+from kanrun.engine.least_squares import NormalEquations, StackedRows
 from kanrun.engine.training import (
     DataFitting,
     LevenbergMarquardt,
@@ -63,7 +64,7 @@ def test_steps_are_the_same_with_and_without_a_stored_matrix(monkeypatch, networ
     """Jacobian rows that do not fit into memory are recomputed; the steps must be the same."""
     x = points(61, 2)
     samples = Samples(x, torch.stack([torch.sin(3 * x[:, 0]), x[:, 1] ** 2], 1))
-    monkeypatch.setattr(levenberg_marquardt, "CG_TOLERANCE", 1e-12)
+    monkeypatch.setattr(least_squares, "CG_TOLERANCE", 1e-12)
     found = []
     for matrix, numbers, streams in (
         (6000, 1 << 25, False),
@@ -72,7 +73,7 @@ def test_steps_are_the_same_with_and_without_a_stored_matrix(monkeypatch, networ
         (0, 900, True),
     ):
         monkeypatch.setattr(objective, "JACOBIAN_NUMBERS", numbers)
-        monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", matrix)
+        monkeypatch.setattr(least_squares, "MATRIX_UNKNOWNS", matrix)
         given = Objective(samples, 0.7, penalty=SmoothnessPenalty(weight))
         fitting = DataFitting(network, given)
         linear = fitting.linearise(fitting.unknowns)

@@ -14,9 +14,9 @@ from kanrun.engine.training import (
     Samples,
     SmoothnessPenalty,
     TrainingData,
-    lbfgs,
+    solvers,
 )
-from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Curvature, LinePoint, search
+from kanrun.engine.training.solvers import ENOUGH, REMAINING, Curvature, LinePoint, search
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,6 @@ def test_line_search_returns_the_start_if_values_only_rise():
 def test_a_search_that_finds_nothing_ends_the_steps(monkeypatch):
     x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
     solver = made_solver(kan([1, 1]), TrainingData(Samples(x, x.sin())), Plan("lbfgs", (4,)))
-    monkeypatch.setattr(lbfgs, "search", lambda line, start, first: start)
+    monkeypatch.setattr(solvers, "search", lambda line, start, first: start)
     solver.step()
     assert solver.converged

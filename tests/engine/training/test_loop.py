@@ -10,7 +10,7 @@ from made_kan import kan, points
 from torch import Generator
 
 from kanrun.engine.training import Plan, Samples, Step, TrainingData, TrainingState, fit, train
-from kanrun.engine.training.starts import survivors
+from kanrun.engine.training.growth import survivors
 from kanrun.model.settings import AdamSolver
 from kanrun.monitoring import finished, monitored, time_limit_reached
 

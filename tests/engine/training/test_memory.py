@@ -7,7 +7,7 @@ import torch
 from cases import refuses
 
 from kanrun.engine.training import DataFitting, Objective, QuadraticMemory, Samples, output_scale
-from kanrun.engine.training import memory as module
+from kanrun.engine.training import objective as module
 
 PRIOR = 1e-8
 

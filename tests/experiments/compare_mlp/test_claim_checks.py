@@ -5,13 +5,13 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from kanrun.experiments.compare_mlp.cases import judge
-from kanrun.experiments.compare_mlp.implementation_tricks import claims as trick_claims
-from kanrun.experiments.compare_mlp.matched import (
+from kanrun.experiments.compare_mlp import (
+    COMPARISONS,
     growth_claims,
     matched_logs,
     verdict_claims,
 )
+from kanrun.experiments.compare_mlp.cases import judge
 from numpy.testing import assert_allclose
 from scipy import stats
 
@@ -20,12 +20,13 @@ def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims():
     seeds = pd.DataFrame({"target": "iris", "shape": "4-3", "test_rmse": 1.0, "seed": range(6)})
     with_all = seeds.assign(variant="all tricks", error=0.1)
     without = seeds.assign(variant="no tricks", error=0.2)
-    (claim,) = trick_claims({"summary": pd.concat([with_all, without])})
+    tricks = COMPARISONS["implementation_tricks"]
+    (claim,) = tricks.claims({"summary": pd.concat([with_all, without])})
     assert claim.sentence.startswith("no tricks")
     assert claim.measured == pytest.approx(2)  # ratio of `error`, which is the cross-entropy
     other_seeds = pd.concat([with_all, without.assign(seed=range(6, 12))])
     for incomparable in (without, other_seeds):
-        assert list(trick_claims({"summary": incomparable})) == []
+        assert list(tricks.claims({"summary": incomparable})) == []
 
 
 @pytest.mark.parametrize("shift, winner", [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])

@@ -8,7 +8,7 @@ from cases import cases, refuses
 from doors import check_config, run_config, typed
 from kanrun.experiments import continual
 from kanrun.experiments.continual import claims_of as claims
-from kanrun.experiments.continual.sequences import make_sequence
+from kanrun.experiments.continual.learners import make_sequence
 
 from kanrun.cli.app import main
 from kanrun.model.settings import MLPConfig
@@ -196,7 +196,7 @@ def test_phases_are_steps_or_ranges_of_an_input(tmp_path):
     assert steps.phases[0].y.unique().tolist() == [0, 1]
     (found,) = finished(tmp_path, RANGES, "model.intervals=4").table("summary").to_dict("records")
     assert (found["phases"], found["shape"], found["file"]) == (3, "2-1", "x0*x1")
-    parts = make_sequence(continual.sequences.with_target(settings(RANGES)), 0.0, 0)
+    parts = make_sequence(continual.with_target(settings(RANGES)), 0.0, 0)
     first, second, third = (phase.x[:, 1] for phase in parts.phases)
     assert len(first) == len(second) == len(third) == 30
     assert first.max() < second.min()

@@ -7,15 +7,15 @@ import torch
 from cases import cases
 from doors import typed
 from kanrun.experiments import continual
+from kanrun.experiments.continual import measure_forgetting, train_sequence
 from kanrun.experiments.continual.config import ContinualConfig
 from kanrun.experiments.continual.learners import (
     Information,
     PseudoRehearsal,
     Replay,
     learner_of,
+    make_sequence,
 )
-from kanrun.experiments.continual.sequences import make_sequence
-from kanrun.experiments.continual.training import measure_forgetting, train_sequence
 
 from kanrun.engine.training import Objective, Samples, output_scale, predict
 from kanrun.engine.training.objective import SmoothnessLoss, SmoothnessPenalty

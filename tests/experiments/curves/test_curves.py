@@ -5,9 +5,8 @@ import pytest
 from cases import cases
 from doors import check_config, run_config, typed
 from kanrun.experiments import curves
-from kanrun.experiments.curves import plots
-from kanrun.experiments.curves.parts import function_of
-from numpy.testing import assert_allclose, assert_array_equal
+from kanrun.experiments.curves import function_of, plots
+from numpy.testing import assert_allclose
 from pandas import DataFrame
 
 from kanrun.errors import UsageError
@@ -44,24 +43,12 @@ def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(fin
     assert summary["spline", 40] < 1e-3
 
 
-def test_measured_orders_are_those_of_the_splines(finished):
-    orders = finished.table("orders").set_index("degree")["order"]
-    assert orders[1] == pytest.approx(2, abs=0.1)
-    assert orders[3] == pytest.approx(4, abs=0.4)
-
-
 def test_growth_and_orders_are_claimed_for_the_default_function_only():
     assert function_of(settings("function.formula=1/(25*x0**2+1)")).is_default
     for other in ("function.formula=abs(x0)", "function.domain=[[-0.1,0.1]]"):
         assert not function_of(settings(other)).is_default
     orders = DataFrame({"default_function": [False]})
     assert not list(curves.claims({"orders": orders}))
-
-
-def test_the_pieces_of_the_drawn_curve_are_n_less_k_and_meet(finished):
-    pieces = finished.table("bezier_control").groupby("piece")[["x", "y"]]
-    assert len(pieces) == 9 - 3
-    assert_array_equal(pieces.last().to_numpy()[:-1], pieces.first().to_numpy()[1:])
 
 
 def test_knots_may_be_repeated(run):

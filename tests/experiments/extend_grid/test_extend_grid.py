@@ -81,11 +81,10 @@ def test_training_error_chooses_the_grid_without_penalty_on_exact_and_noisy_poin
     [
         ("", 5),
         ("solver=lm", 5),
-        ("overfit_noise=0", 3),
         ("solver=lbfgs solver.smoothness_weight=0", 3),
     ],
 )
-def test_overfitting_is_tried_with_what_the_solver_and_the_noise_allow(line, trainings):
+def test_overfitting_is_tried_with_what_the_solver_allows(line, trainings):
     assert len(extend_grid.cells(settings("parts=[overfit]", line))) == trainings
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import cases
-from kanrun.experiments.extend_grid.extension import Schedule, schedule_of
+from kanrun.experiments.extend_grid import Schedule, schedule_of
 from made_kan import kan
 from torch import Generator
 

@@ -12,7 +12,7 @@ from kanrun.experiments.fit.config import FitConfig
 from kanrun.experiments.fit.extra_points import add_points, most_extra_points
 
 from kanrun.config import SamplingConfig
-from kanrun.engine.least_squares import levenberg_marquardt
+from kanrun.engine import least_squares
 from kanrun.engine.training import fit
 from kanrun.model.settings import BSplineConfig, KANConfig, LMSolver, PolynomialConfig
 from kanrun.runs.records import Note, Row
@@ -140,7 +140,7 @@ def test_kink_is_reported_as_the_limit_of_accuracy_if_the_largest_errors_are_the
 
 
 def test_steps_by_truncated_conjugate_gradients_are_counted(monkeypatch):
-    monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", 0)
-    monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", 2)
+    monkeypatch.setattr(least_squares, "MATRIX_UNKNOWNS", 0)
+    monkeypatch.setattr(least_squares, "CG_MAX_ITERATIONS", 2)
     notes = notes_on("exp(x0) + sin(x1)", KANConfig(hidden=[], intervals=[3]))
     assert any(re.match(r"[1-9]\d* of \d+ steps are approximate", text) for text in notes)
