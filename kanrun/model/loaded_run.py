@@ -18,7 +18,7 @@ from kanrun.model.trained import from_checkpoint
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 
-#: Pattern of the names of checkpoints with the models for an interactive slider in a report.
+#: Pattern of the names of checkpoints with the models under a slider of the lesson.
 SLIDER_NAME = re.compile(r".*-seed\d+-stages")
 
 
