@@ -155,7 +155,7 @@ def outcome(summary: Columns) -> str:
     size = "intervals" if "intervals" in row else "parameters"
     name = error.replace("cv", "cross-validated").replace("_", " ").replace("rmse", "RMSE")
     reached = shown(row[error]).replace("e-0", "e-")
-    return f"{kind.label or kind.name}{shape} with {shown(row[size])} {size}: {name} {reached}"
+    return f"{kind.label or row['model']}{shape} with {shown(row[size])} {size}: {name} {reached}"
 
 
 def medians(summary: Columns) -> dict[str, float | None]:
