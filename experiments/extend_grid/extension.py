@@ -26,8 +26,8 @@ from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.model.planning import LearningProblem, parameters_of
-from kanrun.model.prediction import predicted_values
 from kanrun.model.settings import KANConfig
+from kanrun.model.trained import predicted_values
 from kanrun.runs.records import Row, Value
 from kanrun.study import Cell, with_cell
 from kanrun.study.evaluation import model_of, stage_row, step_row

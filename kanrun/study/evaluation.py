@@ -26,11 +26,9 @@ from kanrun.engine.training import (
     mean_loss,
     predict,
 )
-from kanrun.model.explanation import MOST_POINTS, edge_columns
-from kanrun.model.model import Model
+from kanrun.model.model import MOST_POINTS, Model, edge_columns
 from kanrun.model.planning import LearningProblem
-from kanrun.model.prediction import in_numpy, predicted_values
-from kanrun.model.trained import to_checkpoint
+from kanrun.model.trained import in_numpy, predicted_values, to_checkpoint
 from kanrun.points import Array, deviation, predicted_classes, root_mean_square
 from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
 from kanrun.targets.datasets import Dataset, constant

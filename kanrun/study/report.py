@@ -299,8 +299,7 @@ def redraw(
 
 def _draw_effects(run: Run, formats: Sequence[str], names: Sequence[str]) -> list[Path]:
     """Draw the effects of input columns, write their values as CSV, and return the paths."""
-    from kanrun.model.explanation import effect_figure
-    from kanrun.model.loaded_run import LoadedRun
+    from kanrun.model.model import LoadedRun, effect_figure
 
     written = list[Path]()
     model = LoadedRun(run).model()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kanrun.cli.app import main
-from kanrun.model.loaded_run import load_run
+from kanrun.model.model import load_run
 
 pytestmark = pytest.mark.slow
 GRID = "document.querySelector('[data-source=grid]')"

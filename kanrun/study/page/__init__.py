@@ -27,8 +27,7 @@ import pandas as pd
 
 from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.exports.document import document_of
-from kanrun.model.loaded_run import SLIDER_NAME
-from kanrun.model.model import Model
+from kanrun.model.model import SLIDER_NAME, Model
 from kanrun.model.trained import from_checkpoint
 from kanrun.runs import Manifest, Run, Status, find_runs
 from kanrun.runs.artifacts import read_caption
