@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from kanrun.experiments.solve.solution_report import solve
     from kanrun.library import fit
     from kanrun.library.estimators import KANClassifier, KANRegressor
-    from kanrun.model.loaded_run import load_run
-    from kanrun.model.model import Model
+    from kanrun.model.model import Model, load_run
 
 # `conf` and `experiments` lie beside this folder in a checkout and inside it in a wheel. An
 # editable installation consists of links to the files of a checkout; follow the link to this file.
@@ -41,7 +40,7 @@ _LOCATIONS = {
     "Model": "kanrun.model.model:Model",
     "fit": "kanrun.library:fit",
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
-    "load_run": "kanrun.model.loaded_run:load_run",
+    "load_run": "kanrun.model.model:load_run",
     "solve": "kanrun.experiments.solve.solution_report:solve",
 }
 

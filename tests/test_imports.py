@@ -18,9 +18,7 @@ LIGHT = [  # in this order; each loads more than the one before
         "kanrun.targets.functions": ["torch"],
         "kanrun.formulas.equations": ["torch"],
     },
-    {
-        "kanrun.model.loaded_run": ["sympy", "scipy.optimize", "sklearn"]
-    },  # what `kanrun predict` needs
+    {"kanrun.model.model": ["sympy", "scipy.optimize", "sklearn"]},  # what `kanrun predict` needs
 ]
 
 

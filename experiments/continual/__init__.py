@@ -58,7 +58,7 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.model.prediction import in_numpy
+from kanrun.model.trained import in_numpy
 from kanrun.model.settings import KANConfig
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Array

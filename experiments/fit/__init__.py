@@ -244,4 +244,4 @@ def results(
     if is_first and len(trained.stages) > 1 and trained.chosen.intervals:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         grids[f"the chosen one: {trained.chosen.intervals} intervals"] = network
-        yield from slider_checkpoint(problem, grids, "grid", "The network, grid by grid", seed)
+        yield from slider_checkpoint(problem, grids, "grid", seed)

@@ -19,8 +19,8 @@ from kanrun.engine.tables.reports import report_tables
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.model.planning import LearningProblem, with_scalings
-from kanrun.model.prediction import error_levels
 from kanrun.model.settings import AutoConfig
+from kanrun.model.trained import error_levels
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation, predicted_classes
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table

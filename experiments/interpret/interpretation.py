@@ -37,7 +37,7 @@ from kanrun.errors import UsageError
 from kanrun.formulas.conversion import as_variables, to_numpy
 from kanrun.formulas.parsing import variable
 from kanrun.model.model import Model
-from kanrun.model.prediction import logit_values, predicted_values, training_sample
+from kanrun.model.trained import logit_values, predicted_values, training_sample
 from kanrun.monitoring import ProgressUpdate
 from kanrun.points import Points, Scaling
 from kanrun.study.progress import Reporter

@@ -26,9 +26,8 @@ from kanrun.engine.symbolic.network_graphs import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas.conversion import as_variables
 from kanrun.formulas.units import dimensions
-from kanrun.model.loaded_run import LoadedRun
-from kanrun.model.model import Model
-from kanrun.model.prediction import LOGIT_NOISE, explained_outputs, logit_values
+from kanrun.model.model import LoadedRun, Model
+from kanrun.model.trained import LOGIT_NOISE, explained_outputs, logit_values
 from kanrun.points import Array, PiecewiseScaling, Scaling
 from kanrun.runs import run_at
 from kanrun.runs.records import Note

@@ -201,10 +201,10 @@ def report_runs(
     force: Replace = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Write one HTML page of runs, with figures and networks.
+    """Write one HTML page of runs, with figures and tables.
 
-    It needs no connection and no other file, and holds at most ten networks. A run of several
-    points is shown by a table of them and the best one.
+    It needs no connection and no other file. A run of several points is shown by a table of them
+    and the best one.
     """
     from kanrun.study.page import write_report
 

@@ -78,8 +78,8 @@ def predict(  # noqa: PLR0913  # options of a command
 
     Predictions are in the units of the data that the model was trained on.
     """
-    from kanrun.model.loaded_run import LoadedRun
-    from kanrun.model.prediction import PredictionOptions, predict_table
+    from kanrun.model.model import LoadedRun
+    from kanrun.model.trained import PredictionOptions, predict_table
     from kanrun.monitoring import enable_gc
     from kanrun.targets.table_output import check_output
 
@@ -124,7 +124,7 @@ def export(
 
     Its inputs and outputs are in the units of the data.
     """
-    from kanrun.model.loaded_run import LoadedRun
+    from kanrun.model.model import LoadedRun
 
     check_new(output, force)
     named = find_run(run, outputs, one=True)

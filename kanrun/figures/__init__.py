@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kanrun.figures.classes import class_curves, confusion
-from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import edges, network_diagram
-from kanrun.figures.prediction import predictions, residuals
+from kanrun.figures.prediction import (
+    class_curves,
+    confusion,
+    effects,
+    pair_maps,
+    predictions,
+    residuals,
+)
 from kanrun.figures.runs import loss_curve, over_settings, overlaid, training_figures
 from kanrun.figures.style import Figures
 

@@ -1,23 +1,43 @@
-"""Figures of predicted numbers against true ones: curves, maps, parity plots and residuals."""
+"""Figures of what a model predicts: numbers, classes, and the effects of its inputs.
+
+Predicted numbers are drawn against true ones as curves, maps, parity plots and residuals; classes
+as confusion matrices, ROC, precision and calibration curves; effects of single inputs as curves,
+and of pairs of inputs as maps.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from pandas import DataFrame
+from matplotlib.ticker import NullLocator
+from pandas import DataFrame, Series, crosstab
 
 from kanrun.figures.panels import (
+    MAX_LETTERS,
+    MAX_NUMBERED,
     WIDTH,
+    draw_map,
+    finish,
     grid_of_panels,
+    heat_map,
     map_with_bar,
+    name_places,
     small_multiples,
     value_limits,
 )
 from kanrun.figures.style import (
+    BAND,
     BLACK,
+    CYCLE,
+    DASHED,
+    FEW_TICKS,
     GREY,
     JUDGED,
     NUMBERS,
@@ -34,6 +54,7 @@ from kanrun.figures.style import (
     styled,
     thin,
 )
+from kanrun.points import Array
 
 #: Largest number of outputs that are drawn.
 MAX_OUTPUTS = 4
@@ -210,4 +231,295 @@ def residuals(table: DataFrame) -> Figure:
         left.set(xlabel="prediction - truth", ylabel="points (%)")
         right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")
     set_remark(figure, *remarks)
+    return figure
+
+
+#: Largest number of classes in a confusion matrix. A remark says if there are more.
+MAX_CLASSES = 30
+#: Height and width of a confusion matrix (inches).
+MATRIX = (3.2, 4.2)
+#: Height of a panel of curves (inches).
+SIDE = 3.2
+#: Number of groups in a calibration curve. Each group has rows with similar probabilities, whose
+#: mean is compared with the observed frequency.
+GROUPS = 10
+#: The precision curve starts at this many rows. With fewer rows, precision jumps between 0 and 1.
+FEWEST_ROWS = 10
+CHANCE: Look = {"color": BLACK, "lw": 0.8, "ls": ":"}
+
+
+@styled
+def confusion(table: DataFrame) -> Figure:
+    """Draw confusion matrices of the first seed for the training, held-out and test points.
+
+    `table` has the columns seed, split, `truth:<name>` and `prediction:<name>`, where `<name>` is
+    the output.
+    """
+    rows = first_seed(table)
+    ((guess, output),) = named_columns(rows, "prediction:").items()
+    true = f"truth:{output}"
+    known = rows[rows["split"].isin(JUDGED)].dropna(subset=[true, guess])
+    splits: Any = list(known.groupby("split", sort=False))
+    figure, panels = small_multiples(len(splits), 2, *MATRIX)
+    for axes, (split, part) in zip(panels, splits, strict=True):
+        _draw_matrix(axes, part[true], part[guess], f"{shorten(output)}, {split}")
+    count = len({*known[true], *known[guess]})
+    set_remark(figure, note_of_some(MAX_CLASSES, count, "classes, the first in order"))
+    return figure
+
+
+def _draw_matrix(axes: Axes, truth: Series[str], predicted: Series[str], name: str) -> None:
+    """Draw a confusion matrix; the title has the accuracy and the fraction of the largest class."""
+    labels = sorted({*truth, *predicted}, key=_order)[:MAX_CLASSES]
+    counts = crosstab(truth, predicted).reindex(index=labels, columns=labels, fill_value=0)
+    values = counts.to_numpy(dtype=float)
+    image = heat_map(axes, values, labels, labels, "{:.0f}".format, cmap="Blues", vmin=0)
+    largest = truth.value_counts(normalize=True).max()
+    title = f"{name}: {(truth == predicted).mean():.1%} correct\n(largest class {largest:.1%})"
+    axes.set(xlabel="prediction", ylabel="truth", title=title)
+    if counts.size > MAX_NUMBERED:
+        axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points")
+
+
+def _order(label: str) -> tuple[float, str]:
+    """Return a key that sorts numbers by their values, and other labels as text."""
+    try:
+        return float(label), label
+    except ValueError:
+        return math.inf, label
+
+
+@styled
+def class_curves(held_out: DataFrame) -> Figure:
+    """Draw ROC, precision-recall and calibration curves of the first seed's held-out rows.
+
+    `held_out` has the columns seed, `truth:<output>` and `probability:<class>`. With two classes,
+    the curves are those of the second class; otherwise each of the first classes is compared with
+    all others. The legend gives the areas under the curves. The calibration curve compares the mean
+    predicted probability in each tenth of the rows with the observed frequency.
+    """
+    table = first_seed(held_out)
+    (truth,) = named_columns(table, "truth:")
+    classes = list(named_columns(table, "probability:").items())
+    figure, (panels,) = grid_of_panels(1, 3, SIDE)
+    roc, recall, calibration = panels
+    for colour, (name, label) in zip(CYCLE, classes[len(classes) == 2 :], strict=False):
+        rows = table.sort_values(name, ascending=False, kind="stable")
+        hit = np.asarray(rows[truth].astype(str) == label, dtype=float)
+        _draw_class(panels, hit, rows[name].to_numpy(dtype=float), label, colour)
+    for axes in (roc, calibration):
+        axes.plot([0, 1], [0, 1], **CHANCE)
+    roc.set(xlabel="false positives", ylabel="true positives")
+    recall.set(xlabel="recall", ylabel="precision", xlim=(0, 1.03), ylim=(0, 1.03))
+    calibration.set(xlabel="predicted probability", ylabel="observed frequency")
+    roc.legend(loc="lower right")
+    recall.legend(loc="lower left")
+    set_remark(figure, note_of_some(len(CYCLE), len(classes), "classes"))
+    return figure
+
+
+def _draw_class(panels: Sequence[Axes], hit: Array, likely: Array, label: str, colour: str) -> None:
+    """Draw the three curves of one class.
+
+    `likely` has the predicted probabilities of the class in descending order. `hit` is 1 for rows
+    of the class and 0 for others. Both have the shape (rows,).
+    """
+    roc, recall, calibration = panels
+    # The last row of each group of equal probabilities.
+    last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)
+    count = last + 1
+    right = np.cumsum(hit)[last]
+    recalled = right / max(1.0, hit.sum())
+    false = (count - right) / max(1.0, (1 - hit).sum())
+    precision = right / count
+    area = np.trapezoid([0.0, *recalled], [0.0, *false])
+    name = f"{shorten(label)}, area {number(area)}"
+    roc.plot([0.0, *false], [0.0, *recalled], color=colour, label=name)
+    drawn = count >= FEWEST_ROWS
+    mean = number(float(np.diff(recalled, prepend=0.0) @ precision))
+    recall.plot(recalled[drawn], precision[drawn], color=colour, label=f"mean {mean}")
+    parts = [part for part in np.array_split(np.arange(len(hit)), GROUPS) if len(part)]
+    means = [(likely[part].mean(), hit[part].mean()) for part in parts]
+    calibration.plot(*np.transpose(means[::-1]), "o-", color=colour, ms=3)
+
+
+#: Largest number of inputs whose effects are drawn.
+MAX_INPUTS = 12
+#: Probabilities p are drawn between this and 1 minus this, since log-odds of 0 and 1 are infinite.
+SMALLEST_PROBABILITY = 1e-6
+#: Height of a panel of effects (inches).
+EFFECT = 1.9
+#: Height of a map of a pair (inches).
+MAP = 2.6
+#: Margin on either side of the data, as a fraction of the range of the data.
+ROOM = 0.08
+#: How far a band may extend above or below the curves, as a multiple of the range of the curves.
+#: Wider bands are cut off.
+BAND_ROOM = 1.0
+#: Margin on either side of the levels of an input, as a fraction of their range.
+LEVELS_ROOM = 0.2
+#: Largest total number of letters in the names of levels, plus two per name, for which the names
+#: are written side by side below a panel of effects. Longer names are rotated.
+LEVEL_LETTERS = 24
+#: Area of the marks at quantiles of an input (square points).
+QUANTILE = 25
+#: Area of the smallest dot on a map, for few rows (square points).
+SMALLEST = 1
+#: Area that is added for the dot with the most rows (square points).
+LARGER = 14
+#: Remark below a figure in which bands were cut off.
+CUT = "wide bands are cut"
+#: Prefix of the name of an input that is a day of the week, from 0 (Monday).
+WEEKDAY = "weekday of "
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+@styled
+def effects(
+    table: DataFrame,
+    order: Sequence[str],
+    values: DataFrame,
+    remark: str = "",
+    *,
+    classes: bool = False,
+) -> Figure:
+    """Draw a panel per input, the most important first: its effect with the others at their mean.
+
+    All panels share the scale of the output.
+
+    Args:
+        table: Columns input, level (of a category, otherwise empty), output, x, value, lower,
+            upper, is_date (whether x is in days since 1970-01-01) and, optionally, ale (the
+            accumulated local effect, a second curve).
+        order: Names of the inputs, the most important first; at most 12 are drawn.
+        values: Columns input and x: quantiles of the inputs, drawn as ticks.
+        remark: Text above the panels.
+        classes: Whether the values are probabilities. They are drawn on a log-odds scale, so that
+            effects on rare classes are visible. Of two classes, only the second is drawn; of many,
+            the first seven.
+    """
+    table = _placed(first_seed(table))
+    values = first_seed(values)
+    outputs = table["output"].unique()
+    count = len(outputs)
+    outputs = outputs[classes and count == 2 :][: len(CYCLE)]
+    table = table[table["output"].isin(outputs)]
+    names = [name for name in dict.fromkeys(order) if name in set(table["input"])]
+    shown = names[:MAX_INPUTS]
+    table = table[table["input"].isin(shown)]
+    figure, panels = small_multiples(len(shown), 3, EFFECT, sharey=True)
+    cut = False
+    for panel, name in zip(panels, shown, strict=True):
+        rows = table[table["input"] == name].sort_values("x")
+        for colour, output in zip(CYCLE, outputs, strict=False):
+            _draw_effect(panel, rows[rows["output"] == output], colour, shorten(output))
+        _show_input(panel.xaxis, rows, LEVEL_LETTERS)
+        x = values.loc[values["input"] == name, "x"]
+        look: Any = {"transform": panel.get_xaxis_transform(), "clip_on": False}
+        panel.scatter(x, 0 * x, QUANTILE, GREY, marker="|", **look)
+        panel.set_title(shorten(name))
+    if panels:
+        cut = _show_output(panels[0], table, is_probability=classes)
+        several = len(outputs) > 1
+        panels[0].set_ylabel("" if several else "probability of " * classes + shorten(outputs[0]))
+    inputs = note_of_some(MAX_INPUTS, len(names), "inputs")
+    set_remark(figure, remark, inputs, note_of_some(len(CYCLE), count, "outputs"), CUT * cut)
+    return finish(figure, panels[: len(outputs) > 1], ncols=len(outputs))
+
+
+def _placed(rows: DataFrame) -> DataFrame:
+    """Return the rows with levels as text, and with x = 0, 1, ... for the levels of each input."""
+    levels = rows["level"].astype(object).fillna("").astype(str)
+    places = rows.groupby("input")["x"].rank("dense") - 1
+    return rows.assign(level=levels, x=rows["x"].where(levels == "", places))
+
+
+def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
+    """Draw the effect of an input on one output, with its band."""
+    x, value, lower, upper = rows[["x", "value", "lower", "upper"]].to_numpy(dtype=float).T
+    is_level = bool(rows["level"].all())
+    if is_level:
+        panel.vlines(x, lower, upper, color=colour)
+        panel.margins(x=LEVELS_ROOM)
+    else:
+        panel.fill_between(x, lower, upper, color=colour, **BAND)
+    style = "o" if is_level else "o-" if len(rows) <= 2 else "-"
+    panel.plot(x, value, style, color=colour, label=label)
+    if "ale" in rows and not is_level:
+        panel.plot(x, rows["ale"], **{**DASHED, "color": BLACK, "zorder": 2})
+
+
+def _show_input(axis: Axis, rows: DataFrame, letters: int = MAX_LETTERS) -> None:
+    """Set the ticks of an input's axis: names of levels, weekdays, dates, or numbers.
+
+    Names of levels with more than `letters` letters in total are rotated.
+    """
+    levels = rows.drop_duplicates("x").sort_values("x")["level"]
+    if levels.all():
+        name_places(axis, list(levels), letters)
+    elif str(rows["input"].iloc[0]).startswith(WEEKDAY):
+        axis.set_ticks(range(len(DAYS)), DAYS)
+    elif "is_date" in rows and rows["is_date"].any():
+        locator = AutoDateLocator(minticks=2, maxticks=4)  # type: ignore[no-untyped-call]
+        axis.set_major_locator(locator)
+        form = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]
+        axis.set_major_formatter(form)
+    elif len(different := np.unique(rows["x"])) <= FEW_TICKS["nbins"]:
+        axis.set_ticks(different)
+
+
+def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool:
+    """Set scale, limits and ticks of the vertical axis that all panels share.
+
+    Probabilities get a logit scale. The limits follow the curves: bands are cut off where they
+    extend too far beyond them. Return whether a band was cut off.
+    """
+    parts = table[["value", "lower", "upper"]].astype(float)
+    if is_probability:
+        parts = parts.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        panel.set_yscale("logit", nonpositive="clip")
+    scale = panel.yaxis.get_transform()
+    values, lower, upper = (scale.transform(parts[name].to_numpy()) for name in parts)
+    low = values.min()
+    high = values.max()
+    most = BAND_ROOM * (high - low) or 1.0
+    ends = np.nanmin([*lower, low]), np.nanmax([*upper, high])
+    low = max(ends[0], low - most)
+    high = min(ends[1], high + most)
+    room = ROOM * (high - low) or 1.0
+    panel.set_ylim(*scale.inverted().transform(np.array([low - room, high + room])))
+    if is_probability:
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
+    return bool(ends[0] < low or ends[1] > high)
+
+
+@styled
+def pair_maps(table: DataFrame) -> Figure:
+    """Draw a map per strong pair of inputs: the prediction with all others at their mean.
+
+    `table` has the columns input_1, input_2, output, x, y, level_1, level_2, value and rows. For a
+    category, `level_1` or `level_2` has the name of the level with the number x or y. `rows` is the
+    number of training rows at this point of the map, which the size of a dot shows. All maps share
+    one colour scale.
+    """
+    table = first_seed(table)
+    pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
+    figure, panels = small_multiples(len(pairs), 2, MAP)
+    limits = value_limits(table["value"])
+    for panel, (names, rows) in zip(panels, pairs, strict=True):
+        sides = [
+            _placed(DataFrame({"input": name, "x": rows[at], "level": rows[level]}))
+            for name, at, level in zip(names, "xy", ("level_1", "level_2"), strict=True)
+        ]
+        x, y = (side["x"] for side in sides)
+        image = draw_map(panel, x, y, rows["value"], limits)
+        some = rows["rows"] > 0
+        size = SMALLEST + LARGER * np.sqrt(rows["rows"][some] / rows["rows"].max())
+        panel.scatter(x[some], y[some], s=size, color="white", alpha=0.6)
+        for axis, side, name in zip((panel.xaxis, panel.yaxis), sides, names, strict=True):
+            _show_input(axis, side)
+            axis.set_label_text(shorten(name))
+    if panels:
+        figure.colorbar(image, ax=panels, label=shorten(table["output"].iloc[0]))
     return figure

@@ -12,8 +12,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from pandas import CategoricalDtype, DataFrame, Series, to_numeric
 
-from kanrun.figures.classes import class_curves, confusion
-from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import (
     edges,
     network_diagram,
@@ -32,7 +30,14 @@ from kanrun.figures.panels import (
     shape_name,
     ticks_at,
 )
-from kanrun.figures.prediction import predictions, residuals
+from kanrun.figures.prediction import (
+    class_curves,
+    confusion,
+    effects,
+    pair_maps,
+    predictions,
+    residuals,
+)
 from kanrun.figures.style import (
     BLUE,
     GREY,

@@ -33,7 +33,7 @@ from kanrun.experiments.interpret.interpretation import interpret
 from kanrun.experiments.interpret.outcome import Interpretation
 from kanrun.library import configure_data, fit_target
 from kanrun.model.model import Model
-from kanrun.model.prediction import in_numpy, predicted_values
+from kanrun.model.trained import in_numpy, predicted_values
 from kanrun.points import Array, Family, predicted_classes
 from kanrun.targets.arrays import Data, array_target, as_numbers, input_rows, is_frame
 

@@ -1,9 +1,6 @@
-"""Trained models: predicting, explaining, updating, storing and loading them.
+"""Trained models: their settings, planning of a training, predicting, explaining and storing.
 
-`trained.py` defines a trained network with its names and units, as plain data, and its checkpoints.
-Each of the other files adds one task, such as prediction. A file imports only files to its left:
-
-    trained <- prediction <- explanation <- model <- loaded_run
-
-`Model` is the class for users, which derives from the classes in these files.
+`settings.py` and `planning.py` come before training: the settings of models and solvers, and what
+the engine is given. `trained.py` defines a trained network with its names and units as plain data,
+its checkpoints and its predictions; `model.py` adds `Model`, the class for users, and stored runs.
 """

@@ -155,7 +155,7 @@ class KANConfig(ModelConfig):
     @staticmethod
     def draw(network: Any, x: Any, inputs: Any, outputs: Any) -> Any:
         """Return the diagram of `KAN.plot`."""
-        from kanrun.model.explanation import network_figure
+        from kanrun.model.model import network_figure
 
         return network_figure(network, x, inputs, outputs)
 

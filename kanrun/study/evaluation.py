@@ -26,11 +26,9 @@ from kanrun.engine.training import (
     mean_loss,
     predict,
 )
-from kanrun.model.explanation import MOST_POINTS, edge_columns
-from kanrun.model.model import Model
+from kanrun.model.model import MOST_POINTS, Model, edge_columns
 from kanrun.model.planning import LearningProblem
-from kanrun.model.prediction import in_numpy, predicted_values
-from kanrun.model.trained import to_checkpoint
+from kanrun.model.trained import in_numpy, predicted_values, to_checkpoint
 from kanrun.points import Array, deviation, predicted_classes, root_mean_square
 from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
 from kanrun.targets.datasets import Dataset, constant
@@ -336,21 +334,20 @@ def errors_by_split(errors: Errors) -> dict[str, Value]:
 
 
 #: Largest number of values stored for one slider; a larger slider is left out. A larger number
-#: makes larger reports.
+#: makes larger lessons.
 MOST_SLIDER_NUMBERS = 100_000
 #: Largest number of test points of one slider. More points show more detail and make larger
-#: reports.
+#: lessons.
 MOST_SLIDER_POINTS = 300
 
 
 @dataclass(frozen=True)
 class Slider:
-    """Models that a report shows under one slider, one per label, with common test points (x, y).
+    """Models that the lesson shows under one slider, one per label, with common test points (x, y).
 
     `slider` names what the slider changes, such as the grid.
     """
 
-    title: str
     slider: str
     labels: tuple[str, ...]
     models: tuple[Model, ...]
@@ -381,9 +378,9 @@ def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learne
 
 
 def slider_checkpoint(
-    problem: LearningProblem, networks: Mapping[str, Network], slider: str, title: str, seed: int
+    problem: LearningProblem, networks: Mapping[str, Network], slider: str, seed: int
 ) -> Iterator[Checkpoint]:
-    """Yield a checkpoint of the KANs that a report shows under one slider, with test points.
+    """Yield a checkpoint of the KANs that the lesson shows under one slider, with test points.
 
     `networks` maps the labels of the slider to the networks. Yield nothing if a network is not a
     KAN, or if more than MOST_SLIDER_NUMBERS values would be stored.
@@ -391,7 +388,7 @@ def slider_checkpoint(
     points = problem.dataset.test or problem.dataset.train
     some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
     models = tuple(model_of(network, problem, seed) for network in networks.values())
-    shown = Slider(title, slider, tuple(networks), models, points.x[some], points.y[some])
+    shown = Slider(slider, tuple(networks), models, points.x[some], points.y[some])
     stored = to_checkpoint(f"{slider}s-seed{seed}-stages", shown)
     is_small = sum(array.size for array in stored.arrays.values()) <= MOST_SLIDER_NUMBERS
     if is_small and all(network.edge_layers for network in networks.values()):

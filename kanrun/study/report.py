@@ -155,7 +155,7 @@ def outcome(summary: Columns) -> str:
     size = "intervals" if "intervals" in row else "parameters"
     name = error.replace("cv", "cross-validated").replace("_", " ").replace("rmse", "RMSE")
     reached = shown(row[error]).replace("e-0", "e-")
-    return f"{kind.label or kind.name}{shape} with {shown(row[size])} {size}: {name} {reached}"
+    return f"{kind.label or row['model']}{shape} with {shown(row[size])} {size}: {name} {reached}"
 
 
 def medians(summary: Columns) -> dict[str, float | None]:
@@ -299,8 +299,7 @@ def redraw(
 
 def _draw_effects(run: Run, formats: Sequence[str], names: Sequence[str]) -> list[Path]:
     """Draw the effects of input columns, write their values as CSV, and return the paths."""
-    from kanrun.model.explanation import effect_figure
-    from kanrun.model.loaded_run import LoadedRun
+    from kanrun.model.model import LoadedRun, effect_figure
 
     written = list[Path]()
     model = LoadedRun(run).model()

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from run_files import finished
 
 from kanrun.exports import FORMATS
-from kanrun.model.loaded_run import load_run
+from kanrun.model.model import load_run
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun import fit
-from kanrun.model import explanation, prediction
-from kanrun.model.explanation import ExplainedNetwork
-from kanrun.model.prediction import (
+from kanrun.model import model as models
+from kanrun.model import trained
+from kanrun.model.model import Model
+from kanrun.model.trained import (
     PredictionOptions,
     contributions,
     predict_table,
@@ -38,7 +39,7 @@ def fitted():
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """Return a table of new rows, which is also written to new.csv and read in small blocks."""
-    monkeypatch.setattr(prediction, "LIMITS", TableLimits(block=7))
+    monkeypatch.setattr(trained, "LIMITS", TableLimits(block=7))
     data = pd.DataFrame({"id": [f"00{i}" for i in range(30)], "n": range(30), "a": 0.5})
     data = data.assign(b=np.linspace(0.1, 0.9, 30).round(6), late=[None] * 29 + [1.5], city="Ulm")
     data.loc[[3, 29], "a"] = 1.5, 40.0
@@ -132,7 +133,7 @@ def test_prediction_warns_of_cells_that_a_spreadsheet_would_run(tmp_path, predic
 def test_explanations_are_shapley_values_of_pairs(fitted, monkeypatch):
     middle = np.median(training_sample(fitted), axis=0)
     a, b = middle[:2]
-    monkeypatch.setattr(prediction, "predicted_values", lambda _, x: x[:, :1] * (3 + x[:, 1:2]))
+    monkeypatch.setattr(trained, "predicted_values", lambda _, x: x[:, :1] * (3 + x[:, 1:2]))
     start, added = contributions(fitted, np.array([[a + 1, b + 2, *middle[2:]]]))
     assert_allclose(start, [a * (3 + b)])
     assert_allclose([*added.values()], [[[3 + b + 1]], [[2 * a + 1]], [[0]]], atol=1e-12)
@@ -146,8 +147,8 @@ def test_sample_fills_the_domain_without_training_inputs(fitted):
 def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted, monkeypatch):
     a = np.linspace(-1, 1, 201)
     rows = np.stack([a, a, *np.zeros((3, 201))], 1)  # b always equals a
-    monkeypatch.setattr(explanation, "training_sample", lambda model: rows)
-    monkeypatch.setattr(explanation, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:2])
+    monkeypatch.setattr(models, "training_sample", lambda model: rows)
+    monkeypatch.setattr(models, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:2])
     table = fitted.effect("a")
     assert_allclose(table["value"], 0, atol=1e-12)
     # If all rows are used, slopes differ: 80% of b lie between -0.8 and 0.8.
@@ -160,11 +161,11 @@ def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted
 def test_partial_dependence_on_text_and_dates(fitted, monkeypatch):
     columns = ColumnCode("city", ("X", "Y")), ColumnCode("day", parts=("weekday",))
     own = {"inputs": ("X", "Y", "day", "weekday"), "table_code": TableCode(columns)}
-    effect = ExplainedNetwork.effect.__get__(SimpleNamespace(**{**vars(fitted), **own}))
+    effect = Model.effect.__get__(SimpleNamespace(**{**vars(fitted), **own}))
     rows = np.array([[1.0, 0, 0, 3], [0, 1, 1, 4], [0, 0, 2, 5], [1, 0, 3, 6]])
-    monkeypatch.setattr(explanation, "training_sample", lambda model: rows)
+    monkeypatch.setattr(models, "training_sample", lambda model: rows)
     weights = np.array([[1.0], [2.0], [0.0], [10.0]])
-    monkeypatch.setattr(explanation, "predicted_values", lambda model, x: x @ weights)
+    monkeypatch.setattr(models, "predicted_values", lambda model, x: x @ weights)
     city = effect("city")
     assert list(city["level"]) == ["X", "Y", "(others)"]
     assert_allclose(city["value"], [46, 47, 45])

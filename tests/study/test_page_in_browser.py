@@ -1,4 +1,4 @@
-"""The HTML report of runs in headless Chromium: drawing, dragging, sorting, no requests."""
+"""The report of runs and the lesson in headless Chromium."""
 
 import json
 import os
@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 import pytest
-from run_files import finished
 
 from kanrun.cli.app import main
-from kanrun.model.loaded_run import load_run
+from kanrun.model.model import load_run
 
 pytestmark = pytest.mark.slow
-ERROR = "document.querySelector('.living .bar span.number').textContent"
+GRID = "document.querySelector('[data-source=grid]')"
+ERROR = f"{GRID}.querySelector('.bar span.number').textContent"
 
 
 class Browser:
@@ -82,11 +82,14 @@ class Browser:
         return answer["result"].get("value")
 
     def open(self, url):
-        """Open a page, given by its path or address, and wait for its script."""
+        """Open a page, given by its path or address, and wait until it is shown."""
         self.send("Page.navigate", url=url if isinstance(url, str) else url.as_uri())
         end = time.monotonic() + 30
-        while self.value("document.documentElement?.dataset.ready") != "yes":
-            assert time.monotonic() < end, "the page's script did not finish"
+        while not self.value(
+            "location.href !== 'about:blank' && document.readyState === 'complete' && "
+            "(!document.scripts.length || document.documentElement.dataset.ready === 'yes')"
+        ):
+            assert time.monotonic() < end, "the page did not finish"
             time.sleep(0.1)
 
     def seen(self, method):
@@ -102,14 +105,10 @@ class Browser:
             "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
         )
 
-    def slide(self, part=0):
-        """Move the slider of an interactive part to its start."""
-        living = f"document.querySelectorAll('.living')[{part}]"
-        self.value(f"""(() => {{
-            const slider = {living}.querySelector('input[type=range]');
-            slider.value = 0;
-            slider.dispatchEvent(new Event('input'));
-        }})()""")
+    def resize(self, width):
+        """Set the width of the window, in pixels."""
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 800}
+        self.send("Emulation.setDeviceMetricsOverride", **size)
 
     def key(self, name):
         for kind in ("keyDown", "keyUp"):
@@ -121,125 +120,38 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    common = "sampling.n_train=200 sampling.n_test=100 solver.steps=5"
-    for command in (
-        f"fit model.hidden=[2] model.intervals=[3,6] {common}",
-        "curves parts=[bezier,bspline]",
-        f"fit model=mlp model.hidden=[3] {common}",
-        "solve equation=heat tolerance=1e-3 networks=[{kind:kan}]",
-    ):
-        finished(command, folder / "outputs")
-    report(folder, "fit/1", "curves/1", page="first.html")
+def lesson(tmp_path_factory):
+    """Return a folder with the lesson, and the runs that were made for it."""
+    folder = tmp_path_factory.mktemp("lesson")
+    words = ["lesson", "-q", "-o", str(folder / "lesson.html")]
+    assert main([*words, "--outputs", str(folder / "outputs")]) == 0
     return folder
 
 
-def report(folder, *names, page="report.html"):
-    """Write the report of runs, and return its path."""
-    page = folder / page
-    place = ["--force", "-o", str(page), "--outputs", str(folder / "outputs")]
-    assert main(["runs", "report", *names, *place]) == 0
-    return page
-
-
 @pytest.fixture
-def browser(runs, tmp_path):
+def browser(tmp_path):
     found = Browser(tmp_path / "profile")
     try:
-        found.open(runs / "first.html")
         yield found
     finally:
         found.end()
 
 
-def test_page_of_a_run_reacts_in_the_browser(runs, browser):
-    count = "document.querySelectorAll('.living svg').length"
-    assert (
-        browser.value(count) == 3 + 2
-    )  # network, edge and prediction; a Bézier curve and a B-spline
-    model = load_run(runs / "outputs/fit/v0001").model()
-
-    # own inputs predict what the engine predicts
-    browser.value("""(() => {
-        const fields = document.querySelectorAll('.living input[type=number]');
-        fields[0].value = '0.3';
-        fields[1].value = '-0.2';
-        fields[1].dispatchEvent(new Event('input'));
-    })()""")
-    shown = browser.value("document.querySelector('.living p.number').textContent")
-    assert float(shown.split("=")[1]) == pytest.approx(
-        float(model(np.array([0.3, -0.2]))[0]), rel=1e-3
-    )
-
-    # hovering an edge shows its function; dragging a control point changes the error at once
-    title = """[...document.querySelectorAll('.living svg')[1].querySelectorAll('text')]
-        .map(text => text.textContent).join(' ')"""
-    before_title = browser.value(title)
-    browser.value(
-        "document.querySelector('[data-edge=\"1,0,1\"]').dispatchEvent(new Event('pointerenter'))"
-    )
-    assert browser.value(title) != before_title
-    before = browser.value(ERROR)
-    browser.value("document.querySelector('.handle').scrollIntoView({block: 'center'})")
-    box = browser.value("""(() => {
-        const r = document.querySelectorAll('.handle')[2].getBoundingClientRect();
-        return [r.x + r.width / 2, r.y + r.height / 2];
-    })()""")
-    browser.mouse("mousePressed", *box)
-    browser.mouse("mouseMoved", box[0], box[1] - 40)
-    browser.mouse("mouseReleased", box[0], box[1] - 40)
-    after = browser.value(ERROR)
-    assert after != before
-    assert after.startswith("RMSE on 100 test points: ")
-
-    # the keyboard moves control points too, and the button gives the trained network back
-    browser.value("document.querySelectorAll('.handle')[2].focus()")
-    browser.key("ArrowUp")
-    assert browser.value(ERROR) != after
-    assert browser.value("document.activeElement.dataset.handle") == "2"
-    browser.value("document.querySelector('.living button').click()")
-    assert browser.value(ERROR) == before
-
-    # the slider runs through the grids
-    browser.slide()
-    assert browser.value("document.querySelector('.living output').textContent") == "3 intervals"
-    assert browser.value(ERROR) != before
-
-
-def test_pages_of_an_mlp_and_of_time_windows_react_in_the_browser(runs, browser):
-    browser.open(report(runs, "fit/2", "solve/1"))
-    before = browser.value(ERROR)
-    browser.value("document.querySelector('.handle').focus()")
-    browser.key("ArrowUp")
-    assert browser.value(ERROR) != before
-    field = (
-        "document.querySelectorAll('.living')[1].querySelectorAll('input[type=number]')[1].value"
-    )
-    late = float(browser.value(field))
-    browser.slide(1)
-    assert float(browser.value(field)) < late
-    said = "document.querySelectorAll('.living')[1].querySelector('p.number').textContent"
-    assert "outside" not in browser.value(said)
-    assert not browser.seen("Runtime.exceptionThrown")
-
-
-def test_tables_sort_without_errors_or_requests(browser):
-    up, down = browser.value("""(() => {
-        const tables = [...document.querySelectorAll('table.sorts')];
-        const table = tables.find(t => t.tBodies[0].rows.length > 1);
-        const cells = () => [...table.tBodies[0].rows].map(row => row.cells[1].textContent);
-        const button = table.querySelectorAll('th button')[1];
-        button.click();
-        const up = cells();
-        button.click();
-        return [up, cells()];
-    })()""")
-    assert len(up) > 1
-    assert sorted(up) == sorted(down)
-    assert up == down[::-1] or len(set(up)) < len(up)
-    browser.send("Runtime.evaluate", expression="1")
-    assert not browser.seen("Runtime.exceptionThrown")
+@pytest.mark.parametrize("width", [360, 1400])
+def test_the_report_is_readable_and_asks_for_nothing(width, lesson, browser, tmp_path):
+    page = tmp_path / "report.html"
+    place = ["-o", str(page), "--outputs", str(lesson / "outputs")]
+    assert main(["runs", "report", "fit/1", "curves/1", *place]) == 0
+    browser.resize(width)
+    browser.open(page)
+    browser.value("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    figures = browser.value("""[...document.images].map(image =>
+        [image.complete && image.naturalWidth, image.getBoundingClientRect().width])""")
+    assert len(figures) > 5
+    for natural, drawn in figures:
+        assert natural
+        assert 250 < drawn <= width
     assert not [e for e in browser.seen("Log.entryAdded") if e["entry"]["level"] == "error"]
     assert all(url.startswith(("file:", "data:")) for url in browser.asked())
     assert sum(url.startswith("file:") for url in browser.asked()) == 1
@@ -247,11 +159,64 @@ def test_tables_sort_without_errors_or_requests(browser):
     assert blocked == "blocked"
 
 
-def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_path):
-    page = tmp_path / "lesson.html"
-    assert main(["lesson", "-q", "-o", str(page), "--outputs", str(tmp_path / "outputs")]) == 0
+def test_the_network_of_the_lesson_reacts(lesson, browser):
+    browser.open(lesson / "lesson.html")
+    model = load_run(lesson / "outputs/fit/v0001").model()
+
+    # own inputs predict what the engine predicts
+    browser.value(f"""(() => {{
+        const fields = {GRID}.querySelectorAll('input[type=number]');
+        fields[0].value = '0.3';
+        fields[1].value = '-0.2';
+        fields[1].dispatchEvent(new Event('input'));
+    }})()""")
+    shown = browser.value(f"{GRID}.querySelector('p.number').textContent")
+    assert float(shown.split("=")[1]) == pytest.approx(
+        float(model(np.array([0.3, -0.2]))[0]), rel=1e-3
+    )
+
+    # hovering an edge shows its function; dragging a control point changes the error at once
+    title = f"""[...{GRID}.querySelectorAll('svg')[1].querySelectorAll('text')]
+        .map(text => text.textContent).join(' ')"""
+    before_title = browser.value(title)
+    browser.value(
+        f"{GRID}.querySelector('[data-edge=\"1,0,1\"]').dispatchEvent(new Event('pointerenter'))"
+    )
+    assert browser.value(title) != before_title
+    before = browser.value(ERROR)
+    browser.value(f"{GRID}.querySelector('.handle').scrollIntoView({{block: 'center'}})")
+    box = browser.value(f"""(() => {{
+        const r = {GRID}.querySelectorAll('.handle')[2].getBoundingClientRect();
+        return [r.x + r.width / 2, r.y + r.height / 2];
+    }})()""")
+    browser.mouse("mousePressed", *box)
+    browser.mouse("mouseMoved", box[0], box[1] - 40)
+    browser.mouse("mouseReleased", box[0], box[1] - 40)
+    after = browser.value(ERROR)
+    assert after != before
+    assert after.startswith("RMSE on 300 test points: ")
+
+    # the keyboard moves control points too, and the button gives the trained network back
+    browser.value(f"{GRID}.querySelectorAll('.handle')[2].focus()")
+    browser.key("ArrowUp")
+    assert browser.value(ERROR) != after
+    assert browser.value("document.activeElement.dataset.handle") == "2"
+    browser.value(f"{GRID}.querySelector('button').click()")
+    assert browser.value(ERROR) == before
+
+    # the slider runs through the grids
+    browser.value(f"""(() => {{
+        const slider = {GRID}.querySelector('input[type=range]');
+        slider.value = 0;
+        slider.dispatchEvent(new Event('input'));
+    }})()""")
+    assert browser.value(f"{GRID}.querySelector('output').textContent") == "3 intervals"
+    assert browser.value(ERROR) != before
+
+
+def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(lesson, browser):
+    page = lesson / "lesson.html"
     assert page.stat().st_size < 3e6
-    browser.events.clear()
     browser.open(page)
     sections = "[...document.querySelectorAll('section')]"
     drawn = browser.value(f"{sections}.map(s => s.querySelectorAll('.living svg').length)")
@@ -278,7 +243,6 @@ def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_pat
         assert browser.value(status) == shown
     assert all(url.startswith(("file:", "about:")) for url in browser.asked())
     assert not browser.seen("Runtime.exceptionThrown")
-    width = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    browser.send("Emulation.setDeviceMetricsOverride", **width)
+    browser.resize(360)
     browser.open(page)
-    assert browser.value("document.documentElement.scrollWidth") <= 390
+    assert browser.value("document.documentElement.scrollWidth") <= 360

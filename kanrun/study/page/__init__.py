@@ -1,12 +1,12 @@
-"""One self-contained HTML page of runs: settings, claims, tables, figures, interactive networks.
+"""Self-contained HTML pages: the report of runs, and the lesson.
 
-A run folder is not trusted: its text is escaped, its figures are embedded as images (in which no
-script runs), and its numbers as JSON. A content security policy permits only the scripts of the
-page, by their hashes, and no connection.
+A run folder is not trusted: its text is escaped, and its figures are embedded as images (in which
+no script runs). The report has no script. A content security policy permits no connection, and
+only the scripts of the lesson, by their hashes.
 
-The lesson is a page of the same kind; each section has one thing that the reader can move. Most
-sections compute what they draw (`lesson.js`). Three show recorded runs: the latest with the tag
-`lesson`, or else the small runs of `STUDIES`, which are made first.
+Each section of the lesson has one thing that the reader can move. Most sections compute what they
+draw (`lesson.js`). Three show recorded runs: the latest with the tag `lesson`, or else the small
+runs of `STUDIES`, which are made first.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kanrun.errors import KanrunError, UsageError
+import numpy as np
+import pandas as pd
+
+from kanrun.errors import MALFORMED, KanrunError, UsageError
+from kanrun.exports.document import document_of
+from kanrun.model.model import SLIDER_NAME, Model
+from kanrun.model.trained import from_checkpoint
 from kanrun.runs import Manifest, Run, Status, find_runs
 from kanrun.runs.artifacts import read_caption
 from kanrun.runs.files import flattened, write_named_file
 from kanrun.runs.index import local_time
-from kanrun.study.page.interactive import Living, interactive_data
+from kanrun.study.evaluation import Slider
 from kanrun.study.progress import shown
 from kanrun.study.report import as_columns, differences, outcome, points_table
 
-#: Largest number of interactive networks and curves on a page; the others are left out.
-MOST_NETWORKS = 10
-#: HTML attributes of table cells that say whether a claim holds.
-_MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
-#: Largest number of rows of a table that are shown; the others are counted.
-_MOST_ROWS = 200
 _TABLES = (
     "summary",
     "stages",
@@ -63,15 +63,12 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
             body += [_tag("h3", "Results"), _table(as_columns(best, results))]
         if settings:
             body.append(_folded("Settings that differ", as_columns(best, settings)))
-    sources = list[str]()
     for run in runs:
-        title = _tag(heading, run.name)
-        body += ["<section>", title, *_section(run, sources), "</section>"]
-    page = html_page(f"kanrun: {names}", [*body, *sources], ("network.js", "page.js"))
-    write_named_file(output, page.encode())
+        body += ["<section>", _tag(heading, run.name), *_section(run), "</section>"]
+    write_named_file(output, _html_page(f"kanrun: {names}", body).encode())
 
 
-def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
+def _html_page(title: str, body: Sequence[str], scripts: Sequence[str] = ()) -> str:
     """Return an HTML page.
 
     `body` lists pieces of HTML. `scripts` names files of this folder, the only scripts that the
@@ -80,10 +77,10 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
     folder = resources.files(__name__)
     style, *texts = ((folder / name).read_text("utf-8") for name in ("page.css", *scripts))
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
-    hashes = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+    permitted = " ".join(f"'sha256-{digest.decode()}'" for digest in digests) or "'none'"
     policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
-        "base-uri 'none'; form-action 'none'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+        f"form-action 'none'; script-src {permitted}"
     )
     return "\n".join(
         [
@@ -99,8 +96,8 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
     )
 
 
-def _section(run: Run, sources: list[str]) -> Iterator[str]:
-    """Yield the HTML about one run; append the data of its interactive parts to `sources`."""
+def _section(run: Run) -> Iterator[str]:
+    """Yield the HTML about one run."""
     single = run.best
     manifest = None
     yield _tag("p", f"Status: {run.status}")
@@ -114,7 +111,6 @@ def _section(run: Run, sources: list[str]) -> Iterator[str]:
     if run.has_points:
         text = f"A run of {len(run.points)} points; below is its best, {single.name}."
         yield _tag("p", text)
-    yield from _living(single, sources)
     if manifest and (claims := manifest.claims):
         columns = {"": ["holds" if claim.holds else "does not hold" for claim in claims]}
         for name in ("sentence", "measured", "bound", "spread"):
@@ -130,22 +126,6 @@ def _section(run: Run, sources: list[str]) -> Iterator[str]:
         facts |= {name: getattr(manifest, name) for name in names}
         facts |= flattened(manifest.git or {}, "git.") | dict(manifest.versions)
         yield _folded("Environment", _pairs(facts))
-
-
-def _living(run: Run, sources: list[str]) -> Iterator[str]:
-    """Yield the HTML of the interactive parts of a run; add their data to `sources`."""
-    for data in interactive_data(run):
-        yield _tag("h3", data["title"])
-        if data["kind"] == "absent":
-            yield _tag("p", data["said"])
-            continue
-        if len(sources) >= MOST_NETWORKS:
-            text = f"It is left out: a page holds {MOST_NETWORKS} networks at most."
-            yield _tag("p", f"{text} Write a page of fewer runs.")
-            return
-        name = f"living-{len(sources)}"
-        sources.append(json_script(name, data))
-        yield f'<div class="living" data-source="{name}"></div>'
 
 
 def _results(run: Run, manifest: Manifest) -> Iterator[str]:
@@ -208,24 +188,23 @@ def _figures(single: Run, run: Run) -> Iterator[str]:
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
-    heads = "".join(
-        f'<th scope="col"><button type="button">{escape(str(name))}</button></th>'
-        for name in columns
-    )
+    most_rows = 200
+    marks = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
+    heads = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in columns)
     values = list(zip(*columns.values(), strict=True))
     body = ""
-    for row in values[:_MOST_ROWS]:
+    for row in values[:most_rows]:
         cells = []
         for value in row:
             text = shown(value)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            mark = _MARKS.get(text, ' class="n"' if is_number else "")
+            mark = marks.get(text, ' class="n"' if is_number else "")
             cells.append(f"<td{mark}>{escape(text)}</td>")
         body += f"<tr>{''.join(cells)}</tr>"
-    more = len(values) - _MOST_ROWS
+    more = len(values) - most_rows
     rest = _tag("p", f"{more} more rows in the run's folder") if more > 0 else ""
     table = f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="wide"><table class="sorts">{table}</table></div>{rest}'
+    return f'<div class="wide"><table>{table}</table></div>{rest}'
 
 
 def _pairs(values: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
@@ -240,29 +219,12 @@ def _tag(name: str, text: str) -> str:
     return f"<{name}>{escape(text)}</{name}>"
 
 
-def json_script(name: str, value: Any) -> str:
-    """Return `value` as JSON in a script element with the id `name`.
-
-    The text cannot close the element early. NaN and infinities, which JSON lacks, become null.
-    """
-    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
-    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    return f'<script type="application/json" id="{name}">{text}</script>'
-
-
 #: Tag of the runs that the lesson shows.
 TAG = "lesson"
 #: Arguments of the run that is made for each command if none of its runs has the tag.
 STUDIES: dict[str, tuple[str, ...]] = {
     "curves": ("parts=[bezier,bspline]",),
     "fit": ("model.hidden=[2]", "model.intervals=[3,6,12,24]", "sampling.n_test=300"),
-}
-#: Sections with recorded runs: the command, and a test that selects one of its interactive parts.
-PARTS: dict[str, tuple[str, Callable[[Living], bool]]] = {
-    "bezier": ("curves", lambda data: data["kind"] == "curve" and not data["knots"]),
-    "local": ("curves", lambda data: data["kind"] == "curve" and bool(data["knots"])),
-    "grid": ("fit", lambda data: data["kind"] == "network"),
 }
 
 
@@ -276,24 +238,96 @@ def recorded_runs(outputs: Path) -> dict[str, Run]:
 def write_lesson(runs: Mapping[str, Run], output: Path) -> None:
     """Write the lesson to the file `output`. `runs` has a run for each command of STUDIES.
 
-    Raises UsageError if a run lacks an interactive part that the lesson shows, or if the file
-    cannot be written.
+    Raises UsageError if a run lacks what a section of the lesson shows, or if the file cannot be
+    written.
     """
     body = (resources.files(__package__) / "lesson.html").read_text("utf-8")
     sources = []
-    for name, (command, fits) in PARTS.items():
+    for name, (command, part_of) in PARTS.items():
         run = runs[command].best
-        data = next(filter(fits, interactive_data(run)), None)
+        data = None
+        with contextlib.suppress(KanrunError, *MALFORMED):
+            data = part_of(run)
         if data is None:
             raise UsageError(
                 f"{run.name} has nothing to show in the section {name}. Remove its tag {TAG!r}."
             )
-        if name == "bezier":
-            data["kind"] = "casteljau"
         shown = f'<div class="living" data-source="{name}"></div><p class="source">Recorded by '
         words = f"<code>{escape(_call(run.manifest))}</code></p>"
         body = body.replace(f"<!--recorded:{name}-->", shown + words)
-        sources.append(json_script(name, data))
+        sources.append(_json_script(name, data))
     scripts = ("network.js", "lesson.js", "page.js")
-    page = html_page("kanrun: the lecture", [body, *sources], scripts)
+    page = _html_page("kanrun: the lecture", [body, *sources], scripts)
     write_named_file(output, page.encode())
+
+
+def _json_script(name: str, value: Any) -> str:
+    """Return `value` as JSON in a script element with the id `name`.
+
+    The text cannot close the element early. NaN and infinities, which JSON lacks, become null.
+    """
+    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def _bezier(run: Run) -> dict[str, Any] | None:
+    if "de_casteljau" not in run.tables:
+        return None
+    control = run.table("de_casteljau").query("level == 0")
+    return {"kind": "casteljau", "control": _places(control)}
+
+
+def _bspline(run: Run) -> dict[str, Any] | None:
+    if not {"bspline_control", "bspline_knots"} <= set(run.tables):
+        return None
+    control = _places(run.table("bspline_control"))
+    knots = run.table("bspline_knots")
+    every = np.repeat(knots["knot"], knots["multiplicity"].astype(int)).tolist()
+    degree = len(every) - len(control) - 1
+    spans = f"a control point moves at most {degree + 1} spans between knots (grey dots)"
+    title = f"A B-spline of degree {degree}: {spans}"
+    return {"kind": "curve", "title": title, "control": control, "knots": every, "degree": degree}
+
+
+def _places(table: pd.DataFrame) -> list[list[float]]:
+    rows: list[list[float]] = table[["x", "y"]].to_numpy().tolist()
+    return rows
+
+
+def _grids(run: Run) -> dict[str, Any] | None:
+    """Return the networks of the first seed's grids with test points, if they are a regression."""
+    stored = next(filter(SLIDER_NAME.fullmatch, run.checkpoints), None)
+    if stored is None:
+        return None
+    slider = from_checkpoint(run.checkpoint(stored), Slider)
+    model = slider.models[0]
+    if model.classes or model.code is not None:
+        return None
+    stages = zip(slider.labels, map(network_values, slider.models), strict=True)
+    errors = run.columns("summary").get("test_rmse", [])
+    return {
+        "kind": "network",
+        "slider": slider.slider,
+        "stages": [{"label": label, "model": values} for label, values in stages],
+        "inputs": list(model.inputs),
+        "outputs": list(model.outputs),
+        "domain": model.domain.tolist(),
+        "points": {"x": slider.x.tolist(), "y": slider.y.tolist()},
+        "recorded": errors[0] if len(errors) == 1 else None,
+    }
+
+
+def network_values(model: Model) -> dict[str, Any]:
+    """Return a model of splines in the form that network.js evaluates."""
+    document = document_of(model)
+    return {key: document[key] for key in ("input_map", "output_map", "layers")}
+
+
+#: Sections with recorded runs: the command, and a function that returns what the section shows.
+PARTS: dict[str, tuple[str, Callable[[Run], dict[str, Any] | None]]] = {
+    "bezier": ("curves", _bezier),
+    "local": ("curves", _bspline),
+    "grid": ("fit", _grids),
+}

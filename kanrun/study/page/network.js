@@ -64,17 +64,10 @@ const kan = (() => {
     return deBoor(knots.slice(1, -1), degree - 1, c, x);
   }
 
-  // The document with its edges as arrays [out][in]: coefficients of splines, weights of splines and of bases. An MLP's edges are
-  // lines w x (the base `identity`), drawn from -2 to 2, and its nodes have a bias and an activation.
+  // The document with its edges as arrays [out][in]: coefficients of splines, weights of splines and of bases.
   function prepared(document) {
     const table = (rows, columns, value) => Array.from({length: rows}, () => Array.from({length: columns}, value));
-    const layers = document.layers.filter(layer => layer.kind !== "sums_of_products").map(layer => {
-      if (layer.kind === "dense") {
-        const outputs = layer.weights.length, inputs = layer.weights[0].length;
-        return {degree: 1, base: "identity", extrapolation: "linear", products: 0, knots: table(inputs, 4, () => 0).map(() => [-2, -2, 2, 2]),
-          coefficients: table(outputs, inputs, () => [0, 0]), splineWeight: table(outputs, inputs, () => 0),
-          baseWeight: structuredClone(layer.weights), bias: layer.biases, activation: layer.activation};
-      }
+    const layers = document.layers.map(layer => {
       const count = layer.knots[0].length - layer.degree - 1, {sums, inputs} = layer;
       const arrays = {coefficients: table(sums, inputs, () => Array(count).fill(0)), splineWeight: table(sums, inputs, () => 0),
         baseWeight: table(sums, inputs, () => 0)};
@@ -85,7 +78,7 @@ const kan = (() => {
       }
       return {...layer, ...arrays};
     });
-    return {...document, layers, form: document.layers.find(layer => layer.kind === "sums_of_products")};
+    return {...document, layers};
   }
 
   function continued(x, low, high, how, value, slope) {
@@ -115,11 +108,7 @@ const kan = (() => {
     return y;
   }
 
-  // The sums of a layer; nodes of an MLP have a bias and an activation.
-  function layerValues(layer, x) {
-    const sums = layer.coefficients.map((row, o) => row.reduce((sum, _, i) => sum + edge(layer, o, i, x[i]), 0));
-    return layer.bias ? sums.map((sum, o) => bases[layer.activation][0](sum + layer.bias[o])) : sums;
-  }
+  const sumsOf = (layer, x) => layer.coefficients.map((row, o) => row.reduce((sum, _, i) => sum + edge(layer, o, i, x[i]), 0));
 
   // The last 2 m sums of a layer are the factors of m products.
   function nodes(sums, products) {
@@ -130,7 +119,7 @@ const kan = (() => {
 
   function activations(model, x) {
     const found = [x.map((v, j) => mapped(v, model.input_map[j]))];
-    model.layers.forEach((layer, l) => found.push(nodes(layerValues(layer, found[l]), layer.products)));
+    model.layers.forEach((layer, l) => found.push(nodes(sumsOf(layer, found[l]), layer.products)));
     return found;
   }
 
@@ -144,20 +133,8 @@ const kan = (() => {
   const mapped = (v, map) => map.points ? interpolated(v, map.points, map.values) : (v - map.shift) / map.scale;
   const unmapped = (v, map) => map.points ? interpolated(v, map.values, map.points) : v * map.scale + map.shift;
 
-  // Sums of products of outputs, as which solutions of differential equations are sought.
-  function combined(out, {sizes, terms, factors}) {
-    const product = at => range(factors).reduce((value, f) => value * out[at * factors + f], 1);
-    return sizes.map((size, u) => size * range(terms).reduce((sum, t) => sum + product(u * terms + t), 0));
-  }
-  const range = count => Array.from({length: count}, (_, i) => i);
-
-  // f(x) in the user's units; class probabilities of a classifier.
-  function predict(model, x) {
-    const last = activations(model, x)[model.layers.length], out = model.form ? combined(last, model.form) : last;
-    if (!model.classes) return out.map((v, o) => unmapped(v, model.output_map[o]));
-    const most = Math.max(...out), e = out.map(v => Math.exp(v - most)), sum = e.reduce((a, b) => a + b, 0);
-    return e.map(v => v / sum);
-  }
+  // f(x) in the user's units.
+  const predict = (model, x) => activations(model, x)[model.layers.length].map((v, o) => unmapped(v, model.output_map[o]));
 
   function deCasteljau(control, u) {
     let points = control;

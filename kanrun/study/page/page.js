@@ -1,5 +1,5 @@
 "use strict";
-// What moves on the page. All text comes in as text nodes; nothing is built from strings of HTML.
+// What moves in the lesson. All text comes in as text nodes; nothing is built from strings of HTML.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
   function make(name, attributes = {}, parent = null, text = null) {
@@ -21,23 +21,6 @@
   }
   const range = (low, high, count) => Array.from({length: count}, (_, i) => low + (high - low) * i / (count - 1));
 
-  // ------------------------------------------------------------------ tables that sort
-  for (const table of document.querySelectorAll("table.sorts")) {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-      const up = head.getAttribute("aria-sort") !== "ascending";
-      heads.forEach(other => other.removeAttribute("aria-sort"));
-      head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const value = row => row.cells[column].textContent.trim();
-      const rows = [...table.tBodies[0].rows].sort((a, b) => {
-        const x = value(a), y = value(b), n = Number(x) - Number(y);
-        if (x === "" || y === "") return (x === "") - (y === "");
-        return (up ? 1 : -1) * (Number.isNaN(n) ? x.localeCompare(y) : n);
-      });
-      table.tBodies[0].append(...rows);
-    }));
-  }
-
   // An empty drawing whose unit is a pixel, so that text has its size on a phone and on a desk; returns its width.
   function emptied(svg, height) {
     svg.replaceChildren();
@@ -53,7 +36,7 @@
       this.svg = make("svg:svg", {role: "group", "aria-label": title}, parent);
       this.title = title;
     }
-    begin(xs, ys, title = this.title, name = shown) {
+    begin(xs, ys, title = this.title) {
       this.width = emptied(this.svg, this.height);
       const span = values => {
         const finite = values.filter(Number.isFinite);
@@ -65,7 +48,7 @@
       [this.x0, this.x1] = span(xs); [this.y0, this.y1] = span(ys);
       const {left, bottom, top, right, width, height} = this;
       make("svg:path", {class: "axis", d: `M${left} ${top}V${height - bottom}H${width - right}`}, this.svg);
-      for (const x of ticks(this.x0, this.x1)) make("svg:text", {x: this.px(x), y: height - bottom + 16, "text-anchor": "middle"}, this.svg, name(x));
+      for (const x of ticks(this.x0, this.x1)) make("svg:text", {x: this.px(x), y: height - bottom + 16, "text-anchor": "middle"}, this.svg, shown(x));
       for (const y of ticks(this.y0, this.y1)) make("svg:text", {x: left - 5, y: this.py(y) + 4, "text-anchor": "end"}, this.svg, shown(y));
       make("svg:text", {x: width / 2, y: 15, "text-anchor": "middle"}, this.svg, title);
     }
@@ -124,8 +107,7 @@
   function network(parent, data) {
     let stage = data.stages.length - 1, chosen = [0, 0, 0], model;
     const bar = make("div", {class: "bar"}, parent);
-    const steps = data.stages.length > 1 && slider(bar, data.slider, data.stages.length,
-      i => { stage = i; reset(); inputs.intoDomain(); }, i => data.stages[i].label);
+    const steps = slider(bar, data.slider, data.stages.length, i => { stage = i; reset(); }, i => data.stages[i].label);
     const back = make("button", {class: "plain", type: "button"}, bar, "as trained");
     const error = make("span", {class: "number", role: "status"}, bar);
     const two = make("div", {class: "two"}, parent);
@@ -133,14 +115,12 @@
     const edgePlot = new Plot(two, "edge"), resultPlot = new Plot(two, "prediction");
     const own = make("div", {}, two);
     const inputs = ownInputs();
-    let points = data.points, domain = data.domain;  // of a window of time, where there are several
+    const {points, domain} = data;
     let moved = {};  // values of control points by layer, output, input and number
 
     function reset() {
       moved = {};
       model = kan.prepared(data.stages[stage].model);
-      points = data.stages[stage].points || data.points;
-      domain = data.stages[stage].domain || data.domain;
       draw();
     }
     function size(l, o, i) {
@@ -177,7 +157,7 @@
       widths.forEach((count, l) => { for (let n = 0; n < count; n++) {
         const [x, y] = at(l, n);
         make("svg:circle", {class: "node", cx: x, cy: y, r: 4}, diagram);
-        const name = l === 0 ? data.inputs[n] : l === widths.length - 1 && !model.form ? data.outputs[n] : null;
+        const name = l === 0 ? data.inputs[n] : l === widths.length - 1 ? data.outputs[n] : null;
         if (name) make("svg:text", {x, y: l ? y - 9 : y + 18, "text-anchor": "middle"}, diagram, name);
       } });
       if (left) make("svg:text", {x: 4, y: 14}, diagram, `the strongest edges; ${left} weaker ones are left out`);
@@ -192,45 +172,32 @@
       const weight = layer.splineWeight[o][i];
       const places = c.map((_, k) => { let s = 0; for (let j = 1; j <= degree; j++) s += knots[k + j]; return degree ? s / degree : (knots[k] + knots[k + 1]) / 2; });
       const few = c.length <= 40;
-      const from = l === 0 ? data.inputs[i] : `h${l}.${i}`, ending = model.form ? `factor ${o + 1}` : data.outputs[o], to = l === model.layers.length - 1 ? ending : `h${l + 1}.${o}`;
+      const from = l === 0 ? data.inputs[i] : `h${l}.${i}`, to = l === model.layers.length - 1 ? data.outputs[o] : `h${l + 1}.${o}`;
       edgePlot.begin([...xs, ...(few ? places : [])], [...ys, ...(few ? c.map(v => weight * v) : [])], `${from} → ${to}`);
       if (few) for (const knot of knots.slice(degree, knots.length - degree)) make("svg:line", {class: "knot", x1: edgePlot.px(knot), x2: edgePlot.px(knot),
         y1: edgePlot.top, y2: edgePlot.height - edgePlot.bottom}, edgePlot.svg);
       const [first, last] = seen(l, i), inside = xs.map(x => x >= first && x <= last);
       edgePlot.line(xs, ys, "unseen");
       edgePlot.line(xs.filter((_, k) => inside[k]), ys.filter((_, k) => inside[k]), "curve");
-      if (layer.bias) {  // the line w x of an MLP, by its end
-        const w = layer.baseWeight[o];
-        edgePlot.handles([[high, w[i] * high]], "end of the line", (_, x, y) => { put([l, o, i], y / high); drawEdge(); drawResult(); });
-      }
       if (!few || weight === 0) return;
       edgePlot.line(places, c.map(v => weight * v), "polygon");
       edgePlot.handles(places.map((x, k) => [x, weight * c[k]]), "control point", (k, _, y) => { put([l, o, i, k], y / weight); drawEdge(); drawResult(); });
     }
-    // A control point of a spline, or the weight of an MLP's line.
-    function put([l, o, i, k], value) {
-      const layer = model.layers[l];
-      if (k === undefined) layer.baseWeight[o][i] = value; else layer.coefficients[o][i][k] = value;
+    function put([l, o, i, k], value) {  // a control point of a spline
+      model.layers[l].coefficients[o][i][k] = value;
       moved[[l, o, i, k].join()] = value;
     }
     function set(state) {
-      if (steps) steps.setTo(state.stage); else reset();
-      for (const [place, value] of Object.entries(state.moved)) put(place.split(",").map(n => n === "" ? undefined : Number(n)), Number(value));
+      steps.setTo(state.stage);
+      for (const [place, value] of Object.entries(state.moved)) put(place.split(",").map(Number), Number(value));
       chosen = state.chosen.map(Number);
       draw();
     }
     function drawResult() {
       const values = points.x.map(x => kan.predict(model, x)), truth = points.y;
       inputs.update();
-      if (data.classes) {
-        const right = values.filter((v, k) => data.classes[v.indexOf(Math.max(...v))] === String(truth[k][0])).length;
-        error.textContent = `accuracy on ${values.length} test points: ${shown(right / values.length)}`;
-        resultPlot.begin(values.map(v => v[0]), values.map(v => v[v.length - 1]), "probabilities of the first and the last class");
-        resultPlot.dots(values.map(v => v[0]), values.map(v => v[v.length - 1]));
-        return;
-      }
-      const recorded = points.recorded && stage === data.stages.length - 1 && !Object.keys(moved).length;
-      error.textContent = !truth.length ? "" : recorded ? `RMSE on all test points: ${shown(points.recorded)}`
+      const recorded = data.recorded && stage === data.stages.length - 1 && !Object.keys(moved).length;
+      error.textContent = recorded ? `RMSE on all test points: ${shown(data.recorded)}`
         : `RMSE on ${values.length} test points: ${shown(rmse(values.flatMap((v, k) => v.map((y, o) => y - truth[k][o]))))}`;
       if (data.inputs.length === 1) {
         const [low, high] = domain[0], xs = range(low, high, 301), ys = xs.map(x => kan.predict(model, [x])[0]);
@@ -245,29 +212,20 @@
       resultPlot.dots(t, p);
     }
     function ownInputs() {
-      if (data.coded) { make("p", {}, own, "Own inputs need the encoding of the table: kanrun predict takes them."); return {update() {}, intoDomain() {}}; }
       make("h3", {}, own, "Own inputs");
       const fields = data.inputs.map((name, j) => {
-        const [low, high] = (data.stages[stage].domain || data.domain)[j], line = make("div", {class: "bar"}, own), label = make("label", {}, line, `${name} `);
+        const [low, high] = data.domain[j], line = make("div", {class: "bar"}, own), label = make("label", {}, line, `${name} `);
         const number = make("input", {type: "number", step: "any", value: Number(((low + high) / 2).toPrecision(4)), "aria-label": name}, label);
         number.addEventListener("input", update);
         return number;
       });
       const output = make("p", {class: "number", role: "status"}, own);
       function update() {
-        const x = fields.map(field => Number(field.value)), y = kan.predict(model, x), names = data.classes || data.outputs;
-        const outside = x.some((v, j) => v < domain[j][0] || v > domain[j][1]);
-        const range = data.stages[stage].domain ? "window" : "trained range";
-        output.textContent = names.map((name, o) => `${name} = ${shown(y[o])}`).join(", ") + (outside ? ` (outside the ${range})` : "");
+        const x = fields.map(field => Number(field.value)), y = kan.predict(model, x);
+        const outside = x.some((v, j) => v < data.domain[j][0] || v > data.domain[j][1]);
+        output.textContent = data.outputs.map((name, o) => `${name} = ${shown(y[o])}`).join(", ") + (outside ? " (outside the trained range)" : "");
       }
-      function intoDomain() {  // of another window of time
-        fields.forEach((field, j) => {
-          const [low, high] = domain[j], value = Number(field.value);
-          if (value < low || value > high) field.value = Number(((low + high) / 2).toPrecision(4));
-        });
-        update();
-      }
-      return {update, intoDomain};
+      return {update};
     }
     back.addEventListener("click", reset);
     model = kan.prepared(data.stages[stage].model);
@@ -276,37 +234,14 @@
     return {get: () => ({stage, chosen, moved}), set};
   }
 
-  // ------------------------------------------------------------------ effects of the inputs of a table
-  function effects(parent, data) {
-    const box = make("div", {class: "two"}, parent), boxes = data.inputs.map(() => make("div", {}, box));
-    const sliders = data.inputs.map(({name, x, value, lower, upper, labels, levels}, number) => {
-      const plot = new Plot(boxes[number], name, 200), bar = make("div", {class: "bar"}, boxes[number]);
-      const said = make("p", {class: "number", role: "status"}, boxes[number]), middle = Math.floor(x.length / 2);
-      const nearest = at => x.reduce((best, v, k) => Math.abs(v - at) < Math.abs(x[best] - at) ? k : best, 0);
-      const tick = at => !labels ? shown(at) : levels && !Number.isInteger(at) ? "" : labels[nearest(at)].slice(0, levels ? 9 : 7);
-      const label = k => labels ? labels[k] : shown(x[k]);
-      function draw(k) {
-        plot.begin(x, [...value, ...lower, ...upper].filter(Number.isFinite), name, tick);
-        for (const end of [lower, upper]) levels ? plot.dots(x, end, "data", 2) : plot.line(x, end, "truth");
-        if (levels) plot.dots(x, value, "data", 4); else plot.line(x, value);
-        plot.dots([x[k]], [value[k]], "handle", 6);
-        const band = Number.isFinite(lower[k]) ? ` (${shown(lower[k])} to ${shown(upper[k])})` : "";
-        said.textContent = `${data.output}: ${shown(value[k])}${band}`;
-      }
-      draw(middle);
-      return slider(bar, name, x.length, draw, label, middle);
-    });
-    return {get: () => sliders.map(one => Number(one.value)), set: places => sliders.forEach((one, k) => one.setTo(places[k]))};
-  }
-
-  // ------------------------------------------------------------------ curves drawn by control points
+  // ------------------------------------------------------------------ a B-spline drawn by its control points
   function curve(parent, data) {
     let control = structuredClone(data.control);
     const bar = make("div", {class: "bar"}, parent), back = make("button", {class: "plain", type: "button"}, bar, "reset");
     const said = make("span", {role: "status"}, bar), plot = new Plot(parent, data.title, 400);
     plot.title = "";  // the page says it above
-    const curveAt = u => data.knots ? [0, 1].map(d => kan.deBoor(data.knots, data.degree, control.map(p => p[d]), u)) : kan.deCasteljau(control, u);
-    const [low, high] = data.knots ? [data.knots[data.degree], data.knots[data.knots.length - 1 - data.degree]] : [0, 1];
+    const curveAt = u => [0, 1].map(d => kan.deBoor(data.knots, data.degree, control.map(p => p[d]), u));
+    const [low, high] = [data.knots[data.degree], data.knots[data.knots.length - 1 - data.degree]];
     const shares = range(low, high, 401), before = shares.map(curveAt);
     const xs = [...data.control, ...before].map(p => p[0]), ys = [...data.control, ...before].map(p => p[1]);
     function draw() {
@@ -317,7 +252,7 @@
       plot.line(now.map(p => p[0]), now.map(p => p[1]));
       const moved = now.filter((_, k) => changed[k]);
       plot.dots(moved.map(p => p[0]), moved.map(p => p[1]), "dot", 1.6);
-      if (data.knots) plot.dots(...[0, 1].map(d => [...new Set(data.knots)].filter(t => t >= low && t <= high).map(t => curveAt(t)[d])), "data", 4);
+      plot.dots(...[0, 1].map(d => [...new Set(data.knots)].filter(t => t >= low && t <= high).map(t => curveAt(t)[d])), "data", 4);
       said.textContent = `${Math.round(100 * moved.length / now.length)}% of the curve moved`;
       plot.handles(control, "control point", (i, x, y) => { control[i] = [x, y]; draw(); });
     }
@@ -328,7 +263,7 @@
   }
 
   // ------------------------------------------------------------------ parts, and links that hold their state
-  const kinds = {network, effects, curve, ...(typeof lesson === "undefined" ? {} : lesson.kinds({make, Plot, slider, range, shown}))};
+  const kinds = {network, curve, ...lesson.kinds({make, Plot, slider, range, shown})};
   const states = {};
   for (const section of document.querySelectorAll(".living")) {
     const name = section.dataset.source, source = document.getElementById(name), data = source ? JSON.parse(source.textContent) : {kind: name};
@@ -347,6 +282,5 @@
   }
   window.addEventListener("hashchange", recall);
   recall();
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
   document.documentElement.dataset.ready = "yes";
 })();

@@ -9,7 +9,7 @@ import torch
 
 from kanrun.engine.networks import BSpline, Polynomial
 from kanrun.model.model import Model
-from kanrun.model.prediction import predicted_values
+from kanrun.model.trained import predicted_values
 from kanrun.points import Scaling
 
 DOMAIN = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)

@@ -122,7 +122,7 @@ def test_format_of_predictions_follows_the_ending_of_the_file_name(
         found = read(name, sep=separator, compression=compression)
         pd.testing.assert_frame_equal(found, read("p.csv"), check_exact=True)
     # refused before a model is loaded
-    monkeypatch.setattr("kanrun.model.loaded_run.LoadedRun.model", None)
+    monkeypatch.setattr("kanrun.model.model.LoadedRun.model", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name in ("x.xlsx", "x", "x.pq"):
         said = "pip install 'kanrun[parquet]'" if name == "x.pq" else "it writes .csv"

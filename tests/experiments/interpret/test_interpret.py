@@ -30,7 +30,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import parse
-from kanrun.model.loaded_run import load_run
+from kanrun.model.model import load_run
 
 BOX = "target.domain=[[-1,1],[-1,1]]"
 SUM = "target.formula=x0^2+sin(2*x1)+0*x2 target.domain=[[-1,1],[-1,1],[-1,1]]"

@@ -16,7 +16,7 @@ from kanrun.engine.symbolic.formula import Formula, rename_variables
 from kanrun.engine.symbolic.graph import edge_name
 from kanrun.engine.symbolic.problem import titled
 from kanrun.formulas.parsing import parse, variable
-from kanrun.model.loaded_run import LoadedRun
+from kanrun.model.model import LoadedRun
 
 #: Names of two columns, and their a/b^2 as text and in LaTeX.
 COLUMNS = r"""
