@@ -337,7 +337,7 @@ class Model(ExplainedNetwork):
         gaps = [column for column in self.code.columns if column.indicator]
         if fills := ", ".join(f"{column.name}={column.fill}" for column in gaps):
             notes.append(
-                f"{file} recognises no missing values, nor those of target.missing_values; replace "
+                f"{file} recognises no missing values, nor those of target.read.na_values; replace "
                 f"them by {fills}, and set their 'is missing' to 1"
             )
         return notes

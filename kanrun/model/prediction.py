@@ -347,15 +347,16 @@ def predict_table(
             "--interval and --quantiles are for numbers, and this model predicts classes; the "
             "columns probability:CLASS show how certain it is. Remove the option."
         )
-    table = TableFile(source, limits=LIMITS)
+    table = TableFile(source, model.table_code.read, LIMITS, key="")
     columns = table.names()
-    check_columns(list(input_columns(model)), columns, source.name)
+    inputs = list(input_columns(model))
+    check_columns(inputs, columns, source.name)
     binary = is_parquet(output)
     counts = Counter[Reason]()
     samples = 0
     formulas = 0
     with table_writer(output, () if is_parquet(source) else columns) as write:
-        for frame in table.blocks():
+        for frame in table.blocks(inputs=inputs):
             block: dict[str, Any] = {name: frame[name].to_numpy() for name in columns}
             rows = list(frame.index)
             x = model.table_code.encode(block, source.name, rows)
@@ -369,7 +370,7 @@ def predict_table(
             if options.spreadsheet_safe and not binary:
                 block = {as_text(name): list(map(as_text, cells)) for name, cells in block.items()}
             write(pd.DataFrame(block))
-    notes = [*table.notes.values(), *departure_warnings(model, counts, samples)]
+    notes = departure_warnings(model, counts, samples)
     if formulas and not options.spreadsheet_safe:
         notes.append(
             f"{formulas} cells of {output.name} would be run by a spreadsheet; "
