@@ -269,8 +269,6 @@ def training_sample(model: TrainedNetwork) -> Array:
     Without stored tables, return 1000 random points that are uniform on the domain.
     """
     columns = [f"input:{name}" for name in model.inputs]
-    if "memory" in model.tables:
-        return model.tables["memory"][columns].to_numpy(dtype=np.float64)
     if "predictions" not in model.tables:
         places = np.random.default_rng(model.seed).random((1000, len(model.inputs)))
         return model.domain[:, 0] + places * (model.domain[:, 1] - model.domain[:, 0])

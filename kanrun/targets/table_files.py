@@ -66,8 +66,8 @@ class ReadOptions:
 
     sep: Annotated[
         str | None,
-        r"separator, such as ';', \t or \s+ (blanks); null: a comma in .csv, blanks in .dat, a tab in "
-        "other text files",
+        r"separator, such as ';', \t or \s+ (blanks); null: a comma in .csv, blanks in .dat, "
+        "else a tab",
         FREE_TEXT,
     ] = None
     decimal: Annotated[str, "decimal mark", FREE_TEXT] = "."
@@ -329,8 +329,8 @@ class TableFile:
             if mark != "." and "." in text and is_number(text) and name in checked:
                 advice = "correct the value" if split else self._advice("thousands=.")
                 raise InvalidData(
-                    f"column {name!r} of {self.file.name} holds {text!r} in row {row}, although its "
-                    f"decimal mark is {mark!r}; {advice}."
+                    f"column {name!r} of {self.file.name} holds {text!r} in row {row}, although "
+                    f"its decimal mark is {mark!r}; {advice}."
                 )
             return text
 

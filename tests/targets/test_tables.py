@@ -108,7 +108,7 @@ REFUSED = r"""
 'a\tb\n1\t2\n' | b | data.csv is read as one column, 'a\tb'; try 'target.read.sep=
 'title\na,b\n1,2\n' | b | row 1 of data.csv names 1 of 2 columns; if row 2 is the header, try
 'title,,\n\na,b,c\n1,2,3\n' | b | if row 3 is the header, try target.read.skiprows=2
-'a,b\n1,"2,5"\n2,"3,5"\n' | b | holds '2,5', which is not read as a number; try target.read.decimal=,
+'a,b\n1,"2,5"\n2,"3,5"\n' | b | holds '2,5', which is not read as a number; try target.read.deci
 'a,b\n1,inf\n2,-inf\n3,1e999\n' | b | column 'b' of data.csv has 3 infinite values (first in row 2)
 'a,b\nx,\n1,2\n' | a,b | column 'a' of data.csv has 1 value that is not a number (first 'x'
 'age,size\n1,2\n' | Age | has no column 'Age'; did you mean age?; its columns are age, size
