@@ -319,7 +319,7 @@ class TableFile:
         fraction = rf"({re.escape(mark)}[0-9]*)?"
         pattern = re.compile(rf"[+-]?([0-9]+{groups})?{fraction}([eE][+-]?[0-9]+)?")
 
-        def plain(value: Any, row: int, name: str) -> Any:
+        def plain(value: Any, row: Any, name: str) -> Any:
             if not isinstance(value, str):
                 return value
             text = value.strip()
@@ -341,7 +341,9 @@ class TableFile:
             }
         else:
             columns = {
-                name: [plain(*pair, name) for pair in zip(block[name], block.index, strict=True)]
+                str(name): [
+                    plain(value, row, str(name)) for row, value in block[name].items()
+                ]
                 for name in block
             }
         return DataFrame(columns, block.index, dtype=object)

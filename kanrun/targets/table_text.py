@@ -135,7 +135,7 @@ def other_notation(texts: Sequence[str]) -> tuple[str, dict[str, str], list[str]
     if grouped and grouped not in options.values() and (grouped != "." or "decimal" in options):
         options["thousands"] = grouped
     signs = {match[part] for match in matches for part in (1, 4)} - {None}
-    order = {name: options[name] for name in ("thousands", "decimal") if name in options}
+    order = dict(sorted(options.items(), reverse=True))
     return matches[0].string, order, sorted(signs)
 
 
