@@ -227,6 +227,8 @@ class ArgumentReader:
         if self._several and (key not in FIXED or kind == "list"):
             choice = _CHOICE.fullmatch(text)
             parts = split(choice[1] if choice else text) or [""]
+            if not any(parts):  # the comma itself, as in target.read.decimal=,
+                parts = [text]
         for number, part in enumerate(parts if key == "from_run" else ()):
             name = part[1:-1] if _QUOTED.fullmatch(part) else part
             if name.lower() != "null" and "${" not in name:

@@ -27,7 +27,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training import Objective, Plan, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
 from kanrun.model.trained import (
     TrainedNetwork,
@@ -286,12 +285,6 @@ def _shown(value: Any) -> str:
 
 #: Pattern of class labels that are whole numbers.
 _WHOLE = re.compile(r"-?\d{1,18}")
-#: Largest number of solver steps of `Model.update`. More steps fit the new rows better and take
-#: more time.
-MAX_STEPS = 100
-#: Relative decrease of the objective by one step below which an update ends. A smaller value takes
-#: more steps.
-MIN_GAIN = 1e-4
 
 
 class Model(TrainedNetwork):
@@ -452,70 +445,6 @@ class Model(TrainedNetwork):
         """
         return derivative_values(self, name, x)
 
-    def update(self, x: Data, y: Data) -> Model:
-        """Train on new rows without forgetting the old rows, which need not be given again.
-
-        The model also trains on its own outputs at stored inputs (pseudo-rehearsal). Each stored
-        input is weighted by the number of old rows that it represents. The stored inputs are saved
-        with the model; if there are none, 1000 random points of the domain are used instead. For a
-        model without hidden layers, the result is the least-squares fit of all rows.
-
-        Args:
-            x: New inputs, as in a call of the model.
-            y: Outputs of the new rows, shape (samples,) or (samples, outputs), or labels, which
-                must be among the classes of the model.
-
-        Returns:
-            A new model on the same grids, whose domain includes the new rows. It has no prediction
-            intervals, and none of the tables that the first training recorded.
-
-        Raises:
-            InvalidData: If the rows are invalid, differ in number, or have unknown classes.
-            UsageError: If the model is a solution of `kanrun solve`, has a family, or has more
-                unknowns than remembered and new rows.
-        """
-        if hasattr(self.network, "derivatives"):
-            raise UsageError("A solution of kanrun solve has no rows. Solve the equation again.")
-        if self.family:
-            raise UsageError(
-                f"A model of {self.outputs[0]} by a family of distributions is not updated by "
-                "least squares. Fit all rows again."
-            )
-        rows, _ = input_rows(x, self.inputs, self.code)
-        added = Samples(
-            torch.as_tensor(self.input_scaling.apply(rows)), _outputs(self, y, len(rows))
-        )
-        old, counts = remembered(self)
-        network = deepcopy(self.network).double()
-        unknowns = network.get_unknowns().numel()
-        if unknowns > len(old) + len(rows):
-            raise UsageError(
-                f"The network has {unknowns} unknowns, which {len(old)} remembered and "
-                f"{len(rows)} new rows do not determine. Fit a smaller one, such as model=kan "
-                "hidden=[3]."
-            )
-        unlike = departure_counts(departures(self, rows, network_outputs(self, rows)))
-        if outside := departure_warnings(self, unlike, len(rows)):
-            warnings.warn("; ".join(outside), UserWarning, stacklevel=2)
-        _train(network, added, torch.as_tensor(self.input_scaling.apply(old)), counts, self.classes)
-        ends = [self.domain[:, 0], self.domain[:, 1], *rows]
-        columns = np.concatenate([old, rows]).T
-        inputs = {
-            f"input:{name}": values for name, values in zip(self.inputs, columns, strict=True)
-        }
-        return replace(
-            self,
-            network=network.to(next(self.network.parameters()).dtype),
-            domain=np.stack([np.min(ends, 0), np.max(ends, 0)], 1),
-            errors=None,
-            widening=None,
-            gaps=tuple(
-                np.array([gap for gap in gaps if not ((gap[0] < value) & (value < gap[1])).any()])
-                for gaps, value in zip(self.gaps, rows.T, strict=False)
-            ),
-            tables={"memory": pd.DataFrame({**inputs, "rows": [*counts, *np.ones(len(rows))]})},
-        )
-
     def save(self, path: str | Path) -> Path:
         """Write the model and its tables to a safetensors file that contains a JSON description.
 
@@ -575,7 +504,7 @@ class Model(TrainedNetwork):
         gaps = [column for column in self.code.columns if column.indicator]
         if fills := ", ".join(f"{column.name}={column.fill}" for column in gaps):
             notes.append(
-                f"{file} recognises no missing values, nor those of target.missing_values; replace "
+                f"{file} recognises no missing values, nor those of target.read.na_values; replace "
                 f"them by {fills}, and set their 'is missing' to 1"
             )
         return notes
@@ -709,55 +638,6 @@ class Model(TrainedNetwork):
 
 def _with_ending(path: str | Path) -> Path:
     return Path(path) if Path(path).suffix == ".safetensors" else Path(f"{path}.safetensors")
-
-
-def remembered(model: TrainedNetwork) -> tuple[Array, Array]:
-    """Return stored inputs (rows, inputs), encoded, and the number of old rows each represents."""
-    inputs = training_sample(model)
-    tables = model.tables
-    if "memory" in tables:
-        return inputs, tables["memory"]["rows"].to_numpy(dtype=np.float64)
-    learned = tables["summary"]["train_points"].iloc[0] if "summary" in tables else len(inputs)
-    return inputs, np.full(len(inputs), learned / len(inputs))
-
-
-def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
-    """Convert `y` to scaled outputs, shape (count, outputs), as the network was trained on.
-
-    For a classifier, the result has class indices, shape (count, 1). `count` is the number of rows.
-    Raises InvalidData if a class is unknown, or if `y` does not have values for `count` rows.
-    """
-    if model.classes:
-        labels = [label_text(label) for label in as_array(y, "y").ravel()]
-        indices = {label_text(name): number for number, name in enumerate(model.classes)}
-        if new := [label for label in labels if label not in indices]:
-            raise InvalidData(
-                f"y has the label {new[0]!r}, and the classes of the model are "
-                f"{', '.join(model.classes)}. Fit a new model for more classes."
-            )
-        values = np.array([indices[label] for label in labels], dtype=np.float64)
-    else:
-        values = as_numbers(y, "y")
-    width = 1 if model.classes else len(model.outputs)
-    if values.size != count * width:
-        raise InvalidData(f"y has {values.size} values, and x {count} rows for {width} each.")
-    values = values.reshape(count, width)
-    return torch.as_tensor(values if model.classes else model.output_scaling.apply(values))
-
-
-def _train(network: Network, given: Samples, known: Tensor, counts: Array, classes: Any) -> None:
-    """Train `network` in place on the samples `given` and on its old outputs at the inputs `known`.
-
-    Each of the `known` inputs represents the number of old rows in `counts`.
-    """
-    task: Task = "classification" if classes else "regression"
-    plan = Plan("lbfgs" if classes else "lm")
-    objective = Objective(given, 1.0, task).rehearsing(network, known, torch.tensor(counts))
-    solver: Solver = plan.settings.create(network, objective, plan, torch.Generator())
-    for _ in range(MAX_STEPS):
-        before = solver.loss
-        if solver.step() > (1 - MIN_GAIN) * before or solver.converged:
-            break
 
 
 #: Pattern of the names of checkpoints with the models under a slider of the lesson.

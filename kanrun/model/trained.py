@@ -480,8 +480,6 @@ def training_sample(model: TrainedNetwork) -> Array:
     Without stored tables, return 1000 random points that are uniform on the domain.
     """
     columns = [f"input:{name}" for name in model.inputs]
-    if "memory" in model.tables:
-        return model.tables["memory"][columns].to_numpy(dtype=np.float64)
     if "predictions" not in model.tables:
         places = np.random.default_rng(model.seed).random((1000, len(model.inputs)))
         return model.domain[:, 0] + places * (model.domain[:, 1] - model.domain[:, 0])
@@ -558,15 +556,16 @@ def predict_table(
             "--interval and --quantiles are for numbers, and this model predicts classes; the "
             "columns probability:CLASS show how certain it is. Remove the option."
         )
-    table = TableFile(source, limits=LIMITS)
+    table = TableFile(source, model.table_code.read, LIMITS, key="")
     columns = table.names()
-    check_columns(list(input_columns(model)), columns, source.name)
+    inputs = list(input_columns(model))
+    check_columns(inputs, columns, source.name)
     binary = is_parquet(output)
     counts = Counter[Reason]()
     samples = 0
     formulas = 0
     with table_writer(output, () if is_parquet(source) else columns) as write:
-        for frame in table.blocks():
+        for frame in table.blocks(inputs=inputs):
             block: dict[str, Any] = {name: frame[name].to_numpy() for name in columns}
             rows = list(frame.index)
             x = model.table_code.encode(block, source.name, rows)
@@ -580,7 +579,7 @@ def predict_table(
             if options.spreadsheet_safe and not binary:
                 block = {as_text(name): list(map(as_text, cells)) for name, cells in block.items()}
             write(pd.DataFrame(block))
-    notes = [*table.notes.values(), *departure_warnings(model, counts, samples)]
+    notes = departure_warnings(model, counts, samples)
     if formulas and not options.spreadsheet_safe:
         notes.append(
             f"{formulas} cells of {output.name} would be run by a spreadsheet; "

@@ -18,6 +18,7 @@ from kanrun.config.conversion import (
     MissingSettings,
     check_choices,
     check_files,
+    typed,
     typed_config,
     with_values,
 )
@@ -79,10 +80,11 @@ class Study:
             text = str(error)
             missing = isinstance(error, MissingSettings) and error.paths[0] == "target.outputs"
             if missing and isinstance(table := plain["target"].get("path"), str):
-                from kanrun.targets.table_files import column_names
+                from kanrun.targets.table_files import ReadOptions, column_names
 
+                options = typed(ReadOptions, plain["target"].get("read", {}), "target.read.")
                 text = "target.outputs must be given, as target.outputs=[NAME], of the columns "
-                text += f"{_some(column_names(table), ', ', MAX_COLUMNS)}."
+                text += f"{_some(column_names(table, options), ', ', MAX_COLUMNS)}."
             elif isinstance(error, MissingSettings) and error.paths[0] == "target.name":
                 path = error.paths[0]
                 names = ", ".join(TARGETS[plain["target"]["kind"]].names())

@@ -178,8 +178,7 @@ def array_target(
     if classification:
         outputs, values, classes = _labels(y)
     else:
-        outputs, values, output_notes = _outputs(y, reading)
-        notes = (*notes, *output_notes)
+        outputs, values = _outputs(y, reading)
     if len(inputs) != len(values):
         raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
     outputs = _apart(outputs, y, x)
@@ -274,17 +273,17 @@ def _inputs(
     return code.features if code else tuple(columns), numbers, code, notes
 
 
-def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array, Sequence[str]]:
-    """Return the names of the outputs, their values (rows, outputs), and notes about them."""
+def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array]:
+    """Return the names of the outputs and their values (rows, outputs)."""
     if is_frame(y):
         columns = frame_columns(y, what="y")
-        return tuple(columns), *reading.outputs(columns)
+        return tuple(columns), reading.outputs(columns)
     values = _matrix(as_numbers(y, "y"), "y", "(rows,) or (rows, outputs)")
     if not values.shape[1]:
         raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
     name = str(getattr(y, "name", None) or "y")
     several = values.shape[1] > 1
-    return tuple(f"y{o}" for o in range(values.shape[1])) if several else (name,), values, ()
+    return tuple(f"y{o}" for o in range(values.shape[1])) if several else (name,), values
 
 
 def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,19 @@ import numpy as np
 
 from kanrun.errors import InvalidData, UsageError
 from kanrun.points import Array
-from kanrun.targets.table_files import DEFAULT_LIMITS, TableFile, TableLimits
+from kanrun.targets.table_files import (
+    DEFAULT_LIMITS,
+    DEFAULT_OPTIONS,
+    ReadOptions,
+    TableFile,
+    TableLimits,
+    in_shell,
+)
 from kanrun.targets.table_text import (
     Faults,
     Values,
-    number_from,
+    canonical,
+    other_notation,
     read_days,
     read_numbers,
     text_of,
@@ -128,18 +136,23 @@ def _listed(values: Sequence[Any]) -> str:
 
 
 def read_inputs(
-    path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
+    path: str | Path,
+    names: Sequence[str],
+    limits: TableLimits = DEFAULT_LIMITS,
+    options: ReadOptions = DEFAULT_OPTIONS,
+    key: str = "",
 ) -> Array:
     """Return the numeric columns `names` of a table file, shape (rows, columns).
 
-    Raises UsageError if a value is not a finite number.
+    For `key`, see `TableFile`. Raises UsageError if a value is not a finite number.
     """
-    file = TableFile(path, limits=limits)
+    file = TableFile(path, options, limits, key)
     # A column may be named twice, because an axis of a curve may be its parameter.
     distinct = list(dict.fromkeys(names))
     table = file.read(distinct)
-    reading = Reading(file=file.file.name, rows=list(table.index))
-    values, _ = reading.outputs({name: table[name].to_numpy() for name in distinct})
+    words = tuple(map(canonical, options.na_values))
+    reading = Reading(missing=words, file=file.file.name, rows=list(table.index))
+    values = reading.outputs({name: table[name].to_numpy() for name in distinct})
     return values[:, [distinct.index(name) for name in names]]
 
 
@@ -210,9 +223,15 @@ class ColumnCode:
 
 @dataclass(frozen=True)
 class TableCode:
-    """Encoding of the columns of a table as inputs of a model, stored as JSON with the model."""
+    """Encoding of the columns of a table as inputs of a model, stored as JSON with the model.
+
+    Attributes:
+        columns: Encoding of each column.
+        read: How files of such tables are written.
+    """
 
     columns: tuple[ColumnCode, ...]
+    read: ReadOptions = DEFAULT_OPTIONS
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -261,19 +280,42 @@ class Reading:
     output_remedy: str = ""
     fills: bool = True
 
-    def outputs(self, table: Mapping[str, Values]) -> tuple[Array, list[str]]:
-        """Return the columns as numbers, shape (rows, columns), and notes about them.
+    def outputs(self, table: Mapping[str, Values]) -> Array:
+        """Return the columns as numbers, shape (rows, columns).
 
         Raises UsageError if a value is missing or not a finite number.
         """
         columns: list[Array] = []
-        notes: list[str] = []
         for name, values in table.items():
             numbers, faults = read_numbers(values, self.missing)
+            self._check_notation(name, values, faults["text"], "target.task=classification")
             check_values(name, values, faults, self.file or "y", self.rows, self.output_remedy)
             columns.append(numbers)
-            notes += number_notes(name, values, faults)
-        return np.stack(columns, 1), notes
+        return np.stack(columns, 1)
+
+    def _check_notation(
+        self, name: str, values: Values, wrong: Sequence[int], category: str
+    ) -> None:
+        """Raise InvalidData if most values at the indices `wrong` are numbers in another notation.
+
+        The message says how to read them, and names the setting `category` for texts.
+        """
+        seen = other_notation([str(values[i]) for i in wrong])
+        if seen is None:
+            return
+        text, options, signs = seen
+        advice = [f"remove {' and '.join(map(repr, signs))} from the values"] if signs else []
+        if self.file is None:
+            advice = ["convert the column to numbers"]
+            category = category.removeprefix("target.")
+        elif options:
+            marks = {mark: "' '" if mark.isspace() else mark for mark in options.values()}
+            settings = (f"target.read.{key}={marks[mark]}" for key, mark in options.items())
+            advice.append("try " + " ".join(map(in_shell, settings)))
+        raise InvalidData(
+            f"column {name!r} of {self.file or 'x'} holds {text!r}, which is not read as a number; "
+            f"{' and '.join(advice)} (if its values are names: {category})."
+        )
 
     def code(self, name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
         """Return the encoding of a column and notes about the column.
@@ -284,7 +326,7 @@ class Reading:
         are neither.
         """
         numbers, faults = read_numbers(values, self.missing)
-        notes = list(number_notes(name, values, faults))
+        notes: list[str] = []
         kind = "number"
         wrong = [*faults["text"], *faults["infinite"]]
         parts: tuple[str, ...] | None = None
@@ -296,6 +338,8 @@ class Reading:
             parts = ()
             faults = bad
         present_count = len(values) - len(faults["missing"])
+        if name not in self.categorical:
+            self._check_notation(name, values, wrong, f"target.categorical_columns=[{name}]")
         if name in self.categorical or len(wrong) > _TEXT_FRACTION * present_count:
             return _category(name, values, in_memory=self.file is None)
         wrong_values = {**faults, "missing": []} if self.fills else faults
@@ -336,19 +380,6 @@ def encode_columns(
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
     code = TableCode(codes)
     return None if code == plain_code(tuple(raw)) else code, code.encode(raw), notes
-
-
-def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield notes about numbers in unusual notation and unusual words for missing values."""
-    if faults["text"]:
-        return
-    if faults["written"]:
-        text = str(values[faults["written"][0]])
-        yield f"column {name!r} is read as numbers: {text!r} is {number_from(text):.15g}"
-    if faults["word"]:
-        count = len(faults["word"])
-        text = str(values[faults["word"][0]])
-        yield f"column {name!r} has {count} missing value{'s' * (count > 1)} written {text!r}"
 
 
 def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode | None, list[str]]:

@@ -15,12 +15,12 @@ from kanrun.config.rules import (
     FREE_TEXT,
     MISSING,
     Count,
-    Natural,
     Positive,
     Words,
     copied,
 )
 from kanrun.errors import UsageError
+from kanrun.targets.table_files import ReadOptions
 
 if TYPE_CHECKING:
     from kanrun.targets.datasets import Target
@@ -198,12 +198,7 @@ class TableTarget(TargetConfig):
         "column of exposures to which the mean of counts or sizes is proportional; null: none",
         FREE_TEXT,
     ] = None
-    encoding: Annotated[
-        str | None, "encoding of a text file, such as cp1252; null: UTF-8 or UTF-16, else cp1252"
-    ] = None
-    skip_rows: Annotated[
-        Natural | None, "rows above the header; null: they are found, with a warning"
-    ] = None
+    read: Annotated[ReadOptions, "how the file is written"] = copied(ReadOptions())
     drop_rows: Annotated[
         list[Count], "rows to leave out, numbered as in messages: the header is row 1"
     ] = copied([])
@@ -218,11 +213,6 @@ class TableTarget(TargetConfig):
         "missing inputs: median and an indicator, rows dropped, or an error; rows without output "
         "are dropped, or an error",
     ] = "indicator"
-    missing_values: Annotated[
-        list[str],
-        "further texts that stand for a missing value, such as -999 or unknown",
-        FREE_TEXT,
-    ] = copied([])
     day_first: Annotated[
         bool | None,
         "whether dates such as 04/05/2024 begin with the day; null: their values decide",
@@ -249,7 +239,7 @@ class TableTarget(TargetConfig):
         """Return the file of the training rows."""
         from kanrun.targets.table_files import TableFile
 
-        return TableFile(self.path, self.encoding, self.skip_rows)
+        return TableFile(self.path, self.read)
 
     def input_columns(self, table: TableFile) -> tuple[str, ...]:
         """Return the names of the input columns of `table`.
@@ -259,12 +249,12 @@ class TableTarget(TargetConfig):
         from kanrun.targets.table_files import check_columns
 
         names = table.names()
-        roles = [role for role in (self.weight_column, self.split_column, self.offset) if role]
-        check_columns([*self.exclude, *roles], names, table.file.name)
+        roles = (self.weight_column, self.split_column, self.offset, self.read.index_col)
+        check_columns([*self.exclude, *filter(None, roles)], names, table.file.name)
         if list(self.inputs) != ["all"] or "all" in names:
             kept = tuple(dict.fromkeys([*self.inputs, *([self.offset] if self.offset else [])]))
         else:
-            taken = {*self.outputs, *self.exclude, self.weight_column}
+            taken = {*self.outputs, *self.exclude, self.weight_column, self.read.index_col}
             if self.split.startswith("group:"):
                 taken.add(self.split_column)
             kept = tuple(name for name in names if name not in taken)
@@ -285,7 +275,7 @@ class TableTarget(TargetConfig):
         return self.split.partition(":")[2] or None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors: columns used twice, invalid splits or encodings, too many outputs."""
+        """Yield errors: columns used twice, invalid splits, too many outputs."""
         if both := [name for name in self.inputs if name in self.outputs]:
             yield f"the column {both[0]!r} is both in {at}inputs and in {at}outputs."
         way, _, column = self.split.partition(":")
@@ -296,11 +286,6 @@ class TableTarget(TargetConfig):
             taken = self.outputs if key == "split=time:" else [*self.inputs, *self.outputs]
             if name and name in taken:
                 yield f"the column {name!r} of {at}{key} is an input or an output too."
-        if self.encoding is not None:
-            try:
-                "".encode(self.encoding)
-            except LookupError:
-                yield f"{at}encoding={self.encoding} must be an encoding, such as cp1252."
         labels = self.task == "classification"
         if labels and self.family != "gaussian":
             yield f"{at}family={self.family} is for numbers; remove it or {at}task=classification."
@@ -354,6 +339,7 @@ class PointsTarget(TargetConfig):
         "column of increasing parameters; null: from the distances, see spacing",
         FREE_TEXT,
     ] = None
+    read: Annotated[ReadOptions, "how the file is written"] = copied(ReadOptions())
     kind: str = "points"
 
     def build(self) -> Target:

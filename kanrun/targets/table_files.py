@@ -1,10 +1,9 @@
 """Reading of table files, block by block.
 
-pandas and pyarrow parse the files. This module detects the format of a file (encoding, separator,
-rows above the header) and rejects damaged, ambiguous and huge files with a one-sentence error. The
-values of text files stay text; values of Parquet and Excel files keep their types. The index of
-each block contains the row numbers in the file. Rows of text files and workbooks are counted from
-1, and include the header.
+pandas and pyarrow parse the files, as `ReadOptions` say. This module rejects damaged, huge and
+wrongly read files with an error that names the option that helps. The values of text files stay
+text; values of Parquet and Excel files keep their types. The index of each block contains the row
+numbers in the file. Rows of text files and workbooks are counted from 1, and include the header.
 """
 
 from __future__ import annotations
@@ -27,22 +26,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
+from kanrun.config.rules import FREE_TEXT, Natural, copied
 from kanrun.errors import InvalidData, UsageError, did_you_mean, no_file
 from kanrun.targets.table_text import is_number
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: Possible separators of a text file, most likely first, by file ending.
-SEPARATORS: dict[str, tuple[str, ...]] = {
-    ".csv": (",", ";", "\t"),
-    ".tsv": ("\t",),
-    ".tab": ("\t",),
-    ".txt": ("\t", ";", ",", " "),
-    ".dat": ("\t", ";", ",", " "),
-}
+#: Separator of a text file, by file ending. `\\s+` stands for any number of blanks.
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".dat": r"\s+"}
 #: Function that opens a compressed file, by file ending.
 COMPRESSIONS: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
@@ -53,10 +48,9 @@ _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
 _NAMES_SHOWN = 20
-#: Number of characters that are read at once. The separator and the header are detected in the
-#: first piece of this size.
+#: Number of characters that are read at once.
 _PIECE = 2**18
-#: Number of rows at the beginning of a file that are examined to find the header.
+#: Number of rows at the beginning of a file that are examined to check its header.
 _HEAD_ROWS = 50
 _DAMAGED = (
     EOFError,
@@ -64,12 +58,52 @@ _DAMAGED = (
     zlib.error,
     lzma.LZMAError,
 )
-#: Pattern of a number with a decimal comma, possibly between symbols such as a currency.
-_COMMA = re.compile(r"[^\w.,]*(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?[^\w.,]*$", re.ASCII)
-#: Pattern of such a number with dots between thousands.
-_DOTS = re.compile(r"[^\w.,]*\d{1,3}(\.\d{3})+(,\d+)?[^\w.,]*$", re.ASCII)
-#: Pattern of such a number with commas between thousands.
-_THOUSANDS = re.compile(r"[^\w.,]*\d{1,3}(,\d{3})+[^\w.,]*$", re.ASCII)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a table file is written: the settings `target.read`, named like the options of pandas."""
+
+    sep: Annotated[
+        str | None,
+        r"separator, such as ';', \t or \s+ (blanks); null: a comma in .csv, blanks in .dat, "
+        "else a tab",
+        FREE_TEXT,
+    ] = None
+    decimal: Annotated[str, "decimal mark", FREE_TEXT] = "."
+    thousands: Annotated[str | None, "mark between thousands; null: none", FREE_TEXT] = None
+    encoding: Annotated[str, "encoding of a text file, such as cp1252"] = "utf-8"
+    skiprows: Annotated[Natural, "rows to skip above the header"] = 0
+    sheet_name: Annotated[
+        str | None, "sheet of a workbook; null: the only one with content", FREE_TEXT
+    ] = None
+    index_col: Annotated[
+        str | None, "column of row numbers or names, which inputs=[all] leaves out", FREE_TEXT
+    ] = None
+    na_values: Annotated[
+        list[str], "further texts that mean missing, such as -999 or unknown", FREE_TEXT
+    ] = copied([])
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """Yield errors: an unknown encoding, or marks that are not one punctuation mark each."""
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            yield f"{at}encoding={self.encoding} must be an encoding, such as cp1252."
+        marks = {"sep": self.sep, "decimal": self.decimal, "thousands": self.thousands}
+        for name, mark in marks.items():
+            special = name == "sep" and mark in (r"\t", r"\s+", "\t", " ")
+            if mark is not None and not special and (len(mark) != 1 or mark.isalnum()):
+                yield f"{at}{name}={mark!r} must be one punctuation mark" + (
+                    r", \t (tab) or \s+ (blanks)." if name == "sep" else "."
+                )
+        if self.decimal == self.thousands:
+            yield f"{at}decimal and {at}thousands are both {self.decimal!r}."
+
+    def separator(self, ending: str) -> str:
+        """Return the separator of a text file with this ending."""
+        sep = SEPARATORS.get(ending, ",") if self.sep is None else self.sep
+        return {r"\t": "\t", " ": r"\s+"}.get(sep, sep)
 
 
 @dataclass(frozen=True)
@@ -80,13 +114,13 @@ class TableLimits:
         characters: Largest number of characters of a text file, or of uncompressed bytes of a
             workbook or Parquet file.
         cells: Largest number of rows times columns.
-        columns: Largest number of columns. Every column takes 0.1 ms before the first row is read.
+        columns: Largest number of columns.
         block: Number of rows of a block.
     """
 
     characters: int = 2**30
     cells: int = 10**8
-    columns: int = 50_000
+    columns: int = 2_000
     block: int = 10_000
 
     def check_cells(self, rows: int, columns: int, file: Path) -> None:
@@ -104,9 +138,10 @@ class TableLimits:
 
 
 DEFAULT_LIMITS = TableLimits()
-#: An open table: the separator ("" unless the table is a text file), the header, and a function
-#: that takes names of columns and yields these columns block by block.
-Source = tuple[str, list[str], Callable[[list[str]], Iterator[Any]]]
+DEFAULT_OPTIONS = ReadOptions()
+#: An open table: the header, and a function that takes names of columns and yields these columns
+#: block by block.
+Source = tuple[list[str], Callable[[list[str]], Iterator[Any]]]
 
 
 def check_path(path: str | Path) -> Path:
@@ -168,6 +203,11 @@ def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
         ) from None
 
 
+def in_shell(setting: str) -> str:
+    """Return a setting as it is typed in a shell, in quotes where needed."""
+    return f'"{setting}"' if "'" in setting else quote(setting)
+
+
 def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> None:
     """Raise InvalidData if a wanted column is not in `names`; the message suggests similar names.
 
@@ -194,12 +234,10 @@ class TableFile:
 
     Args:
         path: A text file (possibly compressed), an Excel workbook or a Parquet file.
-        encoding: Encoding of a text file; None: UTF-8 or UTF-16, otherwise Windows-1252.
-        skip_rows: Number of rows above the header of a text file or workbook; None: detected.
+        options: How the file is written.
         limits: Sizes above which the file is rejected.
-
-    Attributes:
-        notes: Notes on what was detected during reading, by the argument that would set it.
+        key: Path of the settings `options` in messages, such as "target.read."; "" if the user
+            cannot set them.
 
     Raises:
         UsageError: If the file is missing, empty or not in a table format.
@@ -208,15 +246,14 @@ class TableFile:
     def __init__(
         self,
         path: str | Path,
-        encoding: str | None = None,
-        skip_rows: int | None = None,
+        options: ReadOptions = DEFAULT_OPTIONS,
         limits: TableLimits = DEFAULT_LIMITS,
+        key: str = "target.read.",
     ) -> None:
         self.file = check_path(path)
         self.limits = limits
-        self.encoding = encoding
-        self.skip_rows = skip_rows
-        self.notes: dict[str, str] = {}
+        self.options = options
+        self._key = key
 
     def names(self) -> list[str]:
         """Return the names of the columns in order, without unnamed columns.
@@ -225,8 +262,8 @@ class TableFile:
         in settings are reported quickly.
         """
         if is_parquet(self.file) or self.file.suffix.lower() == EXCEL:
-            return list(next(self._blocks(None))[1].columns)
-        _, rows = _layout(ending_of(self.file), self._examined[1])
+            return list(next(self.blocks()).columns)
+        rows = self._first_rows
         return self._named([name.strip() for name in rows[self._rows_above(rows)]])
 
     def _named(self, header: Sequence[str]) -> list[str]:
@@ -236,32 +273,26 @@ class TableFile:
         check_distinct(named, self.file.name)
         return named
 
-    def blocks(self, names: Sequence[str] | None = None) -> Iterator[DataFrame]:
-        """Yield the columns `names` (None: all named columns) in blocks of some thousand rows.
-
-        Decimal commas in numbers are replaced by points. Raises UsageError if the file cannot be
-        read as a table or a column does not exist.
-        """
-        for separator, block in self._blocks(names):
-            yield _cleaned(block, separator)
-
     def read(self, names: Sequence[str] | None = None) -> DataFrame:
         """Return the columns `names` (None: all named columns) of all rows; see `blocks`."""
         from pandas import concat
 
-        separators, blocks = zip(*self._blocks(names), strict=True)
-        return _cleaned(concat(blocks), separators[0])
+        return concat(self.blocks(names))
 
-    def _blocks(self, names: Sequence[str] | None) -> Iterator[tuple[str, DataFrame]]:
-        """Yield pairs of the file's separator and a block of unchanged values.
+    def blocks(
+        self, names: Sequence[str] | None = None, inputs: Sequence[str] | None = None
+    ) -> Iterator[DataFrame]:
+        """Yield the columns `names` (None: all named columns) in blocks of some thousand rows.
 
-        The separator is "" for Parquet files and workbooks.
+        Numbers are written with a decimal point and without marks between thousands. Raises
+        UsageError if the file cannot be read as a table, if a column does not exist, or if a column
+        in `inputs` (None: any column) holds a number that contradicts `options.decimal`.
         """
         if is_parquet(self.file):
             source = self._parquet()
         else:
             source = self._workbook() if self.file.suffix.lower() == EXCEL else self._text()
-        with source as (separator, header, frames):
+        with source as (header, frames):
             named = self._named(header)
             check_columns(names or (), named, self.file.name)
             wanted = named if names is None else list(names)
@@ -270,57 +301,130 @@ class TableFile:
                 count += len(frame)
                 self.limits.check_cells(count, len(header), self.file)
                 if len(frame):
-                    yield separator, frame
+                    yield self._cleaned(frame, wanted if inputs is None else inputs)
         if not count:
             raise UsageError(f"{self.file.name} has columns but no rows.")
+
+    def _cleaned(self, block: DataFrame, checked: Sequence[str]) -> DataFrame:
+        """Strip blanks around texts, and write numbers as Python does."""
+        from pandas import DataFrame
+
+        mark = self.options.decimal
+        between = self.options.thousands
+        is_text = ending_of(self.file) in SEPARATORS
+        if mark == "." and between is None and not is_text:
+            return block
+        split = r"\s" if (between or "").isspace() else re.escape(between or "")
+        groups = rf"|[0-9]{{1,3}}({split}[0-9]{{2,3}})*{split}[0-9]{{3}}" if split else ""
+        fraction = rf"({re.escape(mark)}[0-9]*)?"
+        pattern = re.compile(rf"[+-]?([0-9]+{groups})?{fraction}([eE][+-]?[0-9]+)?")
+
+        def plain(value: Any, row: Any, name: str) -> Any:
+            if not isinstance(value, str):
+                return value
+            text = value.strip()
+            if pattern.fullmatch(text):
+                bare = re.sub(split, "", text) if split else text
+                return bare.replace(mark, ".")
+            if mark != "." and "." in text and is_number(text) and name in checked:
+                advice = "correct the value" if split else self._advice("thousands=.")
+                raise InvalidData(
+                    f"column {name!r} of {self.file.name} holds {text!r} in row {row}, although "
+                    f"its decimal mark is {mark!r}; {advice}."
+                )
+            return text
+
+        if mark == "." and not split:
+            columns = {
+                name: [value.strip() if isinstance(value, str) else value for value in block[name]]
+                for name in block
+            }
+        else:
+            columns = {
+                str(name): [
+                    plain(value, row, str(name)) for row, value in block[name].items()
+                ]
+                for name in block
+            }
+        return DataFrame(columns, block.index, dtype=object)
+
+    def _advice(self, *settings: str) -> str:
+        """Return advice to set some of the read options, such as "thousands=."."""
+        if not self._key:
+            return "write the file like the training rows: UTF-8, with decimal points and commas"
+        return "try " + " ".join(in_shell(f"{self._key}{setting}") for setting in settings)
 
     def _rows_above(self, rows: Sequence[Sequence[Any]]) -> int:
         """Return the number of rows above the header, given the first rows of the file.
 
-        The header is the first row that has as many fields as most rows, and no empty field except
-        perhaps its first field. If this row contains numbers, the first row that is not empty is
-        the header instead. Title rows of a sheet are not taken for a header, because only their
-        first field is filled. Skipped rows are reported in `notes`.
+        The header is the first row that is not empty, after the rows to skip. Raises UsageError if
+        the file has no rows, or if a later row looks more like the header.
         """
         filled = [i for i, row in enumerate(rows) if any(value != "" for value in row)]
-        filled = [i for i in filled if i >= (self.skip_rows or 0)]
+        filled = [i for i in filled if i >= self.options.skiprows]
         if not filled:
             raise UsageError(f"{self.file.name} has no rows.")
-        if self.skip_rows is not None:
-            return filled[0]
+        above = filled[0]
         widths = Counter(len(rows[i]) for i in filled)
         width = max(widths, key=lambda width: (widths[width], width))
-        headers = (i for i in filled if len(rows[i]) == width and all(rows[i][1:]))
-        above = next(headers, filled[0])
-        if above == filled[0] or any(is_number(str(name)) for name in rows[above]):
-            return filled[0]
-        self.notes["skip_rows"] = (
-            f"{self.file.name} has {above} row{'s' * (above > 1)} above its header, which "
-            f"{'are' if above > 1 else 'is'} not read"
-        )
+        named = sum(name != "" for name in rows[above])
+        if named == 1 < width:
+            for i in filled[1:]:
+                row = rows[i]
+                if len(row) == width and all(row) and not any(is_number(str(v)) for v in row):
+                    raise UsageError(
+                        f"row {above + 1} of {self.file.name} names 1 of {width} columns; if row "
+                        f"{i + 1} is the header, {self._advice(f'skiprows={i}')}."
+                    )
         return above
 
     @cached_property
-    def _examined(self) -> tuple[str, str]:
-        """Encoding of a text file, and the beginning of its text.
+    def _first_rows(self) -> list[list[str]]:
+        """The fields of the first rows of a text file.
+
+        Raises UsageError if another separator than that of `options` occurs more often.
+        """
+        lines = self._examined.splitlines(keepends=True)[:_HEAD_ROWS]
+        separator = self.options.separator(ending_of(self.file))
+        filled = [line for line in lines[self.options.skiprows :] if line.strip()][:2]
+        if self.options.sep is None and filled:
+            used = len(min((re.split(separator, line.strip()) for line in filled), key=len))
+            for mark, typed in ((";", ";"), ("\t", r"\t"), ("|", "|"), (",", ",")):
+                counts = {line.count(mark) for line in filled}
+                if used == 1 and len(counts) == 1 and counts != {0} and mark != separator:
+                    raise UsageError(
+                        f"{self.file.name} is read as one column, {filled[0].strip()[:40]!r}; "
+                        f"{self._advice(f'sep={typed}')}."
+                    )
+        if separator == r"\s+":
+            return [line.split() for line in lines]
+        rows: list[list[str]] = []
+        with contextlib.suppress(csv.Error):
+            rows += csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        return rows
+
+    @cached_property
+    def _examined(self) -> str:
+        """Beginning of the text of a text file.
 
         All of the text is decoded once, so that the encoding holds for the whole file.
         """
+        encoding = self._encoding
+        try:
+            return self._beginning(encoding)
+        except UnicodeError:
+            if encoding != "utf-8-sig":
+                advice = f"correct {self._key}encoding" if self._key else self._advice()
+                raise UsageError(f"{self.file.name} is not text in {encoding}; {advice}.") from None
         with _opened(self.file) as raw:
             wide = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        guesses = ("utf-16",) if wide else ("utf-8-sig", "cp1252")
-        for encoding in (self.encoding,) if self.encoding else guesses:
-            with contextlib.suppress(UnicodeError):
-                head = self._beginning(encoding)
-                if encoding == "cp1252" and not self.encoding:
-                    self.notes["encoding"] = (
-                        f"{self.file.name} is not text in UTF-8 and is read as Windows-1252"
-                    )
-                return encoding, head
-        expected = f"not text in {self.encoding or guesses[0]}; correct"
-        if not self.encoding and not wide:
-            expected = "text neither in UTF-8 nor in Windows-1252; name its encoding in"
-        raise UsageError(f"{self.file.name} is {expected} target.encoding.")
+        advice = self._advice(f"encoding={'utf-16' if wide else 'cp1252'}")
+        raise UsageError(f"{self.file.name} is not text in UTF-8; {advice}.")
+
+    @property
+    def _encoding(self) -> str:
+        name = self.options.encoding
+        return "utf-8-sig" if codecs.lookup(name).name == "utf-8" else name
 
     def _beginning(self, encoding: str) -> str:
         """Decode and check the whole text, and return its beginning."""
@@ -344,14 +448,13 @@ class TableFile:
         from pandas import read_csv
         from pandas.errors import ParserError
 
-        encoding, head = self._examined
-        separator, rows = _layout(ending_of(self.file), head)
-        above = self._rows_above(rows)
-        with _opened(self.file) as raw, io.TextIOWrapper(raw, encoding, newline="") as stream:
+        above = self._rows_above(self._first_rows)
+        separator = self.options.separator(ending_of(self.file))
+        with _opened(self.file) as raw, io.TextIOWrapper(raw, self._encoding, newline="") as stream:
             try:
                 blocks = read_csv(
                     stream,
-                    sep=r"\s+" if separator == " " else separator,
+                    sep=separator,
                     header=None,
                     skiprows=above,
                     dtype=object,
@@ -360,13 +463,13 @@ class TableFile:
                     skipinitialspace=True,
                     chunksize=self.limits.block,
                 )
-                yield separator, *_below_header(blocks, above)
+                yield _below_header(blocks, above)
             except ParserError as error:
                 raise UsageError(f"{self.file.name}: {_reason(str(error))}.") from None
 
     @contextlib.contextmanager
     def _workbook(self) -> Iterator[Source]:
-        """Read the only sheet with content of a workbook. Formulas are read as stored values."""
+        """Read a sheet of a workbook. Formulas are read as stored values."""
         from pandas import read_excel
 
         name = self.file.name
@@ -388,14 +491,16 @@ class TableFile:
                 f"{name} cannot be read as a workbook of Excel ({error}); save it as CSV."
             ) from None
         filled = {title: sheet for title, sheet in sheets.items() if (sheet != "").any(axis=None)}
-        if len(filled) != 1:
-            raise UsageError(
-                f"{name} has {len(filled)} sheets with content ({', '.join(filled) or 'none'}); "
-                "a workbook with one is needed. Save the sheet as CSV."
-            )
-        (sheet,) = filled.values()
+        titles = ", ".join(filled) or "none"
+        wanted = self.options.sheet_name
+        if wanted is not None and wanted not in filled:
+            raise UsageError(f"{name} has no sheet {wanted!r} with content; it has {titles}.")
+        if wanted is None and len(filled) != 1:
+            advice = self._advice(f"sheet_name={next(iter(filled))}") if filled else "fill one"
+            raise UsageError(f"{name} has {len(filled)} sheets with content ({titles}); {advice}.")
+        sheet = filled[next(iter(filled)) if wanted is None else wanted]
         above = self._rows_above(sheet.head(_HEAD_ROWS).to_numpy().tolist())
-        yield "", *_below_header(iter([sheet.iloc[above:].reset_index(drop=True)]), above)
+        yield _below_header(iter([sheet.iloc[above:].reset_index(drop=True)]), above)
 
     @contextlib.contextmanager
     def _parquet(self) -> Iterator[Source]:
@@ -414,7 +519,7 @@ class TableFile:
                 groups = map(stored.metadata.row_group, range(stored.metadata.num_row_groups))
                 if sum(group.total_byte_size for group in groups) > self.limits.characters:
                     raise UsageError(_too_long(self.file.name, self.limits))
-                yield "", stored.schema_arrow.names, frames
+                yield stored.schema_arrow.names, frames
         except (pyarrow.ArrowException, OSError) as error:
             raise UsageError(
                 f"{self.file.name} cannot be read as Parquet ({str(error).splitlines()[0][:100]})."
@@ -441,9 +546,9 @@ def _below_header(
     return header, frames
 
 
-def column_names(path: str | Path) -> list[str]:
+def column_names(path: str | Path, options: ReadOptions = DEFAULT_OPTIONS) -> list[str]:
     """Return the names of a table file's columns in order, without unnamed columns."""
-    return TableFile(path).names()
+    return TableFile(path, options).names()
 
 
 def _too_long(name: str, limits: TableLimits) -> str:
@@ -457,64 +562,6 @@ def _reason(error: str) -> str:
         wanted, row, count = fields.groups()
         return f"row {row} has {count} fields, but the header has {wanted}"
     return f"it cannot be read as a table ({error.strip().rpartition('error: ')[2]})"
-
-
-def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
-    """Detect the separator of a text file, and return it with the fields of the first rows.
-
-    `head` is the beginning of the text. The separator is the one with which the largest number of
-    rows have the same number of fields.
-    """
-    marks = SEPARATORS.get(ending, SEPARATORS[".csv"])
-    lines = head.splitlines(keepends=True)[:_HEAD_ROWS]
-    fields: dict[str, list[list[str]]] = {}
-    equal: dict[str, int] = {}
-    for mark in marks:
-        stripped = map(str.strip, lines) if mark == " " else lines
-        fields[mark] = []
-        with contextlib.suppress(csv.Error):
-            fields[mark] += csv.reader(stripped, delimiter=mark, skipinitialspace=True)
-        widths = Counter(len(row) for row in fields[mark] if len(row) > 1)
-        equal[mark] = max(widths.values(), default=0)
-    separator = max(marks, key=lambda mark: equal[mark])
-    return separator, fields[separator]
-
-
-def _cleaned(block: DataFrame, separator: str) -> DataFrame:
-    """Strip blanks around the values of a text file, and replace decimal commas by points.
-
-    Blocks of other files (`separator` "") are returned unchanged.
-    """
-    from pandas import DataFrame
-
-    if not separator:
-        return block
-    columns = {
-        name: _decimal_points(list(map(str.strip, block[name])), separator) for name in block
-    }
-    return DataFrame(columns, block.index, dtype=object)
-
-
-def _decimal_points(column: list[str], separator: str) -> list[str]:
-    """Return a column of text with decimal commas replaced by points, and without thousands dots.
-
-    If the separator of the file is a comma, the column is unchanged. The comma of `1,234` is a
-    decimal comma if the separator is a semicolon, or if another value in the column has an
-    unambiguous decimal comma. The dot of `1.234` separates thousands only if another value in the
-    column has an unambiguous thousands dot.
-    """
-    if separator == ",":
-        return column
-    certain = any(_COMMA.match(text) and not _THOUSANDS.match(text) for text in column)
-    if not (certain or separator == ";"):
-        return column
-    dots = any(("," in text or text.count(".") > 1) and _DOTS.match(text) for text in column)
-    return [
-        text.replace(".", "").replace(",", ".")
-        if (dots and _DOTS.match(text)) or _COMMA.match(text)
-        else text
-        for text in column
-    ]
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def table_writer(file: Path, texts: Collection[str]) -> Iterator[Callable[[DataF
         first = not temporary.exists()
         opened = COMPRESSIONS.get(file.suffix.lower(), open)
         with opened(temporary, "at", encoding="utf-8", newline="") as stream:
-            separator = SEPARATORS[ending_of(file)][0]
+            separator = SEPARATORS[ending_of(file)].replace(r"\s+", "\t")
             block.to_csv(stream, sep=separator, index=False, header=first, lineterminator="\n")
 
     try:

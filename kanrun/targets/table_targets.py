@@ -20,12 +20,21 @@ from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
     Reading,
+    TableCode,
     plain_code,
     read_inputs,
 )
 from kanrun.targets.settings import BundledTarget, PointsTarget, TableTarget
-from kanrun.targets.table_files import TableFile, check_path
-from kanrun.targets.table_text import Values, canonical, is_number, read_days, read_numbers, text_of
+from kanrun.targets.table_files import ReadOptions, TableFile, check_path
+from kanrun.targets.table_text import (
+    Values,
+    canonical,
+    is_number,
+    other_notation,
+    read_days,
+    read_numbers,
+    text_of,
+)
 
 #: Bundled tables by name: the loader in sklearn.datasets, and the task.
 BUNDLED = {
@@ -38,18 +47,16 @@ BUNDLED = {
 }
 #: Advice for messages about texts among the numbers of an input (_OUTPUT_REMEDY: of an output).
 _REMEDY = (
-    ' (target.drop_rows={rows}), say that they mean missing ("target.missing_values={texts}"), or '
+    ' (target.drop_rows={rows}), say that they mean missing ("target.read.na_values={texts}"), or '
     "that the column is a category (target.categorical_columns=[{name}])"
 )
 _OUTPUT_REMEDY = (
     " (target.drop_rows={rows}), say that they mean missing, which leaves such rows out "
-    '("target.missing_values={texts}"), or that the column holds labels '
+    '("target.read.na_values={texts}"), or that the column holds labels '
     "(target.task=classification)"
 )
 #: Words in a last row that show that the row summarises the other rows.
 _TOTALS = frozenset(("total", "totals", "sum", "mean", "average", "summe", "gesamt", "mittelwert"))
-#: Names of columns that usually number the rows and carry no information.
-_IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
 #: Number of points of the built-in spiral, which has two turns. More points make the curve easier
 #: to follow.
 _SPIRAL_POINTS = 24
@@ -90,12 +97,6 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     rows.drop_rows()
     rows.drop_missing(inputs)
     weights = rows.drop_weightless()
-    if list(asked.inputs) == ["all"] and (counting := rows.counting(inputs)):
-        inputs = tuple(name for name in inputs if name != counting)
-        rows.notes.append(
-            f"the column {counting!r} counts the rows and is left out; name it in target.inputs to "
-            "keep it"
-        )
     target = array_target(
         rows.table[list(inputs)],
         rows.outputs(),
@@ -109,9 +110,24 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     _check_classes(asked, len(target.classes or ()))
     points = replace(target.points, groups=rows.groups(), forward=asked.split.startswith("time:"))
     test = _test_points(asked, inputs, target) if asked.test_path else None
-    notes = (*rows.notes, *target.notes, *_advice(asked, target))
+    notes = (*rows.notes, *target.notes, *_advice(asked, target), *_kinds(target.code))
     target = replace(target, name=rows.name, points=points, test=test, notes=notes)
+    if asked.read != ReadOptions():
+        target = replace(target, code=replace(target.code or plain_code(inputs), read=asked.read))
     return check_family(replace(target, threshold=asked.threshold))
+
+
+def _kinds(code: TableCode | None) -> list[str]:
+    """Return a list with a note on the columns that hold no numbers; [] if all are numbers."""
+    columns = code.columns if code else ()
+    dates = [column.name for column in columns if column.parts is not None]
+    categories = [column.name for column in columns if column.levels is not None]
+    kinds = {"dates": dates, "categories": categories}
+    said = [f"{', '.join(names)} as {kind}" for kind, names in kinds.items() if names]
+    if not said:
+        return []
+    others = " and all other inputs as numbers" * (len(dates) + len(categories) < len(columns))
+    return [f"columns are read by their values: {' and '.join(said)}{others}"]
 
 
 def _balanced(rows: _Rows, weights: Array | None) -> Array | None:
@@ -146,14 +162,14 @@ def _check_classes(asked: TableTarget, classes: int) -> None:
 
 def _test_points(asked: TableTarget, inputs: Sequence[str], target: Target) -> Points:
     """Read the file of test rows, and return its rows, encoded like those of `target`."""
-    rows = _Rows(asked, TableFile(str(asked.test_path)), [*inputs, *asked.outputs])
+    rows = _Rows(asked, TableFile(str(asked.test_path), asked.read), [*inputs, *asked.outputs])
     rows.holds_labels = bool(target.classes)
     rows.drop_missing(())
     code = target.code or plain_code(inputs)
     x = code.encode(frame_columns(rows.table, inputs), rows.name, list(rows.table.index))
     if target.classes:
         return Points(x, rows.known_labels(target.classes))
-    return Points(x, rows.reading(()).outputs(rows.outputs())[0])
+    return Points(x, rows.reading(()).outputs(rows.outputs()))
 
 
 def _advice(asked: TableTarget, target: Target) -> list[str]:
@@ -187,14 +203,15 @@ class _Rows:
     def __init__(self, asked: TableTarget, source: TableFile, names: Sequence[str]) -> None:
         self.asked, self.name = asked, source.file.name
         self.table = source.read(list(dict.fromkeys(names)))
-        self.words = tuple(map(canonical, asked.missing_values))
-        self.notes = [f"{note}; target.{key} decides" for key, note in source.notes.items()]
+        self.words = tuple(map(canonical, asked.read.na_values))
+        self.notes: list[str] = []
         self.holds_labels = asked.task == "classification"
         if asked.task is None and asked.family == "gaussian" and len(asked.outputs) == 1:
             values = self.table[asked.outputs[0]].to_numpy()
             _, faults = read_numbers(values, self.words)
             texts = values[faults["text"]]
             is_text = len(values) - len(faults["missing"]) == len(texts)
+            is_text = is_text and other_notation([str(text) for text in texts]) is None
             if is_text and len(texts) >= 2 * len(set(texts)) > 0:
                 self.holds_labels = True
                 self.notes.append(
@@ -222,15 +239,6 @@ class _Rows:
             asked.missing != "error",
         )
 
-    def counting(self, inputs: Sequence[str]) -> str | None:
-        """Return the first input that numbers the rows and is called so (id, row, ...), or None."""
-        for name in inputs:
-            if name.strip().casefold() in _IDENTIFIERS and len(inputs) > 1:
-                numbers, faults = read_numbers(self.table[name].to_numpy())
-                if not faults and len(numbers) > 1 and (np.diff(numbers) == 1).all():
-                    return name
-        return None
-
     def drop_rows(self) -> None:
         """Drop the rows listed in the settings, and note if the last row left looks like totals."""
         asked = self.asked.drop_rows
@@ -251,7 +259,7 @@ class _Rows:
         """Drop rows with missing outputs, and if `missing=drop`, also rows with missing inputs.
 
         If `missing=error`, no rows are dropped. In columns of labels, and in inputs that hold text,
-        only empty values and `missing_values` count as missing.
+        only empty values and `read.na_values` count as missing.
         """
         way = self.asked.missing
         columns = {
@@ -353,7 +361,7 @@ class _Rows:
 
     def _numbers(self, column: str) -> Array:
         """Return a column as numbers (rows,). Raises UsageError if a value is not a number."""
-        return self.reading(()).outputs(frame_columns(self.table, [column]))[0][:, 0]
+        return self.reading(()).outputs(frame_columns(self.table, [column]))[:, 0]
 
 
 def build_bundled(config: BundledTarget) -> Target:
@@ -389,7 +397,7 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
     path = config.path
     columns = list(config.columns or ())
     if not columns:  # the columns x and y if both exist, otherwise the first two columns of numbers
-        table = TableFile(path).read()
+        table = TableFile(path, config.read).read()
         shown = ", ".join(table.columns[:_SHOWN])
         if all(map(is_number, table.columns)):
             raise UsageError(
@@ -406,5 +414,5 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
                 f"{path} has {len(numeric)} columns of numbers among {shown}; a curve needs two."
             )
     wanted = columns if config.parameter is None else [*columns, config.parameter]
-    numbers = read_inputs(path, wanted)
+    numbers = read_inputs(path, wanted, options=config.read, key="target.read.")
     return numbers[:, :2], None if config.parameter is None else numbers[:, 2]

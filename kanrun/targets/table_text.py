@@ -23,24 +23,10 @@ Values: TypeAlias = "Sequence[Any] | NDArray[Any]"
 #: Indices of a column's faulty values, by kind of fault (such as "missing").
 Faults = dict[str, list[int]]
 
-#: Texts that count as missing values among numbers and dates, and are reported in a note because
-#: they might mean something else.
-UNUSUAL_WORDS = frozenset(
-    ("-", "--", "?", ".", "..", "*", "k.a.", "k. a.", "#n/v", "#div/0!", "#value!", "#ref!")
+#: Texts that count as missing values in every table, in lower case.
+MISSING_WORDS = frozenset(
+    ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat")
 )
-MISSING_WORDS = UNUSUAL_WORDS | {
-    "",
-    "na",
-    "n/a",
-    "#n/a",
-    "<na>",
-    "nan",
-    "-nan",
-    "+nan",
-    "null",
-    "none",
-    "nat",
-}
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d|(\d{1,2})([./-])(\d{1,2})\3\d{4})([ T]\d\d:\d\d.*)?$", re.ASCII
@@ -54,19 +40,11 @@ def text_of(value: Any) -> str:
 
 
 def number_from(value: Any) -> float:
-    """Return a number, also if it is written as $1,234.50, 12.3% (12.3) or 1 234; otherwise NaN."""
+    """Return a value as a number, or NaN if it is none, such as 12_1."""
     try:
         return math.nan if "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
-        sign = r"[$\u20ac\xa3\xa5]"
-        text = re.sub(rf"^([+-]?)\s*{sign}\s*|\s*(?:{sign}|%)$", r"\1", str(value).strip())
-        groups = r"[+-]?[0-9]{1,3}([,'\u2019\s])[0-9]{3}(\1[0-9]{3})*(\.[0-9]*)?"
-        if re.fullmatch(groups, text):
-            text = re.sub("[^0-9.+-]", "", text)
-        try:
-            return float(text)
-        except ValueError:
-            return math.nan
+        return math.nan
 
 
 def days_from(texts: list[str], day_first: bool) -> Array:
@@ -128,6 +106,39 @@ def is_missing(value: Any, words: Collection[str] = ()) -> bool:
     return bool(words) and canonical(value) in words
 
 
+def other_notation(texts: Sequence[str]) -> tuple[str, dict[str, str], list[str]] | None:
+    """Return how to read texts that look like numbers in another notation, such as "1.234,50 EUR".
+
+    Returns:
+        The first such text; the options `thousands` and `decimal` with which `texts` would be
+        numbers; and the currencies and percent signs that have to be removed before. None if at
+        most half of the texts look like such numbers.
+    """
+    sign = r"([$\u20ac\xa3\xa5%]|[A-Z]{3})?"
+    digits = r"(\d{1,3}(?:([.,'\u2019\s])\d{3})(?:\3\d{3})*(?:[.,]\d+)?|\d+(?:[.,]\d*)?)"
+    pattern = re.compile(rf"[+-]?{sign}\s*[+-]?{digits}(?:[eE][+-]?\d+)?\s*{sign}")
+    matches = [match for text in texts if (match := pattern.fullmatch(text.strip()))]
+    if 2 * len(matches) <= len(texts):
+        return None
+    options: dict[str, str] = {}
+    grouped = ""  # a mark that is followed by three digits wherever it occurs
+    for match in matches:
+        *groups, last = re.findall(r"\D", match[2]) or [""]
+        if groups:
+            options["thousands"] = groups[0]
+        if groups and last == groups[0]:
+            continue
+        if groups or not match[3]:
+            options |= {"decimal": last} if last == "," else {}
+        else:
+            grouped = last
+    if grouped and grouped not in options.values() and (grouped != "." or "decimal" in options):
+        options["thousands"] = grouped
+    signs = {match[part] for match in matches for part in (1, 4)} - {None}
+    order = dict(sorted(options.items(), reverse=True))
+    return matches[0].string, order, sorted(signs)
+
+
 def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Faults]:
     """Convert values to finite numbers; true and false become 1 and 0.
 
@@ -135,9 +146,7 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
 
     Returns:
         The numbers, shape (values,), with NaN for values that are not finite numbers; and the
-        indices of faulty values, by kind of fault. `missing`, `text` and `infinite` say why a
-        number is NaN. `written` are numbers that Python's float() would not accept, such as $1,234.
-        `word` are missing values that are written as an unusual word.
+        indices of faulty values, by kind of fault: `missing`, `text` or `infinite`.
     """
     import numpy as np  # imported late, so that names of columns are checked without it
 
@@ -154,16 +163,12 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
         number = _BOOLEANS[text] if text in _BOOLEANS else number_from(value)
         if is_missing(value, words):
             faults["missing"].append(i)
-            if text in UNUSUAL_WORDS or text not in MISSING_WORDS:
-                faults["word"].append(i)
         elif math.isnan(number):
             faults["text"].append(i)
         elif math.isinf(number):
             faults["infinite"].append(i)
         else:
             numbers[i] = number
-            if text not in _BOOLEANS and not is_number(text):
-                faults["written"].append(i)
     return numbers, faults
 
 

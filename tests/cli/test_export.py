@@ -32,11 +32,11 @@ def test_export_says_if_it_does_not_recognise_missing_values(command):
     a = np.linspace(0, 9, 40)
     table = np.stack([np.where(np.arange(40) % 5, a, -999), a[::-1] % 2, a], 1)
     np.savetxt("t.csv", table, "%.17g", ",", header="a,b,y", comments="")
-    fit = "fit -q target.path=t.csv target.outputs=[y] target.missing_values=[-999] figures=none"
+    fit = "fit -q target.path=t.csv target.outputs=[y] target.read.na_values=[-999] figures=none"
     command(f"{fit} folds=2 baselines=false")
-    for form, note in (("python", 0), ("torch", 1)):
+    for form, note in (("python", 0), ("onnx", 1)):
         said = command(f"export fit/latest --format {form} -o m.{form}").err
-        assert ("recognises no missing values, nor those of target.missing_values" in said) == note
+        assert ("recognises no missing values, nor those of target.read.na_values" in said) == note
     assert "replace them by a=4.61538" in said
     columns = {"a": table[:, 0], "b": table[:, 1]}
     found = runpy.run_path("m.python")["predict"](columns)[:, 0]

@@ -22,7 +22,7 @@ HOSTILE = (
     "ä\\",
 )
 
-#: Marks of missing values, as `target.missing_values` converts them to text.
+#: Marks of missing values, as `target.read.na_values` converts them to text.
 MISSING = ("-999", "-0.10000000000000001", "inf", "unknown")
 
 
