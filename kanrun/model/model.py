@@ -1,9 +1,4 @@
-"""The public class of trained models, which take and return values in the units of the data.
-
-`Model.update` trains a model with new rows by pseudo-rehearsal: the old rows are not needed, since
-the model's outputs at stored inputs of the training serve as additional rows. Each is weighted by
-the number of old rows that it represents.
-"""
+"""The public class of trained models, which take and return values in the units of the data."""
 
 from __future__ import annotations
 
