@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kanrun.library.estimators import KANClassifier, KANRegressor
     from kanrun.model.loaded_run import load_run
     from kanrun.model.model import Model
+    from kanrun.runs.finding import runs
 
 # `conf` and `experiments` lie beside this folder in a checkout and inside it in a wheel. An
 # editable installation consists of links to the files of a checkout; follow the link to this file.
@@ -42,6 +43,7 @@ _LOCATIONS = {
     "fit": "kanrun.library:fit",
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
     "load_run": "kanrun.model.loaded_run:load_run",
+    "runs": "kanrun.runs.finding:runs",
     "solve": "kanrun.experiments.solve.solution_report:solve",
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "fit",
     "interpret",
     "load_run",
+    "runs",
     "solve",
 ]
 

@@ -14,7 +14,7 @@ from kanrun.figures.classes import class_curves, confusion
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import edges, network_diagram
 from kanrun.figures.prediction import predictions, residuals
-from kanrun.figures.runs import loss_curve, over_settings, overlaid, training_figures
+from kanrun.figures.runs import loss_curve, over_settings, training_figures
 from kanrun.figures.style import Figures
 
 if TYPE_CHECKING:

@@ -39,8 +39,7 @@ from kanrun.model.prediction import (
 )
 from kanrun.model.trained import TrainedNetwork, from_checkpoint, to_checkpoint
 from kanrun.points import predicted_classes
-from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
-from kanrun.runs.files import write_named_file
+from kanrun.runs.files import read_checkpoint, write_checkpoint, write_named_file
 from kanrun.targets.arrays import Data, as_array, as_numbers, input_rows
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from kanrun.config.registry import MODELS
 from kanrun.engine.networks import Network, from_description
 from kanrun.errors import MALFORMED, KanrunError
 from kanrun.points import Array, Family, PiecewiseScaling, Scaling
-from kanrun.runs.records import Checkpoint
+from kanrun.runs.files import Checkpoint
 from kanrun.targets.encoding import TableCode, plain_code
 
 Arrays = dict[str, NDArray[Any]]

@@ -32,7 +32,8 @@ from kanrun.model.planning import LearningProblem
 from kanrun.model.prediction import in_numpy, predicted_values
 from kanrun.model.trained import to_checkpoint
 from kanrun.points import Array, deviation, predicted_classes, root_mean_square
-from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.records import Note, Records, Table, Value
 from kanrun.targets.datasets import Dataset, constant
 
 #: Largest number of parameters for which the effective degrees of freedom are computed. The time

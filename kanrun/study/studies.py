@@ -23,7 +23,7 @@ from kanrun.config.conversion import (
 )
 from kanrun.errors import UsageError
 from kanrun.runs.files import Key, flattened
-from kanrun.runs.locations import find_runs
+from kanrun.runs.finding import find_runs
 from kanrun.runs.reader import Run
 from kanrun.runs.records import MANIFEST_FILE, Manifest, Point, Status, check_tags
 from kanrun.study import Experiment, check_size, names_of, tasks_of
@@ -218,6 +218,8 @@ def manifest_of(checked: Checked) -> Manifest:
         precision=cfg.precision,
         threads=threads_of(cfg),
         executor=asdict(cfg.executor),
+        tags=tuple(cfg.tags),
+        note=" ".join((cfg.note or "").split()),
     )
 
 

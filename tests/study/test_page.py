@@ -11,6 +11,7 @@ import pytest
 import torch
 from made_models import kan
 from processes import node
+from run_files import change_record
 
 from kanrun.engine.equations import Field, OutputForm, Windows
 from kanrun.engine.layers.edges import BASES
@@ -20,7 +21,7 @@ from kanrun.errors import UsageError
 from kanrun.model.model import Model
 from kanrun.model.trained import to_checkpoint
 from kanrun.points import Scaling
-from kanrun.runs import Claim, Manifest, Point, Row, Run, RunFolder, RunLabels, Status, Table
+from kanrun.runs import Claim, Manifest, Point, Row, Run, RunFolder, Status, Table
 from kanrun.study.evaluation import Slider
 from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
@@ -119,7 +120,7 @@ def make_run(outputs, text="plain"):
         f"<svg xmlns='http://www.w3.org/2000/svg'><dc:description>Loss &lt;b&gt;</dc:description>"
         f"{text}</svg>"
     )
-    RunLabels((), text).store(run.path)
+    change_record(run.path, note=text)
     return run
 
 
