@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kanrun.library import fit
     from kanrun.library.estimators import KANClassifier, KANRegressor
     from kanrun.model.model import Model, load_run
+    from kanrun.runs.finding import runs
 
 # `conf` and `experiments` lie beside this folder in a checkout and inside it in a wheel. An
 # editable installation consists of links to the files of a checkout; follow the link to this file.
@@ -41,6 +42,7 @@ _LOCATIONS = {
     "fit": "kanrun.library:fit",
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
     "load_run": "kanrun.model.model:load_run",
+    "runs": "kanrun.runs.finding:runs",
     "solve": "kanrun.experiments.solve.solution_report:solve",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "fit",
     "interpret",
     "load_run",
+    "runs",
     "solve",
 ]
 

@@ -4,8 +4,7 @@ import json
 from zlib import crc32
 
 from kanrun.cli.app import main
-from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
-from kanrun.runs.records import Checkpoint
+from kanrun.runs.files import Checkpoint, checkpoint_path, write_checkpoint
 
 #: Bytes that have a meaning in files of text, which damaged files contain more often.
 WORDS = [b"", b'"', b",", b"\n", b"[", b"-1e999", b"\0"]

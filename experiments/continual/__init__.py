@@ -58,8 +58,8 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.model.trained import in_numpy
 from kanrun.model.settings import KANConfig
+from kanrun.model.trained import in_numpy
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Array
 from kanrun.runs.records import Records, Row, Table

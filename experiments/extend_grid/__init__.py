@@ -42,8 +42,8 @@ from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.model.planning import LearningProblem, parameters_of
-from kanrun.model.trained import predicted_values
 from kanrun.model.settings import KANConfig
+from kanrun.model.trained import predicted_values
 from kanrun.runs.records import Claim, Note, Records, Row, Value
 from kanrun.study import Cell, Claims, Figures, Tables, with_cell
 from kanrun.study.evaluation import model_of, stage_row, step_row, truncation_notes

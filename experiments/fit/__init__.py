@@ -26,7 +26,8 @@ from kanrun.engine.training import (
 from kanrun.errors import UsageError
 from kanrun.model.planning import LearningProblem, describe_training
 from kanrun.model.trained import from_checkpoint, to_checkpoint
-from kanrun.runs.records import Checkpoint, Note, Records, Row
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.records import Note, Records, Row
 from kanrun.study import (
     Cell,
     Claims,

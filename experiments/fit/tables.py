@@ -23,7 +23,8 @@ from kanrun.model.settings import AutoConfig
 from kanrun.model.trained import error_levels
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation, predicted_classes
-from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.records import Note, Records, Row, Table
 from kanrun.study import Cell, bound_rows
 from kanrun.study.evaluation import (
     class_scores,

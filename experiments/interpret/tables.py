@@ -21,7 +21,8 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.certificate import YES_NO
 from kanrun.formulas.conversion import to_text
 from kanrun.points import Array
-from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.records import Note, Records, Row, Table, Value
 from kanrun.study import Cell
 from kanrun.study.evaluation import doubts
 

@@ -40,7 +40,8 @@ from kanrun.errors import UsageError
 from kanrun.model.model import Model
 from kanrun.model.trained import to_checkpoint
 from kanrun.points import Scaling
-from kanrun.runs.records import Checkpoint, Table
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.records import Table
 from kanrun.study.resources import generator
 
 from .config import EquationConfig, SolveConfig

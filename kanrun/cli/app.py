@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kanrun.cli import runs, using  # noqa: F401  # they add their commands
+from kanrun.cli import runs  # noqa: F401  # it adds its commands
 from kanrun.cli.commands import (
     OUTPUTS,
     AsJson,

@@ -95,7 +95,7 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
         "latest",
         *(f"{run.path.parent.name}/latest" for run in runs),
         *(run.name for run in runs),
-        *(tag for run in runs for tag in run.labels.tags),
+        *(tag for run in runs for tag in run.tags),
         *(
             point.name
             for run in runs
@@ -208,7 +208,7 @@ kanrun_commands = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 runs_commands = typer.Typer(
-    help="List, show, compare, label, repeat, resume and remove runs.",
+    help="List, show, compare, repeat, resume and remove runs.",
     rich_markup_mode=None,
     invoke_without_command=True,
 )

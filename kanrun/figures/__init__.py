@@ -19,7 +19,7 @@ from kanrun.figures.prediction import (
     predictions,
     residuals,
 )
-from kanrun.figures.runs import loss_curve, over_settings, overlaid, training_figures
+from kanrun.figures.runs import loss_curve, over_settings, training_figures
 from kanrun.figures.style import Figures
 
 if TYPE_CHECKING:

@@ -55,9 +55,6 @@ from kanrun.figures.style import (
 
 #: Smallest ratio of the largest to the smallest value for which an axis is logarithmic.
 DECADE = 10.0
-#: Errors that learning curves of several runs can show. The first error that all runs have is
-#: drawn.
-ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
 #: Line styles. The validation curve is dashed and drawn last, since it often lies on the test
 #: curve.
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
@@ -118,27 +115,6 @@ def growth(growth: DataFrame) -> Figure:
     series(axes, rows, ("parameters", f"{error}_rmse"), "shape")
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=f"{error} RMSE")
     return finish(figure, [axes], where="outside right upper")
-
-
-@styled
-def overlaid(runs: Mapping[str, DataFrame]) -> Figure:
-    """Draw the lowest error of each run so far over its recorded steps.
-
-    `runs` maps the name of each run to its table `metrics`. Only the first seed is drawn.
-    """
-    curves = {name: first_seed(metrics) for name, metrics in runs.items()}
-    none = Series(dtype=float)
-    common = (
-        name for name in ERRORS if all((rows.get(name, none) > 0).any() for rows in curves.values())
-    )
-    error = next(common, ERRORS[-1])
-    figure, panel = one_panel(CURVE)
-    for name, rows in curves.items():
-        values = rows.get(error, none)
-        panel.plot(values.where(values > 0).cummin().to_numpy(), label=shorten(name))
-    what = error.replace("_rmse", " RMSE")
-    panel.set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
-    return finish(figure, [panel], ncols=min(4, len(runs)))
 
 
 @styled

@@ -1,8 +1,8 @@
 """Selection and merging of configuration files by `hydra.compose`.
 
 A user's file is rejected if it contains `hydra`, because Hydra's settings could import packages; if
-it is too large, or has nested YAML aliases, with which a few lines can stand for any number of
-values; or if its defaults name a file outside its folder.
+it is too large or has YAML aliases, with which a few lines can stand for any number of values; or
+if its defaults name a file outside its folder.
 
 Hydra gets only the choices of groups, never values of settings. The files of a command override the
 default values of the command's settings, and the files of a group override the default values of
@@ -35,8 +35,6 @@ from kanrun.config.conversion import merged
 from kanrun.config.registry import is_plugin, module_of
 from kanrun.errors import UsageError, did_you_mean
 
-#: Version of Hydra whose behaviour is requested (`version_base`).
-HYDRA_VERSION = "1.3"
 #: Name under which the primary configuration is registered with Hydra.
 PRIMARY = "kanrun_primary"
 #: Largest number of bytes of a configuration file that is read.
@@ -99,7 +97,7 @@ def compose_files(source: Source, choices: Sequence[str], keys: Iterable[str]) -
     path = ", ".join(f"'{place}'" for place in places)
     _store(source.config_name or file)
     try:
-        with hydra.initialize(config_path=None, job_name="kanrun", version_base=HYDRA_VERSION):
+        with hydra.initialize(config_path=None, job_name="kanrun", version_base="1.3"):
             config = hydra.compose(PRIMARY, [f"hydra.searchpath=[{path}]", *overrides])
         composed: Any = OmegaConf.to_container(config, resolve=False)
     except MissingConfigException as error:
@@ -165,8 +163,6 @@ def _check_address(composed: Mapping[str, Any], keys: Iterable[str]) -> None:
         )
 
 
-#: Largest number of values in a file; values that are repeated by aliases count again.
-MAX_VALUES = 10**6
 #: Pattern of the word `hydra` in a package or in the defaults, but not inside a longer name.
 _HYDRA = re.compile(r"(?<![\w-])hydra(?![\w-])")
 #: Pattern of the name of a file or group outside the folder.
@@ -223,10 +219,10 @@ def read_checked(file: Path) -> tuple[str, DictConfig | ListConfig]:
         )
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        if CONF not in file.parents and _size(yaml.compose(text), {}) > MAX_VALUES:
-            raise UsageError(
-                f"{file} expands to more than {MAX_VALUES} values by its aliases; use fewer."
-            )
+        if CONF not in file.parents and any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)
+        ):
+            raise UsageError(f"{file} has YAML aliases (*name); write the values out.")
         config = OmegaConf.load(io.StringIO(text))
     except RecursionError:
         raise UsageError(f"{file} is nested too deeply.") from None
@@ -253,18 +249,3 @@ def _names_hydra(file: Path) -> UsageError:
         f"{file} has settings of Hydra, which a file may not change, because they can import "
         "packages. Remove them."
     )
-
-
-def _size(node: Any, known: dict[int, float]) -> float:
-    """Return the number of values in a YAML node; values repeated by aliases count again.
-
-    `known` caches the numbers by the id of the node.
-    """
-    if not isinstance(node, yaml.CollectionNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = float("inf")  # the value that is returned if the node contains itself
-        pairs = isinstance(node, yaml.MappingNode)
-        inner = [part for pair in node.value for part in pair] if pairs else node.value
-        known[id(node)] = 1 + sum(_size(part, known) for part in inner)
-    return known[id(node)]

@@ -33,7 +33,8 @@ from kanrun.model.model import Model
 from kanrun.model.settings import AutoConfig, KANConfig
 from kanrun.model.trained import from_checkpoint
 from kanrun.monitoring import monitored, request_stop
-from kanrun.runs.records import Checkpoint, Note, Row, Table
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.records import Note, Row, Table
 from kanrun.study.progress import Reporter
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
 from kanrun.targets.arrays import Data, array_target, as_array, frame_columns, is_frame

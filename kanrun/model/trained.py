@@ -27,8 +27,7 @@ from kanrun.engine.networks import Network, from_description
 from kanrun.engine.training import predict
 from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.points import Array, Family, PiecewiseScaling, Scaling, predicted_classes
-from kanrun.runs.files import as_text, formulas_in
-from kanrun.runs.records import Checkpoint
+from kanrun.runs.files import Checkpoint, as_text, formulas_in
 from kanrun.targets.encoding import OTHERS, TableCode, plain_code
 from kanrun.targets.table_files import TableFile, TableLimits, check_columns, is_parquet
 from kanrun.targets.table_output import table_writer

@@ -1,18 +1,31 @@
 """Run folders: the class that writes them, the class that reads them, and finding runs."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.finding import find_run, find_runs, local_time, remove_run, run_at, runs
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.locations import find_run, find_runs, remove_run, run_at
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
-    Checkpoint,
     Claim,
     Manifest,
     Note,
     Point,
     Record,
     Row,
-    RunLabels,
     Status,
     Table,
     Value,
 )
+
+
+class _Callable(ModuleType):
+    """This package, which is also the public function `kanrun.runs`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return runs(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

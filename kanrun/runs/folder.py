@@ -16,39 +16,49 @@ import importlib.metadata
 import logging
 import os
 import platform
+import secrets
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from kanrun.config.registry import RECORDED, loaded_plugins
-from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs.artifacts import checkpoint_path, checksums, seal
+from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.files import (
     Appender,
+    Checkpoint,
+    checkpoint_path,
+    checksums,
     csv_lines,
     file_name,
     make_folder,
     plain,
+    seal,
     storing,
+    sync,
     write_atomic,
     write_json,
 )
-from kanrun.runs.journal import (
+from kanrun.runs.finding import LATEST, VERSION
+from kanrun.runs.reader import Run, process
+from kanrun.runs.records import (
     JOURNAL_FILE,
+    MANIFEST_FILE,
     TOP_TABLES,
     CheckpointLine,
     Journal,
     Line,
+    Manifest,
+    Row,
+    Status,
+    Table,
     encoded,
     rows_lines,
 )
-from kanrun.runs.locations import allocate
-from kanrun.runs.reader import Run, process
-from kanrun.runs.records import MANIFEST_FILE, Checkpoint, Manifest, Row, Status, Table
 
 #: Error numbers of file systems that have no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -67,8 +77,6 @@ _PACKAGES = (
 )
 #: Folder of kanrun's source.
 _SOURCE = Path(__file__).parents[2]
-#: Time limit of a git command (seconds).
-GIT_SECONDS = 5
 _PLACES = ("tables", "checkpoints", "figures")
 _logger = logging.getLogger("kanrun")
 
@@ -329,7 +337,7 @@ def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str,
             env={name: value for name, value in os.environ.items() if name not in elsewhere},
             capture_output=True,
             text=True,
-            timeout=GIT_SECONDS,
+            timeout=5,  # seconds
             check=True,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
@@ -364,3 +372,75 @@ def holding(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
+    """Make a new folder for a run of `command`, and point `outputs/<command>/latest` at it.
+
+    `fill` writes into a hidden folder, which is then renamed to the next free number. If several
+    processes do this at once, each gets a different number. A number is not used again after its
+    run was deleted, because `latest` still names it.
+
+    Raises:
+        UsageError: If `outputs` cannot be written.
+        StorageFailed: If the disk is full.
+    """
+    parent = outputs / command
+    beginning = ".new-"  # of folders that are being filled and have no number yet
+    hidden = parent / f"{beginning}{secrets.token_hex(4)}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in parent.glob(f"{beginning}*"):  # left by processes that were killed
+            # A folder without run.json raises an error here and is kept: it may be in preparation.
+            with contextlib.suppress(KanrunError, OSError):
+                if not Run(abandoned).is_alive:
+                    shutil.rmtree(abandoned, ignore_errors=True)
+        hidden.mkdir()
+        # The lock file makes the folder non-empty, so a rename by another process cannot replace
+        # it.
+        (hidden / ".lock").touch()
+        fill(hidden)
+        number = _highest(parent)
+        folder = hidden
+        while folder is hidden:
+            number += 1
+            try:
+                folder = hidden.rename(parent / f"v{number:04d}")
+            except OSError:  # another process has taken that name
+                if not (parent / f"v{number:04d}").exists():
+                    raise
+        for place in (parent, outputs, outputs.absolute().parent):
+            sync(place)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFailed(f"cannot make a run folder in {parent}: {cause}.") from error
+        raise UsageError(
+            f"cannot make a run folder in {parent}: {cause}; choose another place with --outputs."
+        ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    _link_latest(parent)
+    return folder
+
+
+def _highest(parent: Path) -> int:
+    """Return the highest number in use, or 0. A dangling `latest` counts: its run was deleted."""
+    names = [entry.name for entry in os.scandir(parent)]
+    with contextlib.suppress(OSError):
+        names.append(os.readlink(parent / LATEST))
+    return max((int(match[1]) for name in names if (match := VERSION.fullmatch(name))), default=0)
+
+
+def _link_latest(parent: Path) -> None:
+    """Point the link `latest` at the run with the highest number, if links are supported."""
+    link = parent / LATEST
+    temporary = parent / f".{LATEST}.{secrets.token_hex(4)}.tmp"
+    number = 0
+    with contextlib.suppress(OSError, NotImplementedError):
+        # After linking, each process looks for a higher number again, so the result does not depend
+        # on which of two processes links last.
+        while (highest := _highest(parent)) != number:
+            number = highest
+            temporary.symlink_to(f"v{number:04d}", target_is_directory=True)
+            os.replace(temporary, link)

@@ -15,17 +15,15 @@ import psutil  # type: ignore[import-untyped]
 
 from kanrun.config.conversion import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, frame_of, read_json
-from kanrun.runs.journal import Journal
-from kanrun.runs.records import (
-    MANIFEST_FILE,
+from kanrun.runs.files import (
     Checkpoint,
-    Manifest,
-    Point,
-    RunLabels,
-    Status,
+    checkpoint_path,
+    file_name,
+    frame_of,
+    read_checkpoint,
+    read_json,
 )
+from kanrun.runs.records import MANIFEST_FILE, Journal, Manifest, Point, Status
 
 if TYPE_CHECKING:
     import pandas
@@ -134,9 +132,11 @@ class Run:
         return self._whole.journal if self.point else Journal(self.path, rows=False)
 
     @property
-    def labels(self) -> RunLabels:
-        """Tags of the run, and a note by the user."""
-        return RunLabels.read(self.path)
+    def tags(self) -> tuple[str, ...]:
+        """Tags of the run; none if `run.json` cannot be read."""
+        with contextlib.suppress(KanrunError):
+            return self.manifest.tags
+        return ()
 
     @property
     def error(self) -> float | None:
@@ -207,16 +207,16 @@ class Run:
             )
 
     @property
-    def status(self) -> str:
-        """Status as text; `INTERRUPTED (killed)` if the process of a running run is gone."""
+    def status(self) -> Status:
+        """Recorded status, unless the process of a running run is gone or the record is damaged."""
         if not (self.path / MANIFEST_FILE).exists():
-            return "INTERRUPTED (killed before it started)"
+            return Status.NEVER_STARTED
         try:
             if self.manifest.status == Status.RUNNING and not self.is_alive:
-                return "INTERRUPTED (killed)"
-            return str(self.manifest.status)
+                return Status.KILLED
+            return self.manifest.status
         except KanrunError:
-            return "UNREADABLE"
+            return Status.UNREADABLE
 
     @property
     def config(self) -> dict[str, Any]:

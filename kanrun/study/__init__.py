@@ -190,7 +190,7 @@ def drawings(run: Run, experiment: Any, names: Sequence[str]) -> Figures:
 
 
 def _points_figure(run: Run, tables: Tables) -> Figures:
-    from kanrun.runs.index import RESULTS
+    from kanrun.runs.finding import RESULTS
     from kanrun.runs.reader import ERRORS
 
     table = tables.get("summary")

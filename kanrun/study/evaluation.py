@@ -30,7 +30,8 @@ from kanrun.model.model import MOST_POINTS, Model, edge_columns
 from kanrun.model.planning import LearningProblem
 from kanrun.model.trained import in_numpy, predicted_values, to_checkpoint
 from kanrun.points import Array, deviation, predicted_classes, root_mean_square
-from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
+from kanrun.runs.files import Checkpoint
+from kanrun.runs.records import Note, Records, Table, Value
 from kanrun.targets.datasets import Dataset, constant
 
 #: Largest number of parameters for which the effective degrees of freedom are computed. The time

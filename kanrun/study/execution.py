@@ -21,12 +21,19 @@ from typing import Any
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
-from kanrun.runs import Checkpoint, Manifest, Note, Point, Row, RunLabels, Status, Table
-from kanrun.runs.artifacts import checkpoint_path, checksum_of, read_checkpoint, write_figure
-from kanrun.runs.files import Key, file_name, to_json
+from kanrun.runs import Checkpoint, Manifest, Note, Point, Row, Status, Table
+from kanrun.runs.files import (
+    Key,
+    checkpoint_path,
+    checksum_of,
+    file_name,
+    read_checkpoint,
+    to_json,
+    write_figure,
+)
 from kanrun.runs.folder import RunFolder, write_tables
-from kanrun.runs.journal import BegunLine, FailedLine, FinishedLine, Journal, ResultLine
 from kanrun.runs.reader import Run, RunTables
+from kanrun.runs.records import BegunLine, FailedLine, FinishedLine, Journal, ResultLine
 from kanrun.study import (
     RESUME,
     Failure,
@@ -99,8 +106,6 @@ class _Execution:
         self._cfg = cfg = checked.study.config(0)
         if folder.manifest.resumed:
             folder.manifest = replace(folder.manifest, executor=asdict(cfg.executor))
-        elif cfg.tags or cfg.note:
-            RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
         began = process_time() if options.began is None else options.began
         self._limit = TimeLimit(cfg.max_cpu_seconds or inf, began)
         self._tracker = None

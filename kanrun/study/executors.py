@@ -32,8 +32,8 @@ from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
-from kanrun.runs.files import Key
-from kanrun.runs.records import Checkpoint, Note
+from kanrun.runs.files import Checkpoint, Key
+from kanrun.runs.records import Note
 from kanrun.study import Experiment, Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.resources import threads_of, using_threads
 

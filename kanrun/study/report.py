@@ -18,9 +18,8 @@ from kanrun.config import EXPERIMENTS, MODELS
 from kanrun.config.registry import Plain
 from kanrun.errors import KanrunError, UsageError, printable
 from kanrun.runs import Run
-from kanrun.runs.artifacts import FIGURE_FORMATS, write_figure
-from kanrun.runs.files import MARKS, file_name, flattened, frame_of, write_atomic
-from kanrun.runs.index import ABOUT_A_RUN, RESULTS
+from kanrun.runs.files import MARKS, file_name, flattened, frame_of, write_atomic, write_figure
+from kanrun.runs.finding import ABOUT_A_RUN, RESULTS
 from kanrun.runs.records import Claim
 from kanrun.study import drawings
 from kanrun.study.progress import shown
@@ -237,23 +236,6 @@ def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:
     return {title: list(side)} | {
         run.name: list(column) for run, column in zip(runs, values, strict=True)
     }
-
-
-def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
-    """Draw the learning curves of several runs into one figure, and return the paths of its files.
-
-    The suffix of `stem` selects the format; without a known suffix, it is PNG. Nothing is drawn if
-    no run has learning curves.
-    """
-    from kanrun.figures import overlaid
-
-    curves = {run.name: run.table("metrics") for run in runs if "metrics" in run.tables}
-    if not curves:
-        return []
-    kind = stem.suffix[1:]
-    is_known = kind in FIGURE_FORMATS
-    kinds = [kind] if is_known else ["png"]
-    return write_figure(stem.with_suffix("") if is_known else stem, overlaid(curves), kinds)
 
 
 def redraw(

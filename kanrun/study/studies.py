@@ -219,6 +219,8 @@ def manifest_of(checked: Checked) -> Manifest:
         precision=cfg.precision,
         threads=threads_of(cfg),
         executor=asdict(cfg.executor),
+        tags=tuple(cfg.tags),
+        note=" ".join((cfg.note or "").split()),
     )
 
 

@@ -341,9 +341,7 @@ class TableFile:
             }
         else:
             columns = {
-                str(name): [
-                    plain(value, row, str(name)) for row, value in block[name].items()
-                ]
+                str(name): [plain(value, row, str(name)) for row, value in block[name].items()]
                 for name in block
             }
         return DataFrame(columns, block.index, dtype=object)

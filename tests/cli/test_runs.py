@@ -1,4 +1,4 @@
-"""`kanrun runs`: tags and notes, comparing, repeating and removing runs."""
+"""`kanrun runs`: listing, comparing, repeating and removing runs."""
 
 import io
 import math
@@ -43,22 +43,25 @@ def test_runs_are_listed_and_shown(kanrun, outputs):
     assert re.search(r"^0 +\* .*\n1 +COMPLETED", kanrun("runs show fit/3").out, re.MULTILINE)
 
 
-def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun, outputs):
-    folder = kanrun("fit -q tags=first 'note=a, b and (c)'").folder
-    shown = kanrun("runs show first").out
+def test_tags_and_note_are_recorded_found_and_listed(kanrun, outputs):
+    folder = kanrun("fit -q 'tags=[good,final]' 'note=a, b  and (c)'").folder
+    shown = kanrun("runs show good").out
     assert f"{folder}: COMPLETED" in shown
-    assert "note: a, b and (c)" in shown
-    assert kanrun("runs tag fit/1 good final").out == "fit/v0001: good, final\n"
-    assert kanrun("runs note good 'the  best one'").out == "fit/v0001: the best one\n"
-    (row,) = kanrun("runs list --tag good --json").json
-    assert (row["name"], row["note"]) == ("fit/v0001", "the best one")
+    assert "tags: good, final\n" in shown
+    assert "note: a, b and (c)\n" in shown
+    (row,) = kanrun("runs list --json", "--where", "'final' in tags").json
+    expected = ("fit/v0004", ["good", "final"], "a, b and (c)")
+    assert (row["name"], row["tags"], row["note"]) == expected
+    assert "good, final" in kanrun("runs list").out
     assert runs_beginning("go", outputs) == ["good"]
-    assert kanrun("runs tag fit/1 --remove good").out == "fit/v0001: final\n"
-    for words in ("tag fit/1 --remove good", "tag fit/1 'two words'"):
-        kanrun(f"runs {words}", code=2)
-    kanrun("runs note fit/1 ''")
-    kanrun("runs tag fit/1 --remove")
-    assert not (outputs / "fit/v0001/labels.json").exists()
+    assert "the same numbers" in kanrun("runs rerun good -q").err
+
+
+@pytest.mark.parametrize("words", ["query 'SELECT 1'", "tag fit/1 a", "note fit/1 a", "diff 1 2"])
+def test_removed_commands_are_refused(kanrun, words):
+    command = words.partition(" ")[0]
+    said = kanrun(f"runs {words}", code=2).err
+    assert said == f"kanrun: No such command '{command}' (see kanrun runs --help).\n"
 
 
 def test_completion_knows_runs_and_their_points(outputs):
@@ -67,17 +70,12 @@ def test_completion_knows_runs_and_their_points(outputs):
     assert runs_beginning("la", outputs) == ["latest"]
 
 
-def test_compare_and_diff_show_settings_that_differ(kanrun, outputs):
+def test_compare_shows_settings_that_differ(kanrun, outputs):
     found = kanrun("runs compare fit/1 fit/2 --json").json
     assert found["settings"] == {"n_seeds": [1, 2], "model.degree": [2, 4]}
     assert found["results"]["degree"] == [2.0, 4.0]
     shown = kanrun("runs compare fit/1 fit/2").out.splitlines()
-    written = Path(shown[-1])
-    assert written == outputs / "comparisons/fit-v0001-fit-v0002.png"
-    assert written.read_bytes().startswith(b"\x89PNG")
-    different = kanrun("runs diff fit/1 fit/2").out.splitlines()
-    assert different[:2] == ["--- fit/v0001", "+++ fit/v0002"]
-    assert {"- model.degree: 2", "+ model.degree: 4"} <= set(different)
+    assert ["model.degree", "2", "4"] in [line.split() for line in shown]
     kanrun("runs compare fit/1", code=2)
 
 
@@ -122,7 +120,7 @@ def test_removing_asks_and_stays_inside_outputs(kanrun, outputs, monkeypatch):
     assert "is a point of a run, which is removed as a whole" in alone
 
     def there():
-        return {str(path) for path in Path.cwd().rglob("*") if path.name != ".index.sqlite"}
+        return {str(path) for path in Path.cwd().rglob("*")}
 
     before = there()
     assert kanrun("runs remove fit/3 fit/v0003 --yes").out == "deleted outputs/fit/v0003\n"
@@ -131,17 +129,14 @@ def test_removing_asks_and_stays_inside_outputs(kanrun, outputs, monkeypatch):
 
 
 def test_the_list_as_csv_and_by_condition(kanrun, outputs):
-    found = kanrun("runs list --where '\"model.degree\" = 4' --columns name,model.degree --csv").out
+    found = kanrun("runs list --where 'model.degree == 4' --columns name,model.degree --csv").out
     assert found == "name,model.degree\nfit/v0002,4\n"
-    kanrun("runs note fit/1 =1+1")
+    kanrun("fit -q note==1+1")
     for safe, cell in ((), "=1+1"), (("--spreadsheet-safe",), "'=1+1"):
         listed = kanrun("runs list --columns note --csv", *safe).out
-        assert listed.splitlines()[-1] == cell
+        assert listed.splitlines()[1] == cell
     refused = kanrun("runs list --where 'test_rmse <'", code=2)
     assert refused.err.count("\n") == 1
-    sql = 'SELECT count(*) AS n, max("model.degree") AS d FROM runs'
-    assert kanrun("runs query --json", sql).json == [{"n": 3, "d": 4}]
-    kanrun("runs query 'DROP TABLE runs'", code=2)
 
 
 def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(kanrun):

@@ -27,7 +27,7 @@ def test_help_of_an_experiment(kanrun, experiment):
         assert all(choice in result.out for choice in choices)
 
 
-@pytest.mark.parametrize("line", ["", "runs", "fit", "runs tag", "runs figures", "predict"])
+@pytest.mark.parametrize("line", ["", "runs", "fit", "runs list", "runs figures", "predict"])
 def test_summaries_are_whole_at_80_columns_and_name_no_types_of_python(kanrun, line, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     shown = kanrun(f"{line} --help").out

@@ -16,7 +16,6 @@ import shutil
 import signal
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -132,10 +131,7 @@ HYDRA = cases(r"""
     defaults: [{/hydra/launcher@hydra.launcher: theirs}]
     defaults: ['/theirs@hydra']
 """)
-HYDRA += [
-    "base: &a {hydra: {searchpath: [pkg://antigravity]}}\n<<: *a",
-    "x: !!python/object/apply:pathlib.Path [x]\nhydra: {searchpath: ['pkg://antigravity']}",
-]
+HYDRA += ["x: !!python/object/apply:pathlib.Path [x]\nhydra: {searchpath: ['pkg://antigravity']}"]
 #: Other texts of files.
 FILES = {
     "code": """
@@ -196,7 +192,6 @@ LINES = {
         runs show ../../secret
         runs remove ../secret --yes
         runs remove run --yes
-        runs tag run ../../x
         interpret from_run=../../secret --dry-run
         fit --outputs ${oc.env:SECRET}
         predict run new.csv --output out.csv --model ../../secret
@@ -216,7 +211,6 @@ LINES = {
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
 DEEP = "[" * 200_000
 HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'
-ALIASES = "".join(f"x{b}: &{b} [{f'*{a},' * 9}]\n" for a, b in pairwise("abcdef"))
 #: Prepared attacks.
 OTHERS = {
     "code": {
@@ -248,9 +242,7 @@ OTHERS = {
         "brackets in a run": run(text("config.yaml", DEEP), SHOW),
         "brackets in a record": run(text("run.json", DEEP), SHOW),
         "brackets in a journal": run(text("records.jsonl", row("summary", a=1) + DEEP), SHOW),
-        "aliases of aliases in a file": file(f"suite: &a [{'0,' * 9}]\n{ALIASES}x9: [{'*f,' * 9}]"),
-        "an alias of itself in a file": file("suite: &a [*a]"),
-        "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), SHOW),
+        "aliases in a file": file("suite: &a [0,0]\nx: &b [*a,*a]\ny: [*b,*b]"),
         "a file of 5 MB": file("#" * 5 * 10**6),
         "a header of 2^62 bytes": run(checkpoint(lambda c: (2**62).to_bytes(8, "little") + c[8:])),
         "an array of 10^12 numbers": run(
@@ -268,15 +260,14 @@ OTHERS = {
         "a column": table(f"x,{ESCAPE}\n1,2\n"),
         "a cell": table(f"x,y\n1,{ESCAPE}\n2,3\n3,4\n", more="model=kan"),
         "a record": run(record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), SHOW),
-        "a note": run(text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), SHOW),
+        "a note": run(record(tags=[ESCAPE], note=ESCAPE), SHOW),
         "a table": run(text("records.jsonl", row("summary", a=ESCAPE)), SHOW),
         "a failure": run(record(failures=[{"seed": 0, "reason": ESCAPE}]), SHOW),
     },
 }
 #: Sentences that refuse an attack.
 SAID = {
-    "aliases of aliases in a file": "expands to more than 1000000 values by its aliases",
-    "an alias of itself in a file": "expands to more than 1000000 values by its aliases",
+    "aliases in a file": "has YAML aliases (*name); write the values out",
     "a linked log": "run.log is a link",
     "a file of 5 MB": "bytes; configurations may have at most 4194304",
 }

@@ -25,7 +25,7 @@ from kanrun.model.model import Model
 from kanrun.model.settings import AdamSolver
 from kanrun.model.trained import from_checkpoint, to_checkpoint
 from kanrun.runs import Checkpoint
-from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
+from kanrun.runs.files import checkpoint_path, read_checkpoint, write_checkpoint
 
 LOCAL = "only what data see"
 #: Settings of edges and of the plan; an MLP has no edges.

@@ -1,7 +1,7 @@
 import pytest
 
 from kanrun.runs import Manifest, Point, Row, RunFolder, Status
-from kanrun.runs.journal import FailedLine, FinishedLine, ResultLine
+from kanrun.runs.records import FailedLine, FinishedLine, ResultLine
 
 
 @pytest.fixture(name="make_points", scope="session")

@@ -12,7 +12,7 @@ from run_files import record_of
 
 from kanrun.errors import StorageFailed
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, Status
-from kanrun.runs.artifacts import read_caption, write_figure
+from kanrun.runs.files import read_caption, write_figure
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from run_files import sealed
 
 from kanrun.errors import StorageFailed
-from kanrun.runs import Manifest, Row, Run, RunFolder, Status, Table, journal
+from kanrun.runs import Manifest, Row, Run, RunFolder, Status, Table, records
 from kanrun.runs.files import Appender
 from kanrun.runs.folder import write_tables
-from kanrun.runs.journal import BegunLine, FinishedLine
+from kanrun.runs.records import BegunLine, FinishedLine
 
 SEED = {"seed": 0}
 
@@ -69,7 +69,7 @@ def test_values_are_read_back_unchanged(kept_folder, values):
 
 
 def test_numbers_of_numpy_are_read_back_also_from_several_lines(folder, monkeypatch):
-    monkeypatch.setattr(journal, "MOST_VALUES", 10)
+    monkeypatch.setattr(records, "MOST_VALUES", 10)
     columns = {
         "single": np.array([0.1, np.nan, np.inf] * 5, dtype=np.float32),
         "large": np.array([2**64 - 1, 0, 1] * 5, dtype=np.uint64),

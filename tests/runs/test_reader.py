@@ -13,7 +13,6 @@ from kanrun.runs import (
     Row,
     Run,
     RunFolder,
-    RunLabels,
     Status,
     find_run,
     find_runs,
@@ -112,7 +111,7 @@ def test_runs_are_found_by_names_tags_and_places(tmp_path, make_points, monkeypa
     with refuses("no runs yet"):
         find_run("latest", tmp_path)
     for number in (1, 2):
-        RunLabels(("good", f"no{number}")).store(make_run(tmp_path).path)
+        change_record(make_run(tmp_path).path, tags=["good", f"no{number}"])
     make_points(tmp_path, *[1.0] * 11)
     make_run(tmp_path, "bench")
     (tmp_path / "fit" / "notes").mkdir()
@@ -129,9 +128,7 @@ def test_runs_are_found_by_names_tags_and_places(tmp_path, make_points, monkeypa
     for text, sentence in UNKNOWN:
         with refuses(sentence):
             find_run(text, tmp_path)
-    (tmp_path / "fit/v0001/labels.json").write_text("{")
-    assert find_run("fit/v0001", tmp_path).labels == RunLabels()
-    assert find_runs(tmp_path / "fit/v0001/labels.json") == []
+    assert find_runs(tmp_path / "fit/v0001/run.json") == []
 
 
 def test_point_of_a_run_can_be_read_like_a_run(tmp_path, make_points):

@@ -146,5 +146,5 @@ def test_a_run_draws_the_figures_it_is_asked_for(run_toy, capsys, settings, draw
     _, run = run_toy(max_cpu_seconds=1000.0, **labels, **settings)
     assert [path.name for path in run.figures] == drawn
     assert said in capsys.readouterr().err
-    assert (run.labels.tags, run.labels.note) == (("good", "final"), "for the talk")
+    assert (run.manifest.tags, run.manifest.note) == (("good", "final"), "for the talk")
     assert run.manifest.reason is None

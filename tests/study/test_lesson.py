@@ -12,7 +12,6 @@ from scipy.interpolate import BarycentricInterpolator, BSpline
 
 from kanrun.errors import UsageError
 from kanrun.runs import Manifest, Run, RunFolder, Status
-from kanrun.runs.records import RunLabels
 from kanrun.study.page import PARTS, STUDIES, recorded_runs, write_lesson
 
 FOLDER = resources.files("kanrun.study.page")
@@ -88,9 +87,8 @@ def test_the_parts_compute_what_scipy_computes(tmp_path):
 
 
 def made(outputs, command, status=Status.COMPLETED, tags=()):
-    folder = RunFolder.create(outputs, Manifest(command))
+    folder = RunFolder.create(outputs, Manifest(command, tags=tags))
     folder.finish(status)
-    RunLabels(tags).store(folder.path)
     return Run(folder.path, f"{command}/{folder.path.name}")
 
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from made_models import kan
 from processes import node
+from run_files import change_record
 
 from kanrun.engine.layers.edges import BASES
 from kanrun.errors import UsageError
 from kanrun.model.model import Model
 from kanrun.model.trained import to_checkpoint
 from kanrun.points import Scaling
-from kanrun.runs import Claim, Manifest, Point, Row, Run, RunFolder, RunLabels, Status
+from kanrun.runs import Claim, Manifest, Point, Row, Run, RunFolder, Status
 from kanrun.study.page import network_values, write_report
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
@@ -80,7 +81,7 @@ def make_run(outputs, text="plain"):
         f"<svg xmlns='http://www.w3.org/2000/svg'><dc:description>Loss &lt;b&gt;</dc:description>"
         f"{text}</svg>"
     )
-    RunLabels((), text).store(run.path)
+    change_record(run.path, note=text)
     return run
 
 

@@ -29,10 +29,8 @@ from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.exports.document import document_of
 from kanrun.model.model import SLIDER_NAME, Model
 from kanrun.model.trained import from_checkpoint
-from kanrun.runs import Manifest, Run, Status, find_runs
-from kanrun.runs.artifacts import read_caption
-from kanrun.runs.files import flattened, write_named_file
-from kanrun.runs.index import local_time
+from kanrun.runs import Manifest, Run, Status, find_runs, local_time
+from kanrun.runs.files import flattened, read_caption, write_named_file
 from kanrun.study.evaluation import Slider
 from kanrun.study.progress import shown
 from kanrun.study.report import as_columns, differences, outcome, points_table
@@ -106,8 +104,9 @@ def _section(run: Run) -> Iterator[str]:
         yield from _results(single, manifest)
     except KanrunError as error:
         yield _tag("p", str(error))
-    for label, text in (("Note", run.labels.note), ("Tags", ", ".join(run.labels.tags))):
-        yield _tag("p", f"{label}: {text}") if text else ""
+    if manifest:
+        for label, text in (("Note", manifest.note), ("Tags", ", ".join(manifest.tags))):
+            yield _tag("p", f"{label}: {text}") if text else ""
     if run.has_points:
         text = f"A run of {len(run.points)} points; below is its best, {single.name}."
         yield _tag("p", text)
@@ -231,7 +230,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
 def recorded_runs(outputs: Path) -> dict[str, Run]:
     """Return the latest complete run with the tag `lesson` of each command of STUDIES, if any."""
     runs = [run for run in find_runs(outputs) if run.path.parent.name in STUDIES]
-    tagged = [run for run in runs if TAG in run.labels.tags and run.status == Status.COMPLETED]
+    tagged = [run for run in runs if TAG in run.tags and run.status == Status.COMPLETED]
     return {run.path.parent.name: run for run in sorted(tagged, key=Run.began)}
 
 
