@@ -11,15 +11,15 @@ import typer
 from kanrun.cli.commands import (
     OUTPUTS,
     Command,
-    DaskAddress,
+    Jobs,
     ModelName,
-    OtherExecutor,
     Outputs,
     Overrides,
     Quiet,
     Replace,
     RunName,
     RunNames,
+    Scheduler,
     SpreadsheetSafe,
     Strict,
     check_new,
@@ -171,8 +171,8 @@ def rerun_run(
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
-    executor: OtherExecutor = None,
-    address: DaskAddress = None,
+    n_jobs: Jobs = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Repeat a run or a point, and compare the numbers.
 
@@ -183,7 +183,7 @@ def rerun_run(
     from kanrun.study.running import rerun, run_study
     from kanrun.study.studies import RunOptions
 
-    options = RunOptions(outputs, quiet, strict=strict, executor=executor, address=address)
+    options = RunOptions(outputs, quiet, strict=strict, n_jobs=n_jobs, scheduler=scheduler)
     named = find_run(run, outputs)
     if not overrides:
         raise typer.Exit(rerun(named, options))
@@ -204,15 +204,15 @@ def resume_interrupted(
             help="Resume also if another host started the run, which must have ended there.",
         ),
     ] = False,
-    executor: OtherExecutor = None,
-    address: DaskAddress = None,
+    n_jobs: Jobs = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Continue a run that stopped; finished trainings are kept."""
     from kanrun.study.running import resume_run
     from kanrun.study.studies import RunOptions
 
     options = RunOptions(
-        outputs, quiet, strict=strict, force=force, executor=executor, address=address
+        outputs, quiet, strict=strict, force=force, n_jobs=n_jobs, scheduler=scheduler
     )
     raise typer.Exit(resume_run(find_run(run, outputs), options))
 
