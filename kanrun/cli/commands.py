@@ -262,12 +262,13 @@ ModelName = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Name of the model's file. Default: that of the first seed."),
 ]
-OtherExecutor = Annotated[
-    str | None,
-    typer.Option(metavar="KIND", help="Executor instead of the run's: serial, local or dask."),
+Jobs = Annotated[
+    int | None,
+    typer.Option("--n-jobs", metavar="N", min=1, help="Processes here, instead of the run's."),
 ]
-DaskAddress = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler of a run with executor=dask.")
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", metavar="ADDRESS", help="Dask cluster, instead of the run's."),
 ]
 
 

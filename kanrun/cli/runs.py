@@ -18,15 +18,15 @@ from kanrun.cli.commands import (
     AsCsv,
     AsJson,
     Command,
-    DaskAddress,
+    Jobs,
     ModelName,
-    OtherExecutor,
     Outputs,
     Overrides,
     Quiet,
     Replace,
     RunName,
     RunNames,
+    Scheduler,
     SpreadsheetSafe,
     Strict,
     check_new,
@@ -326,8 +326,8 @@ def rerun_run(
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
-    executor: OtherExecutor = None,
-    address: DaskAddress = None,
+    n_jobs: Jobs = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Repeat a run or a point, and compare the numbers.
 
@@ -338,11 +338,14 @@ def rerun_run(
     from kanrun.study.running import rerun, run_study
     from kanrun.study.studies import RunOptions
 
-    options = RunOptions(outputs, quiet, strict=strict, executor=executor, address=address)
+    options = RunOptions(outputs, quiet, strict=strict, n_jobs=n_jobs, scheduler=scheduler)
     named = find_run(run, outputs)
     if not overrides:
         raise typer.Exit(rerun(named, options))
-    raise typer.Exit(run_study(compose_again(named, overrides, outputs), options)[0])
+    places = {"n_jobs": n_jobs, "scheduler": scheduler}
+    words = [f"{name}={value}" for name, value in places.items() if value is not None]
+    study = compose_again(named, [*overrides, *words], outputs)
+    raise typer.Exit(run_study(study, options)[0])
 
 
 @runs_commands.command("resume", cls=Command)
@@ -359,15 +362,15 @@ def resume_interrupted(
             help="Resume also if another host started the run, which must have ended there.",
         ),
     ] = False,
-    executor: OtherExecutor = None,
-    address: DaskAddress = None,
+    n_jobs: Jobs = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Continue a run that stopped; finished trainings are kept."""
     from kanrun.study.running import resume_run
     from kanrun.study.studies import RunOptions
 
     options = RunOptions(
-        outputs, quiet, strict=strict, force=force, executor=executor, address=address
+        outputs, quiet, strict=strict, force=force, n_jobs=n_jobs, scheduler=scheduler
     )
     raise typer.Exit(resume_run(find_run(run, outputs), options))
 

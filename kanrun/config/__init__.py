@@ -62,30 +62,6 @@ _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 @dataclass
-class ExecutorConfig:
-    """Where training takes place: in this process, in several processes, or on a Dask cluster."""
-
-    kind: Annotated[
-        Literal["serial", "local", "dask"],
-        "where cells run: in this process, in processes of this machine, or on a Dask cluster",
-    ] = "serial"
-    workers: Annotated[Count | None, "processes of executor=local; null is one per core"] = None
-    address: Annotated[str | None, "scheduler of executor=dask, such as tcp://10.0.0.1:8786"] = None
-
-    def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors: workers without executor=local, or an address without executor=dask.
-
-        A missing address with executor=dask is an error too.
-        """
-        if self.workers is not None and self.kind != "local":
-            yield f"{at}workers={self.workers} is for executor=local, not executor={self.kind}."
-        if self.kind == "dask" and not (self.address or "").strip():
-            yield f"executor=dask needs {at}address, the scheduler's, such as tcp://10.0.0.1:8786."
-        if self.kind != "dask" and self.address is not None:
-            yield f"{at}address={self.address} is for executor=dask, not executor={self.kind}."
-
-
-@dataclass
 class ExperimentConfig:
     """Settings of every experiment."""
 
@@ -98,7 +74,12 @@ class ExperimentConfig:
     threads: Annotated[
         Count | None, "threads of one training; null is 1, since small matrices gain little"
     ] = None
-    executor: Annotated[ExecutorConfig, "executor of cells"] = copied(ExecutorConfig())
+    n_jobs: Annotated[
+        Count | None, "processes that train at the same time; 1 is this one, null is one per core"
+    ] = 1
+    scheduler: Annotated[
+        str | None, "address of a Dask cluster that trains, such as tcp://10.0.0.1:8786"
+    ] = None
     max_cpu_seconds: Annotated[
         Positive | None,
         "CPU seconds after which the run stops cleanly and keeps the best result; null is no limit",
@@ -124,17 +105,25 @@ class ExperimentConfig:
     note: Annotated[str | None, "a sentence about the run", FREE_TEXT] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for invalid seeds, devices or figures, and CPU limits with executor=dask."""
+        """Yield errors for invalid seeds, devices or figures, and for what a cluster cannot do."""
         kinds = (kind for kind in EXPERIMENTS.values() if kind.settings is type(self))
         known = ", ".join(next((kind.figures for kind in kinds), ()))
         for name in () if isinstance(self.figures, str) else self.figures:
             if known and not any(fnmatch(name, figure) for figure in known.split(", ")):
                 yield f"{at}figures=[{name}] names no figure of this command; it draws {known}."
-        if self.max_cpu_seconds is not None and self.executor.kind == "dask":
-            yield (
-                f"max_cpu_seconds={self.max_cpu_seconds:g} is not for executor=dask, "
-                "whose workers are not this machine's."
-            )
+        if self.scheduler is not None:
+            if not self.scheduler.strip():
+                yield f"{at}scheduler must be an address, such as tcp://10.0.0.1:8786."
+            if self.n_jobs not in (1, None):
+                yield (
+                    f"{at}n_jobs={self.n_jobs} is for this machine, and scheduler="
+                    f"{self.scheduler} for a cluster; give one of them."
+                )
+            if self.max_cpu_seconds is not None:
+                yield (
+                    f"max_cpu_seconds={self.max_cpu_seconds:g} is not for scheduler="
+                    f"{self.scheduler}, whose workers are not this machine's."
+                )
         if self.seed + self.n_seeds - 1 > MAX_SEED:
             yield (
                 f"seed={self.seed} with n_seeds={self.n_seeds} goes beyond {MAX_SEED}, "

@@ -190,7 +190,7 @@ def _typed_value(setting: Setting, path: str, value: Any) -> Any:
         inner = kinds.find(value["kind"], f"{path}.kind")
     if is_dataclass(inner):
         return typed(inner, value, f"{path}.")  # type: ignore[arg-type]
-    # The `kind` of a group is typed as the group's value, as in executor=local.
+    # The `kind` of a group is typed as the group's value, as in model=kan.
     return setting.value(path.removesuffix(".kind"), value)
 
 

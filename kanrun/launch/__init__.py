@@ -136,6 +136,8 @@ def compose_again(run: Run, arguments: Sequence[str], outputs: Path) -> Study:
         for key, texts in run.values_by_key.items()
         if full_key(command, key) not in replaced
     ]
+    # Who answers at the scheduler's address could run code here, so it is not taken from the folder.
+    kept = [word for word in kept if full_key(command, word) != "scheduler"]
     options = itertools.pairwise(argv)
     folders: dict[str, Any] = {_FOLDERS[text]: value for text, value in options if text in _FOLDERS}
     source = Source(command, outputs, **folders)

@@ -31,7 +31,7 @@ from kanrun.launch.composition import Source
 from kanrun.runs import find_run
 
 #: Settings of the whole run, which cannot have several values in a sweep.
-FIXED = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
+FIXED = ("n_jobs", "scheduler", "max_cpu_seconds", "tracker", "tags", "note")
 #: Smallest similarity ratio at which an unknown key is taken for a misspelling of a known key.
 NEARLY = 0.75
 #: Largest nesting depth of brackets in an argument. With deeper brackets, Hydra's parser takes
@@ -116,8 +116,8 @@ class ArgumentReader:
         if re.match(r"hydra\b", key):
             raise UsageError(
                 f"{word} is not available: kanrun has no hydra.* settings. Choose the folder of "
-                "runs with --outputs DIR, and where trainings run with executor=serial, "
-                "executor=local or executor=dask."
+                "runs with --outputs DIR, and where trainings run with n_jobs=N or "
+                "scheduler=ADDRESS."
             )
         key = full_key(self._command, key)
         values = self._arguments(sign, key, text)

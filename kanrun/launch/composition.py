@@ -126,7 +126,7 @@ def _store(primary: str) -> None:
     for experiment in EXPERIMENTS.values():
         if is_plugin(experiment.settings):
             chosen = [{group: choice} for group, choice in experiment.groups.items()]
-            defaults = [*chosen, {"executor": "serial"}, "_self_", {"study": None}]
+            defaults = [*chosen, "_self_", {"study": None}]
             store.store(experiment.file, {"defaults": defaults}, provider="kanrun")
 
 
@@ -154,11 +154,10 @@ def _translated(source: Source, error: Exception, overrides: Sequence[str]) -> U
 
 def _check_address(composed: Mapping[str, Any], keys: Iterable[str]) -> None:
     """Raise UsageError if a file names a Dask scheduler that the command line does not replace."""
-    executor = composed.get("executor")
-    address = executor.get("address") if isinstance(executor, Mapping) else None
-    if address is not None and not {"executor", "executor.address"}.intersection(keys):
+    address = composed.get("scheduler")
+    if address is not None and "scheduler" not in keys:
         raise UsageError(
-            f"executor.address={address} may not be set in a file, because a scheduler can run "
+            f"scheduler={address} may not be set in a file, because a scheduler can run "
             "code on this machine. Give it on the command line."
         )
 

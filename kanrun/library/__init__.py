@@ -48,7 +48,16 @@ ADDITIVE = "additive"
 #: Name of the checkpoints from which an interrupted run resumes.
 RESUME = "resume"
 #: Settings that concern run folders. `fit` rejects them, because it writes no run folder.
-RUN_SETTINGS = {"executor", "n_seeds", "figures", "figure_formats", "tags", "note", "suite"}
+RUN_SETTINGS = {
+    "n_jobs",
+    "scheduler",
+    "n_seeds",
+    "figures",
+    "figure_formats",
+    "tags",
+    "note",
+    "suite",
+}
 #: Names in configurations that are not settings of `fit`: groups, and the key of the chosen kind.
 GROUP_NAMES = {"kind", "target", "sampling"}
 

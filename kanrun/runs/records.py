@@ -188,7 +188,6 @@ class Manifest:
     device: str = "cpu"
     precision: str = "float64"
     threads: int | None = None
-    executor: dict[str, Any] = field(default_factory=dict)
     status: Status = Status.RUNNING
     reason: str | None = None
     trace: str | None = None

@@ -44,9 +44,9 @@ from kanrun.study import (
     report,
     tasks_of,
 )
-from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
+from kanrun.study.executors import TaskRunner, run_local, run_remote, run_serial
 from kanrun.study.progress import Reporter, Tracker, error_console
-from kanrun.study.resources import TimeLimit, cores, threads_of
+from kanrun.study.resources import TimeLimit, workers_of
 from kanrun.study.studies import Checked, RunOptions
 
 #: Largest number of failures, and of notes, that `run.json` lists. `records.jsonl` has all
@@ -104,8 +104,6 @@ class _Execution:
         self._total = sum(checked.trainings)
         self._runner = TaskRunner(checked.study.experiment, dict(checked.prepared))
         self._cfg = cfg = checked.study.config(0)
-        if folder.manifest.resumed:
-            folder.manifest = replace(folder.manifest, executor=asdict(cfg.executor))
         began = process_time() if options.began is None else options.began
         self._limit = TimeLimit(cfg.max_cpu_seconds or inf, began)
         self._tracker = None
@@ -183,15 +181,13 @@ class _Execution:
         checkpoints = dict[Key, Checkpoint]()
         if self._folder.manifest.resumed:
             kept, checkpoints = self._restore()
-        executor = self._cfg.executor
         left = sum(point.left for point in self._points)
         tasks = self._tasks(kept)
-        if executor.kind == "local" and left:
-            workers = executor.workers or max(1, cores() // threads_of(self._cfg))
-            seconds = max(0.0, self._limit.end - process_time())
-            events = run_local(self._runner, tasks, checkpoints, min(workers, left), seconds)
-        elif executor.kind == "dask" and left:
-            events = run_dask(self._runner, tasks, checkpoints, str(executor.address))
+        workers = min(left, workers_of(self._cfg))
+        if self._cfg.scheduler is not None and left:
+            events = run_remote(self._runner, tasks, checkpoints, self._cfg.scheduler)
+        elif workers > 1:
+            events = run_local(self._runner, tasks, checkpoints, workers, self._limit.end)
         else:
             events = run_serial(self._runner, tasks, checkpoints)
         limited = monitored(self._reporter.show_progress, self._limit.end)

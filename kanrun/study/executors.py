@@ -1,13 +1,13 @@
-"""Executors: run tasks in this process, in other processes of this machine, or on a Dask cluster.
+"""Executors: run tasks in this process, or in the workers of a Dask cluster.
 
 An executor is a generator of events that takes tasks from an iterable when it can run them. A
 failed task does not raise: its failure is an event, and the other tasks continue. Closing the
 generator stops all work.
 
-The local executor has one pipe per worker process. It does not use a shared queue, because a killed
-worker could hold its lock, nor the pools of `concurrent.futures` and loky, because they break when
-one process dies. If a worker dies, reading from its pipe reaches the end of the file, and its exit
-code tells why. The records of a task arrive as soon as the task yields them.
+A worker sends each record at once, as an event of a topic of the cluster, to which the client is
+subscribed. The last event of a task is its end, so nothing is fetched from the worker afterwards.
+Every execution of a task has a name of its own. If a worker dies, Dask or the client executes the
+task again, and the records of the first execution are void.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import contextlib
 import gc
 import importlib
 import logging
-import multiprocessing
-import os
-import signal
+import pickle
 import sys
+import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, field
+from itertools import count, islice
+from math import inf
+from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
@@ -39,10 +39,8 @@ from kanrun.study.resources import threads_of, using_threads
 
 TaskEvents = Generator[TaskEvent, None, None]
 Checkpoints = dict[Key, Checkpoint]  # checkpoints to resume from, each removed when it is used
-#: Smallest number of seconds between two progress messages of a worker.
-TOLD_EVERY = 0.5
-#: Number of seconds that a worker process has to end before it is killed.
-PATIENCE = 5.0
+#: Seconds within which a Dask scheduler must answer.
+_CONNECT = 3.0
 
 
 @dataclass(frozen=True)
@@ -99,235 +97,278 @@ def run_local(
     tasks: Iterable[Task],
     checkpoints: Checkpoints,
     workers: int,
-    seconds: float,
+    end: float,
 ) -> TaskEvents:
-    """Run the tasks in `workers` processes.
+    """Run the tasks in `workers` processes of this machine, each with one thread.
 
-    `seconds` is the CPU time limit of all workers together; each worker gets an equal share. Once
-    one worker has used up its share, no further task begins. If a process dies, its task runs once
-    more in a new process.
+    `end` is the value of `process_time` at which the time limit is reached. The CPU seconds left
+    are shared equally between the workers.
     """
-    waiting = iter(tasks)
-    again = deque[Task]()
-    died = set[Key]()
-    busy: dict[Any, _Worker] = {}  # busy workers by their connection
-    idle: list[_Worker] = []
-    try:
-        while True:
-            while len(busy) < workers:
-                task = again.popleft() if again else next(waiting, None)
-                if task is None:
-                    break
-                worker = idle.pop() if idle else _Worker(runner, seconds / workers)
-                busy[worker.connection] = worker
-                worker.give(task, checkpoints.pop(task.key, None))
-                yield TaskEvent(task, Started())
-            if not busy:
-                return
-            for connection in wait(list(busy)):
-                worker = busy[connection]
-                task, what = worker.next_event()
-                if isinstance(what, Finished):
-                    idle.append(busy.pop(connection))
-                    if what.time_was_up:
-                        waiting = iter(())
-                        again.clear()
-                elif isinstance(what, Failure) and what.trace:
-                    idle.append(busy.pop(connection))
-                elif isinstance(what, Failure):
-                    busy.pop(connection).end()
-                    if task.key not in died:
-                        died.add(task.key)
-                        again.append(task)
-                        what = replace(what, restarts=True)
-                yield TaskEvent(task, what)
-    finally:
-        for worker in [*idle, *busy.values()]:
-            worker.end()
+    with local_cluster(workers) as cluster, dask_client(cluster.scheduler_address, 60) as client:
+        seconds = max(0.0, end - time.process_time()) / workers
+        yield from _Cluster(client, runner, checkpoints, seconds).run(tasks, workers)
 
 
-class _Worker:
-    """The parent's handle of a worker process."""
-
-    def __init__(self, runner: TaskRunner, seconds: float) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        about: Any = {"daemon": True, "name": "kanrun-worker"}
-        self._process = context.Process(target=_serve, args=(theirs, runner, seconds), **about)
-        self._process.start()
-        theirs.close()
-
-    def give(self, task: Task, resume: Checkpoint | None) -> None:
-        """Send a task to the worker, with the checkpoint from which to continue, if any."""
-        self._task = task
-        # If the worker has died since its last task, `next_event` reports it.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send((task, resume))
-
-    def next_event(self) -> TaskEvent:
-        """Wait for the next event of the worker. If its process has died, return a Failure."""
-        try:
-            event: TaskEvent = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self._process.join(PATIENCE)
-            code = self._process.exitcode or 0
-            how = f"ended with exit code {code}"
-            if code < 0:
-                known = -code in set(signal.Signals)
-                name = signal.Signals(-code).name if known else f"signal {-code}"
-                how = f"was ended by {name}" + " (out of memory?)" * (name == "SIGKILL")
-            event = TaskEvent(self._task, Failure(f"its worker process {how}"))
-        return event
-
-    def end(self) -> None:
-        """End the process, even in the middle of a task."""
-        self.connection.close()
-        self._process.terminate()
-        self._process.join(PATIENCE)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-
-def _serve(connection: Connection, runner: TaskRunner, seconds: float) -> None:
-    """Receive tasks in a worker process and send back their events.
-
-    `seconds` is the limit of the worker's CPU time.
-    """
-    last = -TOLD_EVERY
-
-    def send(update: ProgressUpdate) -> None:
-        nonlocal last
-        if time.monotonic() - last >= TOLD_EVERY:
-            last = time.monotonic()
-            connection.send(TaskEvent(task, update))
-
-    def end_with_parent() -> None:
-        if (parent := multiprocessing.parent_process()) is not None:
-            parent.join()
-            os._exit(1)
-
-    # Ctrl-C reaches all processes of the group. Workers ignore it, and the parent ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    with contextlib.suppress(EOFError):
-        while True:
-            task, resume = connection.recv()
-            with monitored(send, seconds):
-                for event in runner.events(task, resume):
-                    connection.send(event)
-
-
-#: Seconds within which a Dask scheduler must answer.
-_CONNECT = 3.0
-#: Largest number of tasks that the scheduler holds at a time. It should exceed the number of
-#: workers; more tasks need more of the scheduler's memory.
-_AHEAD = 1000
-
-
-def run_dask(
+def run_remote(
     runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoints, address: str
 ) -> TaskEvents:
-    """Run the tasks on the Dask cluster at `address`. All records of a task arrive at its end.
-
-    If a worker dies, the scheduler repeats its task as often as the cluster's setting
-    `allowed-failures` permits. After that, the task is submitted once more, since the scheduler
-    cannot distinguish a task that killed a worker from one that only waited there.
+    """Run the tasks on the Dask cluster whose scheduler is at `address`.
 
     Raises:
         UsageError: If no scheduler answers.
         KanrunError: If the cluster goes away. Finished tasks are kept, and the run can be resumed.
     """
-    distributed: Any = importlib.import_module("distributed")
+    # More tasks than workers, so that no worker waits; more of them need more of the scheduler's
+    # memory.
+    ahead = 1000
     with dask_client(address) as client:
+        yield from _Cluster(client, runner, checkpoints).run(tasks, ahead)
+
+
+@dataclass
+class _Submitted:
+    """A task that the scheduler has, and how often it was executed in vain."""
+
+    task: Task
+    future: Any = None
+    execution: str = ""  # name of the execution that has begun; "" if none has
+    received: int = 0  # number of its events that have arrived
+    deaths: int = 0  # number of workers that died while they executed the task
+    waits: int = 0  # number of workers that died before they began
+
+
+class _Cluster:
+    """Runs tasks on a Dask cluster.
+
+    `seconds` is the limit of the CPU time of each worker process.
+    """
+
+    def __init__(
+        self, client: Any, runner: TaskRunner, checkpoints: Checkpoints, seconds: float = inf
+    ) -> None:
+        self._client = client
+        self._runner = runner
+        self._checkpoints = checkpoints
+        self._seconds = seconds
+        self._topic = f"kanrun-{uuid4().hex}"
+        #: Events of workers as bytes, and numbers of tasks of which the future has ended.
+        self._arrived = SimpleQueue[bytes | tuple[int, Any]]()
+        self._submitted: dict[int, _Submitted] = {}
+        self._numbers = count()
+
+    def run(self, tasks: Iterable[Task], ahead: int) -> TaskEvents:
+        """Run the tasks, of which the scheduler has at most `ahead` at a time."""
         waiting = iter(tasks)
-        futures = dict[Any, Task]()
-        died = set[Key]()
-        completed = distributed.as_completed([], loop=client.loop)
-
-        def submit(task: Task) -> TaskEvent:
-            future = client.submit(
-                run_task, runner, task, checkpoints.pop(task.key, None), pure=False
-            )
-            futures[future] = task
-            completed.add(future)
-            return TaskEvent(task, Started())
-
+        self._client.subscribe_topic(self._topic, lambda event: self._arrived.put(event[1]))
         try:
-            for task in islice(waiting, _AHEAD):
-                yield submit(task)
-            if not client.nthreads():
+            for task in islice(waiting, ahead):
+                self._submit(_Submitted(task))
+            if self._submitted and not self._client.nthreads():
+                address = self._client.scheduler.address
                 said = f"waiting for one, as `dask worker {address}` starts it"
                 note = Note(f"no worker at {address}: {said}", warning=True)
-                yield TaskEvent(next(iter(futures.values())), note)
-            for future in completed:
-                # The worker died before it sent the result, so the scheduler runs the task again.
-                if future.status == "lost":
-                    completed.add(future)
-                    continue
-                task = futures.pop(future)
-                events = _events(future, task, address)
-                future.release()
-                end = events[-1].what
-                if isinstance(end, Failure) and not end.trace and task.key not in died:
-                    died.add(task.key)
-                    yield TaskEvent(task, replace(end, restarts=True))
-                    yield submit(task)
-                    continue
-                yield from events
-                for following in islice(waiting, 1):
-                    yield submit(following)
+                yield TaskEvent(next(iter(self._submitted.values())).task, note)
+            while self._submitted:
+                for event in self._next_events():
+                    yield event
+                    end = event.what
+                    if isinstance(end, Finished) and end.time_was_up:
+                        waiting = iter(())
+                    if isinstance(end, Finished) or (isinstance(end, Failure) and not end.restarts):
+                        for following in islice(waiting, 1):
+                            self._submit(_Submitted(following))
         finally:
-            if client.status == "running":
-                client.cancel(list(futures))
+            if self._client.status == "running":
+                self._client.cancel([known.future for known in self._submitted.values()])
 
-
-def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> list[TaskEvent]:
-    """Run `task` in a worker of the cluster and return its events."""
-    return list(runner.events(task, resume))
-
-
-def _events(future: Any, task: Task, address: str) -> list[TaskEvent]:
-    """Return the events of a finished future. Raises KanrunError if the cluster went away."""
-    from distributed.scheduler import KilledWorker
-
-    if future.status == "cancelled":
-        raise KanrunError(
-            f"the Dask cluster at {address} went away; `kanrun runs resume` continues the rest, "
-            "with --address ADDRESS on another one or with --executor local here."
+    def _submit(self, known: _Submitted) -> None:
+        number = next(self._numbers)
+        known.execution = ""
+        resume = self._checkpoints.pop(known.task.key, None)
+        known.future = self._client.submit(
+            run_task,
+            (self._topic, number),
+            self._runner,
+            known.task,
+            resume,
+            self._seconds,
+            key=f"{self._topic}-{number}",
+            pure=False,
         )
-    try:  # a finished result may be lost before it arrives here, and its repetition may fail
-        events: list[TaskEvent] = future.result()
-    except KilledWorker as error:
-        deaths = int(error.allowed_failures) + 1
-        return [TaskEvent(task, Failure(f"its worker on the Dask cluster died, {deaths} times"))]
-    except Exception as error:
-        return [TaskEvent(task, Failure.of(error))]
-    return events
+        known.future.add_done_callback(lambda future: self._arrived.put((number, future)))
+        self._submitted[number] = known
+
+    def _next_events(self) -> list[TaskEvent]:
+        """Wait for something to arrive, and return the events that follow from it."""
+        try:
+            arrived = self._arrived.get(timeout=1.0)
+        except Empty:
+            if self._client.status not in ("running", "connecting"):
+                raise self._gone() from None
+            return []
+        if isinstance(arrived, tuple):
+            number, future = arrived
+            known = self._submitted.get(number)
+            return [] if known is None else self._ended(number, known, future)
+        number, execution, index, what = pickle.loads(arrived)
+        known = self._submitted.get(number)
+        if known is None:  # of an execution that was given up
+            return []
+        events = []
+        if isinstance(what, Started) and known.execution != execution:
+            if known.execution:  # its worker died, and Dask executes it again
+                events = [self._died(number, known)]
+                if number not in self._submitted:
+                    return events
+            known.execution = execution
+            known.received = 0
+        elif execution != known.execution or index != known.received:
+            return []
+        known.received += 1
+        if isinstance(what, Finished | Failure):
+            del self._submitted[number]
+            known.future.release()
+        return [*events, TaskEvent(known.task, what)]
+
+    def _ended(self, number: int, known: _Submitted, future: Any) -> list[TaskEvent]:
+        """Return the events of a task whose future has ended before its last record arrived."""
+        from distributed.scheduler import KilledWorker
+
+        if future.status == "cancelled":
+            raise self._gone()
+        if future.status == "lost":  # Dask executes the task again
+            future.add_done_callback(lambda future: self._arrived.put((number, future)))
+            return []
+        error = future.exception() if future.status == "error" else None
+        if error is not None and not isinstance(error, KilledWorker):
+            del self._submitted[number]
+            return [TaskEvent(known.task, Failure.of(error))]
+        # A worker also has tasks that wait for their turn. Their number of repetitions is limited,
+        # because a task may kill its worker before it can say that it has begun.
+        if not known.execution and known.waits < 10:
+            known.waits += 1
+            events = []
+        else:
+            events = [self._died(number, known)]
+        if self._submitted.pop(number, None):
+            self._submit(known)
+        return events
+
+    def _died(self, number: int, known: _Submitted) -> TaskEvent:
+        """Return the failure of a task whose worker died; only the first time, the task restarts.
+
+        If it does not restart, it is no longer among the submitted tasks.
+        """
+        known.deaths += 1
+        restarts = known.deaths == 1
+        if not restarts:
+            del self._submitted[number]
+            self._client.cancel([known.future])
+        reason = "its worker process was killed (out of memory?)"
+        return TaskEvent(known.task, Failure(reason, restarts=restarts))
+
+    def _gone(self) -> KanrunError:
+        return KanrunError(
+            f"the Dask cluster at {self._client.scheduler.address} went away; `kanrun runs resume` "
+            "continues the rest, with --scheduler ADDRESS on another one or with --n-jobs N here."
+        )
+
+
+def run_task(
+    place: tuple[str, int],
+    runner: TaskRunner,
+    task: Task,
+    resume: Checkpoint | None,
+    seconds: float,
+) -> None:
+    """Run `task` in a worker of a cluster, and send its events to a topic.
+
+    `place` has the topic and the number of the task. `seconds` is the limit of the CPU time of the
+    worker process.
+    """
+    from distributed import get_worker
+    from distributed.utils import sync
+
+    worker: Any = get_worker()
+    topic, number = place
+    execution = uuid4().hex
+    indices = count()
+    last = -inf
+
+    def packed(what: Any) -> bytes:
+        return pickle.dumps((number, execution, next(indices), what))
+
+    def send(update: ProgressUpdate) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 0.5:  # otherwise, thousands of steps would fill the network
+            last = time.monotonic()
+            worker.log_event(topic, packed(update))
+
+    # This waits until the client has been told, since the task may kill this process.
+    sync(worker.loop, worker.scheduler.log_event, topic=topic, msg=packed(Started()))
+    with monitored(send, seconds):
+        for event in runner.events(task, resume):
+            worker.log_event(topic, packed(event.what))
 
 
 @contextlib.contextmanager
-def dask_client(address: str) -> Iterator[Any]:
-    """Yield a client of the cluster at `address`. Raises UsageError if no scheduler answers."""
-    try:
-        distributed: Any = importlib.import_module("distributed")
-    except ImportError as error:
-        raise UsageError(
-            "executor=dask needs the package `distributed`: pip install 'kanrun[dask]'."
-        ) from error
+def local_cluster(workers: int) -> Iterator[Any]:
+    """Yield a cluster of `workers` processes of this machine, which ends with the body."""
+    import dask
+    from distributed import LocalCluster
+
+    settings = {
+        # The client repeats the tasks of killed workers, so that it knows of every death.
+        "distributed.scheduler.allowed-failures": 0,
+        # A training that computes for minutes without a pause is not dead.
+        "distributed.scheduler.worker-ttl": None,
+        # The scheduler, which is in this process, need not keep records that were sent.
+        "distributed.admin.low-level-log-length": 1,
+        "distributed.scheduler.http.routes": [],
+        "distributed.worker.http.routes": [],
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="kanrun-") as folder,
+        dask.config.set(settings),
+        _dask_silenced(),
+        LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # None would mean port 8787
+            local_directory=folder,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@contextlib.contextmanager
+def _dask_silenced() -> Iterator[None]:
+    """Silence the log of Dask: relevant problems arrive as an event or an exception."""
+    importlib.import_module("distributed")
     with contextlib.ExitStack() as stack:
         for name in list(logging.root.manager.loggerDict):
             if name.partition(".")[0] == "distributed":
-                # The log of Dask is silenced, because relevant problems arrive as an event or an
-                # exception.
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(logging.CRITICAL + 1)
+        yield
+
+
+@contextlib.contextmanager
+def dask_client(address: str, timeout: float | None = None) -> Iterator[Any]:
+    """Yield a client of the cluster at `address`. Raises UsageError if no scheduler answers."""
+    distributed: Any = importlib.import_module("distributed")
+    timeout = timeout or _CONNECT
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_dask_silenced())
         answers = list[Any]()
 
         def connect() -> None:
             with contextlib.suppress(Exception):  # another kind of server may answer
-                answers.append(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
+                answers.append(distributed.Client(address, timeout=timeout, set_as_default=False))
 
         shown = sys.unraisablehook
         sys.unraisablehook = lambda _: None
@@ -335,13 +376,13 @@ def dask_client(address: str) -> Iterator[Any]:
             # Another kind of server at this address could keep the client waiting for ever, or make
             # it allocate all memory. So the thread is abandoned if it does not return in time.
             (thread := threading.Thread(target=connect, daemon=True)).start()
-            thread.join(3 * _CONNECT)
+            thread.join(3 * timeout)
         finally:
             gc.collect()
             sys.unraisablehook = shown
         if not answers:
             raise UsageError(
-                f"no Dask scheduler answers at executor.address={address}; start one with "
+                f"no Dask scheduler answers at scheduler={address}; start one with "
                 "`dask scheduler`."
             )
         stack.callback(answers[0].close, timeout=_CONNECT)

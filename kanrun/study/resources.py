@@ -63,6 +63,11 @@ def threads_of(cfg: ExperimentConfig) -> int:
     return cfg.threads or 1
 
 
+def workers_of(cfg: ExperimentConfig) -> int:
+    """Return how many processes of this machine train at once: `n_jobs`, or one per core."""
+    return cfg.n_jobs or max(1, cores() // threads_of(cfg))
+
+
 def device_of(cfg: ExperimentConfig) -> str:
     """Return the device to train on.
 

@@ -12,15 +12,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from kanrun import monitoring
-from kanrun.config import ExecutorConfig
-from kanrun.config.conversion import typed
 from kanrun.config.registry import require_plugins
 from kanrun.errors import Terminated, UsageError, tell
 from kanrun.runs import Point, Run, RunFolder, Status
@@ -108,24 +107,20 @@ def rerun(run: Run, options: RunOptions) -> int:
 
 
 def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
-    """Return a stored study, with the executor that `options` selects.
+    """Return a stored study, to be run where `options` say.
 
     The stored address of a Dask scheduler is not used, because whoever answers at that address
-    could run code on this machine. Raises UsageError if an address is missing or not needed.
+    could run code on this machine. Raises UsageError if an address is missing.
     """
-    executor = study.config(0).executor
-    if options.executor not in (None, executor.kind):
-        executor = typed(ExecutorConfig, {"kind": options.executor}, "executor.")
-    if executor.kind == "dask" and options.address is None:
+    stored = study.config(0).scheduler
+    place: dict[str, Any] = {}
+    if options.n_jobs is not None or options.scheduler is not None:
+        place = {"n_jobs": options.n_jobs or 1, "scheduler": options.scheduler}
+    elif stored is not None:
         raise UsageError(
-            f"{folder} is to run on a Dask cluster (executor.address={executor.address}). Name the "
-            "scheduler again with --address, since it can run code here, or add --executor local."
+            f"{folder} is to run on a Dask cluster (scheduler={stored}). Name the scheduler again "
+            "with --scheduler, since it can run code here, or add --n-jobs N."
         )
-    if executor.kind != "dask" and options.address is not None:
-        raise UsageError(
-            f"--address is for runs with executor=dask; {folder} has executor={executor.kind}."
-        )
-    place = {"executor": asdict(replace(executor, address=options.address))}
     return replace(study, bases=tuple({**base, **place} for base in study.bases))
 
 
@@ -150,9 +145,10 @@ def _run(
             if folder.manifest.status == Status.RUNNING:
                 folder.finish(Status.INTERRUPTED, "stopped before it began")
             words = ["kanrun", "runs", "resume", str(folder.path)]
-            for option in ("executor", "address"):
-                if value := getattr(options, option):
-                    words += [f"--{option}", value]
+            if options.n_jobs is not None:
+                words += ["--n-jobs", str(options.n_jobs)]
+            if options.scheduler is not None:
+                words += ["--scheduler", options.scheduler]
             command = shlex.join(words)
             tell(f"interrupted; `{command}` continues from there")
             print(folder.path)

@@ -6,7 +6,7 @@ A study is what one run executes: its points, the cells of each point, and their
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from kanrun.study.resources import (
     estimate_memory,
     threads_of,
     using_threads,
+    workers_of,
 )
 
 #: Largest number of columns that a message lists; the others are counted.
@@ -111,8 +112,8 @@ class RunOptions:
         force: Run even if memory may not suffice, and resume a run that another host started.
         dry_run: Print what would run, and write nothing.
         began: CPU time of this process when the command began, in seconds; default: now.
-        executor: Kind of executor on which to resume; default: the original one.
-        address: Address of the Dask scheduler on which to resume.
+        n_jobs: Number of processes with which to resume or repeat a run; default: the run's.
+        scheduler: Address of the Dask scheduler on which to do so.
     """
 
     outputs: Path = Path("outputs")
@@ -122,8 +123,8 @@ class RunOptions:
     force: bool = False
     dry_run: bool = False
     began: float | None = None
-    executor: str | None = None
-    address: str | None = None
+    n_jobs: int | None = None
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,11 @@ def check(study: Study, *, force: bool = False) -> Checked:
                     # loaded stay in memory, whether or not results are kept.
                     used = psutil.Process().memory_info().rss
                     before = before or used
-                    has_room = cfg.executor.kind == "serial" and used - before < MOST_PREPARED
+                    has_room = (
+                        cfg.scheduler is None
+                        and workers_of(cfg) == 1
+                        and used - before < MOST_PREPARED
+                    )
                     if has_room or not prepared:
                         prepared[task.key] = ready
         except UsageError as error:
@@ -184,10 +189,10 @@ def check(study: Study, *, force: bool = False) -> Checked:
             raise UsageError(f"{point}: {error}") from error
         cells.append(tasks[-1].index + 1)
         trainings.append(len(tasks))
-    if cfg.executor.kind == "dask":
+    if cfg.scheduler is not None:
         from kanrun.study.executors import dask_client
 
-        with dask_client(str(cfg.executor.address)):
+        with dask_client(cfg.scheduler):
             pass
     return Checked(study, tuple(cells), tuple(trainings), prepared)
 
@@ -218,7 +223,6 @@ def manifest_of(checked: Checked) -> Manifest:
         device=device_of(cfg),
         precision=cfg.precision,
         threads=threads_of(cfg),
-        executor=asdict(cfg.executor),
         tags=tuple(cfg.tags),
         note=" ".join((cfg.note or "").split()),
     )

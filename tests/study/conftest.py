@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).parent / "toys"))
 
 import toy_experiment
 
-from kanrun.config import ExecutorConfig, check
+from kanrun.config import check
 from kanrun.runs import Run
 
 
@@ -17,14 +17,12 @@ from kanrun.runs import Run
 def run_toy(tmp_path):
     """Return a function that runs the toy experiment and returns the outcome and the run.
 
-    Settings are given by name, `executor` as (kind, workers, address), and `points` as the further
-    settings of each point.
+    Settings are given by name, and `points` as the further settings of each point.
     """
 
-    def run(executor=("serial",), points=({},), **settings):
+    def run(points=({},), **settings):
         settings.setdefault("marks", str(tmp_path))
-        place = ExecutorConfig(*executor)
-        configs = [toy_experiment.ToyConfig(executor=place, **(settings | own)) for own in points]
+        configs = [toy_experiment.ToyConfig(**(settings | own)) for own in points]
         for cfg in configs:
             check(cfg)
         outcome = toy_experiment.play(tmp_path / "outputs", *configs, quiet=False)

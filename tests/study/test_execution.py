@@ -7,7 +7,6 @@ import toy_experiment
 from cases import cases
 from toy_experiment import Bare, ToyConfig, ToyStudy, play
 
-from kanrun.config import ExecutorConfig
 from kanrun.runs import Row, Run, Status
 from kanrun.study import studies
 from kanrun.study.studies import check
@@ -114,22 +113,22 @@ def test_trainings_prepared_during_the_check_are_not_built_again(tmp_path, monke
         return list(check(ToyStudy((ToyConfig(n_seeds=2, **settings),), experiment)).prepared)
 
     assert prepared() == [(0, 0, 0), (0, 1, 0)]
-    assert prepared(executor=ExecutorConfig("local")) == [(0, 0, 0)]
+    assert prepared(n_jobs=2) == [(0, 0, 0)]
     monkeypatch.setattr(studies, "MOST_PREPARED", -1)  # no memory for cells after the first
     assert prepared() == [(0, 0, 0)]
 
 
-@pytest.mark.parametrize("executor", [("serial",), ("local", 1)])
-def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy, executor):
-    outcome, run = run_toy(executor, sizes=[2, 3, 4], max_cpu_seconds=1e-9)
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy, n_jobs):
+    outcome, run = run_toy(n_jobs=n_jobs, sizes=[2, 3, 4], max_cpu_seconds=1e-9)
     assert outcome.status == run.manifest.status == Status.COMPLETED
     assert run.manifest.reason == (
         "stopped after max_cpu_seconds=1e-09 (CPU time); kept the best result so far; "
-        "2 of 3 trainings did not begin"
+        f"{3 - n_jobs} of 3 trainings did not begin"
     )
-    assert len(run.table("summary")) == 1
+    assert len(run.table("summary")) == n_jobs
     assert [claim.holds for claim in outcome.claims] == [False, False]
-    assert outcome.claims[0].spread == "from 1 of 3 trainings, stopped by max_cpu_seconds"
+    assert outcome.claims[0].spread == f"from {n_jobs} of 3 trainings, stopped by max_cpu_seconds"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -15,10 +17,9 @@ import pytest
 import toy_experiment
 from toy_experiment import ToyConfig, play
 
-from kanrun.config import ExecutorConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, Status
-from kanrun.study import execution, executors
+from kanrun.study import execution, executors, resources
 from kanrun.study.executors import run_serial
 
 SLOW = pytest.mark.slow
@@ -28,167 +29,225 @@ SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
 os.environ["DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD"] = "forkserver"
 
 
-def local_cluster(workers):
-    distributed = pytest.importorskip("distributed")
-    options = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
-    return distributed.LocalCluster(n_workers=workers, **options)
+def started(*words):
+    """Start a process of Dask, which finds the toy experiment."""
+    paths = [str(Path(toy_experiment.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
-def on(cluster):
-    return ExecutorConfig("dask", address=cluster.scheduler_address)
+class Cluster:
+    """A scheduler and two workers, as processes of their own.
+
+    Dead workers are replaced until the cluster is stopped, as a batch system would do.
+    """
+
+    def __init__(self, folder):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{port}"
+        place = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+        self.scheduler = started("distributed.cli.dask_scheduler", *place)
+        self._folder = folder
+        self.workers = [self._worker() for _ in range(2)]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_workers, daemon=True)
+        self._thread.start()
+
+    def _worker(self):
+        alone = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        place = ["--local-directory", str(self._folder)]
+        return started("distributed.cli.dask_worker", self.address, *alone, *place)
+
+    def _keep_workers(self):
+        while not self._ended.wait(0.2):
+            self.workers = [
+                self._worker() if worker.poll() is not None else worker for worker in self.workers
+            ]
+
+    def stop(self):
+        self._ended.set()
+        self._thread.join()
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with local_cluster(2) as cluster:
-        yield cluster
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("dask"))
+    yield cluster
+    cluster.stop()
 
 
-@pytest.fixture(params=["local", "dask"])
-def executor(request, monkeypatch):
-    if request.param == "local":
-        return "local", 2
+@pytest.fixture
+def patient(monkeypatch):
     monkeypatch.setattr(executors, "_CONNECT", 60.0)  # the machine may be busy
-    return "dask", None, request.getfixturevalue("cluster").scheduler_address
 
 
-def test_numbers_are_those_of_a_serial_run_though_some_workers_die(run_toy, same_tables, executor):
+@pytest.fixture(params=["local", "cluster"])
+def place(request, patient):
+    """Return the settings that say where to train."""
+    if request.param == "local":
+        return {"n_jobs": 2}
+    return {"scheduler": request.getfixturevalue("cluster").address}
+
+
+def test_numbers_are_those_of_a_serial_run_though_some_workers_die(
+    run_toy, same_tables, place, capsys
+):
     _, serial = run_toy(**SIZES)
-    outcome, run = run_toy(executor, **SIZES, dies_once=[3])
+    outcome, run = run_toy(**SIZES, dies_once=[3], **place)
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
     assert os.getpid() not in set(run.table("summary")["pid"])
     assert run.manifest.threads == serial.manifest.threads == 1
+    assert capsys.readouterr().err.count("failed and restarts: its worker process was killed") == 2
 
 
 @pytest.mark.parametrize(
-    "cores, given, expected", [(1, None, 1), (4, None, 4), (9, None, 6), (9, 2, 2)]
+    "cores, given, expected", [(1, None, 0), (4, None, 4), (9, None, 6), (9, 2, 2), (9, 1, 0)]
 )
 def test_workers_are_as_many_as_cores_and_trainings(run_toy, monkeypatch, cores, given, expected):
-    seen = []
-    monkeypatch.setattr(execution, "cores", lambda: cores)
+    seen = [0]
+    monkeypatch.setattr(resources, "cores", lambda: cores)
     monkeypatch.setattr(execution, "run_local", lambda *a: seen.append(a[3]) or run_serial(*a[:3]))
-    run_toy(("local", given), **SIZES)
-    assert seen == [expected]
+    run_toy(**SIZES, n_jobs=given)
+    assert seen[-1] == expected
 
 
 @pytest.mark.parametrize(
-    "executor, fate, reason",
+    "fate, reason",
     [
-        ("local", "dies", "ended by SIGKILL"),
-        pytest.param("dask", "dies", "its worker on the Dask cluster died", marks=SLOW),
-        ("local", "fails", "the loss of size 3 is not finite at step 3"),
-        ("dask", "fails", "the loss of size 3 is not finite at step 3"),
+        ("dies", "its worker process was killed"),
+        ("fails", "the loss of size 3 is not finite at step 3"),
     ],
-    indirect=["executor"],
 )
-def test_a_cell_that_ends_early_is_recorded(run_toy, executor, capsys, fate, reason):
-    outcome, run = run_toy(executor, sizes=[2, 3], **{fate: [3]})
+def test_a_cell_that_ends_early_is_recorded(run_toy, place, capsys, fate, reason):
+    outcome, run = run_toy(sizes=[2, 3], **{fate: [3]}, **place)
     assert outcome.status == Status.FAILED
     (failure,) = run.manifest.failures
     assert failure["cell"] == 1
     assert reason in failure["reason"]
     assert run.table("summary")["size"].tolist() == [2]
-    if executor[0] == "local" or fate == "fails":  # Dask restarts cells itself
-        steps = run.table("metrics").query("cell == 1")["step"].tolist()
-        assert steps == [0, 1, 2]  # only of the last attempt
-        assert capsys.readouterr().err.count("failed and restarts") == (fate == "dies")
+    steps = run.table("metrics").query("cell == 1")["step"].tolist()
+    # Only of the last attempt; a killed worker may not have sent its last records.
+    assert steps == [0, 1, 2][: len(steps)]
+    assert len(steps) == 3 or fate == "dies"
+    assert capsys.readouterr().err.count("failed and restarts") == (fate == "dies")
+
+
+def test_rows_arrive_while_a_training_goes_on(run_toy, place, monkeypatch):
+    arrived = []
+    record = execution._Execution._rows
+
+    def seen(self, task, row):
+        if row.name == "metrics":
+            arrived.append((row.columns["step"][0], time.time() - row.columns["seconds"][0]))
+        record(self, task, row)
+
+    monkeypatch.setattr(execution._Execution, "_rows", seen)
+    run_toy(sizes=[2], n_seeds=2, steps=4, pause=0.5, **place)
+    steps = [step for step, _ in arrived]
+    assert sorted(steps) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sum(late < 0.4 for _, late in arrived) >= 6  # the training goes on for 1.5 s
 
 
 def test_all_workers_work_and_end_when_the_study_is_stopped(tmp_path, monkeypatch):
-    cfg = ToyConfig(sizes=[2, 3, 4], pause=60, executor=ExecutorConfig("local", 2))
-    at_first_note = []
-
-    def workers():
-        names = [child.name for child in multiprocessing.active_children()]
-        return names.count("kanrun-worker")
+    cfg = ToyConfig(sizes=[2, 3, 4], pause=60, n_jobs=2)
+    working = []
 
     def stop(*_, **__):
-        at_first_note.append(workers())
+        working.extend(psutil.Process().children(recursive=True))
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kanrun.study.execution._Execution._note", stop)
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, cfg)
-    assert (at_first_note, workers()) == ([2], 0)
+    assert len(working) >= 2
+    assert not multiprocessing.active_children()
     assert Run(tmp_path / "toy" / "v0001").status == "INTERRUPTED"
 
 
 @SLOW
-def test_only_the_tasks_of_killed_workers_are_repeated(
-    executor, run_toy, same_tables, request, capsys
-):
+def test_only_the_tasks_of_killed_workers_are_repeated(place, run_toy, same_tables, capsys):
     sizes = list(range(2, 152))
     dying = sizes[::3] + sizes[1::3]
-    ended = threading.Event()
-    if executor[0] == "dask":
-        cluster = request.getfixturevalue("cluster")
-        threading.Thread(target=_keep_workers, args=(cluster, ended), daemon=True).start()
     _, serial = run_toy(sizes=sizes)
-    outcome, run = run_toy(executor, sizes=sizes, dies_once=dying)
-    ended.set()
+    outcome, run = run_toy(sizes=sizes, dies_once=dying, **place)
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
-    again = capsys.readouterr().err.count("failed and restarts")
-    assert executor[0] == "dask" or again == len(dying)  # Dask restarts most tasks itself
+    assert capsys.readouterr().err.count("failed and restarts") == len(dying)
 
 
-def _keep_workers(cluster, ended):
-    """Replace dead workers that Dask does not restart any more."""
-    while not ended.wait(1.0):
-        cluster.scale(2)
-
-
-ORPHANS = """
+PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.append(sys.argv[2])
 import toy_experiment as toy
-from kanrun.config import ExecutorConfig
 if __name__ == "__main__":
-    workers = ExecutorConfig("local", 2)
-    cfg = toy.ToyConfig(sizes=[2, 3], pause=60, marks=sys.argv[1], executor=workers)
+    cfg = toy.ToyConfig(sizes=[2, 3], pause=60, marks=sys.argv[1], n_jobs=2)
     toy.play(Path(sys.argv[1]), cfg, quiet=False)
 """
 
 
-def test_workers_do_not_outlive_a_killed_parent(tmp_path):
-    script = tmp_path / "orphans.py"
-    script.write_text(ORPHANS)
+@pytest.fixture
+def working(tmp_path):
+    """Return a study of two workers in a process group of its own, and the workers."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
     toys = str(Path(toy_experiment.__file__).parent)
-    child = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path), toys], stderr=subprocess.PIPE, text=True
-    )
+    words = [sys.executable, str(script), str(tmp_path), toys]
+    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert "was chosen" in child.stderr.readline()
     workers = psutil.Process(child.pid).children(recursive=True)
-    assert workers
-    child.send_signal(signal.SIGKILL)
+    assert len(workers) >= 2
+    yield child, workers
     child.wait()
-    _, left = psutil.wait_procs(workers, timeout=60)
     child.stderr.close()
+
+
+def test_workers_do_not_outlive_a_killed_parent(working):
+    child, workers = working
+    child.send_signal(signal.SIGKILL)
+    _, left = psutil.wait_procs(workers, timeout=60)
     assert left == []
 
 
-@SLOW
-def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
-    cluster = local_cluster(1)
-    threading.Timer(2.0, cluster.close).start()
+def test_workers_end_and_say_nothing_when_ctrl_c_reaches_all(working):
+    """A terminal sends SIGINT to all processes of the group."""
+    child, workers = working
+    os.killpg(child.pid, signal.SIGINT)
+    _, left = psutil.wait_procs(workers, timeout=60)
+    assert left == []
+    said = child.stderr.read()
+    assert re.findall(r"^\w*(?:Error|Interrupt)\b", said, re.MULTILINE) == ["KeyboardInterrupt"]
+    assert "spawn" not in said
+
+
+def test_a_cluster_that_goes_away_is_one_error(tmp_path, patient):
+    cluster = Cluster(tmp_path)
+    threading.Timer(8.0, cluster.stop).start()
+    cfg = ToyConfig(sizes=[2, 3], pause=20.0, scheduler=cluster.address)
     with pytest.raises(KanrunError, match="went away"):
-        play(tmp_path, ToyConfig(sizes=[2, 3], pause=1.0, executor=on(cluster)))
+        play(tmp_path, cfg)
     assert Run(tmp_path / "toy" / "v0001").manifest.status == "FAILED"
 
 
-def test_dask_waits_for_workers_and_says_so(tmp_path, capsys, monkeypatch):
+def test_dask_waits_for_workers_and_says_so(tmp_path, capsys, monkeypatch, patient):
     note = execution._Execution._note
-    monkeypatch.setattr(executors, "_CONNECT", 60.0)
-    with local_cluster(0) as cluster:
+    with executors.local_cluster(0) as cluster:
 
         def start_a_worker(*args):
             note(*args)
             cluster.scale(1)
 
         monkeypatch.setattr(execution._Execution, "_note", start_a_worker)
-        outcome = play(tmp_path, ToyConfig(sizes=[2], executor=on(cluster)))
+        outcome = play(tmp_path, ToyConfig(sizes=[2], scheduler=cluster.scheduler_address))
     assert outcome.status == Status.COMPLETED
     assert sum(said.startswith("no worker at tcp://") for said in outcome.notes) == 1
     assert "warning: no worker" in capsys.readouterr().err

@@ -33,10 +33,10 @@ def interrupted(run_toy, monkeypatch, misbehave, **settings):
     return run_toy.latest()
 
 
-@pytest.mark.parametrize("executor", [("serial",), ("local", 2)])
-def test_a_point_has_the_numbers_of_the_same_call_alone(run_toy, same_tables, executor):
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_point_has_the_numbers_of_the_same_call_alone(run_toy, same_tables, n_jobs):
     points = [{"sizes": [2, 3]}, {"sizes": [3]}, {"sizes": [4]}]
-    outcome, several = run_toy(executor, points=points, n_seeds=2)
+    outcome, several = run_toy(points=points, n_seeds=2, n_jobs=n_jobs)
     assert outcome.status == Status.COMPLETED
     assert (len(outcome.points), outcome.trainings) == (3, 8)
     assert several.table("summary")["point"].tolist() == [0] * 4 + [1] * 2 + [2] * 2

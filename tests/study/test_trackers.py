@@ -27,7 +27,7 @@ def mlflow(monkeypatch):
 def test_settings_rows_and_results_reach_the_tracker(run_toy, mlflow):
     _, run = run_toy(sizes=[2, 3], tracker="mlflow")
     ((command, _, settings), _) = mlflow.call_args
-    assert (command, settings["n_seeds"], settings["executor.kind"]) == ("toy", 1, "serial")
+    assert (command, settings["n_seeds"], settings["n_jobs"]) == ("toy", 1, 1)
     made = mlflow.return_value
     rows, places = zip(*(call.args for call in made.log.call_args_list), strict=True)
     assert places == (*range(6), *range(6), None)
