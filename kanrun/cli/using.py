@@ -187,7 +187,10 @@ def rerun_run(
     named = find_run(run, outputs)
     if not overrides:
         raise typer.Exit(rerun(named, options))
-    raise typer.Exit(run_study(compose_again(named, overrides, outputs), options)[0])
+    places = {"n_jobs": n_jobs, "scheduler": scheduler}
+    words = [f"{name}={value}" for name, value in places.items() if value is not None]
+    study = compose_again(named, [*overrides, *words], outputs)
+    raise typer.Exit(run_study(study, options)[0])
 
 
 @runs_commands.command("resume", cls=Command)
