@@ -27,7 +27,7 @@ SITE = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "generated.py")))
 #: Names that the package written by `kanrun init` adds when it is installed.
 OF_A_PLUGIN = {"noise-levels", "target=rings", "model=chebyshev"}
 #: External sites to which the documentation may link.
-SITES = {"docs.dask.org", "jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
+SITES = {"jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
 
 
 def named(page):
