@@ -61,7 +61,7 @@ def check(cfg: InterpretConfig) -> None:
     """
     if cfg.threads is not None and cfg.threads > 1:
         raise UsageError(
-            f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs more at once."
+            f"threads={cfg.threads}: kanrun interpret uses one; n_jobs=N runs more at once."
         )
     if cfg.from_run is not None and cfg.suite:
         raise UsageError(

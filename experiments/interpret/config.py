@@ -26,7 +26,7 @@ from kanrun.config import (
         "kanrun interpret 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
         "kanrun interpret 'candidates=[sin,exp,x^2]' 'custom_candidates.bump=1/(1+x0^2)'",
         "kanrun interpret from_run=fit/latest",
-        "kanrun interpret study=symbolic_suite executor=local",
+        "kanrun interpret study=symbolic_suite n_jobs=2",
     ),
     implied=IMPLIED_TARGETS,
     figures=("score_card", "predictions", "residuals", "stages", "network", "candidates"),

@@ -136,8 +136,13 @@ def compose_again(run: Run, arguments: Sequence[str], outputs: Path) -> Study:
         for key, texts in run.values_by_key.items()
         if full_key(command, key) not in replaced
     ]
-    # Who answers at the scheduler's address could run code here, so it is not taken from the folder.
-    kept = [word for word in kept if full_key(command, word) != "scheduler"]
+    known = [word for word in kept if full_key(command, word) == "scheduler"]
+    if known and "n_jobs" not in replaced:
+        raise UsageError(
+            f"{run.name} ran with {known[0]}, which could run code here; add scheduler=ADDRESS or "
+            "n_jobs=N."
+        )
+    kept = [word for word in kept if word not in known]
     options = itertools.pairwise(argv)
     folders: dict[str, Any] = {_FOLDERS[text]: value for text, value in options if text in _FOLDERS}
     source = Source(command, outputs, **folders)

@@ -317,7 +317,7 @@ def local_cluster(workers: int) -> Iterator[Any]:
     import dask
     from distributed import LocalCluster
 
-    settings = {
+    settings: dict[str, Any] = {
         # The client repeats the tasks of killed workers, so that it knows of every death.
         "distributed.scheduler.allowed-failures": 0,
         # A training that computes for minutes without a pause is not dead.

@@ -29,29 +29,34 @@ def test_hydras_own_configuration_is_not_read(kanrun, sent):
 
 def test_address_of_a_cluster_in_a_file_is_refused(refused, sent):
     """Messages from a Dask scheduler are unpickled, so a file must not choose the scheduler."""
-    sent("kind: dask\naddress: tcp://127.0.0.1:1\n", "executor/theirs")
+    sent("# @package _global_\nscheduler: tcp://127.0.0.1:1\n", "extra/theirs")
     for more in ("", "-m seed=0,1"):
-        sentence = refused(f"fit --config-dir mine executor=theirs {more}")
-        assert "executor.address=tcp://127.0.0.1:1 may not be set in a file" in sentence
-    typed = "fit \"executor={kind:dask,address:'tcp://127.0.0.1:1'}\""
-    assert "no Dask scheduler answers" in refused(typed)
+        sentence = refused(f"fit --config-dir mine +extra=theirs {more}")
+        assert "scheduler=tcp://127.0.0.1:1 may not be set in a file" in sentence
+    typed = "fit --config-dir mine +extra=theirs scheduler=tcp://127.0.0.1:2"
+    assert "no Dask scheduler answers at scheduler=tcp://127.0.0.1:2" in refused(typed)
 
 
 def test_resumed_run_needs_the_address_of_its_cluster_again(kanrun, interrupted):
     folder = interrupted("fit -q")
     (base,) = record_of(folder)["bases"]
-    place = {"kind": "dask", "address": "tcp://127.0.0.1:1"}
-    to_a_cluster = [base | {"executor": base["executor"] | place}]
+    to_a_cluster = [base | {"scheduler": "tcp://127.0.0.1:1"}]
     for bases, words, said in (
-        ([base], "--address x", "--address is for runs with executor=dask"),
-        (to_a_cluster, "", "Name the scheduler again with --address"),
-        (to_a_cluster, "--executor cloud", "executor=cloud must be one of dask, local, serial"),
-        (to_a_cluster, "--address tcp://127.0.0.1:2", "executor.address=tcp://127.0.0.1:2"),
+        (to_a_cluster, "", "Name the scheduler again with --scheduler"),
+        (to_a_cluster, "--n-jobs 0", "'--n-jobs': Input should be greater than or equal to 1"),
+        (to_a_cluster, "--scheduler tcp://127.0.0.1:2", "answers at scheduler=tcp://127.0.0.1:2"),
+        ([base], "--scheduler tcp://127.0.0.1:2", "answers at scheduler=tcp://127.0.0.1:2"),
     ):
         change_record(folder, bases=bases)
         result = kanrun(f"runs resume latest {words}", code=2)
         assert not result.out
         assert said in result.err
+    change_record(folder, bases=to_a_cluster, argv=["kanrun", "fit", "scheduler=tcp://127.0.0.1:1"])
+    for words, said in (
+        ("seed=3", "add scheduler=ADDRESS or n_jobs=N"),
+        ("seed=3 --scheduler tcp://127.0.0.1:2", "answers at scheduler=tcp://127.0.0.1:2"),
+    ):
+        assert said in kanrun(f"runs rerun latest {words}", code=2).err
 
 
 def test_linked_files_are_read(kanrun, tmp_path, sent):

@@ -79,10 +79,10 @@ WRONG_VALUES = cases("""
     device=mps | device=mps has no float64; add precision=float32
     device=cuda:99 | device=cuda:99 is not there
     tags=[two,'two words'] | 'two words' is not a valid tag
-    executor.workers=2 | executor.workers=2 is for executor=local
-    executor=dask | executor=dask needs executor.address
-    executor=local executor.address=x | executor.address=x is for executor=dask
-    executor=dask executor.address=tcp://127.0.0.1:1 max_cpu_seconds=5 | max_cpu_seconds=5 is not for executor=dask
+    scheduler="''" | scheduler must be an address
+    n_jobs=2 scheduler=tcp://127.0.0.1:1 | n_jobs=2 is for this machine ... give one of them
+    scheduler=tcp://127.0.0.1:1 max_cpu_seconds=5 | max_cpu_seconds=5 is not for scheduler=tcp://127.0.0.1:1
+    scheduler=tcp://127.0.0.1:1 | no Dask scheduler answers at scheduler=tcp://127.0.0.1:1
     seed=${nope} | seed ... 'nope' not found
     seed=${oc.env:KANRUN_TEST_NOT_SET} | seed ... KANRUN_TEST_NOT_SET
 """)  # noqa: E501
@@ -111,13 +111,13 @@ FLAGS = cases("""
     --config-path mine | No such option: --config-path
     --config-name nope | no configuration nope ... fit
     hydra.run.dir=x | hydra.run.dir=x ... --outputs
-    hydra/launcher=joblib | hydra/launcher=joblib ... executor=local
+    hydra/launcher=joblib | hydra/launcher=joblib ... n_jobs=N
     -m hydra/sweeper=optuna | hydra/sweeper=optuna is not available
     +hydra.searchpath=[mine] | hydra.searchpath=[mine] is not available
     -m tracker=mlflow,trackio | tracker is a setting of the whole run
     -m tags=[a],[b] | tags is a setting of the whole run
     -m max_cpu_seconds=1,2 | max_cpu_seconds is a setting of the whole run
-    -m executor=serial,local | executor is a setting of the whole run
+    -m n_jobs=1,2 | n_jobs is a setting of the whole run
 """)
 OTHER_COMMANDS = cases("""
     curves parts=[c] | parts=[c] must be a non-empty list of bezier, ... planar, each once (parts to

@@ -79,8 +79,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(kanrun, fit):
     assert [run["status"] for run in kanrun("runs list --json").json] == ["INTERRUPTED"]
     alone = kanrun("runs resume fit/v0001/1", code=2)
     assert "is a point of a run, which is resumed as a whole" in alone.err
-    again = kanrun("runs resume fit/v0001 -q --executor serial", code=130)
-    assert "`kanrun runs resume outputs/fit/v0001 --executor serial` continues" in again.err
+    again = kanrun("runs resume fit/v0001 -q --n-jobs 1", code=130)
+    assert "`kanrun runs resume outputs/fit/v0001 --n-jobs 1` continues" in again.err
     fit.stop_at = None
     done = kanrun("runs resume outputs/fit/v0001 -q", code=1)  # degree 7 fails; others run
     assert done.folder.samefile(stopped.folder)

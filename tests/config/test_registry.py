@@ -135,6 +135,6 @@ def test_key_of_a_single_group_may_be_typed_without_the_group():
 
 def test_groups_of_fit_have_default_choices():
     found = dict(groups_of("fit"))
-    assert list(found) == ["target", "model", "solver", "executor", "study"]
+    assert list(found) == ["target", "model", "solver", "study"]
     assert "kan" in found["model"]
     assert default_choices("fit")["target"] == "exp_sin_square"

@@ -109,8 +109,8 @@ def link(pattern, target="secret.yaml"):
 
 def to_a_cluster(folder):
     path = folder / "run.json"
-    changed = path.read_text().replace('"kind": "serial"', '"kind": "dask"')
-    path.write_text(changed.replace('"address": null', '"address": "tcp://127.0.0.1:1"'))
+    text = path.read_text()
+    path.write_text(text.replace('"scheduler": null', '"scheduler": "tcp://127.0.0.1:1"'))
 
 
 #: Settings of Hydra in files, which are refused in a file of a group and in a whole configuration.

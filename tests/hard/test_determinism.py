@@ -31,7 +31,7 @@ for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time")
 WAYS = {
     "another hash seed": ({"PYTHONHASHSEED": "7"}, "", ""),
     "two threads of the libraries": (dict.fromkeys(LIBRARIES, "2"), "", ""),
-    "two workers": ({}, " executor=local executor.workers=2", ""),
+    "two workers": ({}, " n_jobs=2", ""),
     "a fast clock": ({}, "", FAST),
 }
 

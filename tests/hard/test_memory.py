@@ -90,7 +90,7 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path, trainings):
     """Over 200 trainings, the memory of the program and of two workers grows by at most 5%."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     words = ["fit", "-q", "target=runge", "model.hidden=[]", "sampling.n_train=200", *trainings]
-    command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
+    command = [sys.executable, "-c", code, *words, "n_jobs=2"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     parent = psutil.Process(process.pid)
     summary = tmp_path / "outputs" / "fit" / "v0001" / "summary.csv"

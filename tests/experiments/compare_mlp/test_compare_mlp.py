@@ -15,7 +15,7 @@ PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
 RUNGE = "{target:{kind:named,name:runge},shapes:[[]]}"
 #: Without the search for the penalty's weight, which is slow.
 SMALL = (
-    "executor=serial n_seeds=1 solver.n_starts=1 solver.steps=3 solver.smoothness_weight=1e-20 "
+    "n_jobs=1 n_seeds=1 solver.n_starts=1 solver.steps=3 solver.smoothness_weight=1e-20 "
     "sampling.n_train=60 sampling.n_test=40 grids=[[3],[3,6]] depths=[2] activations=[tanh] "
     "cases=[{target:{kind:named,name:product},shapes:[[2]]}]"
 )

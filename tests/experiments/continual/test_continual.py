@@ -15,7 +15,7 @@ from kanrun.model.settings import MLPConfig
 
 pytestmark = pytest.mark.usefixtures("unwritten_by_all")
 SMALL = (
-    "executor=serial n_seeds=1 trials=1 parts=[learners] solver.steps=60 model.base=zero "
+    "n_jobs=1 n_seeds=1 trials=1 parts=[learners] solver.steps=60 model.base=zero "
     "'learners=[{name: KAN}, {name: MLP tanh, kind: mlp, activation: tanh, depths: [2]}]'"
 )
 TWO_PEAKS = "peaks=2 model.intervals=80"

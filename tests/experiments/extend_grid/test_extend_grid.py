@@ -15,7 +15,7 @@ from kanrun.errors import UsageError
 
 #: Small, and without the search for the penalty's weight, which is slow.
 SMALL = (
-    "executor=serial n_seeds=1 target=bessel_j0 sampling.n_train=200 sampling.n_test=100 "
+    "n_jobs=1 n_seeds=1 target=bessel_j0 sampling.n_train=200 sampling.n_test=100 "
     "solver.n_starts=1 solver.steps=6 solver.smoothness_weight=1e-30 shapes=[[]] degrees=[1,3] "
     "schedules=[{kind:list,intervals:[4,8,20]}] order_points=600 order_intervals=[20,40,80] "
     "order_first_grid=40 overfit_points=40 overfit_intervals=[10,20,60]"

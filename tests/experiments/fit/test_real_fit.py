@@ -170,7 +170,7 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
-    ["fit n_seeds=60", "solve equation=burgers n_seeds=60", "continual executor=serial n_seeds=10"],
+    ["fit n_seeds=60", "solve equation=burgers n_seeds=60", "continual n_jobs=1 n_seeds=10"],
 )
 def test_a_run_ends_within_a_tenth_of_its_seconds(line, tmp_path):
     def seconds():
