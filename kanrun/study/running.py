@@ -20,8 +20,8 @@ from types import FrameType
 
 from kanrun import monitoring
 from kanrun.config import ExecutorConfig
-from kanrun.config.conversion import typed
 from kanrun.config.registry import require_plugins
+from kanrun.config.rules import typed
 from kanrun.errors import Terminated, UsageError, tell
 from kanrun.runs import Point, Run, RunFolder, Status
 from kanrun.runs.folder import holding, write_tables
