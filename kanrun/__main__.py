@@ -1,4 +1,4 @@
-"""Entry point of the process `kanrun`: handles closed streams, and Ctrl-C outside of a run."""
+"""Entry point of the process `kanrun`: output that nobody reads, and Ctrl-C outside of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
     # Imports create no garbage; keeping collection off until `enable_gc` saves 0.5 s.
     gc.disable()
     try:
-        _open_streams()
+        _drop_unread_output()
         from kanrun.cli.app import main as command
 
         code = command()
@@ -25,15 +25,15 @@ def main() -> None:
     try:
         # While libraries are taken down, Ctrl-C would show their tracebacks.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
 
 
 class _SafeFile(io.FileIO):
-    """A file that drops its output once its pipe is closed or its device is full."""
+    """A file that drops its output once nobody reads it, as after `| head`."""
 
     def write(self, data: Any) -> int:
         try:
@@ -42,23 +42,18 @@ class _SafeFile(io.FileIO):
             return memoryview(data).nbytes
 
 
-def _open_streams() -> None:
-    """Open standard streams that are closed, so that no other file gets their descriptors."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
+def _drop_unread_output() -> None:
+    """Let a run continue if the reader of its standard output or standard error is gone."""
     for number, name in ((1, "stdout"), (2, "stderr")):
-        known = getattr(sys, name)
-        stream = io.TextIOWrapper(
-            io.BufferedWriter(_SafeFile(number, "w", closefd=False)),
-            known.encoding if known else "utf-8",
-            known.errors if known else "backslashreplace",
-            line_buffering=number == 2 or os.isatty(number),
-        )
-        setattr(sys, f"__{name}__", stream)
-        setattr(sys, name, stream)
+        if (known := getattr(sys, name)) is not None:
+            stream = io.TextIOWrapper(
+                io.BufferedWriter(_SafeFile(number, "w", closefd=False)),
+                known.encoding,
+                known.errors,
+                line_buffering=number == 2 or os.isatty(number),
+            )
+            setattr(sys, f"__{name}__", stream)
+            setattr(sys, name, stream)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from kanrun.experiments.solve.settings import (
 from scipy import integrate
 from torch import Generator
 
-from kanrun.config.conversion import typed
+from kanrun.config.rules import typed
 from kanrun.engine.equations import (
     Ansatz,
     Array,

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kanrun.runs import Run
     from kanrun.study.report import Columns
 
-#: Default number of runs that `kanrun runs list` shows.
+#: Number of runs that `kanrun runs list` shows by default.
 _MOST_LISTED = 20
 #: Columns of the last recorded step that are shown for an unfinished run.
 _STEP = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
@@ -284,7 +284,7 @@ def compare_runs(
     from kanrun.study.report import as_columns, differences
 
     runs = [_one(word, outputs) for word in names]
-    settings, results, _ = differences(runs)
+    settings, results = differences(runs)
     if as_json:
         _print_json({"settings": settings, "results": results})
         return

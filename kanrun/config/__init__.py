@@ -1,8 +1,8 @@
 """Settings as dataclasses: their declaration, registries, conversion and documentation.
 
 Each kind of a group (targets, models, solvers) has a settings dataclass of its own. `registry`
-explains how a kind is declared, `rules` how a setting is declared, and `conversion` converts plain
-values to typed settings. Here are the settings that experiments share, and `keys_of`, which lists
+explains how a kind is declared, `rules` how a setting is declared and how plain values become
+typed settings. Here are the settings that experiments share, and `keys_of`, which lists
 every key with its rule, default and purpose, for `kanrun keys`, the documentation, TAB completion
 and the command line. No module of this package imports torch.
 """
@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, get_args
 from msgspec import Meta
 
 import kanrun.conf
-from kanrun.config.conversion import check
 from kanrun.config.registry import (
     CANDIDATES,
     EXPERIMENTS,
@@ -47,6 +46,7 @@ from kanrun.config.rules import (
     Positive,
     Setting,
     Words,
+    check,
     copied,
     defaults_of,
     settings_of,

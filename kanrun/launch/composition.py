@@ -31,8 +31,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import CONF, EXPERIMENTS, GROUPS, defaults_of, groups_of, stored_choices
-from kanrun.config.conversion import merged
 from kanrun.config.registry import is_plugin, module_of
+from kanrun.config.rules import merged
 from kanrun.errors import UsageError, did_you_mean
 
 #: Name under which the primary configuration is registered with Hydra.

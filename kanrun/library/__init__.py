@@ -24,8 +24,8 @@ import pandas as pd
 from rich.console import Console
 
 from kanrun.config import MODELS, SOLVERS, SamplingConfig
-from kanrun.config.conversion import with_differences
 from kanrun.config.registry import Plain, foreign_setting
+from kanrun.config.rules import with_differences
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import prepare
 from kanrun.experiments.fit.config import FitConfig

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from kanrun.config.conversion import check
 from kanrun.config.registry import SOLVERS
+from kanrun.config.rules import check
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.kan import KANSize, kan_parameters
 from kanrun.engine.training import (

@@ -320,7 +320,6 @@ class Checkpoint:
 _KEY = "kanrun"
 #: Name of the checksum in the header of a checkpoint. A file without it counts as corrupted.
 _CHECKSUM = "sha256"
-DOTS_PER_INCH = 200
 #: For each format: options of saving, metadata, and the metadata key of the caption. Dates are
 #: removed because they would make the bytes differ each time. PNG's compression level 3 takes a
 #: third of the default's time, for files that are 15% larger.
@@ -483,6 +482,7 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
     with storing(stem.parent):
         stem.parent.mkdir(parents=True, exist_ok=True)
     written = []
+    dots_per_inch = 200
     # The settings matter here, because matplotlib makes ticks and their labels only when it saves.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -491,7 +491,7 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
             # The layout is computed once for all formats, since with an engine each saving draws
             # the figure twice. The resolution is set to that of the file first, because the size of
             # text, and with it the layout of long labels, depends on the resolution.
-            figure.set_dpi(DOTS_PER_INCH)
+            figure.set_dpi(dots_per_inch)
             FigureCanvasAgg(figure)
             engine.execute(figure)
             figure.set_layout_engine(None)
@@ -499,7 +499,7 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
             buffer = io.BytesIO()
             options, metadata, key = _SAVING[kind]
             described = metadata | {key: str(figure.get_label())}
-            figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=described, **options)
+            figure.savefig(buffer, format=kind, dpi=dots_per_inch, metadata=described, **options)
             written.append(stem.parent / f"{stem.name}.{kind}")
             write_atomic(written[-1], buffer.getvalue())
     return written

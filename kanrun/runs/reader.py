@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil  # type: ignore[import-untyped]
 
-from kanrun.config.conversion import with_values
+from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.files import (
     Checkpoint,
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 #: validation points come first, so that test points are not used to choose.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
-#: All process numbers are below this.
-MAX_PID = 2**31 - 1
-#: Largest difference between two readings of the start of one process, in seconds. Readings differ
-#: when the clock is corrected.
-SAME_START = 5.0
 
 
 class Run:
@@ -345,7 +340,9 @@ def is_alive(pid: int | None, start: float | None) -> bool:
     The start time (seconds since 1970) is compared as well, because process numbers are reused.
     """
     try:
-        began = psutil.Process(pid if pid and 0 < pid < MAX_PID else MAX_PID).create_time()
+        # No process has the number 2**31 - 1; without a number, psutil takes this process.
+        began = psutil.Process(pid if pid and pid > 0 else 2**31 - 1).create_time()
     except (psutil.Error, OverflowError):
         return False
-    return start is None or abs(began - start) < SAME_START
+    # Two readings of one process differ by seconds when the clock is corrected.
+    return start is None or abs(began - start) < 5

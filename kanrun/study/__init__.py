@@ -16,8 +16,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kanrun.config import ExperimentConfig
-from kanrun.config.conversion import with_differences
 from kanrun.config.registry import Plain
+from kanrun.config.rules import with_differences
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.files import Key, flattened

@@ -198,36 +198,34 @@ def print_failures(console: Console, failures: Sequence[Plain]) -> None:
         console.print(Text(f"  and {len(failures) - _MOST_ROWS} more, all in run.json"))
 
 
-_ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
 Side = dict[str, list[Any]]  # for each name, one value per run; None if the run has no such value
 
 
-def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
-    """Compare runs: return their settings, results and origins, each as name -> values per run.
+def differences(runs: Sequence[Run]) -> tuple[Side, Side]:
+    """Compare runs: return their settings and results, each as name -> values per run.
 
-    Only settings and origins (command, commit, versions, machine) that differ between runs are
-    returned, including those that some runs lack. Results are medians over seeds; results that
-    every run has come first. A run whose record cannot be read has the value None everywhere.
-    Raises UsageError if there are fewer than two runs.
+    Only settings that differ between runs are returned, including those that some runs lack.
+    Results are medians over seeds; results that every run has come first. A run whose record cannot
+    be read has the value None everywhere. Raises UsageError if there are fewer than two runs.
     """
     if len(runs) < 2:
         raise UsageError(f"two runs or more are compared, not {len(runs)}.")
-    settings, results, origins = (dict[str, list[Any]]() for _ in range(3))
+    settings: Side = {}
+    results: Side = {}
     for number, run in enumerate(runs):
         with contextlib.suppress(KanrunError):
-            origin = {name: getattr(run.manifest, name) for name in _ORIGIN}
             for side, values in (
                 (settings, flattened(run.config)),
                 (results, run.manifest.metrics),
-                (origins, flattened(origin)),
             ):
                 for name, value in values.items():
                     side.setdefault(name, [None] * len(runs))[number] = value
-    for side in (settings, origins):
-        for name, column in list(side.items()):
-            if name in ABOUT_A_RUN or all(value == column[0] for value in column):
-                del side[name]
-    return settings, dict(sorted(results.items(), key=lambda pair: pair[1].count(None))), origins
+    differing = {
+        name: column
+        for name, column in settings.items()
+        if name not in ABOUT_A_RUN and any(value != column[0] for value in column)
+    }
+    return differing, dict(sorted(results.items(), key=lambda pair: pair[1].count(None)))
 
 
 def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:

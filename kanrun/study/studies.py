@@ -14,7 +14,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from kanrun.config import EXPERIMENTS, TARGETS, ExperimentConfig
-from kanrun.config.conversion import (
+from kanrun.config.rules import (
     MissingSettings,
     check_choices,
     check_files,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from kanrun.config.conversion import with_differences
+from kanrun.config.rules import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.study import BOUNDED, Claims, Tables

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.config import SamplingConfig
-from kanrun.config.conversion import check
 from kanrun.config.registry import TARGETS
+from kanrun.config.rules import check
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.points import (
     Array,

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kanrun.config.conversion import typed_config, with_values
-from kanrun.launch import Source, compose
-from kanrun.launch.arguments import read_text
+from kanrun.config.rules import typed_config, with_values
+from kanrun.launch import Source, compose, read_text
 
 LETTERS = st.one_of(
     st.sampled_from("\\'\"${}[]()=,:; .+-*^?|~@%&<>!#"),

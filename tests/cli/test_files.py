@@ -1,10 +1,12 @@
 """Files named on the command line: inputs are never changed, outputs only with `--force`."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import run
 from run_files import finished
 
 STATE = Path(__file__).parents[1] / "engine" / "networks" / "states" / "efficient_kan_a.pt"
@@ -71,3 +73,9 @@ def test_outputs_are_replaced_only_with_force(command, fitted, tmp_path, monkeyp
     assert output.read_text() == "mine"
     command(f"{line} --outputs {fitted} --force")
     assert output.read_text() != "mine"
+
+
+def test_output_that_nobody_reads_is_no_error(tmp_path):
+    command = f"{sys.executable} -m kanrun runs list 2>&1 | head -c 0; exit ${{PIPESTATUS[0]}}"
+    done = run(["bash", "-c", command], cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -3,7 +3,7 @@
 import pytest
 
 from kanrun.config import check
-from kanrun.config.conversion import typed
+from kanrun.config.rules import typed
 from kanrun.engine.layers import BASES
 from kanrun.engine.networks import ACTIVATIONS
 from kanrun.model import settings

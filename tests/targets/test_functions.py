@@ -7,8 +7,8 @@ from cases import cases, refuses
 from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
 
-from kanrun.config.conversion import typed
 from kanrun.config.registry import TARGETS
+from kanrun.config.rules import typed
 from kanrun.formulas.conversion import to_numpy
 from kanrun.targets.datasets import build_target
 from kanrun.targets.functions import NAMED, SPECIAL, feynman_formulas

@@ -27,8 +27,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from kanrun.config.conversion import typed
 from kanrun.config.registry import MODELS
+from kanrun.config.rules import typed
 from kanrun.engine.splines import (
     Batch,
     Extrapolation,

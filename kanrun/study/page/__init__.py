@@ -56,7 +56,7 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
         body.append(_tag(heading, names))
         best = [run.best for run in runs]
         heading = "h2"
-        settings, results, _ = differences(best)
+        settings, results = differences(best)
         if results:
             body += [_tag("h3", "Results"), _table(as_columns(best, results))]
         if settings:
