@@ -12,11 +12,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import TARGETS, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
-from kanrun.engine.tables.folds import OURS, cross_validate, loss_of
-from kanrun.engine.tables.proper_scores import proper_scores
-from kanrun.engine.tables.repeated_rows import merge_copies
-from kanrun.engine.tables.reports import report_tables
-from kanrun.engine.tables.scores import gaps_of, per_exposure
+from kanrun.engine.tables.encoder import gaps_of, per_exposure
+from kanrun.engine.tables.folds import OURS, cross_validate, loss_of, merge_copies
+from kanrun.engine.tables.reports import proper_scores, report_tables
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.model.planning import LearningProblem, with_scalings
 from kanrun.model.prediction import error_levels

@@ -81,7 +81,7 @@ def predict(  # noqa: PLR0913  # options of a command
     from kanrun.model.loaded_run import LoadedRun
     from kanrun.model.prediction import PredictionOptions, predict_table
     from kanrun.monitoring import enable_gc
-    from kanrun.targets.table_output import check_output
+    from kanrun.targets.table_files import check_output
 
     enable_gc()
     if output.exists() and file.exists() and output.samefile(file):

@@ -4,6 +4,8 @@ Formulas are written as text, LaTeX, Python or C, with the names of the user's i
 from a run folder is parsed again by `kanrun.formulas`, which accepts only listed functions, before
 source code is generated from it. The splines f1, f2, ... of partly numeric formulas become
 piecewise polynomials.
+
+A JavaScript file consists of the text of `runtime.js` and the document that `in_pieces` returns.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import keyword
 import re
 from collections.abc import Sequence
 from functools import partial
+from importlib import resources
 from math import factorial
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,6 @@ from sympy.core.function import AppliedUndef
 
 from kanrun.config.registry import Plain
 from kanrun.errors import UsageError, printable
-from kanrun.exports import runtime
 from kanrun.exports.c_source import c_source
 from kanrun.exports.document import (
     Document,
@@ -34,11 +36,10 @@ from kanrun.exports.document import (
     in_pieces,
     python_literal,
 )
-from kanrun.exports.javascript import javascript_source
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas.conversion import as_variables, to_latex, to_python
 from kanrun.formulas.parsing import parse, variable
-from kanrun.formulas.vocabulary import KnownFunction
+from kanrun.formulas.syntax import KnownFunction
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
 from kanrun.targets.table_text import canonical, days_from, is_number, number_from, text_of
@@ -235,3 +236,28 @@ def _in_c(expression: sympy.Expr, names: Sequence[str], name: str) -> str:
     unused = "".join(f"(void){v}; " for v in names if variable(v) not in expression.free_symbols)
     head = f"double {name}({', '.join(f'double {v}' for v in names)})"
     return f"\n{head};\n\n{head}\n{{\n    {unused}return {body};\n}}\n"
+
+
+#: Kinds of layers that `runtime.js` computes.
+LAYERS = ("splines", "radial", "dense")
+
+
+def javascript_source(pieces: Document) -> str:
+    """Return the text of the file; `pieces` is the document that `in_pieces` returns.
+
+    Raises UsageError if the file cannot compute a layer or a function of the model.
+    """
+    for layer in pieces["layers"]:
+        if layer["kind"] not in LAYERS:
+            raise UsageError(
+                "--format javascript computes splines, radial and linear layers, and this model "
+                f"has {layer['kind'].replace('_', ' ')}. Take python or c."
+            )
+        if "gelu" in (layer.get("base"), layer.get("activation")):
+            raise UsageError(
+                "JavaScript has no error function, which gelu needs. Take python or c."
+            )
+    # No text of the model may contain the end of the script element into which the file is pasted.
+    data = json.dumps(pieces, allow_nan=False).replace("<", "\\u003c")
+    source = resources.files(__package__).joinpath("runtime.js").read_text("utf-8")
+    return source.replace("/* The model. */", f"const MODEL = {data};")

@@ -28,7 +28,7 @@ from kanrun.model.trained import from_checkpoint, to_checkpoint
 from kanrun.points import predicted_classes
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
 from kanrun.runs.files import write_named_file
-from kanrun.targets.arrays import Data, as_array, as_numbers, input_rows
+from kanrun.targets.table_targets import Data, as_array, as_numbers, input_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -25,8 +25,13 @@ from kanrun.model.trained import TrainedNetwork
 from kanrun.points import PiecewiseScaling, predicted_classes
 from kanrun.runs.files import as_text, formulas_in
 from kanrun.targets.encoding import OTHERS
-from kanrun.targets.table_files import TableFile, TableLimits, check_columns, is_parquet
-from kanrun.targets.table_output import table_writer
+from kanrun.targets.table_files import (
+    TableFile,
+    TableLimits,
+    check_columns,
+    is_parquet,
+    table_writer,
+)
 from kanrun.targets.table_text import text_of
 
 Array = NDArray[np.float64]

@@ -15,19 +15,19 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from kanrun.engine.tables.encoder import KINDS, Encoder, TablePolicy
-from kanrun.engine.tables.evidence import EvidenceRows, fit_kernel
-from kanrun.engine.tables.folds import Folds, Predict, assign_folds, training_rows
-from kanrun.engine.tables.kernel import Centres, Kernel
-from kanrun.engine.tables.likelihoods import Likelihood, Power
-from kanrun.engine.tables.posterior import condition
-from kanrun.engine.tables.repeated_rows import merge_copies
-from kanrun.engine.tables.scores import (
+from kanrun.engine.tables.encoder import (
+    KINDS,
     LINEAR_MARGIN,
     MARGIN,
+    Encoder,
+    TablePolicy,
     link_map,
     output_map,
 )
+from kanrun.engine.tables.evidence import Centres, EvidenceRows, Kernel, fit_kernel
+from kanrun.engine.tables.folds import Folds, Predict, assign_folds, merge_copies, training_rows
+from kanrun.engine.tables.likelihoods import Likelihood, Power
+from kanrun.engine.tables.posterior import condition
 from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Family, PiecewiseScaling, Points, deviation

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import cases, refuses
-from kanrun.experiments.fit import extra_points, make_fit
+from kanrun.experiments.fit import add_points, extra_points, make_fit, most_extra_points
 from kanrun.experiments.fit.config import FitConfig
-from kanrun.experiments.fit.extra_points import add_points, most_extra_points
 
 from kanrun.config import SamplingConfig
 from kanrun.engine.least_squares import levenberg_marquardt
