@@ -260,15 +260,8 @@ def results(
         yield from slider_checkpoint(problem, grids, "grid", "The network, grid by grid", seed)
 
 
-#: Default maximum number of added points.
-EXTRA_POINTS = 1000
-#: Number of new random points on which each check measures the error.
-CHECK_POINTS = 4000
 #: Largest number of rounds. Each round adds at most 1 / ROUNDS of the maximum number of points.
 ROUNDS = 4
-#: A further round follows if the error on new points is more than this multiple of the first
-#: training error, or if the last round reduced the error on new points by more than this factor.
-AGREEING = 2.0
 #: Relative error on new points below which no more points are added.
 ACCURATE = 1e-12
 #: Kinks are searched for near this many test points, those with the largest errors.
@@ -283,10 +276,12 @@ def most_extra_points(cfg: FitConfig, grows: bool) -> int:
     The default is 0 if the number of training points was set, if there is noise, or if the network
     does not grow.
     """
+    # Default maximum number of added points.
+    extra_points = 1000
     if cfg.extra_points is not None:
         return cfg.extra_points
     as_needed = cfg.sampling.n_train is None and not cfg.sampling.noise
-    return EXTRA_POINTS if grows and as_needed else 0
+    return extra_points if grows and as_needed else 0
 
 
 def insertion_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
@@ -361,6 +356,8 @@ def add_points(
         The problem and the trained network of the round with the lowest error on new points, and
         that error divided by the first training error.
     """
+    # Number of new random points on which each check measures the error.
+    check_points = 4000
     target = problem.dataset.target
     rng = stream(seed, "extra")
     data = problem.data.train
@@ -368,7 +365,7 @@ def add_points(
     accurate = ACCURATE * baseline_error(replace(problem.data, unit=None))
     rounds: list[tuple[float, LearningProblem, Trained]] = []
     while True:
-        points = draw(target, CHECK_POINTS, rng)
+        points = draw(target, check_points, rng)
         new = joined(problem, points, only=True).data.train
         squares = (predict(trained.network, new.x) - new.y).square()
         rounds.append((float(squares.mean().sqrt()), problem, trained))
@@ -389,9 +386,12 @@ def more_points_help(errors: list[float], first: float, accurate: float) -> bool
         first: Training RMSE before points were added.
         accurate: RMSE at which the network is accurate enough.
     """
+    # A further round follows if the error on new points is more than this multiple of the first
+    # training error, or if the last round reduced the error on new points by more than this factor.
+    agreeing = 2.0
     last = errors[-1]
-    helped = len(errors) > 1 and errors[-1] < errors[-2] / AGREEING
-    return len(errors) <= ROUNDS and last > accurate and (helped or last > AGREEING * first)
+    helped = len(errors) > 1 and errors[-1] < errors[-2] / agreeing
+    return len(errors) <= ROUNDS and last > accurate and (helped or last > agreeing * first)
 
 
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:

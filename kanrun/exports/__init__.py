@@ -56,9 +56,6 @@ def predict(table: Any) -> Array:
 '''
 #: Significant digits of the constants in source code.
 DIGITS = 17
-#: Largest denominator of fractions that are exported as fractions. Fractions with larger
-#: denominators come from decimals, which are parsed exactly, and are exported as decimals.
-MAX_DENOMINATOR = 1000
 #: Names that parameters of an exported C function cannot have, besides the names of functions.
 _C_NAMES = (
     "auto break case char const continue default do double else enum extern float for goto if "
@@ -167,6 +164,9 @@ def _formula_source(entry: Plain, kind: str, name: str, names: Sequence[str]) ->
 
     `names` are the names of the variables in the source code.
     """
+    # Largest denominator of fractions that are exported as fractions. Fractions with larger
+    # denominators come from decimals, which are parsed exactly, and are exported as decimals.
+    max_denominator = 1000
     variables = [str(label) for label in entry["variables"]]
     splines = entry.get("splines") or {}
     functions = {label: KnownFunction(sympy.Function(label, real=True)) for label in splines}
@@ -179,7 +179,7 @@ def _formula_source(entry: Plain, kind: str, name: str, names: Sequence[str]) ->
         ) from error
     changed = dict(zip(map(variable, variables), map(variable, names), strict=True))
     for fraction in expression.atoms(sympy.Rational):
-        if fraction.q > MAX_DENOMINATOR:
+        if fraction.q > max_denominator:
             changed[fraction] = _decimal(fraction)
     expression = expression.xreplace(changed)
     polynomials = {label: _piecewise(*spline) for label, spline in splines.items()}

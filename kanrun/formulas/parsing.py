@@ -25,7 +25,6 @@ from sympy import Expr
 from kanrun.errors import UsageError
 from kanrun.formulas.syntax import KnownFunction, Node, Refused, quoted, quoting, read
 
-_PAIRS = 300  # largest number of pairs of terms in min and max; sympy compares 300 pairs in 3 s
 _DIGITS = 5_000  # largest number of digits of a power that is computed exactly
 _EXPONENT = 1_000  # largest exponent of a power whose base contains a variable
 _MAGNITUDE = 1e300  # constants lie between 1 / _MAGNITUDE and _MAGNITUDE, well within float64
@@ -145,13 +144,15 @@ class _Builder:
         return self._called(node.value, parts)
 
     def _called(self, function: KnownFunction, arguments: list[Expr]) -> Expr:
+        # largest number of pairs of terms in min and max; sympy compares 300 pairs in 3 s
+        pairs = 300
         if function.arguments is None:  # sympy compares all terms in min and max, also nested ones
             joined = [
                 argument for argument in arguments if isinstance(argument, sympy.Min | sympy.Max)
             ]
             terms = len(arguments) + sum(len(argument.args) - 1 for argument in joined)
             self.pairs += terms * (terms - 1) // 2
-            if self.pairs > _PAIRS:
+            if self.pairs > pairs:
                 raise Refused("it has too many terms in min and max")
         definition = function.definition
         if isinstance(definition, str) and not definition.isidentifier():

@@ -23,13 +23,8 @@ from kanrun.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from sympy import Expr
 
-_CHARACTERS = 20_000  # largest number of characters of a formula
-_NODES = 12_000  # largest number of nodes of Python's syntax tree
-_NESTING = 100  # largest number of levels of nested operators
 # Number of levels that a call or an exponent counts as, because sympy is slow in nested calls.
 _CALL_LEVELS = 10
-_INDEX = 9_999  # largest number of a variable such as x0
-_QUOTED = 80  # number of characters of a formula that messages quote
 _CODE = 40  # number of characters of rejected code that messages quote
 
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
@@ -110,8 +105,10 @@ def quoting(text: object, what: str = "formula") -> Iterator[None]:
 
 def quoted(text: object) -> str:
     """Quote the beginning of a formula for a message."""
+    # number of characters of a formula that messages quote
+    quoted = 80
     shown = str(text)
-    return repr(shown if len(shown) <= _QUOTED else f"{shown[: _QUOTED - 3]}...")
+    return repr(shown if len(shown) <= quoted else f"{shown[: quoted - 3]}...")
 
 
 def _tree(text: object) -> ast.Expression:
@@ -120,10 +117,14 @@ def _tree(text: object) -> ast.Expression:
     Raises:
         Refused: If `text` has no valid syntax or is too long.
     """
+    # largest number of nodes of Python's syntax tree
+    nodes = 12_000
+    # largest number of characters of a formula
+    characters = 20_000
     if not isinstance(text, str) or not text.strip():
         raise Refused("a text such as exp(-x0)*sin(3*x1) is needed")
-    if len(text) > _CHARACTERS:
-        raise Refused(f"it has {len(text)} characters, at most {_CHARACTERS} are allowed")
+    if len(text) > characters:
+        raise Refused(f"it has {len(text)} characters, at most {characters} are allowed")
     source = " ".join(text.split())
     if match := _NUMBER_THEN_NAME.search(source):
         raise Refused(
@@ -143,7 +144,7 @@ def _tree(text: object) -> ast.Expression:
         raise Refused(
             "it cannot be read: it is nested too deeply or has unreadable characters"
         ) from None
-    if sum(1 for _ in ast.walk(tree)) > _NODES:
+    if sum(1 for _ in ast.walk(tree)) > nodes:
         raise Refused("it has too many terms")
     return tree
 
@@ -171,9 +172,11 @@ class _Reader:
         self.variables = None if variables is None else frozenset(variables)
 
     def read(self, node: ast.expr, depth: int) -> Node:
-        if depth > _NESTING:
+        # largest number of levels of nested operators
+        nesting = 100
+        if depth > nesting:
             raise Refused(
-                f"it is nested too deeply (at most {_NESTING // _CALL_LEVELS} functions inside "
+                f"it is nested too deeply (at most {nesting // _CALL_LEVELS} functions inside "
                 "each other)"
             )
         match node:
@@ -233,10 +236,12 @@ class _Reader:
         return INDEXED.fullmatch(name) is not None
 
     def _name(self, name: str) -> Node:
+        # largest number of a variable such as x0
+        index = 9_999
         if self._is_variable(name):
-            if self.variables is None and len(name) > len(f"x{_INDEX}"):
+            if self.variables is None and len(name) > len(f"x{index}"):
                 raise Refused(
-                    f"the variable {name} has too high a number; at most x{_INDEX} is allowed"
+                    f"the variable {name} has too high a number; at most x{index} is allowed"
                 )
             return Node("variable", name)
         if name in CONSTANT_NAMES:

@@ -25,8 +25,6 @@ from kanrun.formulas.syntax import KnownFunction, names_in, variables_in
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import NAMED, Target, check_known, shown
 
-#: Largest number of characters in the name of a target; longer formulas are cut off.
-_LONGEST_NAME = 60
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
 #: Functions with poles. The poles of a key are the zeros of its value.
@@ -40,14 +38,9 @@ _RANDOM = 4000
 #: Largest number of axes through the centre of the domain along which a function is checked. More
 #: axes find more points at which the function is undefined, and take more time.
 _LINES = 20
-#: Number of points checked on each axis. With fewer points, narrow undefined ranges are missed.
-_PER_LINE = 201
 #: Largest number of variables for which a function is checked at all corners of the domain; with
 #: more variables, at two corners only.
 _CORNERS = 10
-#: A zero of a denominator counts as a pole if the function there exceeds this multiple of its
-#: median magnitude.
-_POLE = 1e6
 
 #: Named targets that consist of a few points, without a function.
 GIVEN_POINTS: dict[str, Points] = {
@@ -99,6 +92,8 @@ def named_formula(text: str, domain: Any) -> Target:
       the text, even if this variable cancels, as x2 does in x0 + 0*x2.
     - otherwise: the variables of the formula in alphabetical order.
     """
+    # Largest number of characters in the name of a target; longer formulas are cut off.
+    longest_name = 60
     text = " ".join(text.split())
     names = names_in(text)
     if isinstance(domain, Mapping):
@@ -110,7 +105,7 @@ def named_formula(text: str, domain: Any) -> Target:
         domain = list(domain.values())
     elif any(re.fullmatch(r"x\d+", name) for name in names) or not names:
         names = variables_in(text)
-    shown = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
+    shown = text if len(text) <= longest_name else text[: longest_name - 3] + "..."
     return formula_target(shown, parse(text, names), names, domain)
 
 
@@ -339,13 +334,18 @@ def check_finite(target: Target) -> Target:
     denominator in the expression changes sign between two test points, the function is also checked
     near a zero of this denominator.
     """
+    # A zero of a denominator counts as a pole if the function there exceeds this multiple of its
+    # median magnitude.
+    pole = 1e6
+    # Number of points checked on each axis. With fewer points, narrow undefined ranges are missed.
+    per_line = 201
     assert target.function is not None
     domain = target.domain
     dimension = len(target.domain)
     lower, upper = domain.T
-    lines = np.tile(domain.mean(axis=1), (min(dimension, _LINES), _PER_LINE, 1))
+    lines = np.tile(domain.mean(axis=1), (min(dimension, _LINES), per_line, 1))
     for i, line in enumerate(lines):
-        line[:, i] = np.linspace(lower[i], upper[i], _PER_LINE)
+        line[:, i] = np.linspace(lower[i], upper[i], per_line)
     corners = list(itertools.product(*domain)) if dimension <= _CORNERS else [lower, upper]
     random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM, dimension))
     points = np.concatenate([lines.reshape(-1, dimension), np.array(corners), random])
@@ -359,7 +359,7 @@ def check_finite(target: Target) -> Target:
         )
     for zero in _zeros_of_denominators(target, points):
         # A point with 0/0 need not be a pole. It gives NaN, for which this comparison is false.
-        if np.abs(target.function(zero)).max() > _POLE * np.median(np.abs(values)):
+        if np.abs(target.function(zero)).max() > pole * np.median(np.abs(values)):
             raise UsageError(
                 f"{target.name} is not finite near {shown(zero[0], target.inputs)}, where it "
                 "divides by zero; change target.domain."
@@ -398,9 +398,6 @@ LEVELS = 4
 NEAR = 3
 #: Number of rounds over all inputs. In the first round, the tip of a cone is not found.
 ROUNDS = 2
-#: Change of slope between neighbouring points of the shortest line above which the function counts
-#: as not smooth, in units of the output's size divided by the input's range.
-SLOPE_CHANGE = 0.01
 #: Relative rounding error of values and inputs; smaller differences are ignored.
 ROUNDING = 1e-13
 
@@ -441,6 +438,9 @@ def _largest_change(
     The second array says whether this difference is too large for a smooth function. Both arrays
     have the shape (places,).
     """
+    # Change of slope between neighbouring points of the shortest line above which the function
+    # counts as not smooth, in units of the output's size divided by the input's range.
+    slope_change = 0.01
     (low, high), points = ends, places[:, axis]
     reach = REACH * (high - low)
     for _ in range(LEVELS):
@@ -456,5 +456,5 @@ def _largest_change(
         reach = NEAR * step
     slopes = np.abs(np.diff(y, axis=1)).max(axis=(1, 2)) / step
     rounding = ROUNDING * (np.abs(y).max(axis=(1, 2)) + np.abs(points) * slopes)
-    least = np.maximum(SLOPE_CHANGE * step / (high - low), rounding)
+    least = np.maximum(slope_change * step / (high - low), rounding)
     return points, differences.max(axis=1) > least

@@ -50,7 +50,6 @@ COMPRESSIONS: dict[str, Callable[..., Any]] = {
 _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
-_NAMES_SHOWN = 20
 #: Number of characters that are read at once.
 _PIECE = 2**18
 #: Number of rows at the beginning of a file that are examined to check its header.
@@ -216,9 +215,10 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> No
 
     `where` is the name of the data in the message.
     """
+    names_shown = 20
     columns = dict.fromkeys(names)
     if missing := [name for name in wanted if name not in columns]:
-        listed = ", ".join(list(columns)[:_NAMES_SHOWN]) + ", ..." * (len(columns) > _NAMES_SHOWN)
+        listed = ", ".join(list(columns)[:names_shown]) + ", ..." * (len(columns) > names_shown)
         raise InvalidData(
             f"{where} has no column {missing[0]!r}{did_you_mean(missing[0], columns)}; "
             f"its columns are {listed}."

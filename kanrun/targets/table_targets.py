@@ -66,14 +66,6 @@ _OUTPUT_REMEDY = (
 )
 #: Words in a last row that show that the row summarises the other rows.
 _TOTALS = frozenset(("total", "totals", "sum", "mean", "average", "summe", "gesamt", "mittelwert"))
-#: Number of points of the built-in spiral, which has two turns. More points make the curve easier
-#: to follow.
-_SPIRAL_POINTS = 24
-#: Largest shift of a point along the built-in spiral, in radians; also the increase of the spiral's
-#: radius per radian. With a larger value, the points are spaced less evenly.
-_UNEVEN = 0.2
-#: Outputs with at most this many different values, all whole numbers, may be classes.
-_MOST_CLASSES = 10
 _SHOWN = 10  # largest number of column names in a message
 
 
@@ -183,11 +175,13 @@ def _test_points(asked: TableTarget, inputs: Sequence[str], target: Target) -> P
 
 def _advice(asked: TableTarget, target: Target) -> list[str]:
     """Return a list with a note if outputs that were read as numbers may be classes; else []."""
+    # Outputs with at most this many different values, all whole numbers, may be classes.
+    most_classes = 10
     assert target.points is not None
     if asked.task or target.classes or len(asked.outputs) > 1 or asked.family != "gaussian":
         return []
     values = np.unique(target.points.y)
-    most = min(_MOST_CLASSES, len(target.points) // 2)
+    most = min(most_classes, len(target.points) // 2)
     if not 2 <= len(values) <= most or (values % 1).any():
         return []
     return [
@@ -397,11 +391,17 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
     The parameters are None unless the settings name a column for them. Raises UsageError if the
     file is not a table, or a column is missing or contains values that are not finite numbers.
     """
+    # Largest shift of a point along the built-in spiral, in radians; also the increase of the
+    # spiral's radius per radian. With a larger value, the points are spaced less evenly.
+    uneven = 0.2
+    # Number of points of the built-in spiral, which has two turns. More points make the curve
+    # easier to follow.
+    spiral_points = 24
     # The built-in points lie on a spiral, unevenly spaced. A spiral is not the graph of a function.
     if config.path is None:
-        angle = np.linspace(0.0, 4 * np.pi, _SPIRAL_POINTS)
-        angle += _UNEVEN * np.sin(5 * np.arange(_SPIRAL_POINTS))
-        radius = 2 * _UNEVEN + _UNEVEN * angle
+        angle = np.linspace(0.0, 4 * np.pi, spiral_points)
+        angle += uneven * np.sin(5 * np.arange(spiral_points))
+        radius = 2 * uneven + uneven * angle
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), None
     path = config.path
     columns = list(config.columns or ())

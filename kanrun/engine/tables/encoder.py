@@ -19,10 +19,6 @@ from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.reduced_basis import DEGREE, PerRow, ReducedBasis, RowFunctions, RowInputs
 from kanrun.points import Array, Family, PiecewiseScaling, Points, deviation, in_own_units
 
-#: Largest number of smooth functions of one input, including the straight line.
-_FUNCTIONS = 10
-#: Largest total number of functions of all inputs; each input keeps at least a line and a curve.
-_ALL_FUNCTIONS = 600
 #: Kinds of models: only the mean, straight lines in the user's units, or all parts.
 KINDS = ("mean", "linear", "full")
 #: Shapes that an effect can be required to have, with the sign of its first or second derivative.
@@ -75,15 +71,22 @@ class Encoder:
     @staticmethod
     def of(x: RowInputs, weights: PerRow, policy: TablePolicy, kind: str) -> Encoder:
         """Learn the transformations from rows x (rows, inputs) in the user's units."""
+        # Value of `ROOM` for linear models and for linear extrapolation.
+        straight_room = 1e3
+        # Largest total number of functions of all inputs; each input keeps at least a line and a
+        # curve.
+        all_functions = 600
+        # Largest number of smooth functions of one input, including the straight line.
+        functions = 10
         is_full = kind == "full"
         straight = [j for j, _ in policy.shapes] if is_full else range(x.shape[1])
-        usual = ROOM if is_full else STRAIGHT_ROOM
-        room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(policy.extrapolation, usual)
+        usual = ROOM if is_full else straight_room
+        room = {"linear": straight_room, "constant": 0.0}.get(policy.extrapolation, usual)
         inputs = input_scores(x, weights, straight=straight, room=room)
         if policy.exposure is not None:
             inputs = with_logarithm(inputs, policy.exposure, x[:, policy.exposure])
         u = inputs.apply(x)
-        most = int(np.clip(_ALL_FUNCTIONS // u.shape[1], 2, _FUNCTIONS))
+        most = int(np.clip(all_functions // u.shape[1], 2, functions))
         varied = u.copy()
         if policy.exposure is not None:
             varied[:, policy.exposure] = 0.0
@@ -137,46 +140,23 @@ class Encoder:
         return np.concatenate(rows) if rows else None
 
 
-#: Exposures may be outside the range of the training rows by this factor.
-_EXPOSURE_ROOM = 1e3
 #: The map of an input extends beyond the training range by this fraction of the range on either
 #: side.
 ROOM = 0.25
-#: Value of `ROOM` for linear models and for linear extrapolation.
-STRAIGHT_ROOM = 1e3
 #: Fraction of the training range of the output by which predictions may lie outside this range.
 MARGIN = 0.1
 #: Value of `MARGIN` for a linear model, which extrapolates.
 LINEAR_MARGIN = 10.0
 #: Inputs with at most this many distinct values are only standardised, and have no gaps.
 _FEW_VALUES = 8
-#: Inputs whose values are all within this many standard deviations of the mean are only
-#: standardised.
-_LIGHT_TAIL = 2.5
-#: Weight of the normal score in the score of inputs with longer tails.
-_NORMAL_FRACTION = 0.5
 #: Number of points of the map of an input.
 _KNOTS = 33
 #: Quantile levels of these points.
 _QUANTILES = np.linspace(0, 1, _KNOTS)
-#: Number of points of the map of a transformed output within the training range.
-_OUTPUT_KNOTS = 129
 #: Number of points of the map of a transformed output beyond each end of the training range.
 _BEYOND = 8
-#: Neighbouring values further apart than this fraction of the input's range enclose a gap, in which
-#: nothing is learned.
-_GAP = 0.1
 #: Smallest relative difference of values that count as different.
 _SMALLEST = 1e-12
-#: Upper limit of the margin, in multiples of the training range of the output.
-_MAX_MARGIN = 1e6
-#: Spacing h of the points of the map of a link. For exp, the relative error of linear interpolation
-#: is h^2 / 8.
-_LINK_STEP = 0.028
-#: Smallest number of rows in a bin of predictions, for estimating the scale of errors.
-_BIN_ROWS = 100
-#: Largest number of bins of predictions, for estimating the scale of errors.
-_MAX_BINS = 8
 #: Quantile levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 
@@ -202,6 +182,11 @@ def input_scores(
 
 
 def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array, Array]:
+    # Weight of the normal score in the score of inputs with longer tails.
+    normal_fraction = 0.5
+    # Inputs whose values are all within this many standard deviations of the mean are only
+    # standardised.
+    light_tail = 2.5
     x, exponent = in_own_units(x)
     distinct = np.unique(x)
     low, high = ends = distinct[[0, -1]]
@@ -212,7 +197,7 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
         return np.ldexp([low - size, low + size], exponent), np.array([-1.0, 1.0])
     points = ends
     values = (ends - mean) / std
-    if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
+    if len(distinct) > _FEW_VALUES and np.abs(values).max() > light_tail and not straight:
         points = np.quantile(distinct, _QUANTILES)
         # Where points are closer than this, slopes would overflow.
         apart = np.diff(points) > _SMALLEST * (high - low)
@@ -220,7 +205,7 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
         rank = _ranks(x, weights, points)
         least = 1 / (2 * weights.sum())
         normal = special.ndtri(np.clip(rank, least, 1 - least))
-        values = (1 - _NORMAL_FRACTION) * (points - mean) / std + _NORMAL_FRACTION * normal
+        values = (1 - normal_fraction) * (points - mean) / std + normal_fraction * normal
     if room:
         width = room * (values[-1] - values[0])
         first, last = width * (np.diff(points) / np.diff(values))[[0, -1]]
@@ -230,11 +215,14 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
 
 
 def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
-    """Return the ends of the gaps between values (see `_GAP`): one (gaps, 2) array per input."""
+    """Return the ends of the gaps between values (see `gap`): one (gaps, 2) array per input."""
+    # Neighbouring values further apart than this fraction of the input's range enclose a gap, in
+    # which nothing is learned.
+    gap = 0.1
     found = []
     for column in x.T:
         distinct = np.unique(column)
-        wide = np.flatnonzero(np.diff(distinct) > _GAP * (distinct[-1] - distinct[0]))
+        wide = np.flatnonzero(np.diff(distinct) > gap * (distinct[-1] - distinct[0]))
         wide = wide if len(distinct) > _FEW_VALUES else wide[:0]
         found.append(np.stack([distinct[wide], distinct[wide + 1]], 1))
     return tuple(found)
@@ -288,7 +276,11 @@ def output_map(
     output is limited to `bounds` and to the training range, widened on either side by `margin`
     times its width.
     """
-    margin = min(margin, _MAX_MARGIN)
+    # Upper limit of the margin, in multiples of the training range of the output.
+    max_margin = 1e6
+    # Number of points of the map of a transformed output within the training range.
+    output_knots = 129
+    margin = min(margin, max_margin)
     low = float(y.min())
     high = float(y.max())
     size = high - low if high > low else max(abs(low), 1.0)
@@ -298,7 +290,7 @@ def output_map(
         ends = np.array([least, most])
         return ends, power.apply(ends)
     first, last = power.apply(np.array([low, high]))
-    inside = np.linspace(first, last, _OUTPUT_KNOTS)
+    inside = np.linspace(first, last, output_knots)
     step = (last - first) / 8
     room = max(4.0, 8 * margin + 1)
     beyond = step * np.geomspace(0.1, room, _BEYOND)
@@ -319,9 +311,11 @@ def with_logarithm(inputs: PiecewiseScaling, j: int, exposures: PerRow) -> Piece
     """Replace the map of input number `j` by the logarithm; the other maps are unchanged.
 
     The logarithm is defined for the range of `exposures` (rows,), widened by the factor
-    `_EXPOSURE_ROOM` on either side.
+    `exposure_room` on either side.
     """
-    ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
+    # Exposures may be outside the range of the training rows by this factor.
+    exposure_room = 1e3
+    ends = np.log([exposures.min() / exposure_room, exposures.max() * exposure_room])
     logarithm = link_map(Family("poisson"), ends, margin=0.0)
     points = [*inputs.points]
     values = [*inputs.values]
@@ -349,10 +343,13 @@ def link_map(
     either side by `margin` times its width (or by `margin`, if the width is below 1). Outside, the
     map is constant. Linear interpolation between its points has a relative error of at most 1e-4.
     """
+    # Spacing h of the points of the map of a link. For exp, the relative error of linear
+    # interpolation is h^2 / 8.
+    link_step = 0.028
     low = float(eta.min())
     high = float(min(eta.max(), highest))
     room = margin * max(high - low, 1.0)
-    values = np.linspace(low - room, high + room, int((high - low + 2 * room) / _LINK_STEP) + 2)
+    values = np.linspace(low - room, high + room, int((high - low + 2 * room) / link_step) + 2)
     return PiecewiseScaling((family.mean(values),), (values,))
 
 
@@ -375,7 +372,11 @@ def error_scale(predicted: PerRow, errors: PerRow) -> tuple[ndarray, ndarray]:
     between bins that chance explains (empirical Bayes). If all predictions are equal, the scale is
     1.
     """
-    bins = int(np.clip(len(errors) // _BIN_ROWS, 1, _MAX_BINS))
+    # Largest number of bins of predictions, for estimating the scale of errors.
+    max_bins = 8
+    # Smallest number of rows in a bin of predictions, for estimating the scale of errors.
+    bin_rows = 100
+    bins = int(np.clip(len(errors) // bin_rows, 1, max_bins))
     parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
     middles = np.array([predicted[part].mean() for part in parts])
     # Without this scaling, squares of errors may underflow or overflow.

@@ -41,8 +41,6 @@ from kanrun.engine.tables.likelihoods import Likelihood, Terms
 from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs
 from kanrun.points import PiecewiseScaling, Scaling
 
-#: Prior variance of the constant that the latent function adds to the link of the mean output.
-_LEVEL_VARIANCE = 100.0
 #: Lower limit of the logarithms of rates and variances. At this limit, they are set to 0.
 _LOWEST = -14.0
 #: Prior mean, prior standard deviation, lower limit and upper limit of each hyperparameter, and its
@@ -63,24 +61,12 @@ _PRIORS = np.array(
 #: Pairs (dispersion, variance of the smooth part) from which the search starts. There are two,
 #: because the evidence may have a second maximum near zero noise.
 _STARTS = ((0.3, 0.5), (1e-4, 10.0))
-#: Number of rows with which the search begins; a step on 800 rows takes about 20 times as long.
-_FIRST_ROWS = 200
 #: Largest number of steps of each search.
 _STEPS = 100
-#: Relative change of the log posterior at which the search from each start ends.
-_FIRST_TOLERANCE = 1e-2
 #: Relative change of the log posterior at which the search from the best of these results ends.
 _TOLERANCE = 1e-4
-#: Number of previous steps from which L-BFGS approximates the curvature.
-_MEMORY = 30
-#: Largest number of Newton steps to the most probable latent values.
-_NEWTON_STEPS = 30
-#: Largest number of halvings of a Newton step that does not increase the posterior.
-_HALVINGS = 10
 #: Smallest curvature of a row; it keeps working responses finite.
 _SMALLEST = 1e-12
-#: Change of the log posterior below which Newton's method ends.
-_NEWTON_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +94,13 @@ class EvidenceRows:
 
     def explicit(self, kernel: Kernel) -> ndarray:
         """Return the covariance of the level, the lines and the curves, shape (rows, rows)."""
+        # Prior variance of the constant that the latent function adds to the link of the mean
+        # output.
+        level_variance = 100.0
         lines, curves = self.grams
         covariance = kernel.lines * lines
         covariance += kernel.curves * curves
-        covariance += _LEVEL_VARIANCE
+        covariance += level_variance
         return np.asarray(covariance)
 
     def log_evidence(self, kernel: Kernel) -> float:
@@ -138,20 +127,24 @@ class EvidenceRows:
 def fit_kernel(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
     """Return the kernel with the largest evidence, and the rows with the fitted likelihoods.
 
-    The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. The better
+    The search begins on the first `first_rows` rows, once from each pair in `_STARTS`. The better
     result is improved on these rows and then, if there are more, on all rows. In both searches,
     parameters are scaled by the curvature of the log posterior at the point where they begin. The
     exponents of Gaussian outputs are fitted unless a convex or concave shape is required.
     """
+    # Relative change of the log posterior at which the search from each start ends.
+    first_tolerance = 1e-2
+    # Number of rows with which the search begins; a step on 800 rows takes about 20 times as long.
+    first_rows = 200
     interacting = rows.encoder.interacting(rows.u)
-    problem = _Problem(rows.first(_FIRST_ROWS), interacting)
+    problem = _Problem(rows.first(first_rows), interacting)
     starts = _STARTS[:1] if rows.outputs[0].family.has_known_dispersion else _STARTS
     results = [
-        problem.search(problem.start(*start), problem.std, _FIRST_TOLERANCE) for start in starts
+        problem.search(problem.start(*start), problem.std, first_tolerance) for start in starts
     ]
     best = min(results, key=lambda result: result.surprise)
     best = problem.search(best.parameters, best.units, _TOLERANCE)
-    if len(rows.u) > _FIRST_ROWS:
+    if len(rows.u) > first_rows:
         problem = _Problem(rows, interacting)
         best = problem.search(best.parameters, best.units, _TOLERANCE)
     kernel, outputs = problem.unpacked(best.parameters)
@@ -225,6 +218,8 @@ class _Problem:
 
     def search(self, start: ndarray, units: ndarray, tolerance: float) -> _Result:
         """Minimise from `start` by L-BFGS-B; parameters are divided by `units` (parameters,)."""
+        # Number of previous steps from which L-BFGS approximates the curvature.
+        memory = 30
         ends = self.limits / units[:, None]
 
         def scaled(p: ndarray) -> tuple[float, ndarray]:
@@ -237,7 +232,7 @@ class _Problem:
             jac=True,
             method="L-BFGS-B",
             bounds=optimize.Bounds(*ends.T),
-            options={"maxiter": _STEPS, "ftol": tolerance, "maxcor": _MEMORY},
+            options={"maxiter": _STEPS, "ftol": tolerance, "maxcor": memory},
         )
         variances = np.diag(found.hess_inv.todense())
         return _Result(found.x * units, float(found.fun), np.sqrt(variances) * units)
@@ -310,32 +305,38 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
     z - W^-1 a, which is used for Gaussian outputs because it avoids cancellation; for these, the
     first step is exact.
     """
+    # Change of the log posterior below which Newton's method ends.
+    newton_tolerance = 1e-8
+    # Largest number of halvings of a Newton step that does not increase the posterior.
+    halvings = 10
+    # Largest number of Newton steps to the most probable latent values.
+    newton_steps = 30
     level = likelihood.start()
     f = start
     a = np.zeros(len(start))
     best = -np.inf
     terms = likelihood.terms(level + f)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(newton_steps):
         root = np.sqrt(np.maximum(terms.curvature, _SMALLEST))
         factor = _factor(covariance, root)
         if factor is None:
             return None
         response = root * f + terms.score / root
         target = _solved(factor, root, response)
-        for _ in range(_HALVINGS):
+        for _ in range(halvings):
             moved = covariance @ target
             if likelihood.is_gaussian:
                 moved = (response - target / root) / root
             terms = likelihood.terms(level + moved)
             value = float(terms.value.sum() - target @ moved / 2)
-            if value >= best - _NEWTON_TOLERANCE:
+            if value >= best - newton_tolerance:
                 break
             target = (target + a) / 2
         change = value - best
         a = target
         f = moved
         best = value
-        if change < _NEWTON_TOLERANCE or likelihood.is_gaussian:
+        if change < newton_tolerance or likelihood.is_gaussian:
             break
     if not likelihood.is_gaussian:
         root = np.sqrt(np.maximum(terms.curvature, _SMALLEST))
@@ -398,12 +399,6 @@ def _slopes(covariance: ndarray, likelihood: Likelihood, mode: _Mode) -> _Slopes
     return _Slopes(inverse, by_dispersion - float(moved @ (covariance @ terms.score)), 0.0)
 
 
-#: Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of the
-#: radial variance.
-_CHOLESKY_TOLERANCE = 1e-6
-#: Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of the
-#: noise variance.
-_NOISE_TOLERANCE = 0.01
 #: Variances below this fraction of the radial variance are only rounding errors of the pivoted
 #: Cholesky factorisation.
 _ROUNDING = 1e-13
@@ -493,12 +488,16 @@ class Centres:
         choice ends early if the remaining variances are small compared with both the noise variance
         `noise` and the radial variance.
         """
+        # Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of
+        # the noise variance.
+        noise_tolerance = 0.01
+        # Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of
+        # the radial variance.
+        cholesky_tolerance = 1e-6
         whole = kernel.radial_variance
         if not whole:
             return Centres(rows[:0], np.zeros((0, 0)), kernel)
-        smallest = max(
-            min(_CHOLESKY_TOLERANCE * whole, _NOISE_TOLERANCE * noise), _ROUNDING * whole
-        )
+        smallest = max(min(cholesky_tolerance * whole, noise_tolerance * noise), _ROUNDING * whole)
         covariance = kernel.radial(rows, rows)
         factor, pivots, rank, _ = linalg.lapack.dpstrf(covariance, tol=smallest, lower=1)
         size = min(rank, most)

@@ -22,14 +22,8 @@ from kanrun.points import Family, Points, deviation, in_own_units, root_mean_squ
 
 OURS = "kanrun"
 Predict = Callable[[RowInputs], RowOutputs]
-#: Smallest probability, which keeps the log loss of a class that a model excludes finite.
-_MIN_PROBABILITY = 1e-12
 #: Combined with the seed, so that folds do not share the random numbers of other purposes.
 _STREAM = 20_404
-#: Largest number of rows for which more than one fold is held out.
-_MAX_FOLD_ROWS = 10_000
-#: Largest value of rows x classes x inputs^2 for which more than one fold is held out.
-_FOLD_WORK = 2e7
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +62,15 @@ def assign_folds(
     Returns:
         The number of the fold of each row, shape (rows,); -1 for rows in no fold.
     """
+    # Largest value of rows x classes x inputs^2 for which more than one fold is held out.
+    fold_work = 2e7
+    # Largest number of rows for which more than one fold is held out.
+    max_fold_rows = 10_000
     rng = np.random.default_rng([seed, _STREAM])
     rows, inputs = points.x.shape
     classes = family.classes if family else None
     work = rows * (classes or 1) * inputs**2
-    single = single or rows > _MAX_FOLD_ROWS or work > _FOLD_WORK
+    single = single or rows > max_fold_rows or work > fold_work
     if points.groups is not None:
         place = np.unique(points.groups, return_inverse=True)[1]
         groups = int(place.max()) + 1
@@ -112,9 +110,11 @@ def loss_of(
     It is the log loss for classes, the mean deviance for outputs with a link function, and the root
     mean square error over rows and outputs otherwise.
     """
+    # Smallest probability, which keeps the log loss of a class that a model excludes finite.
+    min_probability = 1e-12
     if family.classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
-        return float(np.average(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)), weights=weights))
+        return float(np.average(-np.log(np.clip(likely, min_probability, 1)), weights=weights))
     if family.has_link:
         return float(np.average(family.deviance(y, predicted)[:, 0], weights=weights))
     return float(root_mean_square(root_mean_square(predicted - y, weights)))

@@ -39,15 +39,8 @@ from kanrun.points import Points
 
 #: Number of quantiles that describe the distribution of an input.
 QUANTILES = 41
-#: Largest number of rows on which importance is measured: of each fold or, without folds, in all.
-MAX_ROWS = 2000
-#: Number of parts into which the training rows are divided if there are no folds.
-PARTS = 5
 #: Name of the row of `anova_table` that describes interactions.
 REMAINDER = "(interactions)"
-#: Combined with the seed to choose the rows on which importance is measured. The next larger number
-#: is used to permute these rows.
-_STREAM = 31
 
 
 def report_tables(
@@ -99,15 +92,23 @@ def importance_table(
     `permutation_importance` is the increase of the loss (see `loss_of`) if the values of a column
     are permuted: the mean over folds. `std` is the standard deviation over folds. In each fold, the
     model of the fold predicts the held-out rows. Without folds, the training rows are divided into
-    `PARTS` parts, each of which is predicted by the model that was fitted to all rows.
+    `parts` parts, each of which is predicted by the model that was fitted to all rows.
     """
+    # Combined with the seed to choose the rows on which importance is measured. The next larger
+    # number is used to permute these rows.
+    stream = 31
+    # Number of parts into which the training rows are divided if there are no folds.
+    parts = 5
+    # Largest number of rows on which importance is measured: of each fold or, without folds, in
+    # all.
+    max_rows = 2000
     folds = model.folds
-    predict = [*folds.predict] or [model.predict] * min(PARTS, len(points))
-    held_out = [np.flatnonzero(folds.number == k)[:MAX_ROWS] for k in range(len(predict))]
+    predict = [*folds.predict] or [model.predict] * min(parts, len(points))
+    held_out = [np.flatnonzero(folds.number == k)[:max_rows] for k in range(len(predict))]
     if not folds.predict:
-        rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
+        rows = np.random.default_rng([seed, stream]).permutation(len(points))[:max_rows]
         held_out = np.array_split(rows, len(predict))
-    rng = np.random.default_rng([seed, _STREAM + 1])
+    rng = np.random.default_rng([seed, stream + 1])
     increases = []
     every = np.arange(points.x.shape[1])
     for fold, rows in zip(predict, held_out, strict=True):
@@ -187,22 +188,8 @@ def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     return DataFrame(rows, columns=["part", "name", "value"])
 
 
-#: Number of points of the effect curve of an input with many values.
-CURVE_POINTS = 61
-#: Largest number of pairs in the table of pairs.
-MAX_PAIRS = 12
-#: Number of the strongest pairs for which maps are computed.
-MAX_MAPS = 4
-#: Largest number of points along each side of a map.
-MAP_POINTS = 25
 #: Quantile levels of a column of numbers between which a map extends along this column.
 MAP_QUANTILES = (0.01, 0.99)
-#: Half width of a pointwise 95% band, in standard deviations.
-BAND = 1.96
-#: Lower limit of class probabilities in bands, which keeps the log-odds finite.
-_RARE = 1e-12
-#: Number of columns whose pairs are compared: those with the largest rates in the kernel.
-_PAIRED_COLUMNS = 12
 
 #: Names of the levels of each column of text, by the name of the column. Every level but the last
 #: is represented by an indicator among the inputs, which is called `column=level`.
@@ -347,17 +334,21 @@ def effect_table(
     of text has one point per `level` that occurs in the rows; `x` is then the number of the level.
     `columns` maps each column to the indices of its inputs.
     """
+    # Half width of a pointwise 95% band, in standard deviations.
+    band = 1.96
+    # Number of points of the effect curve of an input with many values.
+    curve_points = 61
     tables = []
     mean = model.fit.at_scores(model.effect_rows).mean(0)
     for name, inputs in columns.items():
         names = levels.get(name, ())
-        grid = _Grid.of(points.x[:, inputs], names, len(names) or CURVE_POINTS, (0.0, 1.0))
+        grid = _Grid.of(points.x[:, inputs], names, len(names) or curve_points, (0.0, 1.0))
         size = len(grid.values)
         moved = np.repeat(points.x[:1], size, 0)
         moved[:, inputs] = grid.inputs
         contrast = _Contrast.of(model, inputs, model.inputs.apply(moved))
         latent = mean + contrast.effect
-        ends = [_moved(model, latent, sign * BAND * contrast.std) for sign in (-1, 1)]
+        ends = [_moved(model, latent, sign * band * contrast.std) for sign in (-1, 1)]
         shown = {
             "input": name,
             "level": np.tile(grid.levels, len(outputs)),
@@ -376,9 +367,11 @@ def _moved(model: TableModel, latent: RowOutputs, difference: RowOutputs) -> nda
 
     For classes, the log-odds of each class are changed independently.
     """
+    # Lower limit of class probabilities in bands, which keeps the log-odds finite.
+    rare = 1e-12
     if model.outputs is not None:
         return in_units(latent + difference, model.outputs)
-    return np.asarray(expit(logit(np.clip(in_units(latent, None), _RARE, 1 - _RARE)) + difference))
+    return np.asarray(expit(logit(np.clip(in_units(latent, None), rare, 1 - rare)) + difference))
 
 
 def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
@@ -388,19 +381,23 @@ def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataF
     their single effects. It has the unit of the latent functions: logits for classes, the
     transformed output for numbers. `columns` maps each column to the indices of its inputs.
     """
+    # Number of columns whose pairs are compared: those with the largest rates in the kernel.
+    paired_columns = 12
+    # Largest number of pairs in the table of pairs.
+    max_pairs = 12
     found = []
     kernel = model.fit.kernel
     if kernel.radial_variance:
         rates = kernel.smooth * kernel.smooth_rates + kernel.rough * kernel.rough_rates
         largest = sorted(columns, key=lambda name: -rates[list(columns[name])].max())
-        paired = [name for name in columns if name in largest[:_PAIRED_COLUMNS]]
+        paired = [name for name in columns if name in largest[:paired_columns]]
         single = {name: column_effect(model, columns[name]) for name in paired}
         for pair in combinations(paired, 2):
             both = column_effect(model, [j for name in pair for j in columns[name]])
             joint = both - single[pair[0]] - single[pair[1]]
             found.append((*pair, float(np.sqrt(np.var(joint, axis=0).sum()))))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
-    return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
+    return table.sort_values("std", ascending=False, ignore_index=True)[:max_pairs]
 
 
 def pair_maps(
@@ -419,14 +416,18 @@ def pair_maps(
     `level_2` contains their names. Only the first output is predicted or, for classes, the
     probability of the last class.
     """
+    # Largest number of points along each side of a map.
+    map_points = 25
+    # Number of the strongest pairs for which maps are computed.
+    max_maps = 4
     o = len(outputs) - 1 if model.outputs is None else 0
     mean = model.fit.at_scores(model.effect_rows).mean(0)
     tables = []
-    for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
+    for names in pairs[["input_1", "input_2"]].to_numpy()[:max_maps].tolist():
         places = [columns[name] for name in names]
         values = [points.x[:, inputs] for inputs in places]
         grids = [
-            _Grid.of(x, levels.get(name, ()), MAP_POINTS, MAP_QUANTILES)
+            _Grid.of(x, levels.get(name, ()), map_points, MAP_QUANTILES)
             for name, x in zip(names, values, strict=True)
         ]
         shape = [len(grid.values) for grid in grids]

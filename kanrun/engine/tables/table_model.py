@@ -45,13 +45,6 @@ from kanrun.engine.tables.reduced_basis import (
 )
 from kanrun.points import Family, PiecewiseScaling
 
-#: Prior variance that replaces a variance of 0 in the kernel.
-_ABSENT = 1e-12
-#: Number of training rows over which effects are averaged, and at which pairs are compared.
-_EFFECT_ROWS = 200
-#: Number of training rows over which `TableModel.widening` averages.
-_WIDENING_ROWS = 8
-
 
 @dataclass(frozen=True, eq=False)
 class LatentFit:
@@ -79,10 +72,12 @@ class LatentFit:
     @property
     def variances(self) -> ndarray:
         """Prior variance of the coefficient of each feature, shape (features,)."""
+        # Prior variance that replaces a variance of 0 in the kernel.
+        absent = 1e-12
         kernel = self.kernel
         explicit = np.where(self.encoder.basis.is_line, kernel.lines, kernel.curves)
         radial = np.ones(len(self.centres.inputs))
-        return np.concatenate([np.maximum(explicit, _ABSENT), radial])
+        return np.concatenate([np.maximum(explicit, absent), radial])
 
     @cached_property
     def weights(self) -> tuple[ndarray, ndarray]:
@@ -165,7 +160,9 @@ class TableModel:
     @property
     def effect_rows(self) -> RowInputs:
         """Scores of evenly spaced training rows, over which effects are averaged."""
-        return np.asarray(self.u[spaced(len(self.u), _EFFECT_ROWS)])
+        # Number of training rows over which effects are averaged, and at which pairs are compared.
+        effect_rows = 200
+        return np.asarray(self.u[spaced(len(self.u), effect_rows)])
 
     @property
     def held_out(self) -> RowOutputs:
@@ -246,13 +243,15 @@ class TableModel:
             first below the training range, then above it. None for classes and for outputs with a
             link.
         """
+        # Number of training rows over which `TableModel.widening` averages.
+        widening_rows = 8
         if self.outputs is None or self.family.has_link:
             return None
         fit = self.fit
         ends = np.stack([self.u.min(0), self.u.max(0)])
         far = 2 * ends - ends[::-1]
         held = np.clip(far, *np.transpose([each[[0, -1]] for each in self.inputs.values]))
-        rows = self.u[spaced(len(self.u), _WIDENING_ROWS)]
+        rows = self.u[spaced(len(self.u), widening_rows)]
         found = np.zeros((*ends.shape, len(fit.outputs)))
         for j in np.flatnonzero([len(np.unique(column)) > 2 for column in self.u.T]):
             for side in range(2):
