@@ -28,6 +28,7 @@ from sympy.core.function import AppliedUndef
 
 from kanrun.config.registry import Plain
 from kanrun.errors import UsageError, printable
+from kanrun.exports import runtime
 from kanrun.exports.c_source import c_source
 from kanrun.exports.document import (
     Document,
