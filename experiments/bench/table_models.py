@@ -22,7 +22,7 @@ from scipy import stats
 
 from kanrun.engine.tables import TableModel, fit_table
 from kanrun.engine.tables.folds import OURS
-from kanrun.engine.tables.proper_scores import proper_scores
+from kanrun.engine.tables.reports import proper_scores
 from kanrun.points import Points
 
 XGBOOST = "xgboost, rounds chosen"

@@ -12,11 +12,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import TARGETS, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
-from kanrun.engine.tables.folds import OURS, cross_validate, loss_of
-from kanrun.engine.tables.proper_scores import proper_scores
-from kanrun.engine.tables.repeated_rows import merge_copies
-from kanrun.engine.tables.reports import report_tables
-from kanrun.engine.tables.scores import gaps_of, per_exposure
+from kanrun.engine.tables.encoder import gaps_of, per_exposure
+from kanrun.engine.tables.folds import OURS, cross_validate, loss_of, merge_copies
+from kanrun.engine.tables.reports import proper_scores, report_tables
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.model.planning import LearningProblem, with_scalings
 from kanrun.model.settings import AutoConfig
@@ -43,9 +41,6 @@ from .config import FitConfig
 
 #: Smallest number of training rows; fewer rows do not determine the variances of the model.
 MIN_ROWS = 10
-#: Largest relative difference at which two cross-validated losses count as equal. Smaller
-#: differences are displayed as 0.0%.
-SAME_LOSS = 5e-4
 
 #: Notes about the simpler kinds of models, by kind.
 _REASONS = {
@@ -332,9 +327,12 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
         loss: Name of the loss.
 
     Two mean losses count as equal if their difference is at most its standard error over the folds,
-    or at most the fraction SAME_LOSS of the baseline's loss. The fraction matters because the
+    or at most the fraction `same_loss` of the baseline's loss. The fraction matters because the
     standard error is 0 for a single fold, and tiny if all folds agree.
     """
+    # Largest relative difference at which two cross-validated losses count as equal. Smaller
+    # differences are displayed as 0.0%.
+    same_loss = 5e-4
     means = losses.mean().drop(OURS)
     if not len(means) or means.min() <= 0:  # the loss is 0 for constant outputs
         return
@@ -343,7 +341,7 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
     higher = ours.mean() / means[other] - 1
     difference = (ours - losses[other]).to_numpy()
     noise = deviation(difference) / len(difference) ** 0.5
-    is_equal = bool(abs(difference.mean()) <= max(noise, SAME_LOSS * means[other]))
+    is_equal = bool(abs(difference.mean()) <= max(noise, same_loss * means[other]))
     if is_equal:
         text = f"the cross-validated {loss} of {OURS} and {other} differ by no more than chance"
     elif higher > 0:

@@ -26,8 +26,8 @@ from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.evaluation import model_records
 from kanrun.study.recipe import network_columns
 from kanrun.study.resources import generator, make_problem
-from kanrun.targets.arrays import array_target
 from kanrun.targets.datasets import NAMED
+from kanrun.targets.table_targets import array_target
 
 from .config import ImportConfig
 

@@ -41,8 +41,8 @@ from kanrun.model.trained import logit_values, predicted_values, training_sample
 from kanrun.monitoring import ProgressUpdate
 from kanrun.points import Points, Scaling
 from kanrun.study.progress import Reporter
-from kanrun.targets.arrays import Data, array_target, as_numbers, is_frame
 from kanrun.targets.datasets import Dataset, Target
+from kanrun.targets.table_targets import Data, array_target, as_numbers, is_frame
 
 from .config import InterpretConfig
 from .outcome import Interpretation, is_constant, outcome

@@ -25,15 +25,15 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.network_graphs import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas.conversion import as_variables
-from kanrun.formulas.units import dimensions
+from kanrun.formulas.parsing import dimensions
 from kanrun.model.model import LoadedRun, Model
 from kanrun.model.trained import LOGIT_NOISE, explained_outputs, logit_values
 from kanrun.points import Array, PiecewiseScaling, Scaling
 from kanrun.runs import run_at
 from kanrun.runs.records import Note
 from kanrun.study import with_cell
-from kanrun.targets.arrays import array_target
 from kanrun.targets.datasets import Dataset, Target, build_target, check_gaussian, make_dataset
+from kanrun.targets.table_targets import array_target
 
 from .config import InterpretConfig
 

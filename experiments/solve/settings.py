@@ -38,9 +38,9 @@ from kanrun.errors import UsageError
 from kanrun.formulas.equation_syntax import Vocabulary
 from kanrun.formulas.equations import Relation, parse_relation
 from kanrun.formulas.parsing import constant, parse_expression, variable
-from kanrun.targets.arrays import frame_columns, input_rows
 from kanrun.targets.encoding import read_inputs
 from kanrun.targets.table_files import column_names
+from kanrun.targets.table_targets import frame_columns, input_rows
 
 from .config import EquationConfig, SolveConfig
 

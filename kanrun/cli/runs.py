@@ -109,7 +109,7 @@ def predict(  # noqa: PLR0913  # options of a command
     from kanrun.model.model import LoadedRun
     from kanrun.model.trained import PredictionOptions, predict_table
     from kanrun.monitoring import enable_gc
-    from kanrun.targets.table_output import check_output
+    from kanrun.targets.table_files import check_output
 
     enable_gc()
     if output.exists() and file.exists() and output.samefile(file):

@@ -4,6 +4,8 @@ Formulas are written as text, LaTeX, Python or C, with the names of the user's i
 from a run folder is parsed again by `kanrun.formulas`, which accepts only listed functions, before
 source code is generated from it. The splines f1, f2, ... of partly numeric formulas become
 piecewise polynomials.
+
+A JavaScript file consists of the text of `runtime.js` and the document that `in_pieces` returns.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import keyword
 import re
 from collections.abc import Sequence
 from functools import partial
+from importlib import resources
 from math import factorial
 from pathlib import Path
 from typing import Any
@@ -34,11 +37,10 @@ from kanrun.exports.document import (
     in_pieces,
     python_literal,
 )
-from kanrun.exports.javascript import javascript_source
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas.conversion import as_variables, to_latex, to_python
 from kanrun.formulas.parsing import parse, variable
-from kanrun.formulas.vocabulary import KnownFunction
+from kanrun.formulas.syntax import KnownFunction
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
 from kanrun.targets.table_text import canonical, days_from, is_number, number_from, text_of
@@ -55,9 +57,6 @@ def predict(table: Any) -> Array:
 '''
 #: Significant digits of the constants in source code.
 DIGITS = 17
-#: Largest denominator of fractions that are exported as fractions. Fractions with larger
-#: denominators come from decimals, which are parsed exactly, and are exported as decimals.
-MAX_DENOMINATOR = 1000
 #: Names that parameters of an exported C function cannot have, besides the names of functions.
 _C_NAMES = (
     "auto break case char const continue default do double else enum extern float for goto if "
@@ -166,6 +165,9 @@ def _formula_source(entry: Plain, kind: str, name: str, names: Sequence[str]) ->
 
     `names` are the names of the variables in the source code.
     """
+    # Largest denominator of fractions that are exported as fractions. Fractions with larger
+    # denominators come from decimals, which are parsed exactly, and are exported as decimals.
+    max_denominator = 1000
     variables = [str(label) for label in entry["variables"]]
     splines = entry.get("splines") or {}
     functions = {label: KnownFunction(sympy.Function(label, real=True)) for label in splines}
@@ -178,7 +180,7 @@ def _formula_source(entry: Plain, kind: str, name: str, names: Sequence[str]) ->
         ) from error
     changed = dict(zip(map(variable, variables), map(variable, names), strict=True))
     for fraction in expression.atoms(sympy.Rational):
-        if fraction.q > MAX_DENOMINATOR:
+        if fraction.q > max_denominator:
             changed[fraction] = _decimal(fraction)
     expression = expression.xreplace(changed)
     polynomials = {label: _piecewise(*spline) for label, spline in splines.items()}
@@ -235,3 +237,28 @@ def _in_c(expression: sympy.Expr, names: Sequence[str], name: str) -> str:
     unused = "".join(f"(void){v}; " for v in names if variable(v) not in expression.free_symbols)
     head = f"double {name}({', '.join(f'double {v}' for v in names)})"
     return f"\n{head};\n\n{head}\n{{\n    {unused}return {body};\n}}\n"
+
+
+#: Kinds of layers that `runtime.js` computes.
+LAYERS = ("splines", "radial", "dense")
+
+
+def javascript_source(pieces: Document) -> str:
+    """Return the text of the file; `pieces` is the document that `in_pieces` returns.
+
+    Raises UsageError if the file cannot compute a layer or a function of the model.
+    """
+    for layer in pieces["layers"]:
+        if layer["kind"] not in LAYERS:
+            raise UsageError(
+                "--format javascript computes splines, radial and linear layers, and this model "
+                f"has {layer['kind'].replace('_', ' ')}. Take python or c."
+            )
+        if "gelu" in (layer.get("base"), layer.get("activation")):
+            raise UsageError(
+                "JavaScript has no error function, which gelu needs. Take python or c."
+            )
+    # No text of the model may contain the end of the script element into which the file is pasted.
+    data = json.dumps(pieces, allow_nan=False).replace("<", "\\u003c")
+    source = resources.files(__package__).joinpath("runtime.js").read_text("utf-8")
+    return source.replace("/* The model. */", f"const MODEL = {data};")

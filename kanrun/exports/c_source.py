@@ -24,10 +24,6 @@ _PARTS = ("day of year", "weekday", "hour")
 #: Largest difference between a spline and a single polynomial, relative to the largest coefficient,
 #: at which the polynomial is written instead of the spline.
 POLYNOMIAL = 1e-13
-#: Number of decimals to which the coefficients of two edges, relative to the largest one, must
-#: agree for both edges to share one array.
-DECIMALS = 15
-LINE = 120  # number of characters in a line
 #: Characters that are written as themselves in a string literal.
 _HARMLESS = re.compile(r"[A-Za-z0-9 _.]")
 
@@ -95,9 +91,11 @@ def _text(text: str) -> str:
 
 def _numbers(values: list[Any]) -> str:
     """Return a C array initialiser of numbers, or of lists of numbers."""
+    # number of characters in a line
+    line = 120
     if isinstance(values[0], list):
         return _list(map(_numbers, values))
-    return "{" + textwrap.fill(", ".join(map(repr, values)), LINE) + "}"
+    return "{" + textwrap.fill(", ".join(map(repr, values)), line) + "}"
 
 
 def _structure(fields: Document) -> str:
@@ -184,6 +182,9 @@ def _splines(layer: Document) -> Document:
     The spline of an edge is a factor, `scale`, times a spline whose largest coefficient is 1. Edges
     whose normalised coefficients are equal share one array.
     """
+    # Number of decimals to which the coefficients of two edges, relative to the largest one, must
+    # agree for both edges to share one array.
+    decimals = 15
     grids: dict[tuple[int, tuple[float, ...]], int] = {}
     edges = []
     for edge in layer["edges"]:
@@ -191,7 +192,7 @@ def _splines(layer: Document) -> Document:
             np.array(layer["knots"][edge["from"]]), np.array(edge["coefficients"]), layer["degree"]
         )
         scale = float(coefficients[np.abs(coefficients).argmax()])
-        shape = np.round(coefficients / (scale or 1.0), DECIMALS)
+        shape = np.round(coefficients / (scale or 1.0), decimals)
         grid = grids.setdefault((edge["from"], tuple(knots.tolist())), len(grids))
         fields = {key: edge[key] for key in ("to", "base_weight")}
         edges.append(fields | {"grid": grid, "scale": scale, "coefficients": shape.tolist()})

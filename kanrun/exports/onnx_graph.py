@@ -22,34 +22,30 @@ from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document
 
-#: Version of the ONNX operators, released in 2022. All current runtimes read it; older ones may
-#: reject a higher version.
-OPSET = 17
-#: Version of the ONNX file format, released in 2022. All current runtimes read it; older ones may
-#: reject a higher version.
-IR_VERSION = 8
-#: Largest magnitude of inputs and outputs in the user's units. The smallest allowed magnitude is
-#: the inverse. Both are far from the limits of float32.
-_EXTREME = 1e30
-#: Largest magnitude of constants in float32, whose largest number is 3e38. Larger constants, such
-#: as the distance up to which splines are extrapolated, are replaced by this bound.
-_LARGEST = 1e18
-
 
 def onnx_bytes(pieces: Document) -> bytes:
     """Return the content of the ONNX file for the document `pieces`, which `in_pieces` returns.
 
     Raises UsageError if the magnitude of an input or output is too large or too small for float32.
     """
+    # Largest magnitude of inputs and outputs in the user's units. The smallest allowed magnitude is
+    # the inverse. Both are far from the limits of float32.
+    extreme = 1e30
+    # Version of the ONNX file format, released in 2022. All current runtimes read it; older ones
+    # may reject a higher version.
+    ir_version = 8
+    # Version of the ONNX operators, released in 2022. All current runtimes read it; older ones may
+    # reject a higher version.
+    opset = 17
     named = [*zip(pieces["inputs"], pieces["domain"], strict=True)]
     for name, output_map in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
         named.append((name, output_map.get("points") or [output_map["shift"], output_map["scale"]]))
     for name, values in named:
         size = np.abs(values).max()
-        if size and not 1 / _EXTREME <= size <= _EXTREME:
+        if size and not 1 / extreme <= size <= extreme:
             raise UsageError(
                 f"{name} has values near {size:.0e}, but --format onnx uses float32, which needs "
-                f"values from {1 / _EXTREME:.0e} to {_EXTREME:.0e}. Change the unit, or export "
+                f"values from {1 / extreme:.0e} to {extreme:.0e}. Change the unit, or export "
                 "the model as python or c."
             )
     graph = _Graph()
@@ -66,8 +62,8 @@ def onnx_bytes(pieces: Document) -> bytes:
     body = helper.make_graph(graph.nodes, "kanrun", ends[:1], ends[1:], graph.constants)
     model = helper.make_model(
         body,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=ir_version,
         producer_name="kanrun",
     )
     described = ("inputs", "outputs", "classes", "columns", "domain")
@@ -98,11 +94,14 @@ class _Graph:
 
     def name_of(self, value: Any) -> str:
         """Return the name of a traced value, or of a new constant for a number or an array."""
+        # Largest magnitude of constants in float32, whose largest number is 3e38. Larger constants,
+        # such as the distance up to which splines are extrapolated, are replaced by this bound.
+        largest = 1e18
         if isinstance(value, _Traced):
             return value.name
         array = np.asarray(value)
         if array.dtype.kind == "f":
-            array = array.clip(-_LARGEST, _LARGEST) if self.kind == np.float32 else array
+            array = array.clip(-largest, largest) if self.kind == np.float32 else array
             array = array.astype(self.kind)
         self.constants.append(numpy_helper.from_array(array, f"c{len(self.constants)}"))
         return str(self.constants[-1].name)

@@ -25,11 +25,6 @@ from kanrun.targets.table_text import canonical, days_from, number_from, text_of
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
 
-#: Distance beyond a grid, in units of an interval, up to which splines continue linearly. It keeps
-#: squares from overflowing.
-FARTHEST = 1e154
-# Number of rows that are computed at once. A layer stores rows x inputs x outputs numbers.
-ROWS = 500
 ERF = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -80,9 +75,11 @@ def encode(model: Data, table: Any) -> Array:
 
 def evaluate(model: Data, x: Any) -> Array:
     """Return outputs (rows, outputs) for inputs (rows, inputs), in the units of the data."""
+    # Number of rows that are computed at once. A layer stores rows x inputs x outputs numbers.
+    rows = 500
     x = np.asarray(x, dtype=np.float64)
     y = np.concatenate(
-        [network(model, x[start : start + ROWS]) for start in range(0, max(len(x), 1), ROWS)]
+        [network(model, x[start : start + rows]) for start in range(0, max(len(x), 1), rows)]
     )
     if model["classes"] is not None:
         raised = np.exp(y - y.max(axis=1, keepdims=True))
@@ -122,6 +119,9 @@ def _splines(layer: Data, x: Any) -> Any:
     The outputs of the edges are added up to sums. The last 2 m sums are multiplied in pairs, which
     gives m nodes. Every other sum is a node.
     """
+    # Distance beyond a grid, in units of an interval, up to which splines continue linearly. It
+    # keeps squares from overflowing.
+    farthest = 1e154
     points = np.asarray(layer["breakpoints"])
     sums = layer["sums"]
     policy = layer["extrapolation"]
@@ -149,7 +149,7 @@ def _splines(layer: Data, x: Any) -> Any:
         slope = slope * u + value
         value = value * u + power
     if policy == "linear":
-        value = value + (np.clip(x - clamped, -FARTHEST, FARTHEST) * steep)[:, :, None] * slope
+        value = value + (np.clip(x - clamped, -farthest, farthest) * steep)[:, :, None] * slope
     outside = (x < low) | (x > high)
     if policy == "zero":
         value = np.where(outside[:, :, None], 0.0, value)

@@ -28,7 +28,7 @@ from sympy.printing.numpy import SciPyPrinter
 
 from kanrun.errors import UsageError
 from kanrun.formulas.parsing import CONSTANTS, PRECISION, variable
-from kanrun.formulas.vocabulary import FUNCTIONS, RECIPROCALS
+from kanrun.formulas.syntax import FUNCTIONS, RECIPROCALS
 
 #: Number of significant digits that determine a float64.
 DIGITS = 17

@@ -12,8 +12,7 @@ import re
 from dataclasses import dataclass
 
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.formulas.syntax import read
-from kanrun.formulas.vocabulary import CONSTANT_NAMES, FUNCTIONS, KnownFunction
+from kanrun.formulas.syntax import CONSTANT_NAMES, FUNCTIONS, KnownFunction, read
 
 #: Highest order of a derivative, summed over the variables.
 MAX_ORDER = 6

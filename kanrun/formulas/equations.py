@@ -15,7 +15,7 @@ from kanrun.errors import UsageError
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.equation_syntax import Derivative, Vocabulary, read_relation
 from kanrun.formulas.parsing import parse_expression, variable
-from kanrun.formulas.vocabulary import KnownFunction
+from kanrun.formulas.syntax import KnownFunction
 
 Array = NDArray[np.float64]
 #: Function that maps rows of arguments (points, names) to values (points,).

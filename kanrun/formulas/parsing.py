@@ -4,24 +4,27 @@ Decimal numbers become exact rationals: 0.5 becomes 1/2. With sympy's Float, con
 15 digits only, and 0.5*x0 would not be equal to x0/2. With rationals, both are equal, and x0**0.5
 becomes sqrt(x0). The sizes of numbers are limited before anything is computed, so that no text can
 keep the program busy.
+
+Physical units, such as `kg*m/s^2` or `N*m`, are parsed in the same way.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import sympy
+from numpy.typing import NDArray
 from sympy import Expr
 
 from kanrun.errors import UsageError
-from kanrun.formulas.syntax import Node, Refused, quoted, quoting, read
-from kanrun.formulas.vocabulary import KnownFunction
+from kanrun.formulas.syntax import KnownFunction, Node, Refused, quoted, quoting, read
 
-_PAIRS = 300  # largest number of pairs of terms in min and max; sympy compares 300 pairs in 3 s
 _DIGITS = 5_000  # largest number of digits of a power that is computed exactly
 _EXPONENT = 1_000  # largest exponent of a power whose base contains a variable
 _MAGNITUDE = 1e300  # constants lie between 1 / _MAGNITUDE and _MAGNITUDE, well within float64
@@ -141,13 +144,15 @@ class _Builder:
         return self._called(node.value, parts)
 
     def _called(self, function: KnownFunction, arguments: list[Expr]) -> Expr:
+        # largest number of pairs of terms in min and max; sympy compares 300 pairs in 3 s
+        pairs = 300
         if function.arguments is None:  # sympy compares all terms in min and max, also nested ones
             joined = [
                 argument for argument in arguments if isinstance(argument, sympy.Min | sympy.Max)
             ]
             terms = len(arguments) + sum(len(argument.args) - 1 for argument in joined)
             self.pairs += terms * (terms - 1) // 2
-            if self.pairs > _PAIRS:
+            if self.pairs > pairs:
                 raise Refused("it has too many terms in min and max")
         definition = function.definition
         if isinstance(definition, str) and not definition.isidentifier():
@@ -207,3 +212,69 @@ def _checked(value: Expr) -> Expr:
 
 def _is_ordinary(number: Any) -> bool:
     return bool(1 / _MAGNITUDE < abs(number) < _MAGNITUDE)
+
+
+#: Dimensions of the SI base units, in the order of the exponents that `dimensions` returns.
+BASE = (
+    "length",
+    "mass",
+    "time",
+    "current",
+    "temperature",
+    "amount_of_substance",
+    "luminous_intensity",
+)
+#: Names in sympy's table of units, by spellings that the table does not contain.
+_OTHER_UNITS = {"l": "liter", "L": "liter", "min": "minute", "h": "hour", "degC": "kelvin"}
+_PREFIXES = "yzafpnumcdhkMGTPEZY"
+
+
+def dimensions(units: Mapping[str, str], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the exponents of the seven SI base units for each quantity, shape (names, 7).
+
+    Args:
+        units: Unit of each quantity by name, such as `kg*m/s^2`. Quantities without a unit, and
+            those with the unit "1", have exponents of zero.
+        names: Names of the quantities, in the order of the rows.
+
+    Raises:
+        UsageError: If `units` contains a name that is not in `names`, or text that is not a product
+            of powers of known units.
+    """
+    if unknown := [name for name in units if name not in names]:
+        raise UsageError(
+            f"target.units has {unknown[0]!r}, which is not one of {', '.join(names)}."
+        )
+    return np.array([_exponents(str(units.get(name, "1"))) for name in names])
+
+
+def _exponents(text: str) -> NDArray[np.float64]:
+    from sympy.physics.units.systems.si import SI, dimsys_SI
+
+    words = sorted(set(re.findall(r"(?<!\w)[^\W\d]\w*", text)))
+    quantities = {variable(word): _quantity(word, text) for word in words}
+    expression = parse_expression(text, words)
+    for base, power in expression.as_powers_dict().items():
+        if not base.is_number and not (base.is_Symbol and power.is_Rational):
+            raise UsageError(f"The unit {text!r} is not a product of powers of units.")
+    dimension = SI.get_dimensional_expr(expression.xreplace(quantities))
+    powers = dimsys_SI.get_dimensional_dependencies(dimension)
+    by_name = {str(getattr(base, "name", base)): float(power) for base, power in powers.items()}
+    return np.array([by_name.get(name, 0.0) for name in BASE])
+
+
+def _quantity(word: str, text: str) -> Any:
+    """Return sympy's unit for `word`; a prefix such as k or m is removed, and its factor ignored.
+
+    `text` is the whole unit, which the error message quotes.
+    """
+    from sympy.physics import units
+
+    for name in (word, word[1:] if word[0] in _PREFIXES else ""):
+        quantity = getattr(units, _OTHER_UNITS.get(name, name), None)
+        if isinstance(quantity, units.Quantity):
+            return quantity
+    raise UsageError(
+        f"The unit {text!r} has {word!r}, which is not known; write it in base units such as "
+        "kg*m/s^2."
+    )

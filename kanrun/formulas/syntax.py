@@ -2,6 +2,9 @@
 
 Python's `ast` splits the text; no code is run, and sympy is not needed. Names, numbers of arguments
 and sizes are checked here, so that no text can keep the program busy; `parsing` checks the values.
+
+Formulas may contain the functions and constants that are listed here, and the names that the caller
+of the parser adds; all other names are rejected. This module does not load sympy.
 """
 
 from __future__ import annotations
@@ -10,26 +13,18 @@ import ast
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from kanrun.errors import UsageError
-from kanrun.formulas.vocabulary import (
-    CONSTANT_NAMES,
-    FUNCTIONS,
-    INDEXED,
-    KnownFunction,
-    similar_names,
-)
+from kanrun.errors import UsageError, did_you_mean
 
-_CHARACTERS = 20_000  # largest number of characters of a formula
-_NODES = 12_000  # largest number of nodes of Python's syntax tree
-_NESTING = 100  # largest number of levels of nested operators
+if TYPE_CHECKING:
+    from sympy import Expr
+
 # Number of levels that a call or an exponent counts as, because sympy is slow in nested calls.
 _CALL_LEVELS = 10
-_INDEX = 9_999  # largest number of a variable such as x0
-_QUOTED = 80  # number of characters of a formula that messages quote
 _CODE = 40  # number of characters of rejected code that messages quote
 
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
@@ -110,8 +105,10 @@ def quoting(text: object, what: str = "formula") -> Iterator[None]:
 
 def quoted(text: object) -> str:
     """Quote the beginning of a formula for a message."""
+    # number of characters of a formula that messages quote
+    quoted = 80
     shown = str(text)
-    return repr(shown if len(shown) <= _QUOTED else f"{shown[: _QUOTED - 3]}...")
+    return repr(shown if len(shown) <= quoted else f"{shown[: quoted - 3]}...")
 
 
 def _tree(text: object) -> ast.Expression:
@@ -120,10 +117,14 @@ def _tree(text: object) -> ast.Expression:
     Raises:
         Refused: If `text` has no valid syntax or is too long.
     """
+    # largest number of nodes of Python's syntax tree
+    nodes = 12_000
+    # largest number of characters of a formula
+    characters = 20_000
     if not isinstance(text, str) or not text.strip():
         raise Refused("a text such as exp(-x0)*sin(3*x1) is needed")
-    if len(text) > _CHARACTERS:
-        raise Refused(f"it has {len(text)} characters, at most {_CHARACTERS} are allowed")
+    if len(text) > characters:
+        raise Refused(f"it has {len(text)} characters, at most {characters} are allowed")
     source = " ".join(text.split())
     if match := _NUMBER_THEN_NAME.search(source):
         raise Refused(
@@ -143,7 +144,7 @@ def _tree(text: object) -> ast.Expression:
         raise Refused(
             "it cannot be read: it is nested too deeply or has unreadable characters"
         ) from None
-    if sum(1 for _ in ast.walk(tree)) > _NODES:
+    if sum(1 for _ in ast.walk(tree)) > nodes:
         raise Refused("it has too many terms")
     return tree
 
@@ -171,9 +172,11 @@ class _Reader:
         self.variables = None if variables is None else frozenset(variables)
 
     def read(self, node: ast.expr, depth: int) -> Node:
-        if depth > _NESTING:
+        # largest number of levels of nested operators
+        nesting = 100
+        if depth > nesting:
             raise Refused(
-                f"it is nested too deeply (at most {_NESTING // _CALL_LEVELS} functions inside "
+                f"it is nested too deeply (at most {nesting // _CALL_LEVELS} functions inside "
                 "each other)"
             )
         match node:
@@ -233,10 +236,12 @@ class _Reader:
         return INDEXED.fullmatch(name) is not None
 
     def _name(self, name: str) -> Node:
+        # largest number of a variable such as x0
+        index = 9_999
         if self._is_variable(name):
-            if self.variables is None and len(name) > len(f"x{_INDEX}"):
+            if self.variables is None and len(name) > len(f"x{index}"):
                 raise Refused(
-                    f"the variable {name} has too high a number; at most x{_INDEX} is allowed"
+                    f"the variable {name} has too high a number; at most x{index} is allowed"
                 )
             return Node("variable", name)
         if name in CONSTANT_NAMES:
@@ -277,3 +282,94 @@ class _Reader:
             raise Refused(f"{name} takes {many}, not {count}")
         arguments = (self.read(argument, depth + _CALL_LEVELS) for argument in node.args)
         return Node("call", function, tuple(arguments))
+
+
+#: Functions that are reciprocals of other functions, such as cot = 1/tan. Formulas may contain
+#: them, because sympy's simplification produces them.
+RECIPROCALS = {
+    "cot": "tan",
+    "sec": "cos",
+    "csc": "sin",
+    "coth": "tanh",
+    "sech": "cosh",
+    "csch": "sinh",
+}
+#: Names of the constants.
+CONSTANT_NAMES = ("pi", "e", "E")
+#: Pattern of a variable's name that consists of x and a number, such as x0.
+INDEXED = re.compile(r"x(0|[1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class KnownFunction:
+    """Function that formulas may call.
+
+    Attributes:
+        definition: Name of the same function in sympy; a formula in its arguments x0, x1, ...; or a
+            Python function that maps the arguments to the sympy expression.
+        arguments: Number of arguments; None for two or more.
+    """
+
+    definition: str | Callable[..., Expr]
+    arguments: int | None = 1
+
+
+def _logarithm(argument: Expr, base: int) -> Expr:
+    import sympy
+
+    return sympy.log(argument, base)
+
+
+def _bessel(order: Expr, argument: Expr) -> Expr:
+    """Return the Bessel function J_order(argument), for orders whose values were tested.
+
+    Raises:
+        ValueError: If the order is not a whole number from 0 to 8.
+    """
+    import sympy
+
+    if not order.is_Integer or not 0 <= order <= 8:
+        raise ValueError("the order of besselj must be a whole number from 0 to 8")
+    return sympy.besselj(order, argument)
+
+
+def _table() -> dict[str, KnownFunction]:
+    circular = ("sin", "cos", "tan")
+    hyperbolic = ("sinh", "cosh", "tanh")
+    inverses = [f"a{name}" for name in (*circular, *hyperbolic)]
+    further = ("exp", "log", "sqrt", "sign", "erf", "floor", "Abs")
+    names = (*circular, *hyperbolic, *inverses, *RECIPROCALS, *further)
+    unary: dict[str, str | Callable[..., Expr]] = {name: name for name in names}
+    unary |= {f"arc{name}": f"a{name}" for name in (*circular, "tanh")}
+    unary |= {
+        "ln": "log",
+        "log10": partial(_logarithm, base=10),
+        "log2": partial(_logarithm, base=2),
+        "abs": "Abs",
+        "sigmoid": "1/(1 + exp(-x0))",
+        "gaussian": "exp(-x0^2)",
+        "heaviside": "(1 + sign(x0))/2",
+        "j0": "besselj(0, x0)",
+        "j1": "besselj(1, x0)",
+    }
+    table = {name: KnownFunction(definition) for name, definition in unary.items()}
+    table["besselj"] = KnownFunction(_bessel, 2)
+    table["where"] = KnownFunction("x2 + (x1 - x2)*x0", 3)
+    for name in ("Min", "Max"):
+        table[name] = table[name.lower()] = KnownFunction(name, None)
+    return table
+
+
+#: Functions by name, including aliases such as arcsin and ln. sympy's own spellings (Abs, Max) are
+#: included as well, so that the text of an expression can be parsed again. sigmoid(x) is
+#: 1/(1 + exp(-x)), gaussian(x) is exp(-x^2), heaviside(x) is 1/2 at 0, and where(x < 0.5, 1, 0) is
+#: 1 below 0.5 and 0 above.
+FUNCTIONS: dict[str, KnownFunction] = _table()
+
+
+def similar_names(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with names similar to `name`, or "" if there are none.
+
+    There are no suggestions for a single letter, because it resembles every short name.
+    """
+    return did_you_mean(name, known) if len(name) > 1 else ""

@@ -37,11 +37,11 @@ from kanrun.runs.files import Checkpoint
 from kanrun.runs.records import Note, Row, Table
 from kanrun.study.progress import Reporter
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
-from kanrun.targets.arrays import Data, array_target, as_array, frame_columns, is_frame
 from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import Reading
 from kanrun.targets.functions import named_formula
 from kanrun.targets.settings import ExpressionTarget, TableTarget
+from kanrun.targets.table_targets import Data, array_target, as_array, frame_columns, is_frame
 
 #: Name of the model that is `auto` without interactions between inputs.
 ADDITIVE = "additive"

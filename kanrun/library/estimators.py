@@ -35,7 +35,7 @@ from kanrun.library import configure_data, fit_target
 from kanrun.model.model import Model
 from kanrun.model.trained import in_numpy, predicted_values
 from kanrun.points import Array, Family, predicted_classes
-from kanrun.targets.arrays import Data, array_target, as_numbers, input_rows, is_frame
+from kanrun.targets.table_targets import Data, array_target, as_numbers, input_rows, is_frame
 
 #: Parameters that the method `fit` handles itself. All other parameters are passed to `kanrun.fit`
 #: as settings of the same name.

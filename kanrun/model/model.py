@@ -46,9 +46,9 @@ from kanrun.model.trained import (
 from kanrun.points import Array, predicted_classes
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import read_checkpoint, write_checkpoint, write_named_file
-from kanrun.targets.arrays import Data, as_array, as_numbers, input_rows
 from kanrun.targets.datasets import NAMED, check_known
 from kanrun.targets.encoding import features_of
+from kanrun.targets.table_targets import Data, as_array, as_numbers, input_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -29,8 +29,13 @@ from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.points import Array, Family, PiecewiseScaling, Scaling, predicted_classes
 from kanrun.runs.files import Checkpoint, as_text, formulas_in
 from kanrun.targets.encoding import OTHERS, TableCode, plain_code
-from kanrun.targets.table_files import TableFile, TableLimits, check_columns, is_parquet
-from kanrun.targets.table_output import table_writer
+from kanrun.targets.table_files import (
+    TableFile,
+    TableLimits,
+    check_columns,
+    is_parquet,
+    table_writer,
+)
 from kanrun.targets.table_text import text_of
 
 Arrays = dict[str, NDArray[Any]]

@@ -21,7 +21,6 @@ from typing import Any
 
 from kanrun import monitoring
 from kanrun.config.registry import require_plugins
-from kanrun.config.rules import typed
 from kanrun.errors import Terminated, UsageError, tell
 from kanrun.runs import Point, Run, RunFolder, Status
 from kanrun.runs.folder import holding, write_tables

@@ -43,14 +43,8 @@ NAMED: dict[str, str] = {
 #: Each purpose has its own stream, so that more test points, or noise, do not change the training
 #: points.
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4, "extra": 5}
-_FUNCTION_POINTS = 1000  # default number of training points of a function
-_TEST_FRACTION = 0.2  # default fraction of the rows of a table that are test rows
 # Smallest number of training rows of a table; a single row has no standard deviation.
 _MIN_TRAIN = 2
-_MIN_FOR_VALIDATION = 20  # smallest number of training points of which some are used for validation
-# A column of a function is not standardised if its size (half range or standard deviation) is from
-# 1/100 to 100 and its mean is at most 100 sizes.
-_ORDINARY = 100.0
 _MAX_NUMBERS = 10**9  # largest number of points times variables in one draw
 _ROUNDING = 1e-13  # largest relative range of a column that counts as constant
 _REDRAWS = 100  # largest number of redraws of points with non-finite values, as in FastSRB
@@ -243,13 +237,15 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
 
     Raises UsageError if the sampling settings do not fit the target.
     """
+    # smallest number of training points of which some are used for validation
+    min_for_validation = 20
     check(sampling, "sampling.")
     drawn, test = _points_of(target, sampling, seed)
     if sampling.noise:
         normal = generator(seed, "noise").standard_normal(drawn.y.shape)
         drawn = replace(drawn, y=drawn.y + sampling.noise * deviation(drawn.y) * normal)
     order = split_order(len(drawn), generator(seed, "validation"), _labels(target, drawn))
-    few = len(drawn) < _MIN_FOR_VALIDATION
+    few = len(drawn) < min_for_validation
     kept = len(drawn) - (0 if few else round(sampling.validation_fraction * len(drawn)))
     train = drawn.take(np.sort(order[:kept]))
     if target.is_table:
@@ -278,11 +274,13 @@ def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Poi
 
     The training points include those that will become validation points.
     """
+    # default number of training points of a function
+    function_points = 1000
     if target.points is None:
         if sampling.n_test is None:
             raise UsageError("sampling.n_test must be a number; null is for tables.")
         drawn = []
-        n_train = _FUNCTION_POINTS if sampling.n_train is None else sampling.n_train
+        n_train = function_points if sampling.n_train is None else sampling.n_train
         for purpose, count in (("train", n_train), ("test", sampling.n_test)):
             if count * len(target.domain) > _MAX_NUMBERS:
                 raise UsageError(
@@ -313,12 +311,14 @@ def _row_counts(name: str, rows: int, sampling: SamplingConfig) -> tuple[int, in
 
     Raises UsageError if the table has too few rows for the settings.
     """
+    # default fraction of the rows of a table that are test rows
+    test_fraction = 0.2
     train = sampling.n_train
     test = sampling.n_test
     if train is not None and train < _MIN_TRAIN:
         raise UsageError(f"sampling.n_train={train} must be at least {_MIN_TRAIN} for a table.")
     if test is None:
-        test = max(round(_TEST_FRACTION * rows), 1) if train is None else max(rows - train, 0)
+        test = max(round(test_fraction * rows), 1) if train is None else max(rows - train, 0)
     if train is None:
         train = rows - test
     if train < _MIN_TRAIN:
@@ -369,9 +369,12 @@ def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
 
 def _scale_if_needed(middle: Array, size: Array) -> Scaling:
     """Return the scaling (x - `middle`) / `size`, or the identity for columns of ordinary size."""
+    # A column of a function is not standardised if its size (half range or standard deviation) is
+    # from 1/100 to 100 and its mean is at most 100 sizes.
+    ordinary = 100.0
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
-    near = np.abs(middle) <= _ORDINARY * size
-    plain = (size >= 1 / _ORDINARY) & (size <= _ORDINARY) & near
+    near = np.abs(middle) <= ordinary * size
+    plain = (size >= 1 / ordinary) & (size <= ordinary) & near
     return Scaling(np.where(plain, 0.0, middle), np.where(plain, 1.0, size))
 
 

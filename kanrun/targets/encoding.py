@@ -30,20 +30,10 @@ from kanrun.targets.table_text import (
     text_of,
 )
 
-MAX_LEVELS = 500  # largest number of levels of a category with an indicator, most frequent first
-#: Number of levels above which a warning names the column, because the column may hold numbers or
-#: dates in an unknown notation.
-MANY_LEVELS = 20
-# Smallest number of rows with a level that gets an indicator; rarer levels get none.
-_MIN_ROWS = 2
 #: Parts of a date that can become inputs, with their periods in days.
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
-_PERIODS = 1.2  # number of periods that dates must span for a part to become an input
-_TEXT_FRACTION = 0.5  # fraction of texts among the values above which a column is a category
 #: Largest number of characters of a value in a message.
 _SHOWN = 40
-#: Largest number of values in a message.
-_LISTED = 5
 
 
 # The next two functions are copied into exported Python files, so they may use only NumPy.
@@ -130,9 +120,11 @@ def check_values(
 
 def _listed(values: Sequence[Any]) -> str:
     """Return the first distinct values as text, such as "['a','b',...]" for the command line."""
+    # Largest number of values in a message.
+    listed = 5
     distinct = list(dict.fromkeys(values))
-    shown = [repr(value) for value in distinct[:_LISTED]]
-    return f"[{','.join([*shown, *['...'] * (len(distinct) > _LISTED)])}]"
+    shown = [repr(value) for value in distinct[:listed]]
+    return f"[{','.join([*shown, *['...'] * (len(distinct) > listed)])}]"
 
 
 def read_inputs(
@@ -325,6 +317,10 @@ class Reading:
         are neither numbers nor dates. Raises UsageError if some, but at most half, of the values
         are neither.
         """
+        # fraction of texts among the values above which a column is a category
+        text_fraction = 0.5
+        # number of periods that dates must span for a part to become an input
+        periods = 1.2
         numbers, faults = read_numbers(values, self.missing)
         notes: list[str] = []
         kind = "number"
@@ -340,7 +336,7 @@ class Reading:
         present_count = len(values) - len(faults["missing"])
         if name not in self.categorical:
             self._check_notation(name, values, wrong, f"target.categorical_columns=[{name}]")
-        if name in self.categorical or len(wrong) > _TEXT_FRACTION * present_count:
+        if name in self.categorical or len(wrong) > text_fraction * present_count:
             return _category(name, values, in_memory=self.file is None)
         wrong_values = {**faults, "missing": []} if self.fills else faults
         check_values(name, values, wrong_values, self.file or "x", self.rows, self.remedy, kind)
@@ -349,9 +345,7 @@ class Reading:
             return None, [f"the column {name!r} is left out: it is empty"]
         if parts is not None:
             # Keep the parts whose periods the dates span, unless all values of a part are equal.
-            spanned = [
-                part for part, period in DAYS.items() if np.ptp(present) >= _PERIODS * period
-            ]
+            spanned = [part for part, period in DAYS.items() if np.ptp(present) >= periods * period]
             parts = tuple(part for part in spanned if len(np.unique(place_of(present, part))) > 1)
             if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
                 in_memory = "use pandas.to_datetime(..., dayfirst=True)"
@@ -387,8 +381,15 @@ def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode
 
     The encoding is None if no text repeats, or if all rows have the same text.
     """
+    # Smallest number of rows with a level that gets an indicator; rarer levels get none.
+    min_rows = 2
+    # Number of levels above which a warning names the column, because the column may hold numbers
+    # or dates in an unknown notation.
+    many_levels = 20
+    # largest number of levels of a category with an indicator, most frequent first
+    max_levels = 500
     counts = Counter(map(text_of, values))
-    kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
+    kept = [level for level, count in counts.most_common(max_levels) if count >= min_rows]
     other = None
     if len(counts) == len(kept) <= 2:  # if two levels cover all rows, only the second is encoded
         other, *kept = sorted(kept)
@@ -403,5 +404,5 @@ def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode
     )
     warning += "" if in_memory else f" (target.exclude=[{name}])"
     return ColumnCode(name, tuple(sorted(kept)), other=other), [warning] * (
-        len(counts) > MANY_LEVELS
+        len(counts) > many_levels
     )

@@ -1,4 +1,7 @@
-"""Targets that are functions given by a name or a formula, and a check that they are finite."""
+"""Targets that are functions given by a name or a formula, and a check that they are finite.
+
+`rough_places` finds points at which a function is not smooth.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,10 @@ import sympy
 from kanrun.errors import MALFORMED, UsageError
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import constant, parse, variable
-from kanrun.formulas.syntax import names_in, variables_in
-from kanrun.formulas.vocabulary import KnownFunction
+from kanrun.formulas.syntax import KnownFunction, names_in, variables_in
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import NAMED, Target, check_known, shown
 
-#: Largest number of characters in the name of a target; longer formulas are cut off.
-_LONGEST_NAME = 60
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
 #: Functions with poles. The poles of a key are the zeros of its value.
@@ -38,14 +38,9 @@ _RANDOM = 4000
 #: Largest number of axes through the centre of the domain along which a function is checked. More
 #: axes find more points at which the function is undefined, and take more time.
 _LINES = 20
-#: Number of points checked on each axis. With fewer points, narrow undefined ranges are missed.
-_PER_LINE = 201
 #: Largest number of variables for which a function is checked at all corners of the domain; with
 #: more variables, at two corners only.
 _CORNERS = 10
-#: A zero of a denominator counts as a pole if the function there exceeds this multiple of its
-#: median magnitude.
-_POLE = 1e6
 
 #: Named targets that consist of a few points, without a function.
 GIVEN_POINTS: dict[str, Points] = {
@@ -97,6 +92,8 @@ def named_formula(text: str, domain: Any) -> Target:
       the text, even if this variable cancels, as x2 does in x0 + 0*x2.
     - otherwise: the variables of the formula in alphabetical order.
     """
+    # Largest number of characters in the name of a target; longer formulas are cut off.
+    longest_name = 60
     text = " ".join(text.split())
     names = names_in(text)
     if isinstance(domain, Mapping):
@@ -108,7 +105,7 @@ def named_formula(text: str, domain: Any) -> Target:
         domain = list(domain.values())
     elif any(re.fullmatch(r"x\d+", name) for name in names) or not names:
         names = variables_in(text)
-    shown = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
+    shown = text if len(text) <= longest_name else text[: longest_name - 3] + "..."
     return formula_target(shown, parse(text, names), names, domain)
 
 
@@ -337,13 +334,18 @@ def check_finite(target: Target) -> Target:
     denominator in the expression changes sign between two test points, the function is also checked
     near a zero of this denominator.
     """
+    # A zero of a denominator counts as a pole if the function there exceeds this multiple of its
+    # median magnitude.
+    pole = 1e6
+    # Number of points checked on each axis. With fewer points, narrow undefined ranges are missed.
+    per_line = 201
     assert target.function is not None
     domain = target.domain
     dimension = len(target.domain)
     lower, upper = domain.T
-    lines = np.tile(domain.mean(axis=1), (min(dimension, _LINES), _PER_LINE, 1))
+    lines = np.tile(domain.mean(axis=1), (min(dimension, _LINES), per_line, 1))
     for i, line in enumerate(lines):
-        line[:, i] = np.linspace(lower[i], upper[i], _PER_LINE)
+        line[:, i] = np.linspace(lower[i], upper[i], per_line)
     corners = list(itertools.product(*domain)) if dimension <= _CORNERS else [lower, upper]
     random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM, dimension))
     points = np.concatenate([lines.reshape(-1, dimension), np.array(corners), random])
@@ -357,7 +359,7 @@ def check_finite(target: Target) -> Target:
         )
     for zero in _zeros_of_denominators(target, points):
         # A point with 0/0 need not be a pole. It gives NaN, for which this comparison is false.
-        if np.abs(target.function(zero)).max() > _POLE * np.median(np.abs(values)):
+        if np.abs(target.function(zero)).max() > pole * np.median(np.abs(values)):
             raise UsageError(
                 f"{target.name} is not finite near {shown(zero[0], target.inputs)}, where it "
                 "divides by zero; change target.domain."
@@ -382,3 +384,77 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
             ends = points[[np.nanargmin(signs), np.nanargmax(signs)]]
             share = brentq(lambda t, v=value, e=ends: v(e[0] + t * (e[1] - e[0])), 0, 1)
             yield (ends[0] + share * (ends[1] - ends[0]))[None]
+
+
+#: Number of points on each line.
+POINTS = 129
+#: Half the length of the first line, on which fourth differences are computed, as a fraction of the
+#: input's range.
+REACH = 0.1
+#: Number of successive lines along one input. Every line is (POINTS - 1) / (2 NEAR) times shorter
+#: than the line before.
+LEVELS = 4
+#: Half the length of the next line, in units of the spacing of points on the present line.
+NEAR = 3
+#: Number of rounds over all inputs. In the first round, the tip of a cone is not found.
+ROUNDS = 2
+#: Relative rounding error of values and inputs; smaller differences are ignored.
+ROUNDING = 1e-13
+
+
+def rough_places(
+    function: Callable[[Array], Array], points: Array, domain: Array, sizes: Array
+) -> Array:
+    """Return, near each of `points`, a point at which `function` is not smooth, if there is one.
+
+    Fourth differences are maximised on shorter and shorter lines, along one input after another.
+    Where the function is smooth, these differences decrease as h^4 with the spacing h of the points
+    on the line. At a kink, they decrease as h, and at a jump, they do not decrease.
+
+    Args:
+        function: Map from (points, inputs) to (points, outputs).
+        points: Points in the domain, shape (points, inputs).
+        domain: Lower and upper bound of each input, shape (inputs, 2).
+        sizes: Typical magnitudes of the outputs, shape (outputs,).
+
+    Returns:
+        The points at which the function is not smooth, shape (points, inputs). A row is NaN if the
+        function is smooth near the point.
+    """
+    places = points.copy()
+    rough = np.zeros(len(points), dtype=bool)
+    for axis in [*range(len(domain))] * ROUNDS:
+        moved, changes = _largest_change(function, places, axis, domain[axis], sizes)
+        places[~rough, axis] = moved[~rough]
+        rough |= changes
+    return np.where(rough[:, None], places, np.nan)
+
+
+def _largest_change(
+    function: Callable[[Array], Array], places: Array, axis: int, ends: Array, sizes: Array
+) -> tuple[Array, Array]:
+    """Return the coordinate along `axis` with the largest fourth difference near each of `places`.
+
+    The second array says whether this difference is too large for a smooth function. Both arrays
+    have the shape (places,).
+    """
+    # Change of slope between neighbouring points of the shortest line above which the function
+    # counts as not smooth, in units of the output's size divided by the input's range.
+    slope_change = 0.01
+    (low, high), points = ends, places[:, axis]
+    reach = REACH * (high - low)
+    for _ in range(LEVELS):
+        middle = np.clip(points, low + reach, high - reach)
+        lines = middle[:, None] + reach * np.linspace(-1, 1, POINTS)
+        x = np.repeat(places, POINTS, axis=0)
+        x[:, axis] = lines.ravel()
+        with np.errstate(all="ignore"):
+            y = function(x).reshape(len(places), POINTS, -1) / sizes
+            differences = np.nan_to_num(np.abs(np.diff(y, 4, axis=1)).max(axis=2), posinf=0.0)
+        points = np.take_along_axis(lines, differences.argmax(axis=1)[:, None] + 2, axis=1)[:, 0]
+        step = 2 * reach / (POINTS - 1)
+        reach = NEAR * step
+    slopes = np.abs(np.diff(y, axis=1)).max(axis=(1, 2)) / step
+    rounding = ROUNDING * (np.abs(y).max(axis=(1, 2)) + np.abs(points) * slopes)
+    least = np.maximum(slope_change * step / (high - low), rounding)
+    return points, differences.max(axis=1) > least

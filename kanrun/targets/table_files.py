@@ -4,6 +4,8 @@ pandas and pyarrow parse the files, as `ReadOptions` say. This module rejects da
 wrongly read files with an error that names the option that helps. The values of text files stay
 text; values of Parquet and Excel files keep their types. The index of each block contains the row
 numbers in the file. Rows of text files and workbooks are counted from 1, and include the header.
+
+Written files appear complete or not at all.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ import itertools
 import lzma
 import os
 import re
+import secrets
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +34,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from kanrun.config.rules import FREE_TEXT, Natural, copied
 from kanrun.errors import InvalidData, UsageError, did_you_mean, no_file
-from kanrun.targets.table_text import is_number
+from kanrun.targets.table_text import is_missing, is_number, read_numbers
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -47,7 +50,6 @@ COMPRESSIONS: dict[str, Callable[..., Any]] = {
 _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
-_NAMES_SHOWN = 20
 #: Number of characters that are read at once.
 _PIECE = 2**18
 #: Number of rows at the beginning of a file that are examined to check its header.
@@ -213,9 +215,10 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> No
 
     `where` is the name of the data in the message.
     """
+    names_shown = 20
     columns = dict.fromkeys(names)
     if missing := [name for name in wanted if name not in columns]:
-        listed = ", ".join(list(columns)[:_NAMES_SHOWN]) + ", ..." * (len(columns) > _NAMES_SHOWN)
+        listed = ", ".join(list(columns)[:names_shown]) + ", ..." * (len(columns) > names_shown)
         raise InvalidData(
             f"{where} has no column {missing[0]!r}{did_you_mean(missing[0], columns)}; "
             f"its columns are {listed}."
@@ -574,3 +577,68 @@ def _opened(file: Path) -> Iterator[Any]:
         ) from None
     except OSError as error:
         raise UsageError(f"{file.name} cannot be read: {error.strerror or error}.") from None
+
+
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)
+#: Pattern of values such as 007, which are names and not numbers.
+_NAME = re.compile(r"[+-]?0\d")
+
+
+def check_output(file: Path) -> None:
+    """Raise UsageError if kanrun cannot write this table format, or Parquet lacks pyarrow."""
+    if is_parquet(file):
+        pyarrow_for("writing", file)
+    elif ending_of(file) not in SEPARATORS:
+        raise UsageError(
+            f"{str(file)!r} is not a kind of table that kanrun writes; it writes "
+            f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), .parquet."
+        )
+
+
+@contextlib.contextmanager
+def table_writer(file: Path, texts: Collection[str]) -> Iterator[Callable[[DataFrame], None]]:
+    """Return a context manager that yields a function, which appends a block of rows to `file`.
+
+    `file` must be accepted by `check_output`; it appears when the context ends without an error.
+    The blocks of a Parquet file are collected in memory. Its columns `texts` contain values from a
+    text file, which are converted to integers or floats if all values of the column allow it.
+    Raises UsageError if the file cannot be written.
+    """
+    from pandas import concat
+
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    blocks: list[DataFrame] = []
+
+    def append(block: DataFrame) -> None:
+        first = not temporary.exists()
+        opened = COMPRESSIONS.get(file.suffix.lower(), open)
+        with opened(temporary, "at", encoding="utf-8", newline="") as stream:
+            separator = SEPARATORS[ending_of(file)].replace(r"\s+", "\t")
+            block.to_csv(stream, sep=separator, index=False, header=first, lineterminator="\n")
+
+    try:
+        try:
+            yield blocks.append if is_parquet(file) else append
+            if blocks:
+                table = concat(blocks)
+                typed = {name: _typed(list(table[name])) for name in texts}
+                table.assign(**typed).to_parquet(temporary, index=False)
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {file}: {error.strerror or error}; choose another --output."
+        ) from error
+
+
+def _typed(texts: list[str]) -> Any:
+    """Convert texts to integers, or to floats with NaN for missing values, if all texts allow it.
+
+    Otherwise, return the texts unchanged.
+    """
+    if all(map(_WHOLE.match, texts)):
+        return list(map(int, texts))
+    if all(is_missing(text) or (is_number(text) and not _NAME.match(text)) for text in texts):
+        return read_numbers(texts)[0]
+    return texts

@@ -19,9 +19,8 @@ from processes import run
 
 from kanrun.engine.networks import Network
 from kanrun.errors import UsageError
-from kanrun.exports import FORMATS, document_of, encode, evaluate, export_bytes, identifier
+from kanrun.exports import FORMATS, LAYERS, document_of, encode, evaluate, export_bytes, identifier
 from kanrun.exports import in_pieces as pieces_of
-from kanrun.exports.javascript import LAYERS
 from kanrun.model.trained import predicted_values
 from kanrun.targets.encoding import ColumnCode, TableCode
 from kanrun.targets.table_text import read_days

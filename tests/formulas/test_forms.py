@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from kanrun.errors import UsageError
 from kanrun.formulas.conversion import to_latex, to_numpy, to_python
 from kanrun.formulas.parsing import parse, variable
-from kanrun.formulas.vocabulary import FUNCTIONS
+from kanrun.formulas.syntax import FUNCTIONS
 
 VARIABLES = ("x0", "x1")
 POINTS = np.array([[0.3, 0.7], [-0.6, 0.2], [1.7, -1.3], [-2.4, -0.1], [0.05, 3.1]])

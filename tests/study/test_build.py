@@ -16,8 +16,8 @@ from kanrun.engine.training import Clock, Setup, SmoothnessPenalty
 from kanrun.model.planning import factory, make_plan
 from kanrun.model.settings import KANConfig
 from kanrun.study.resources import TimeLimit, estimate_memory, make_problem
-from kanrun.targets.arrays import array_target
 from kanrun.targets.settings import NamedTarget, TableTarget
+from kanrun.targets.table_targets import array_target
 
 CPU = ExperimentConfig(device="cpu")
 PRODUCT = make_problem(CPU, NamedTarget("product"), SamplingConfig(n_train=60, n_test=10), 0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cases import cases, refuses
 
-from kanrun.config.conversion import check
+from kanrun.config.rules import check
 from kanrun.targets.encoding import TableCode
 from kanrun.targets.table_files import ReadOptions
 from kanrun.targets.table_text import other_notation, read_days

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from cases import cases
 
-from kanrun.targets.functions import named_formula
-from kanrun.targets.smoothness import rough_places
+from kanrun.targets.functions import named_formula, rough_places
 
 SMOOTH = (
     "exp(sin(pi*x0) + x1^2)",

@@ -16,7 +16,7 @@ from numpy import ndarray
 from scipy import linalg, optimize
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.tables.kernel import Kernel
+from kanrun.engine.tables.evidence import Kernel
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
 from kanrun.points import Scaling
 

@@ -12,6 +12,16 @@ independent normal priors.
 
 Source: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2006), algorithms 3.1
 and 5.1.
+
+The kernel consists of lines and curves of each input, plus a smooth and a rough radial part:
+
+k(x, z) = v_l sum_j l_j(x) l_j(z) + v_c sum_jk c_jk(x) c_jk(z)
+          + v_s exp(-sum_j w_j (u_j(x) - u_j(z))^2 / 2) + v_r exp(-sum_j m_j |t_j(x) - t_j(z)|)
+
+l_j is the straight line of input j, c_jk its curves (`reduced_basis`), u_j its score (`encoder`),
+and t_j the average of u_j and its rank. v_l, v_c, v_s and v_r are variances, w_j and m_j are rates.
+The rough part is the limit of the kernels of random forests (E. Scornet, IEEE Transactions on
+Information Theory 62 (2016) 1485-1500).
 """
 
 from __future__ import annotations
@@ -24,15 +34,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 from scipy import linalg, optimize
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import cdist, pdist, squareform
 
 from kanrun.engine.tables.encoder import CURVATURES, Encoder
-from kanrun.engine.tables.kernel import Kernel
 from kanrun.engine.tables.likelihoods import Likelihood, Terms
 from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs
+from kanrun.points import PiecewiseScaling, Scaling
 
-#: Prior variance of the constant that the latent function adds to the link of the mean output.
-_LEVEL_VARIANCE = 100.0
 #: Lower limit of the logarithms of rates and variances. At this limit, they are set to 0.
 _LOWEST = -14.0
 #: Prior mean, prior standard deviation, lower limit and upper limit of each hyperparameter, and its
@@ -53,24 +61,12 @@ _PRIORS = np.array(
 #: Pairs (dispersion, variance of the smooth part) from which the search starts. There are two,
 #: because the evidence may have a second maximum near zero noise.
 _STARTS = ((0.3, 0.5), (1e-4, 10.0))
-#: Number of rows with which the search begins; a step on 800 rows takes about 20 times as long.
-_FIRST_ROWS = 200
 #: Largest number of steps of each search.
 _STEPS = 100
-#: Relative change of the log posterior at which the search from each start ends.
-_FIRST_TOLERANCE = 1e-2
 #: Relative change of the log posterior at which the search from the best of these results ends.
 _TOLERANCE = 1e-4
-#: Number of previous steps from which L-BFGS approximates the curvature.
-_MEMORY = 30
-#: Largest number of Newton steps to the most probable latent values.
-_NEWTON_STEPS = 30
-#: Largest number of halvings of a Newton step that does not increase the posterior.
-_HALVINGS = 10
 #: Smallest curvature of a row; it keeps working responses finite.
 _SMALLEST = 1e-12
-#: Change of the log posterior below which Newton's method ends.
-_NEWTON_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +94,13 @@ class EvidenceRows:
 
     def explicit(self, kernel: Kernel) -> ndarray:
         """Return the covariance of the level, the lines and the curves, shape (rows, rows)."""
+        # Prior variance of the constant that the latent function adds to the link of the mean
+        # output.
+        level_variance = 100.0
         lines, curves = self.grams
         covariance = kernel.lines * lines
         covariance += kernel.curves * curves
-        covariance += _LEVEL_VARIANCE
+        covariance += level_variance
         return np.asarray(covariance)
 
     def log_evidence(self, kernel: Kernel) -> float:
@@ -128,20 +127,24 @@ class EvidenceRows:
 def fit_kernel(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
     """Return the kernel with the largest evidence, and the rows with the fitted likelihoods.
 
-    The search begins on the first `_FIRST_ROWS` rows, once from each pair in `_STARTS`. The better
+    The search begins on the first `first_rows` rows, once from each pair in `_STARTS`. The better
     result is improved on these rows and then, if there are more, on all rows. In both searches,
     parameters are scaled by the curvature of the log posterior at the point where they begin. The
     exponents of Gaussian outputs are fitted unless a convex or concave shape is required.
     """
+    # Relative change of the log posterior at which the search from each start ends.
+    first_tolerance = 1e-2
+    # Number of rows with which the search begins; a step on 800 rows takes about 20 times as long.
+    first_rows = 200
     interacting = rows.encoder.interacting(rows.u)
-    problem = _Problem(rows.first(_FIRST_ROWS), interacting)
+    problem = _Problem(rows.first(first_rows), interacting)
     starts = _STARTS[:1] if rows.outputs[0].family.has_known_dispersion else _STARTS
     results = [
-        problem.search(problem.start(*start), problem.std, _FIRST_TOLERANCE) for start in starts
+        problem.search(problem.start(*start), problem.std, first_tolerance) for start in starts
     ]
     best = min(results, key=lambda result: result.surprise)
     best = problem.search(best.parameters, best.units, _TOLERANCE)
-    if len(rows.u) > _FIRST_ROWS:
+    if len(rows.u) > first_rows:
         problem = _Problem(rows, interacting)
         best = problem.search(best.parameters, best.units, _TOLERANCE)
     kernel, outputs = problem.unpacked(best.parameters)
@@ -215,6 +218,8 @@ class _Problem:
 
     def search(self, start: ndarray, units: ndarray, tolerance: float) -> _Result:
         """Minimise from `start` by L-BFGS-B; parameters are divided by `units` (parameters,)."""
+        # Number of previous steps from which L-BFGS approximates the curvature.
+        memory = 30
         ends = self.limits / units[:, None]
 
         def scaled(p: ndarray) -> tuple[float, ndarray]:
@@ -227,7 +232,7 @@ class _Problem:
             jac=True,
             method="L-BFGS-B",
             bounds=optimize.Bounds(*ends.T),
-            options={"maxiter": _STEPS, "ftol": tolerance, "maxcor": _MEMORY},
+            options={"maxiter": _STEPS, "ftol": tolerance, "maxcor": memory},
         )
         variances = np.diag(found.hess_inv.todense())
         return _Result(found.x * units, float(found.fun), np.sqrt(variances) * units)
@@ -300,32 +305,38 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
     z - W^-1 a, which is used for Gaussian outputs because it avoids cancellation; for these, the
     first step is exact.
     """
+    # Change of the log posterior below which Newton's method ends.
+    newton_tolerance = 1e-8
+    # Largest number of halvings of a Newton step that does not increase the posterior.
+    halvings = 10
+    # Largest number of Newton steps to the most probable latent values.
+    newton_steps = 30
     level = likelihood.start()
     f = start
     a = np.zeros(len(start))
     best = -np.inf
     terms = likelihood.terms(level + f)
-    for _ in range(_NEWTON_STEPS):
+    for _ in range(newton_steps):
         root = np.sqrt(np.maximum(terms.curvature, _SMALLEST))
         factor = _factor(covariance, root)
         if factor is None:
             return None
         response = root * f + terms.score / root
         target = _solved(factor, root, response)
-        for _ in range(_HALVINGS):
+        for _ in range(halvings):
             moved = covariance @ target
             if likelihood.is_gaussian:
                 moved = (response - target / root) / root
             terms = likelihood.terms(level + moved)
             value = float(terms.value.sum() - target @ moved / 2)
-            if value >= best - _NEWTON_TOLERANCE:
+            if value >= best - newton_tolerance:
                 break
             target = (target + a) / 2
         change = value - best
         a = target
         f = moved
         best = value
-        if change < _NEWTON_TOLERANCE or likelihood.is_gaussian:
+        if change < newton_tolerance or likelihood.is_gaussian:
             break
     if not likelihood.is_gaussian:
         root = np.sqrt(np.maximum(terms.curvature, _SMALLEST))
@@ -386,3 +397,152 @@ def _slopes(covariance: ndarray, likelihood: Likelihood, mode: _Mode) -> _Slopes
     moved = by_latent - _solved(mode.factor, root, indirect)
     inverse += (np.outer(moved, a) + np.outer(a, moved)) / 2
     return _Slopes(inverse, by_dispersion - float(moved @ (covariance @ terms.score)), 0.0)
+
+
+#: Variances below this fraction of the radial variance are only rounding errors of the pivoted
+#: Cholesky factorisation.
+_ROUNDING = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Hyperparameters of the kernel, for outputs that are scaled to a variance near 1.
+
+    Attributes:
+        smooth_rates: w, shape (inputs,); 0 for inputs that are not in the smooth part.
+        rough_rates: m, shape (inputs,); 0 for inputs that are not in the rough part.
+        lines: v_l, the variance of straight lines.
+        curves: v_c, the variance of curves.
+        smooth: v_s, the variance of the smooth part; 0 if there is no smooth part.
+        rough: v_r, the variance of the rough part; 0 if there is no rough part.
+        ranks: Map from scores u to t, the averages of scores and ranks.
+    """
+
+    smooth_rates: ndarray
+    rough_rates: ndarray
+    lines: float
+    curves: float
+    smooth: float
+    rough: float
+    ranks: PiecewiseScaling | Scaling
+
+    @property
+    def radial_variance(self) -> float:
+        return self.smooth + self.rough
+
+    def among(self, inside: ndarray) -> Kernel:
+        """Return the kernel with the rates of some inputs set to 0.
+
+        `inside` (inputs,) is true for the inputs whose rates are kept.
+        """
+        return replace(
+            self, smooth_rates=self.smooth_rates * inside, rough_rates=self.rough_rates * inside
+        )
+
+    def smooth_part(self, a: ndarray, b: ndarray) -> ndarray:
+        """Return the covariances of the smooth part of scores, shape (rows of a, rows of b)."""
+        scale = np.sqrt(self.smooth_rates / 2)
+        return _decayed(self.smooth, cdist(a * scale, b * scale, "sqeuclidean"))
+
+    def rough_part(self, a: ndarray, b: ndarray) -> ndarray:
+        """Return the covariances of the rough part, shape (rows of a, rows of b)."""
+        left, right = (self.ranks.apply(u) * self.rough_rates for u in (a, b))
+        return _decayed(self.rough, cdist(left, right, "cityblock"))
+
+    def radial(self, a: ndarray, b: ndarray) -> ndarray:
+        """Return the covariances of both radial parts, shape (rows of a, rows of b)."""
+        covariance = self.smooth_part(a, b)
+        covariance += self.rough_part(a, b)
+        return covariance
+
+
+def _decayed(variance: float, distances: ndarray) -> ndarray:
+    """Return the variance times exp(-distance); `distances` is overwritten."""
+    np.exp(np.negative(distances, out=distances), out=distances)
+    distances *= variance
+    return distances
+
+
+@dataclass(frozen=True, eq=False)
+class Centres:
+    """Inducing points of the radial parts (Nystroem approximation).
+
+    The approximate covariance between any row and a centre is exact.
+
+    Attributes:
+        inputs: Scores of the R centres, shape (R, inputs).
+        root: Lower Cholesky factor of the covariance of the centres, shape (R, R).
+        kernel: The kernel.
+    """
+
+    inputs: ndarray
+    root: ndarray
+    kernel: Kernel
+
+    @staticmethod
+    def of(kernel: Kernel, rows: ndarray, most: int, noise: float) -> Centres:
+        """Choose at most `most` of the rows as centres by pivoted Cholesky factorisation.
+
+        The next centre is the row with the largest variance given the previous centres (H.
+        Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440). The
+        choice ends early if the remaining variances are small compared with both the noise variance
+        `noise` and the radial variance.
+        """
+        # Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of
+        # the noise variance.
+        noise_tolerance = 0.01
+        # Largest variance that pivoted Cholesky factorisation may leave at a row, as a fraction of
+        # the radial variance.
+        cholesky_tolerance = 1e-6
+        whole = kernel.radial_variance
+        if not whole:
+            return Centres(rows[:0], np.zeros((0, 0)), kernel)
+        smallest = max(min(cholesky_tolerance * whole, noise_tolerance * noise), _ROUNDING * whole)
+        covariance = kernel.radial(rows, rows)
+        factor, pivots, rank, _ = linalg.lapack.dpstrf(covariance, tol=smallest, lower=1)
+        size = min(rank, most)
+        return Centres(rows[pivots[:size] - 1], np.tril(factor[:size, :size]), kernel)
+
+    def features(self, rows: ndarray) -> ndarray:
+        """Return features (rows, R) whose inner products approximate the radial covariance.
+
+        Coefficients of these features have the prior variance 1.
+        """
+        return self.whitened(self.kernel.radial(rows, self.inputs))
+
+    def whitened(self, covariance: ndarray) -> ndarray:
+        """Convert covariances with the R centres, shape (rows, R), to `features` of that shape."""
+        features = linalg.solve_triangular(
+            self.root, covariance.T, lower=True, overwrite_b=True, check_finite=False
+        )
+        return np.asarray(features.T)
+
+    def transposed(self, coefficients: ndarray) -> ndarray:
+        """Convert coefficients of `features` to weights of the covariances with the R centres.
+
+        Both have the shape (R, outputs), and both give the same latent functions:
+        features @ coefficients = covariances @ weights.
+        """
+        return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")
+
+    def factors(
+        self, points: ndarray, columns: Sequence[int], rows: ndarray
+    ) -> tuple[ndarray, ndarray]:
+        """Factorise the radial covariances with the R centres into two groups of inputs.
+
+        The smooth and the rough covariance are products over inputs. Consider a point whose inputs
+        `columns` are those of one of `points`, and whose other inputs are those of one of `rows`.
+        Each of its two covariances with a centre is the product of two factors.
+
+        Returns:
+            The factors that depend on `columns` and include the variances, shape (points, 2, R),
+            and those that depend on the other inputs, shape (rows, 2, R). In the second dimension,
+            the smooth part comes first.
+        """
+        inside = np.isin(np.arange(points.shape[1]), columns)
+        others = replace(self.kernel.among(~inside), smooth=1.0, rough=1.0)
+        own, rest = (
+            np.stack([part.smooth_part(x, self.inputs), part.rough_part(x, self.inputs)], 1)
+            for part, x in ((self.kernel.among(inside), points), (others, rows))
+        )
+        return own, rest

@@ -15,19 +15,19 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from kanrun.engine.tables.encoder import KINDS, Encoder, TablePolicy
-from kanrun.engine.tables.evidence import EvidenceRows, fit_kernel
-from kanrun.engine.tables.folds import Folds, Predict, assign_folds, training_rows
-from kanrun.engine.tables.kernel import Centres, Kernel
-from kanrun.engine.tables.likelihoods import Likelihood, Power
-from kanrun.engine.tables.posterior import condition
-from kanrun.engine.tables.repeated_rows import merge_copies
-from kanrun.engine.tables.scores import (
+from kanrun.engine.tables.encoder import (
+    KINDS,
     LINEAR_MARGIN,
     MARGIN,
+    Encoder,
+    TablePolicy,
     link_map,
     output_map,
 )
+from kanrun.engine.tables.evidence import Centres, EvidenceRows, Kernel, fit_kernel
+from kanrun.engine.tables.folds import Folds, Predict, assign_folds, merge_copies, training_rows
+from kanrun.engine.tables.likelihoods import Likelihood, Power
+from kanrun.engine.tables.posterior import condition
 from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Family, PiecewiseScaling, Points, deviation
@@ -35,44 +35,11 @@ from kanrun.points import Family, PiecewiseScaling, Points, deviation
 #: Largest number of rows from which the kernel is estimated; twice as many take eight times as
 #: long.
 EVIDENCE_ROWS = 800
-#: Smallest number of rows from which the kernel is estimated, however many inputs there are.
-_FEWEST_EVIDENCE_ROWS = 200
-#: Largest value of inputs x rows^2, the number of values that a step of the kernel search reads.
-_EVIDENCE_WORK = 2e7
-#: Number of inputs that take as much work as one additional output.
-_OUTPUT_WORK = 10
 #: Largest number of classes from which the kernel is estimated; the most frequent ones are used.
 _EVIDENCE_CLASSES = 8
-#: Largest number of centres of the radial parts.
-_CENTRES = 1500
-#: Number of centres for very large tables, for which more centres would be too expensive.
-_FEWEST_CENTRES = 300
-#: Number of rows among which centres are chosen.
-_CANDIDATE_ROWS = 3000
-#: Largest number of entries of the matrix of features (1 GiB).
-_NUMBERS = 1.2e8
-#: Largest number of multiplications of one Newton step for all classes.
-_STEP_WORK = 8e10
 #: With at least this many rows, the rows from which the kernel is estimated are in no fold, so that
 #: all folds can use the same kernel.
 _SHARED_ROWS = 4 * EVIDENCE_ROWS
-#: A kind of model is preferred to the next simpler kind only if it increases the log evidence by at
-#: least this much (a Bayes factor of 20).
-_KIND_EVIDENCE = 3.0
-#: Initial variance of the lines of a linear model.
-_LINES = 0.3
-#: Interquartile range of a normal distribution divided by its standard deviation. Before the power
-#: transform, outputs are scaled by their interquartile range, so that long tails do not make most
-#: of them small.
-_NORMAL_QUARTILES = 1.349
-#: Smallest scale of outputs, as a fraction of their standard deviation; it is needed if most
-#: outputs are equal.
-_LEAST_UNIT = 0.1
-#: Margin of `link_map` for linear models and linear extrapolation. Within the margin, straight
-#: lines continue.
-_LINEAR_LINK_MARGIN = 1.0
-#: Combined with the seed, so that the choice of rows does not share random numbers with folds.
-_STREAM = 20_511
 
 
 def fit_table(
@@ -142,32 +109,62 @@ class _Problem:
         """Return the kernel with the largest evidence, and its centres; there is no posterior yet.
 
         Each kind of model is tried. A kind is preferred to a simpler one only if its log evidence
-        is larger by at least `_KIND_EVIDENCE` for each step in `KINDS`. `outputs` is the number of
+        is larger by at least `kind_evidence` for each step in `KINDS`. `outputs` is the number of
         latent functions.
         """
+        # A kind of model is preferred to the next simpler kind only if it increases the log
+        # evidence by at least this much (a Bayes factor of 20).
+        kind_evidence = 3.0
+        # Largest number of multiplications of one Newton step for all classes.
+        step_work = 8e10
+        # Largest number of entries of the matrix of features (1 GiB).
+        numbers = 1.2e8
+        # Number of rows among which centres are chosen.
+        candidate_rows = 3000
+        # Number of centres for very large tables, for which more centres would be too expensive.
+        fewest_centres = 300
+        # Largest number of centres of the radial parts.
+        centres = 1500
+        # Number of inputs that take as much work as one additional output.
+        output_work = 10
+        # Largest value of inputs x rows^2, the number of values that a step of the kernel search
+        # reads.
+        evidence_work = 2e7
+        # Smallest number of rows from which the kernel is estimated, however many inputs there are.
+        fewest_evidence_rows = 200
         rows = len(points)
         order = self._order(rows)
-        work = points.x.shape[1] + _OUTPUT_WORK * (min(outputs, _EVIDENCE_CLASSES) - 1)
-        most = max(_FEWEST_EVIDENCE_ROWS, int(np.sqrt(_EVIDENCE_WORK / work)))
+        work = points.x.shape[1] + output_work * (min(outputs, _EVIDENCE_CLASSES) - 1)
+        most = max(fewest_evidence_rows, int(np.sqrt(evidence_work / work)))
         among = order[: min(most, EVIDENCE_ROWS)]
         found = [self._searched(points, among, kind) for kind in KINDS]
         gains = [
-            sample.log_evidence(kernel) - place * _KIND_EVIDENCE
+            sample.log_evidence(kernel) - place * kind_evidence
             for place, (kernel, sample) in enumerate(found)
         ]
         kernel, sample = found[int(np.argmax(gains))]
         encoder = sample.encoder
-        affordable = min(_NUMBERS / rows, np.sqrt(_STEP_WORK / rows / outputs))
-        most = int(np.clip(affordable, _FEWEST_CENTRES, _CENTRES))
-        u = encoder.inputs.apply(points.x[np.sort(order[:_CANDIDATE_ROWS])])
+        affordable = min(numbers / rows, np.sqrt(step_work / rows / outputs))
+        most = int(np.clip(affordable, fewest_centres, centres))
+        u = encoder.inputs.apply(points.x[np.sort(order[:candidate_rows])])
         noise = min(each.dispersion for each in sample.outputs)
         return LatentFit(sample, Centres.of(kernel, u, most, noise), ())
 
     def _order(self, rows: int) -> Int[ndarray, " rows"]:
-        return np.random.default_rng([self.seed, _STREAM]).permutation(rows)
+        # Combined with the seed, so that the choice of rows does not share random numbers with
+        # folds.
+        stream = 20_511
+        return np.random.default_rng([self.seed, stream]).permutation(rows)
 
     def _likelihoods(self, points: Points) -> list[Likelihood]:
         """Return the likelihood of each output, or of each class against the others."""
+        # Smallest scale of outputs, as a fraction of their standard deviation; it is needed if most
+        # outputs are equal.
+        least_unit = 0.1
+        # Interquartile range of a normal distribution divided by its standard deviation. Before the
+        # power transform, outputs are scaled by their interquartile range, so that long tails do
+        # not make most of them small.
+        normal_quartiles = 1.349
         y = points.y
         weights = points.shares
         family = self.family
@@ -180,8 +177,8 @@ class _Problem:
         likelihoods = []
         for each in y.T:
             quartiles = np.quantile(each, [0.25, 0.75])
-            least = _LEAST_UNIT * float(deviation(each, weights))
-            unit = max(float(np.ptp(quartiles)) / _NORMAL_QUARTILES, least) or 1.0
+            least = least_unit * float(deviation(each, weights))
+            unit = max(float(np.ptp(quartiles)) / normal_quartiles, least) or 1.0
             power = Power(unit, float(np.median(each / unit)))
             likelihoods.append(Likelihood(family, each, weights, power))
         return likelihoods
@@ -229,6 +226,9 @@ class _Problem:
 
     def model(self, points: Points, known: LatentFit | None = None) -> TableModel:
         """Return the model in the user's units, fitted to `points`; see `fit`."""
+        # Margin of `link_map` for linear models and linear extrapolation. Within the margin,
+        # straight lines continue.
+        linear_link_margin = 1.0
         fit = self.fit(points, known)
         policy = self.policy
         family = self.family
@@ -237,7 +237,7 @@ class _Problem:
         is_straight = fit.kind != "full"
         if family.has_link and not family.classes:
             highest = float(family.link(points.y.max())) if family.is_log else np.inf
-            margin = _LINEAR_LINK_MARGIN if is_wide or is_straight else MARGIN
+            margin = linear_link_margin if is_wide or is_straight else MARGIN
             outputs = link_map(family, fit.left_out, highest=highest, margin=margin)
         elif not family.classes:
             margin = np.inf if is_wide else LINEAR_MARGIN if is_straight else MARGIN
@@ -275,9 +275,11 @@ def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, EvidenceRows]:
     The variance of the lines is estimated from each output; the kernel has the geometric mean of
     these estimates.
     """
-    prior = np.full(rows.functions.shape[1], _LINES)
+    # Initial variance of the lines of a linear model.
+    lines = 0.3
+    prior = np.full(rows.functions.shape[1], lines)
     found = [condition(rows.functions, prior, [each], rescale=True)[0] for each in rows.outputs]
-    variance = _LINES * float(np.exp(np.mean([np.log(each.scale) for each in found])))
+    variance = lines * float(np.exp(np.mean([np.log(each.scale) for each in found])))
     rates = np.zeros(rows.u.shape[1])
     likelihoods = [each.likelihood for each in found]
     kernel = Kernel(rates, rates, variance, 0.0, 0.0, 0.0, rows.encoder.ranks)

@@ -1,15 +1,18 @@
-"""Folds of a table, losses on held-out rows, and baseline models of scikit-learn."""
+"""Folds of a table, losses on held-out rows, and baseline models of scikit-learn.
+
+Repeated rows, which are copies of one measurement and add no information, are merged.
+"""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numpy import ndarray
 from pandas import DataFrame
 
@@ -19,14 +22,8 @@ from kanrun.points import Family, Points, deviation, in_own_units, root_mean_squ
 
 OURS = "kanrun"
 Predict = Callable[[RowInputs], RowOutputs]
-#: Smallest probability, which keeps the log loss of a class that a model excludes finite.
-_MIN_PROBABILITY = 1e-12
 #: Combined with the seed, so that folds do not share the random numbers of other purposes.
 _STREAM = 20_404
-#: Largest number of rows for which more than one fold is held out.
-_MAX_FOLD_ROWS = 10_000
-#: Largest value of rows x classes x inputs^2 for which more than one fold is held out.
-_FOLD_WORK = 2e7
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +62,15 @@ def assign_folds(
     Returns:
         The number of the fold of each row, shape (rows,); -1 for rows in no fold.
     """
+    # Largest value of rows x classes x inputs^2 for which more than one fold is held out.
+    fold_work = 2e7
+    # Largest number of rows for which more than one fold is held out.
+    max_fold_rows = 10_000
     rng = np.random.default_rng([seed, _STREAM])
     rows, inputs = points.x.shape
     classes = family.classes if family else None
     work = rows * (classes or 1) * inputs**2
-    single = single or rows > _MAX_FOLD_ROWS or work > _FOLD_WORK
+    single = single or rows > max_fold_rows or work > fold_work
     if points.groups is not None:
         place = np.unique(points.groups, return_inverse=True)[1]
         groups = int(place.max()) + 1
@@ -109,9 +110,11 @@ def loss_of(
     It is the log loss for classes, the mean deviance for outputs with a link function, and the root
     mean square error over rows and outputs otherwise.
     """
+    # Smallest probability, which keeps the log loss of a class that a model excludes finite.
+    min_probability = 1e-12
     if family.classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
-        return float(np.average(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)), weights=weights))
+        return float(np.average(-np.log(np.clip(likely, min_probability, 1)), weights=weights))
     if family.has_link:
         return float(np.average(family.deviance(y, predicted)[:, 0], weights=weights))
     return float(root_mean_square(root_mean_square(predicted - y, weights)))
@@ -198,3 +201,54 @@ def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> nda
     probabilities = np.zeros((len(x), family.classes))
     probabilities[:, estimator.classes_.astype(int)] = estimator.predict_proba(scaled)
     return probabilities
+
+
+def merge_copies(points: Points) -> tuple[Points, Int[ndarray, " rows"]]:
+    """Merge rows that are copies of each other.
+
+    Rows are copies if they are equal in all inputs and outputs, unless that may be chance (see
+    `_is_unexplained`). The merged row has the sum of the weights of its copies; weights are then
+    scaled to the mean 1. If the copies have different times, the earliest one is kept.
+
+    Returns:
+        The points without copies and, for each original row, the index of the merged row that
+        represents it, shape (rows,).
+    """
+    rows, inputs = points.x.shape
+    table = DataFrame(np.concatenate([points.x, points.y], 1))
+    if not table.duplicated().any():
+        return points, np.arange(rows)
+    group = table.groupby([*table], sort=False).ngroup().to_numpy()
+    repeats = _is_unexplained(table.drop_duplicates(), inputs, rows)[group]
+    group = np.where(repeats, group, rows + np.arange(rows))
+    order = np.arange(rows) if points.groups is None else np.argsort(points.groups, kind="stable")
+    _, first, place = np.unique(group[order], return_index=True, return_inverse=True)
+    if len(first) == rows:
+        return points, np.arange(rows)
+    place[order] = place.copy()
+    weights = np.bincount(place, points.shares)
+    return replace(points.take(order[first]), weights=weights / weights.mean()), place
+
+
+def _is_unexplained(different: DataFrame, inputs: int, rows: int) -> Bool[ndarray, " different"]:
+    """Return, for each row of `different`, whether chance cannot explain that the row is repeated.
+
+    A column has many values if the square of their number exceeds `rows`, the number of rows of the
+    table. Chance cannot explain the repetition of a row if no other distinct row has the same
+    values in all columns with many values. There are two exceptions, in which chance may explain
+    every repetition: if no column with many values has mostly unique values (values that occur in
+    one distinct row each, and in more than half of these rows), or if only outputs have many values
+    and no two distinct rows have the same inputs.
+
+    Args:
+        different: The distinct rows of the table. Its first `inputs` columns are the inputs.
+        inputs: Number of inputs.
+        rows: Number of rows of the table, including repeated ones.
+    """
+    counts = {int(j): different[j].value_counts() for j in different.columns}
+    many = [j for j, count in counts.items() if len(count) ** 2 > rows]
+    if many and min(many) >= inputs and not different.duplicated(subset=range(inputs)).any():
+        many = []
+    if not any((counts[j] == 1).sum() > len(different) / 2 for j in many):
+        return np.zeros(len(different), bool)
+    return np.asarray(~different.duplicated(subset=many, keep=False))

@@ -20,13 +20,6 @@ from scipy.special import boxcox1p, inv_boxcox1p
 
 from kanrun.points import Family
 
-#: Step of the central difference for the derivative with respect to the exponent.
-_POWER_STEP = 1e-5
-#: Exponents smaller than this in absolute value count as 0: the power is then a logarithm.
-_LOGARITHM = 1e-12
-#: Largest allowed difference between a latent value and the mean level; exp(30) is about 1e13.
-_LARGEST_LINK = 30.0
-
 
 class Terms(NamedTuple):
     """Log likelihood and its first three derivatives with respect to f, each of shape (rows,).
@@ -85,8 +78,10 @@ class Power:
 
         Values of `z` outside the range of the transform become infinite.
         """
+        # Exponents smaller than this in absolute value count as 0: the power is then a logarithm.
+        logarithm = 1e-12
         sizes = np.abs(z) * np.exp(self.log_slope)
-        exponent = self.exponent if abs(self.exponent) > _LOGARITHM else 0.0
+        exponent = self.exponent if abs(self.exponent) > logarithm else 0.0
         with np.errstate(invalid="ignore", divide="ignore"):
             up = inv_boxcox1p(sizes, exponent)
             down = inv_boxcox1p(sizes, 2 - exponent)
@@ -142,6 +137,9 @@ class Likelihood:
 
     def terms(self, f: ndarray) -> Terms:
         """Return the log likelihood and its derivatives at latent values `f` (rows,)."""
+        # Largest allowed difference between a latent value and the mean level; exp(30) is about
+        # 1e13.
+        largest_link = 30.0
         if self.is_gaussian:
             score = self.power.apply(self.y) - f
             deviance = score**2
@@ -149,7 +147,7 @@ class Likelihood:
             third = np.zeros_like(f)
         else:
             level = self.start()
-            mean = self.family.mean(np.clip(f, level - _LARGEST_LINK, level + _LARGEST_LINK))
+            mean = self.family.mean(np.clip(f, level - largest_link, level + largest_link))
             score = self.family.score(self.y, mean)
             deviance = self.family.deviance(self.y, mean)
             curvature = self.family.weight(mean)
@@ -162,8 +160,10 @@ class Likelihood:
 
     def by_exponent(self) -> ndarray:
         """Differentiate the transformed outputs with respect to the exponent, shape (rows,)."""
+        # Step of the central difference for the derivative with respect to the exponent.
+        power_step = 1e-5
         high, low = (
             self.with_parameters(self.dispersion, self.power.exponent + step).power.apply(self.y)
-            for step in (_POWER_STEP, -_POWER_STEP)
+            for step in (power_step, -power_step)
         )
-        return np.asarray((high - low) / (2 * _POWER_STEP))
+        return np.asarray((high - low) / (2 * power_step))

@@ -28,25 +28,12 @@ _STEPS = 40
 #: Newton's method ends when no latent value changes by more than this. The change is weighted by
 #: the square root of the row's information (its entry of W) relative to the mean.
 _TOLERANCE = 1e-6
-#: Largest change of a latent value in one step, so that exponentials do not overflow.
-_LARGEST_STEP = 4.0
-#: Lower limit of the information of a row, as a fraction of the mean over rows; it limits the
-#: variance of the row's working response.
-_LEAST_INFORMATION = 1e-3
 #: Relative increase of the diagonal of a normal matrix per column, which covers rounding errors.
 _ROUNDING = 4 * np.finfo(float).eps
 #: Limits of the logarithm of the common scale of the prior variances.
 _SCALES = (-3.0, 3.0)
 #: Limits of the logarithm of the dispersion.
 _DISPERSIONS = (-23.0, 3.0)
-#: Initial dispersion, as a fraction of the variance of the output.
-_NOISE_FRACTION = 0.1
-#: Lower limit of the variance of the output from which the initial dispersion is derived.
-_LEAST_SQUARE = 1e-8
-#: Lower limit of 1 - leverage, which keeps leave-one-out residuals finite.
-_LEAST_LEFT = 1e-6
-#: Largest number of steps of non-negative least squares per constraint.
-_NNLS_STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +137,8 @@ def _linearised(
     Returns:
         The problems, and whether the steps converged.
     """
+    # Largest change of a latent value in one step, so that exponentials do not overflow.
+    largest_step = 4.0
     for _ in range(_STEPS):
         change = 0.0
         problems = []
@@ -160,7 +149,7 @@ def _linearised(
                 continue
             level, coefficients, _ = problem.solved(prior, likelihood.dispersion, constraints)
             step = level + features @ coefficients - latent[:, k]
-            latent[:, k] += np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+            latent[:, k] += np.clip(step, -largest_step, largest_step)
             size = np.sqrt(problem.weights / problem.weights.mean())
             change = max(change, float((np.abs(step) * size).max()))
         if change < _TOLERANCE:
@@ -174,6 +163,9 @@ def _working(likelihoods: Sequence[Likelihood], latent: ndarray, k: int) -> tupl
     Both define the weighted least-squares problem of output (or class) number `k` at the values
     `latent` (rows, outputs), for dispersion 1.
     """
+    # Lower limit of the information of a row, as a fraction of the mean over rows; it limits the
+    # variance of the row's working response.
+    least_information = 1e-3
     likelihood = replace(likelihoods[k], dispersion=1.0)
     if likelihood.is_gaussian:
         return likelihood.weights, likelihood.power.apply(likelihood.y)
@@ -186,7 +178,7 @@ def _working(likelihoods: Sequence[Likelihood], latent: ndarray, k: int) -> tupl
         terms = likelihood.terms(f)
         weights = terms.curvature
         score = terms.score
-    weights = np.maximum(weights, _LEAST_INFORMATION * weights.mean())
+    weights = np.maximum(weights, least_information * weights.mean())
     return weights, f + score / weights
 
 
@@ -248,13 +240,15 @@ class _LeastSquares(NamedTuple):
         self, level: float, coefficients: ndarray, factor: ndarray, dispersion: float
     ) -> ndarray:
         """Return the leave-one-out predictions of the responses, given the solution."""
+        # Lower limit of 1 - leverage, which keeps leave-one-out residuals finite.
+        least_left = 1e-6
         leverage = np.empty(len(self.y))
         for part in blocks(len(self.y)):
             half = _half_solved(factor, (self.features[part] - self.mean).T)
             leverage[part] = (half**2).sum(0)
         influence = self.weights * (leverage / dispersion + 1 / self.weights.sum())
         residuals = self.y - level - self.features @ coefficients
-        return np.asarray(self.y - residuals / np.maximum(1 - influence, _LEAST_LEFT))
+        return np.asarray(self.y - residuals / np.maximum(1 - influence, least_left))
 
 
 def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
@@ -265,11 +259,13 @@ def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarr
 
     Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23.
     """
+    # Largest number of steps of non-negative least squares per constraint.
+    nnls_steps = 100
     free = _half_solved(factor, right)
     turned = _half_solved(factor, constraints.T)
     sizes = np.sqrt((turned**2).sum(0))
     turned = turned / np.where(sizes > 0, sizes, 1.0)
-    steps = _NNLS_STEPS * (turned.shape[1] + 1)
+    steps = nnls_steps * (turned.shape[1] + 1)
     free = free + turned @ optimize.nnls(turned, -free, maxiter=steps)[0]
     return linalg.solve_triangular(factor, free, lower=True, trans="T", check_finite=False)
 
@@ -281,6 +277,10 @@ def _scale(
 
     `problems` are those of all outputs, and `likelihood` is that of one of them.
     """
+    # Lower limit of the variance of the output from which the initial dispersion is derived.
+    least_square = 1e-8
+    # Initial dispersion, as a fraction of the variance of the output.
+    noise_fraction = 0.1
     root = np.sqrt(prior)
     rows = float(likelihood.weights.sum())
     spectra = []
@@ -299,7 +299,7 @@ def _scale(
             total += (square - (scale * rights / both).sum()) / dispersion
         return float(total) / 2
 
-    noise = max(spectra[0][2] / problems[0].weights.sum(), _LEAST_SQUARE) * _NOISE_FRACTION
+    noise = max(spectra[0][2] / problems[0].weights.sum(), least_square) * noise_fraction
     limits = [_SCALES, (0.0, 0.0) if likelihood.family.has_known_dispersion else _DISPERSIONS]
     start = np.clip([0.0, np.log(noise)], *np.transpose(limits))
     scale, dispersion = np.exp(

@@ -4,7 +4,7 @@ Let B be the values of the B-splines on the n training rows, m their mean, G = (
 and S the matrix of the integral of f''^2 for inputs with standard deviation 1. The eigenvectors of
 G v = rho (G + S + m m') v are uncorrelated on the rows. They are ordered by their roughness
 d = (1 - rho) / rho; the straight line comes first (d = 0). Functions with rho = 0 vanish on all
-rows and are left out. In intervals without rows, S is multiplied by `_GAP_STIFFNESS`, so that
+rows and are left out. In intervals without rows, S is multiplied by 100, so that
 functions cross gaps nearly straight.
 
 Sources: A. Demmler and C. Reinsch, Numerische Mathematik 24 (1975) 375-382; S. Wood, Generalized
@@ -29,24 +29,6 @@ from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_b
 #: f''^2 exactly.
 DEGREE = 3
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(DEGREE)
-#: Number of intervals of the grid of an input.
-INTERVALS = 32
-#: Number of intervals of the grids if only lines are fitted.
-LINE_INTERVALS = 2
-#: Weight of equally spaced breakpoints in a grid; the remaining weight is that of the quantiles of
-#: the distinct values.
-GRID_EPS = 0.5
-#: Factor by which the integral of f''^2 is multiplied in intervals without rows.
-_GAP_STIFFNESS = 100.0
-#: Functions with at least this roughness count as zero on the rows and are left out.
-_ROUGHEST = 1e7
-#: Ridge that makes the right matrix of the eigenproblem positive definite, relative to the mean of
-#: its diagonal.
-_RIDGE = 1e-13
-#: Total variance of the B-splines below which an input counts as constant.
-_SQUARED_ZERO = 1e-20
-#: Largest number of rows that are processed at once, to limit memory.
-_BLOCK = 4096
 #: Largest number of array entries that are computed at once, to limit memory.
 _BLOCK_NUMBERS = 1 << 23
 
@@ -85,12 +67,19 @@ class ReducedBasis:
         therefore random effects with the same prior variance, and effects of rare levels are shrunk
         most.
         """
+        # Weight of equally spaced breakpoints in a grid; the remaining weight is that of the
+        # quantiles of the distinct values.
+        grid_eps = 0.5
+        # Number of intervals of the grids if only lines are fitted.
+        line_intervals = 2
+        # Number of intervals of the grid of an input.
+        intervals = 32
         shares = np.ones(len(u)) if weights is None else weights
-        levels = np.linspace(0, 1, (INTERVALS if functions > 1 else LINE_INTERVALS) + 1)
+        levels = np.linspace(0, 1, (intervals if functions > 1 else line_intervals) + 1)
         quantiles = [np.quantile(np.unique(scores), levels) for scores in u.T]
         order = torch.as_tensor(np.stack(quantiles, 1))
         ends = order[0], order[-1]
-        grids = mixed_breakpoints(order, *ends, len(levels) - 1, 1 - GRID_EPS, 0.0)
+        grids = mixed_breakpoints(order, *ends, len(levels) - 1, 1 - grid_eps, 0.0)
         found = [
             _smoothest(*each, shares / shares.sum(), functions)
             for each in zip(u.T, extend(grids, DEGREE).numpy(), strict=True)
@@ -130,9 +119,11 @@ class ReducedBasis:
 def blocks(rows: int, width: int = 1) -> list[slice]:
     """Return slices that divide `rows` rows of `width` numbers each into blocks.
 
-    A block has at most `_BLOCK` rows and `_BLOCK_NUMBERS` numbers.
+    A block has at most `block` rows and `block_numbers` numbers.
     """
-    size = min(_BLOCK, max(_BLOCK_NUMBERS // width, 1))
+    # Largest number of rows that are processed at once, to limit memory.
+    block = 4096
+    size = min(block, max(_BLOCK_NUMBERS // width, 1))
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
@@ -150,6 +141,8 @@ def _smoothest(u: PerRow, knots: ndarray, shares: PerRow, limit: int) -> ndarray
         shares: Weights of the rows, whose sum is 1, shape (rows,).
         limit: Largest number of functions.
     """
+    # Factor by which the integral of f''^2 is multiplied in intervals without rows.
+    gap_stiffness = 100.0
     grid = knots[DEGREE:-DEGREE]
     splines = BSpline.design_matrix(u.clip(grid[0], grid[-1]), knots, DEGREE).toarray()
     mean = shares @ splines
@@ -158,7 +151,7 @@ def _smoothest(u: PerRow, knots: ndarray, shares: PerRow, limit: int) -> ndarray
     half = np.diff(grid)[:, None] / 2
     points = grid[:-1, None] + half * (_NODES + 1)
     curved = BSpline(knots, np.eye(len(mean)), DEGREE)(points.ravel(), 2)
-    stiffness = np.where(np.histogram(u, grid)[0] == 0, _GAP_STIFFNESS, 1.0)
+    stiffness = np.where(np.histogram(u, grid)[0] == 0, gap_stiffness, 1.0)
     energy = (curved.T * (stiffness[:, None] * half * _WEIGHTS).ravel()) @ curved
     size = float(np.sqrt(shares @ (u - shares @ u) ** 2))
     coefficients = _demmler_reinsch(mean, gram, size**3 * energy, limit)
@@ -178,15 +171,22 @@ def _demmler_reinsch(mean: ndarray, gram: ndarray, energy: ndarray, limit: int) 
         energy: Integrals of products of second derivatives, for inputs with standard deviation 1.
         limit: Largest number of functions.
     """
+    # Total variance of the B-splines below which an input counts as constant.
+    squared_zero = 1e-20
+    # Ridge that makes the right matrix of the eigenproblem positive definite, relative to the mean
+    # of its diagonal.
+    ridge = 1e-13
+    # Functions with at least this roughness count as zero on the rows and are left out.
+    roughest = 1e7
     functions = len(mean)
-    if not limit or not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO:
+    if not limit or not np.isfinite(gram).all() or np.trace(gram) < squared_zero:
         return np.zeros((0, functions))
     whole = gram + energy + np.outer(mean, mean)
-    whole[np.diag_indices(functions)] += _RIDGE * np.trace(whole) / functions
+    whole[np.diag_indices(functions)] += ridge * np.trace(whole) / functions
     rho, vectors = linalg.eigh(gram, whole)
     rho = rho[::-1][:limit]
     vectors = vectors.T[::-1][:limit]
-    seen = rho > 1 / _ROUGHEST
+    seen = rho > 1 / roughest
     rho = np.minimum(rho[seen], 1.0)
     coefficients = vectors[seen] / np.sqrt(rho)[:, None]
     # B-splines sum to one: the mean becomes exactly zero.

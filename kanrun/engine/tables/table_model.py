@@ -3,43 +3,47 @@
 The latent function of each output (or logit) is the sum of a level, lines and curves of each input,
 a smooth radial part and a rough radial part (see `kernel`). The parameters of the kernel, the noise
 and the exponent of the output maximise the evidence on a sample of rows (see `fitting`).
+
+The latent functions are converted to one KAN, whose inputs are the scores. The sum of the line and
+the curves of an input becomes a spline edge from the input to an output. Each centre of the radial
+parts becomes two hidden nodes: the smooth and the rough distance from the centre. The edges into
+such a node are the terms of the distance, one per input (see `RadialLayer`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from numpy import ndarray
 from scipy.special import softmax
 
+from kanrun.engine.layers import EdgeSpec, RadialLayer, SplineLayer
 from kanrun.engine.networks import KAN
-from kanrun.engine.tables.encoder import Encoder, TablePolicy
-from kanrun.engine.tables.evidence import EvidenceRows
+from kanrun.engine.splines import Extrapolation, extend
+from kanrun.engine.tables.encoder import (
+    CURVATURES,
+    Encoder,
+    TablePolicy,
+    error_quantiles,
+    link_map,
+)
+from kanrun.engine.tables.evidence import Centres, EvidenceRows, Kernel
 from kanrun.engine.tables.folds import Folds
-from kanrun.engine.tables.kernel import Centres, Kernel
 from kanrun.engine.tables.posterior import Posterior
 from kanrun.engine.tables.reduced_basis import (
+    DEGREE,
     PerRow,
     RowInputs,
     RowOutputs,
     blocks,
     spaced,
 )
-from kanrun.engine.tables.scores import (
-    error_quantiles,
-    link_map,
-)
 from kanrun.points import Family, PiecewiseScaling
-
-#: Prior variance that replaces a variance of 0 in the kernel.
-_ABSENT = 1e-12
-#: Number of training rows over which effects are averaged, and at which pairs are compared.
-_EFFECT_ROWS = 200
-#: Number of training rows over which `TableModel.widening` averages.
-_WIDENING_ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +72,12 @@ class LatentFit:
     @property
     def variances(self) -> ndarray:
         """Prior variance of the coefficient of each feature, shape (features,)."""
+        # Prior variance that replaces a variance of 0 in the kernel.
+        absent = 1e-12
         kernel = self.kernel
         explicit = np.where(self.encoder.basis.is_line, kernel.lines, kernel.curves)
         radial = np.ones(len(self.centres.inputs))
-        return np.concatenate([np.maximum(explicit, _ABSENT), radial])
+        return np.concatenate([np.maximum(explicit, absent), radial])
 
     @cached_property
     def weights(self) -> tuple[ndarray, ndarray]:
@@ -154,7 +160,9 @@ class TableModel:
     @property
     def effect_rows(self) -> RowInputs:
         """Scores of evenly spaced training rows, over which effects are averaged."""
-        return np.asarray(self.u[spaced(len(self.u), _EFFECT_ROWS)])
+        # Number of training rows over which effects are averaged, and at which pairs are compared.
+        effect_rows = 200
+        return np.asarray(self.u[spaced(len(self.u), effect_rows)])
 
     @property
     def held_out(self) -> RowOutputs:
@@ -169,10 +177,6 @@ class TableModel:
     @cached_property
     def network(self) -> KAN:
         """The latent functions as one KAN, whose inputs are the scores."""
-        from kanrun.engine.tables.to_kan import (
-            to_kan,  # imported here, because networks are built only on request
-        )
-
         return to_kan(self)
 
     def latent(self, x: RowInputs) -> RowOutputs:
@@ -239,13 +243,15 @@ class TableModel:
             first below the training range, then above it. None for classes and for outputs with a
             link.
         """
+        # Number of training rows over which `TableModel.widening` averages.
+        widening_rows = 8
         if self.outputs is None or self.family.has_link:
             return None
         fit = self.fit
         ends = np.stack([self.u.min(0), self.u.max(0)])
         far = 2 * ends - ends[::-1]
         held = np.clip(far, *np.transpose([each[[0, -1]] for each in self.inputs.values]))
-        rows = self.u[spaced(len(self.u), _WIDENING_ROWS)]
+        rows = self.u[spaced(len(self.u), widening_rows)]
         found = np.zeros((*ends.shape, len(fit.outputs)))
         for j in np.flatnonzero([len(np.unique(column)) > 2 for column in self.u.T]):
             for side in range(2):
@@ -300,3 +306,96 @@ def in_units(latent: RowOutputs, outputs: PiecewiseScaling | None) -> ndarray:
         return outputs.invert(latent)
     split = np.concatenate([-latent / 2, latent / 2], 1) if latent.shape[1] == 1 else latent
     return np.asarray(softmax(split, 1))
+
+
+#: Specification of all spline edges.
+_SPEC = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
+
+
+def to_kan(model: TableModel) -> KAN:
+    """Return the network that computes the latent functions of `model` from the scores.
+
+    For two classes with the logit f, the outputs of the network are -f/2 and f/2.
+    """
+    fit = model.fit
+    encoder = fit.encoder
+    outputs = fit.outputs
+    mixing = np.eye(len(outputs))
+    if model.family.classes == 2:
+        mixing = np.array([[-0.5], [0.5]])
+    functions, radial = fit.weights
+    weights = mixing @ functions.T
+    basis = encoder.basis
+    # B-spline coefficients of the edges, shape (outputs, inputs, splines)
+    edges = np.stack([weights[:, mine] @ basis.coefficients[mine] for mine in basis.places], 1)
+    _make_monotone(edges, encoder)
+    breakpoints = basis.breakpoints
+    if model.exposure is not None:
+        breakpoints, edges = _with_logarithm(model, model.exposure, breakpoints, edges)
+    extrapolation: Extrapolation = "zero" if encoder.policy.extrapolation == "zero" else "linear"
+    level = mixing @ np.array([each.level for each in outputs])
+    kernel = fit.kernel
+    centres = fit.centres
+    if not len(centres.inputs) and extrapolation == "linear":
+        edges[:, 0] += level[:, None]  # B-splines sum to one
+        return KAN.of_layers([_layer(breakpoints, edges, extrapolation)])
+    splines = _layer(breakpoints, edges, extrapolation)
+    heights = mixing @ radial.T
+    arrays = {
+        "level": level,
+        "heights": np.stack([kernel.smooth * heights, kernel.rough * heights]),
+        "centres": centres.inputs,
+        "smooth_rates": kernel.smooth_rates,
+        "rough_rates": kernel.rough_rates,
+        "points": _padded(encoder.ranks.points),
+        "ranks": _padded(encoder.ranks.values),
+    }
+    tensors = {name: torch.as_tensor(array) for name, array in arrays.items()}
+    return KAN.of_layers([RadialLayer.of(splines, tensors)])
+
+
+def _with_logarithm(
+    model: TableModel, j: int, breakpoints: ndarray, edges: ndarray
+) -> tuple[ndarray, ndarray]:
+    """Replace all edges from input number `j`, the exposure, by the identity function.
+
+    The score of the exposure is its logarithm, which is thus added to each latent function.
+
+    Returns:
+        The grids (inputs, G + 1) and the B-spline coefficients of all edges (outputs, inputs,
+        splines). The array `edges` is changed in place.
+    """
+    breakpoints = breakpoints.copy()
+    low, high = model.inputs.values[j][[0, -1]]
+    breakpoints[j] = np.linspace(low, high, breakpoints.shape[1])
+    knots = extend(torch.as_tensor(breakpoints[[j]]), DEGREE).numpy()[0]
+    # The B-spline coefficients of a straight line are the means of three knots.
+    edges[:, j] = np.convolve(knots[1:-1], np.ones(DEGREE) / DEGREE, "valid")
+    return breakpoints, edges
+
+
+def _make_monotone(edges: ndarray, encoder: Encoder) -> None:
+    """Remove rounding errors, so that the coefficients of monotone edges are exactly monotone."""
+    for j, shape in encoder.policy.shapes:
+        if shape not in CURVATURES:
+            for edge in edges[:, j]:
+                turn = 1 if edge[-1] >= edge[0] else -1
+                edge[:] = turn * np.maximum.accumulate(turn * edge)
+
+
+def _layer(
+    breakpoints: ndarray, coefficients: ndarray, extrapolation: Extrapolation
+) -> SplineLayer:
+    spec = replace(_SPEC, extrapolation=extrapolation)
+    layer = SplineLayer.on_grid(
+        torch.as_tensor(breakpoints), len(coefficients), spec, uniform=False
+    )
+    with torch.no_grad():
+        layer.coefficients.copy_(torch.as_tensor(coefficients))
+    return layer
+
+
+def _padded(rows: Sequence[ndarray]) -> ndarray:
+    """Stack rows of different lengths; shorter rows are extended by repeating their last number."""
+    size = max(map(len, rows))
+    return np.stack([np.pad(row, (0, size - len(row)), mode="edge") for row in rows])

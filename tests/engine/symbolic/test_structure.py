@@ -34,8 +34,7 @@ from kanrun.engine.symbolic.regression import (
 from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError
 from kanrun.formulas.conversion import to_numpy
-from kanrun.formulas.parsing import parse
-from kanrun.formulas.units import dimensions
+from kanrun.formulas.parsing import dimensions, parse
 
 
 def slow(text):

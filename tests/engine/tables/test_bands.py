@@ -5,7 +5,7 @@ import pytest
 from made_tables import columns, fitted, table
 from numpy.testing import assert_allclose
 
-from kanrun.engine.tables.effects import effect_table
+from kanrun.engine.tables.reports import effect_table
 from kanrun.points import Points
 
 

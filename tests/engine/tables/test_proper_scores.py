@@ -7,7 +7,7 @@ from scipy import stats
 
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.likelihoods import Power
-from kanrun.engine.tables.proper_scores import proper_scores, row_scores
+from kanrun.engine.tables.reports import proper_scores, row_scores
 
 
 def test_scores_of_a_normal_distribution_are_those_of_its_formulas():

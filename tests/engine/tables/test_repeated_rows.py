@@ -7,7 +7,7 @@ from made_tables import rmse, table
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.engine.tables import fit_table
-from kanrun.engine.tables.repeated_rows import merge_copies
+from kanrun.engine.tables.folds import merge_copies
 from kanrun.points import Points
 
 

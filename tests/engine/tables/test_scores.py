@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
+from kanrun.engine.tables.encoder import error_quantiles, input_scores, output_map, rank_map
 from kanrun.engine.tables.likelihoods import Power
-from kanrun.engine.tables.scores import error_quantiles, input_scores, output_map, rank_map
 
 
 def drawn(kind, rows, seed):

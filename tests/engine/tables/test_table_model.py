@@ -13,15 +13,17 @@ from sklearn.linear_model import RidgeCV
 
 from kanrun.engine.networks import KAN
 from kanrun.engine.tables import fit_table
-from kanrun.engine.tables.effects import (
+from kanrun.engine.tables.encoder import LINEAR_MARGIN, MARGIN
+from kanrun.engine.tables.folds import assign_folds, training_rows
+from kanrun.engine.tables.reports import (
+    REMAINDER,
+    anova_table,
     column_effect,
     effect_table,
+    importance_table,
     pair_maps,
     pair_table,
 )
-from kanrun.engine.tables.folds import assign_folds, training_rows
-from kanrun.engine.tables.reports import REMAINDER, anova_table, importance_table
-from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
 from kanrun.monitoring import monitored
 from kanrun.points import Family, Points
 

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import cases, refuses
-from kanrun.experiments.fit import extra_points, make_fit
+from kanrun.experiments.fit import add_points, make_fit, most_extra_points
 from kanrun.experiments.fit.config import FitConfig
-from kanrun.experiments.fit.extra_points import add_points, most_extra_points
 
 from kanrun.config import SamplingConfig
 from kanrun.engine import least_squares
@@ -76,7 +75,7 @@ def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
     assert one.problem.data.train.x[:, 0].max() < 0.96
     first, second, third = map(off, (1.0, 8e-3, 9e-3))
     following = [third, second]
-    monkeypatch.setattr(extra_points, "_continued", lambda *_: following.pop())
+    monkeypatch.setattr("kanrun.experiments.fit._continued", lambda *_: following.pop())
     problem, best, _ = add_points(one.problem, first, one.plan, 200, 0)
     assert best is second
     assert not following
