@@ -30,19 +30,6 @@ FAMILIES = ("gaussian", "binomial", "poisson", "gamma")
 RATES = ("poisson", "gamma")
 #: Smallest probability and dispersion, so that losses and scores are finite.
 _SMALLEST = 1e-12
-#: Largest amount by which the dispersion of counts may exceed 1 for a Poisson distribution. With a
-#: larger dispersion, counts have a negative binomial distribution, whose parameters overflow as the
-#: excess goes to 0.
-_EXCESS = 1e-3
-#: Largest dispersion of fractions. At 1, all fractions would be 0 or 1, so they would not have a
-#: beta distribution.
-_MOST_SPREAD = 0.999
-#: Largest number of rows from which `Family.ends` are estimated. More rows take longer.
-_END_ROWS = 10_000
-#: Absolute tolerance with which `Family.ends` are computed.
-_END_TOLERANCE = 1e-6
-#: Seed of the random numbers of normal scores.
-_SEED = 7_301
 
 
 def root_mean_square(values: Array, weights: Array | None = None) -> Any:
@@ -284,6 +271,7 @@ class Family:
             mean: Predicted means, shape (rows, 1); rows with NaN are ignored.
             weights: Weights, shape (rows,).
         """
+        end_rows = 10_000  # largest number of rows from which `Family.ends` are estimated
         if self.single_trials:
             return self
         kept = ~np.isnan(mean[:, 0])
@@ -294,7 +282,7 @@ class Family:
         family = replace(self, dispersion=max(dispersion, _SMALLEST))
         if self.name != "binomial":
             return family
-        sample = slice(None, None, len(y) // _END_ROWS + 1)
+        sample = slice(None, None, len(y) // end_rows + 1)
         y = y[sample]
         mean = mean[sample]
         low = family._end(mean, (y == 0).mean())
@@ -303,12 +291,13 @@ class Family:
 
     def _end(self, mean: Array, fraction: float) -> float:
         """Return the quantile at level `fraction` of the mixture of outputs with these means."""
+        end_tolerance = 1e-6  # absolute tolerance with which `Family.ends` are computed
         if not fraction:
             return 0.0
         distributions = self._distribution(mean)
         return float(
             scipy.optimize.brentq(
-                lambda at: distributions.cdf(at).mean() - fraction, 0, 1, xtol=_END_TOLERANCE
+                lambda at: distributions.cdf(at).mean() - fraction, 0, 1, xtol=end_tolerance
             )
         )
 
@@ -321,22 +310,25 @@ class Family:
         if self.single_trials:
             return stats.bernoulli(mean)
         if self.name == "binomial":  # fractions have a beta distribution
-            size = 1 / min(self.dispersion, _MOST_SPREAD) - 1
+            # At a dispersion of 1, all fractions would be 0 or 1: no beta distribution.
+            size = 1 / min(self.dispersion, 0.999) - 1
             mean = np.clip(mean, _SMALLEST, 1 - _SMALLEST)
             return stats.beta(mean * size, (1 - mean) * size)
-        if (excess := self.dispersion - 1) <= _EXCESS:
+        # The parameters of a negative binomial distribution overflow as the excess goes to 0.
+        if (excess := self.dispersion - 1) <= 1e-3:
             return stats.poisson(mean)
         return stats.nbinom(mean / excess, 1 / (1 + excess))
 
     def normal_scores(self, y: Array, mean: Array) -> Array:
         """Return the normal scores of outputs (rows,) that have these means (rows,)."""
+        seed = 7_301  # seed of the random numbers of normal scores
         distribution = self._distribution(mean)
         first, last = self.ends
         high = distribution.cdf(np.where(y == 0, first, y))
         is_count = self.name == "poisson" or self.single_trials
         below = np.ceil(y) - 1 if is_count else np.where(y == 1, last, y)
         low = distribution.cdf(below)
-        position = np.random.default_rng(_SEED).random(len(y))
+        position = np.random.default_rng(seed).random(len(y))
         probability = np.clip(low + position * (high - low), _SMALLEST, 1 - _SMALLEST)
         return np.asarray(scipy.special.ndtri(probability))
 

@@ -41,25 +41,10 @@ from kanrun.points import Array
 #: column is renamed.
 KEYS = ["layer", "source", "out"]
 TEXTS = ["input_name", "output_name", "symbolic", "operation"]
-#: Largest number of panels of edge functions; the strongest are drawn.
-MAX_PANELS = 20
-#: Largest number of edges of a diagram; the strongest are drawn.
-MAX_EDGES = 60
-#: Number of panels in a row.
-COLUMNS = 5
 #: Height and width of a panel, including its text.
 PANEL = (1.55, 1.3)
-#: Height of the space for a remark above the panels.
-HEAD = 0.2
-#: Height of the space for the title of a panel.
-ABOVE = 0.5
-#: Width of the space for the label of an axis.
-BESIDE = 0.2
 #: Horizontal and vertical spacing of panels, as fractions of their width and height.
 SPACING = (0.24, 0.82)
-#: Half the length of the vertical axis of a panel, relative to the largest range of a function in
-#: the same layer.
-ROOM = 0.55
 #: A function whose range is smaller than this counts as constant.
 ROUNDING = 1e-12
 #: Largest number of characters in the label of a node, and in a line of a panel's title.
@@ -68,39 +53,15 @@ MAX_LETTERS = 17
 CARRIED = "="
 #: Vertical spacing of the layers of nodes.
 LEVEL = 1.75
-#: Height of the labels and margins above and below the network.
-AROUND = 0.6
 #: Largest side of the box around an edge function. Lines and text of smaller boxes are smaller by
 #: the same factor.
 BOX = 0.5
-#: Largest side of a box, as a fraction of the width that is available for one box.
-BOX_PART = 0.8
-#: Side of an edge function's curve, as a fraction of its box.
-CURVE_PART = 0.84
-#: Preferred width of a diagram per box in its fullest layer.
-BOX_ROOM = 0.62
-#: Preferred width of a diagram per node in its fullest layer.
-NODE_ROOM = 0.45
 #: Smallest and largest width of a diagram.
 WIDTHS = (1.8, 12.4)
-#: Width of one letter in a label.
-LETTER = 0.065
-#: Distance of a label from its node (points).
-BESIDE_NODE = 6
-#: Opacity of the weakest edge.
-WEAKEST = 0.2
-#: Width of the strongest edge (points). Weaker edges are thinner, in proportion to their opacity.
-THICK = 1.8
-#: Diameter of a node (points).
-NODE = 5
 #: Diameters of the circle and of the cross of a node that multiplies (points).
 PRODUCT = (8, 4.5)
 #: Largest size of text at nodes: in points, and in points per inch of width for one node.
 NODE_TEXT = (8, 60)
-#: Largest size of text at boxes (points).
-BOX_TEXT = 7
-#: Smallest size of text at boxes (points). Smaller text is left out.
-READABLE = 3
 
 
 @styled
@@ -111,24 +72,32 @@ def edges(table: DataFrame) -> Figure:
     relative to their layers are drawn. All panels of a layer share one vertical scale, so that a
     nearly constant function looks constant. The curve is thin and grey where there are no data.
     """
+    # Half the length of the vertical axis of a panel, relative to the largest range of a function
+    # in the same layer.
+    room = 0.55
+    beside = 0.2  # width of the space for the label of an axis
+    above = 0.5  # height of the space for the title of a panel
+    head = 0.2  # height of the space for a remark above the panels
+    columns = 5  # number of panels in a row
+    max_panels = 20  # largest number of panels of edge functions; the strongest are drawn
     rows = _read(table)
     pruned = len(rows[rows["pruned"]].drop_duplicates(KEYS))
-    rows, remark = strongest_edges(rows[~rows["pruned"]], MAX_PANELS)
+    rows, remark = strongest_edges(rows[~rows["pruned"]], max_panels)
     hidden = f"pruned edges, which are hidden: {pruned}" if pruned else ""
     groups: Any = rows.groupby(KEYS)
     ends = groups["y"].agg(["min", "max"]).fillna(0.0)
     span = ends.diff(axis=1)["max"].groupby("layer").transform("max")
     # For a constant function, an axis fitted to the function's range would show only rounding
     # errors.
-    half = (ROOM * span).where(span > ROUNDING, 1.0)
+    half = (room * span).where(span > ROUNDING, 1.0)
     middle = ends.mean(axis=1)
     limits = np.stack([middle - half, middle + half], axis=1)
-    figure, panels = small_multiples(len(limits), COLUMNS, *PANEL, room=HEAD)
+    figure, panels = small_multiples(len(limits), columns, *PANEL, room=head)
     # Text has fixed positions, since measuring it for a layout would take a third of the time.
     figure.set_layout_engine(None)
     width, height = figure.get_size_inches()
-    top = 1 - (HEAD + ABOVE) / height
-    figure.subplots_adjust(BESIDE / width, BESIDE / height, 0.99, top, *SPACING)
+    top = 1 - (head + above) / height
+    figure.subplots_adjust(beside / width, beside / height, 0.99, top, *SPACING)
     for panel, (_, edge), up in zip(panels, groups, limits, strict=True):
         _draw_panel(panel, edge.sort_values("x"), up)
     set_remark(figure, remark, hidden, y=1 - 0.05 / height)
@@ -218,23 +187,30 @@ class Diagram:
     @property
     def height(self) -> float:
         """Height of the diagram, including its labels."""
+        around = 0.6  # height of the labels and margins above and below the network
         upright = map(self.upright, self.names, (self.nodes[0], self.nodes[-1]))
-        return LEVEL * (len(self.nodes) - 1) + AROUND + sum(upright)
+        return LEVEL * (len(self.nodes) - 1) + around + sum(upright)
 
     def upright(self, names: dict[int, str], level: Array) -> float:
         """Return the height of the labels of a layer if they are vertical; 0 if horizontal.
 
         `level` has the positions of the nodes, shape (count, 2).
         """
-        length = LETTER * max(map(len, names.values()), default=0)
+        letter = 0.065  # width of one letter in a label
+        length = letter * max(map(len, names.values()), default=0)
         return length if length > self.width / len(level) else 0.0
 
 
 def lay_out(table: DataFrame) -> Diagram:
     """Compute the layout of the network in the table `edges`."""
+    node_room = 0.45  # preferred width of a diagram per node in its fullest layer
+    box_room = 0.62  # preferred width of a diagram per box in its fullest layer
+    # Largest side of a box, as a fraction of the width that is available for one box.
+    box_part = 0.8
+    max_edges = 60  # largest number of edges of a diagram; the strongest are drawn
     rows = _read(table)
     every = rows.drop_duplicates(KEYS)
-    shown, remark = strongest_edges(rows, MAX_EDGES)
+    shown, remark = strongest_edges(rows, max_edges)
     # Boxes are sorted by the inputs of their edges, so that few lines below them cross.
     edges = shown.drop_duplicates(KEYS).sort_values(KEYS)
     layer = every["layer"]
@@ -242,11 +218,11 @@ def lay_out(table: DataFrame) -> Diagram:
     np.maximum.at(nodes, [*layer, *(layer + 1)], [*(every["source"] + 1), *(every["out"] + 1)])
     inside = edges.groupby("layer")["layer"]
     counts = inside.transform("size")
-    width = float(np.clip(max(BOX_ROOM * counts.max(), NODE_ROOM * nodes.max()), *WIDTHS))
+    width = float(np.clip(max(box_room * counts.max(), node_room * nodes.max()), *WIDTHS))
     edges = edges.assign(
         across=width * (inside.cumcount() + 0.5) / counts,
         up=LEVEL * (edges["layer"] + 0.5),
-        side=(BOX_PART * width / counts).clip(upper=BOX),
+        side=(box_part * width / counts).clip(upper=BOX),
     )
     levels = [
         np.stack([width * (np.arange(count) + 0.5) / count, np.full(count, LEVEL * level)], 1)
@@ -267,6 +243,8 @@ def _names(edges: DataFrame, column: str, name: str, letter: str) -> dict[int, s
 
 def draw_network(axes: Axes, diagram: Diagram) -> None:
     """Draw a diagram into `axes`. One unit of the axes is an inch, or less if there is no room."""
+    node = 5  # diameter of a node (points)
+    beside_node = 6  # distance of a label from its node (points)
     highest = LEVEL * (len(diagram.nodes) - 1)
     axes.set(xlim=(0, diagram.width), ylim=(0, highest), aspect="equal")
     axes.set_axis_off()
@@ -274,7 +252,7 @@ def draw_network(axes: Axes, diagram: Diagram) -> None:
     for edge, (_, rows) in zip(diagram.edges.to_dict("records"), curves, strict=True):
         _draw_edge(axes, diagram, edge, rows[["x", "y"]].dropna())
     look: Any = {"color": BLACK, "clip_on": False, "zorder": 4}
-    axes.plot(*np.concatenate(diagram.nodes).T, "o", ms=NODE, **look)
+    axes.plot(*np.concatenate(diagram.nodes).T, "o", ms=node, **look)
     products = diagram.edges[diagram.edges["operation"] == "product"]
     for layer, out in products[["layer", "out"]].drop_duplicates().to_numpy():
         place = diagram.nodes[layer + 1][out]
@@ -286,22 +264,29 @@ def draw_network(axes: Axes, diagram: Diagram) -> None:
         look = {"size": size, "rotation": 90 * bool(diagram.upright(names, level))}
         look |= {"va": "bottom" if side > 0 else "top", **LABEL}
         for index, text in names.items():
-            axes.annotate(text, level[index], (0, side * BESIDE_NODE), **look)
+            axes.annotate(text, level[index], (0, side * beside_node), **look)
 
 
 def _draw_edge(axes: Axes, diagram: Diagram, edge: Any, points: DataFrame) -> None:
     """Draw the box of an edge with its function (x, y), and lines to both nodes."""
+    readable = 3  # smallest size of text at boxes (points)
+    box_text = 7  # largest size of text at boxes (points)
+    thickest = 1.8  # width of the strongest edge (points)
+    weakest = 0.2  # opacity of the weakest edge
+    curve_part = 0.84  # side of an edge function's curve, as a fraction of its box
     symbol = edge["symbolic"]
     side = edge["side"]
     ghost = edge["pruned"]
     scale = side / BOX
     centre = np.array([edge["across"], edge["up"]])
     half = np.array([0, side / 2 * (symbol != CARRIED)])
-    alpha = WEAKEST + (1 - WEAKEST) * (0.0 if ghost else edge["strength"] ** 0.5)
+    alpha = weakest + (1 - weakest) * (0.0 if ghost else edge["strength"] ** 0.5)
     below = diagram.nodes[edge["layer"]][edge["source"]]
     above = diagram.nodes[edge["layer"] + 1][edge["out"]]
     for line in ((below, centre - half), (centre + half, above)):
-        axes.plot(*np.transpose(line), color=AXIS, alpha=alpha, lw=THICK * alpha * scale, zorder=1)
+        axes.plot(
+            *np.transpose(line), color=AXIS, alpha=alpha, lw=thickest * alpha * scale, zorder=1
+        )
     if symbol == CARRIED:
         return
     look: Any = {"fc": "white", "ec": to_rgba(AXIS, alpha), "lw": 0.6 * scale}
@@ -310,9 +295,9 @@ def _draw_edge(axes: Axes, diagram: Diagram, edge: Any, points: DataFrame) -> No
     high = points.max()
     span = high - low
     span = span.where(span > ROUNDING * high.abs().clip(lower=1.0), np.inf)
-    curve = centre + CURVE_PART * side * (points - (low + high) / 2) / span
+    curve = centre + curve_part * side * (points - (low + high) / 2) / span
     colour = GREY if ghost else VERMILLION if symbol else BLUE
     axes.plot(*curve.to_numpy().T, color=colour, alpha=alpha, lw=1.2 * scale, zorder=3)
-    if symbol and not ghost and BOX_TEXT * scale >= READABLE:
-        look = {"va": "bottom", "size": BOX_TEXT * scale, "color": VERMILLION, **LABEL}
+    if symbol and not ghost and box_text * scale >= readable:
+        look = {"va": "bottom", "size": box_text * scale, "color": VERMILLION, **LABEL}
         axes.annotate(shorten(symbol, MAX_LETTERS), centre + half, (0, 3), **look)

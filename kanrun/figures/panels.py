@@ -41,37 +41,17 @@ BANDS = "lines: medians; bands: range over seeds"
 DOTS = "dots: seeds; lines: medians"
 #: Width of a figure with several columns of panels (inches).
 WIDTH = 6.5
-#: Width of a figure with a single panel (inches).
-SINGLE_WIDTH = 5.4
 #: Height of a panel (inches).
 HEIGHT = 2.6
 #: Height of one row in a panel with named rows (inches).
 ROW = 0.32
-#: Additional height of a panel with named rows (inches).
-AROUND_ROWS = 0.6
 #: Largest number of entries of a heat map for which each shows its number.
 MAX_NUMBERED = 144
-#: Largest number of characters in one line of a panel's title.
-TITLE_LETTERS = 30
-#: Largest number of characters of a text tick label.
-PLACE_LETTERS = 24
 #: Names below an axis are written side by side if they have at most this many characters in total,
 #: plus two per name. Longer names are rotated.
 MAX_LETTERS = 34
 TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
-#: Smallest spacing of labelled ticks on a logarithmic axis (fraction of the axis).
-TICK_ROOM = 1 / 9
-#: Smallest natural logarithm of the ratio of two labelled ticks on a logarithmic axis.
-TICK_RATIO = 0.3
-#: Smallest spacing of the labels of two stages, as a fraction of the number of steps.
-STAGE_ROOM = 0.09
-#: Size of the markers of the first of several curves (points).
-LARGE = 6
-#: Smallest size of the markers of the other curves (points).
-SMALL = 2
-#: Width of the first of several curves (points).
-THICK = 2.0
 #: Smallest width of the other curves (points).
 THIN = 1.0
 
@@ -89,7 +69,8 @@ def grid_of_panels(
     `height` and `width` are those of one panel, and `room` is additional height for legends and
     titles, all in inches. `options` are those of `Figure.subplots`.
     """
-    width = width or (SINGLE_WIDTH if columns == 1 else WIDTH / columns)
+    single_width = 5.4  # width of a figure with a single panel (inches)
+    width = width or (single_width if columns == 1 else WIDTH / columns)
     figure = Figure(figsize=(columns * width, height * rows + room), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
@@ -136,7 +117,8 @@ def one_panel(height: float = HEIGHT, **options: Any) -> tuple[Figure, Axes]:
 
 def panel_of_rows(names: Sequence[str]) -> tuple[Figure, Axes]:
     """Return a figure with a single panel that has one horizontal row for each of `names`."""
-    figure, panel = one_panel(ROW * len(names) + AROUND_ROWS)
+    around_rows = 0.6  # additional height of a panel with named rows (inches)
+    figure, panel = one_panel(ROW * len(names) + around_rows)
     name_rows(panel, names)
     return figure, panel
 
@@ -174,9 +156,12 @@ def series(panel: Axes, table: DataFrame, columns: tuple[str, str], by: str, **l
     Each curve is thinner and has smaller markers than the one before, so that curves on top of each
     other can be seen.
     """
+    thickest = 2.0  # width of the first of several curves (points)
+    smallest = 2  # smallest size of the markers of the other curves (points)
+    largest = 6  # size of the markers of the first of several curves (points)
     for index, (name, rows) in enumerate(table.groupby(by, sort=False)):
         look |= {"color": CYCLE[index % len(CYCLE)], "label": shorten(name)}
-        look |= {"ms": max(LARGE - index, SMALL), "lw": max(THICK - index / 2, THIN)}
+        look |= {"ms": max(largest - index, smallest), "lw": max(thickest - index / 2, THIN)}
         medians(panel, rows, columns, MARKERS[index % len(MARKERS)] + "-", **look)
 
 
@@ -208,7 +193,8 @@ def name_places(axis: Axis, names: Sequence[object], letters: int = MAX_LETTERS)
     Names below a panel are rotated if they have more than `letters` letters in total, counting two
     for each gap.
     """
-    shown = [shorten(name, PLACE_LETTERS) for name in names]
+    place_letters = 24  # largest number of characters of a text tick label
+    shown = [shorten(name, place_letters) for name in names]
     turned = isinstance(axis, XAxis) and sum(len(name) + 2 for name in shown) > letters
     axis.set_ticks(range(len(shown)), shown, **(TURNED if turned else {}))
 
@@ -307,14 +293,16 @@ def mark_stages(panel: Axes, steps: DataFrame) -> None:
     """Draw a line at the first step of each later stage, and write numbers of intervals at the top.
 
     `steps` are rows as returned by `numbered`, with the columns stage and intervals. The number of
-    a stage stands at its first step; it is left out if the next number is nearer than STAGE_ROOM.
+    a stage stands at its first step; it is left out if the next number is too near.
     """
+    # Smallest spacing of the labels of two stages, as a fraction of the number of steps.
+    stage_room = 0.09
     starts = steps.loc[steps["stage"].diff() != 0, "intervals"]
     last = np.inf
     for step in starts.index.tolist()[::-1]:
         if step > 1:
             panel.axvline(step, **DASHED)
-        if last - step >= STAGE_ROOM * len(steps):
+        if last - step >= stage_room * len(steps):
             last = step
             place: Any = {"transform": panel.get_xaxis_transform(), "va": "top"}
             panel.text(step, 1, f" {starts[step]:g}", color=GREY, size="small", **place)
@@ -328,8 +316,12 @@ def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:
 
 def ticks_at(axis: Axis, values: Iterable[float]) -> None:
     """Put the ticks of a logarithmic axis at `values`, except where labels would be too close."""
+    # Smallest natural logarithm of the ratio of two labelled ticks on a logarithmic axis.
+    tick_ratio = 0.3
+    # Smallest spacing of labelled ticks on a logarithmic axis (fraction of the axis).
+    tick_room = 1 / 9
     every = sorted({float(value) for value in values})
-    room = max(np.log(every[-1] / every[0]) * TICK_ROOM, TICK_RATIO) if every else 0.0
+    room = max(np.log(every[-1] / every[0]) * tick_room, tick_ratio) if every else 0.0
     kept: list[float] = []
     for value in every:
         if not kept or np.log(value / kept[-1]) > room:
@@ -360,7 +352,7 @@ def finish(
     return figure
 
 
-def two_lines(name: str, max_letters: int = TITLE_LETTERS) -> str:
+def two_lines(name: str, max_letters: int = 30) -> str:
     """Return `name` on at most two lines.
 
     A long name loses its middle, because names often differ at the end.

@@ -56,17 +56,11 @@ from kanrun.figures.style import (
 )
 from kanrun.points import Array
 
-#: Largest number of outputs that are drawn.
-MAX_OUTPUTS = 4
 #: Height and width of a panel of a parity plot (inches).
 SQUARE = (3.2, 3.4)
-#: Width of a map that stands alone (inches).
-ALONE = 3.2
 #: Look of the points of a scatter plot.
 POINTS: Look = {"s": 6, "alpha": 0.5, "rasterized": True}
 GIVEN: Look = {**POINTS, "s": 10, "c": GREY, "label": "training points"}
-#: Largest number of training points that are drawn larger, and in front of the curves.
-FEW = 30
 FEW_POINTS: Look = {"s": 26, "c": BLACK, "alpha": 1.0, "zorder": 4}
 UNSEEN: Look = {**POINTS, "s": 14, "c": BLACK, "marker": "x", "label": "test points"}
 TRUTH: Look = {"color": BLACK, "lw": 2.4, "alpha": 0.45, "label": "truth"}
@@ -101,6 +95,7 @@ def _read(table: DataFrame) -> tuple[Inputs, Outputs, str]:
 
     The third result is a remark if there are more outputs than are drawn, otherwise "".
     """
+    max_outputs = 4  # largest number of outputs that are drawn
     table = first_seed(table)
     inputs = named_columns(table, "input:")
     names = named_columns(table, "prediction:")
@@ -110,7 +105,7 @@ def _read(table: DataFrame) -> tuple[Inputs, Outputs, str]:
             guess=table[column],
             fold=table.get("fold", 0),
         )
-        for column, name in list(names.items())[:MAX_OUTPUTS]
+        for column, name in list(names.items())[:max_outputs]
     }
     labels = {column: shorten(name) for column, name in inputs.items()}
     return labels, outputs, note_of_some(len(outputs), len(names), "outputs")
@@ -140,7 +135,7 @@ def _curves(inputs: Inputs, outputs: Outputs) -> Figure:
         grid = rows[split == "grid"].sort_values(x)
         known = thin(rows[split.isin(["train", "validation"])])
         test = thin(rows[split == "test"])
-        few = len(known) <= FEW
+        few = len(known) <= 30  # so few are drawn larger, and in front of the curves
         axes.scatter(known[x], known["truth"], **GIVEN | (FEW_POINTS if few else {}))
         if grid["truth"].notna().any():
             axes.plot(grid[x], grid["truth"], **TRUTH)
@@ -159,11 +154,12 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     If no true values are known, draw only the prediction. Truth and prediction share a colour
     scale.
     """
+    alone = 3.2  # width of a map that stands alone (inches)
     (across, up), rows = inputs.values(), next(iter(outputs.values()))
     split = min(rows["split"], key=("grid", "test", "validation", "train").index)
     shown = rows["split"] == split
     known = any(rows.loc[shown, "truth"].notna().any() for rows in outputs.values())
-    columns, width = (3, None) if known else (1, ALONE)
+    columns, width = (3, None) if known else (1, alone)
     figure, grid = grid_of_panels(len(outputs), columns, width=width, sharey=True)
     for line, (output, rows) in zip(grid, outputs.items(), strict=True):
         values = thin(rows.loc[shown, [*inputs, "truth", "guess"]])
@@ -238,13 +234,6 @@ def residuals(table: DataFrame) -> Figure:
 MAX_CLASSES = 30
 #: Height and width of a confusion matrix (inches).
 MATRIX = (3.2, 4.2)
-#: Height of a panel of curves (inches).
-SIDE = 3.2
-#: Number of groups in a calibration curve. Each group has rows with similar probabilities, whose
-#: mean is compared with the observed frequency.
-GROUPS = 10
-#: The precision curve starts at this many rows. With fewer rows, precision jumps between 0 and 1.
-FEWEST_ROWS = 10
 CHANCE: Look = {"color": BLACK, "lw": 0.8, "ls": ":"}
 
 
@@ -298,10 +287,11 @@ def class_curves(held_out: DataFrame) -> Figure:
     all others. The legend gives the areas under the curves. The calibration curve compares the mean
     predicted probability in each tenth of the rows with the observed frequency.
     """
+    side = 3.2  # height of a panel of curves (inches)
     table = first_seed(held_out)
     (truth,) = named_columns(table, "truth:")
     classes = list(named_columns(table, "probability:").items())
-    figure, (panels,) = grid_of_panels(1, 3, SIDE)
+    figure, (panels,) = grid_of_panels(1, 3, side)
     roc, recall, calibration = panels
     for colour, (name, label) in zip(CYCLE, classes[len(classes) == 2 :], strict=False):
         rows = table.sort_values(name, ascending=False, kind="stable")
@@ -324,6 +314,8 @@ def _draw_class(panels: Sequence[Axes], hit: Array, likely: Array, label: str, c
     `likely` has the predicted probabilities of the class in descending order. `hit` is 1 for rows
     of the class and 0 for others. Both have the shape (rows,).
     """
+    fewest_rows = 10  # the precision curve starts at this many rows
+    groups = 10  # number of groups in a calibration curve
     roc, recall, calibration = panels
     # The last row of each group of equal probabilities.
     last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)
@@ -335,38 +327,14 @@ def _draw_class(panels: Sequence[Axes], hit: Array, likely: Array, label: str, c
     area = np.trapezoid([0.0, *recalled], [0.0, *false])
     name = f"{shorten(label)}, area {number(area)}"
     roc.plot([0.0, *false], [0.0, *recalled], color=colour, label=name)
-    drawn = count >= FEWEST_ROWS
+    drawn = count >= fewest_rows
     mean = number(float(np.diff(recalled, prepend=0.0) @ precision))
     recall.plot(recalled[drawn], precision[drawn], color=colour, label=f"mean {mean}")
-    parts = [part for part in np.array_split(np.arange(len(hit)), GROUPS) if len(part)]
+    parts = [part for part in np.array_split(np.arange(len(hit)), groups) if len(part)]
     means = [(likely[part].mean(), hit[part].mean()) for part in parts]
     calibration.plot(*np.transpose(means[::-1]), "o-", color=colour, ms=3)
 
 
-#: Largest number of inputs whose effects are drawn.
-MAX_INPUTS = 12
-#: Probabilities p are drawn between this and 1 minus this, since log-odds of 0 and 1 are infinite.
-SMALLEST_PROBABILITY = 1e-6
-#: Height of a panel of effects (inches).
-EFFECT = 1.9
-#: Height of a map of a pair (inches).
-MAP = 2.6
-#: Margin on either side of the data, as a fraction of the range of the data.
-ROOM = 0.08
-#: How far a band may extend above or below the curves, as a multiple of the range of the curves.
-#: Wider bands are cut off.
-BAND_ROOM = 1.0
-#: Margin on either side of the levels of an input, as a fraction of their range.
-LEVELS_ROOM = 0.2
-#: Largest total number of letters in the names of levels, plus two per name, for which the names
-#: are written side by side below a panel of effects. Longer names are rotated.
-LEVEL_LETTERS = 24
-#: Area of the marks at quantiles of an input (square points).
-QUANTILE = 25
-#: Area of the smallest dot on a map, for few rows (square points).
-SMALLEST = 1
-#: Area that is added for the dot with the most rows (square points).
-LARGER = 14
 #: Remark below a figure in which bands were cut off.
 CUT = "wide bands are cut"
 #: Prefix of the name of an input that is a day of the week, from 0 (Monday).
@@ -398,6 +366,12 @@ def effects(
             effects on rare classes are visible. Of two classes, only the second is drawn; of many,
             the first seven.
     """
+    quantile = 25  # area of the marks at quantiles of an input (square points)
+    # Largest total number of letters in the names of levels, plus two per name, for which the names
+    # are written side by side below a panel of effects.
+    level_letters = 24
+    effect = 1.9  # height of a panel of effects (inches)
+    max_inputs = 12  # largest number of inputs whose effects are drawn
     table = _placed(first_seed(table))
     values = first_seed(values)
     outputs = table["output"].unique()
@@ -405,24 +379,24 @@ def effects(
     outputs = outputs[classes and count == 2 :][: len(CYCLE)]
     table = table[table["output"].isin(outputs)]
     names = [name for name in dict.fromkeys(order) if name in set(table["input"])]
-    shown = names[:MAX_INPUTS]
+    shown = names[:max_inputs]
     table = table[table["input"].isin(shown)]
-    figure, panels = small_multiples(len(shown), 3, EFFECT, sharey=True)
+    figure, panels = small_multiples(len(shown), 3, effect, sharey=True)
     cut = False
     for panel, name in zip(panels, shown, strict=True):
         rows = table[table["input"] == name].sort_values("x")
         for colour, output in zip(CYCLE, outputs, strict=False):
             _draw_effect(panel, rows[rows["output"] == output], colour, shorten(output))
-        _show_input(panel.xaxis, rows, LEVEL_LETTERS)
+        _show_input(panel.xaxis, rows, level_letters)
         x = values.loc[values["input"] == name, "x"]
         look: Any = {"transform": panel.get_xaxis_transform(), "clip_on": False}
-        panel.scatter(x, 0 * x, QUANTILE, GREY, marker="|", **look)
+        panel.scatter(x, 0 * x, quantile, GREY, marker="|", **look)
         panel.set_title(shorten(name))
     if panels:
         cut = _show_output(panels[0], table, is_probability=classes)
         several = len(outputs) > 1
         panels[0].set_ylabel("" if several else "probability of " * classes + shorten(outputs[0]))
-    inputs = note_of_some(MAX_INPUTS, len(names), "inputs")
+    inputs = note_of_some(max_inputs, len(names), "inputs")
     set_remark(figure, remark, inputs, note_of_some(len(CYCLE), count, "outputs"), CUT * cut)
     return finish(figure, panels[: len(outputs) > 1], ncols=len(outputs))
 
@@ -436,11 +410,13 @@ def _placed(rows: DataFrame) -> DataFrame:
 
 def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
     """Draw the effect of an input on one output, with its band."""
+    # Margin on either side of the levels of an input, as a fraction of their range.
+    levels_room = 0.2
     x, value, lower, upper = rows[["x", "value", "lower", "upper"]].to_numpy(dtype=float).T
     is_level = bool(rows["level"].all())
     if is_level:
         panel.vlines(x, lower, upper, color=colour)
-        panel.margins(x=LEVELS_ROOM)
+        panel.margins(x=levels_room)
     else:
         panel.fill_between(x, lower, upper, color=colour, **BAND)
     style = "o" if is_level else "o-" if len(rows) <= 2 else "-"
@@ -474,19 +450,24 @@ def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool
     Probabilities get a logit scale. The limits follow the curves: bands are cut off where they
     extend too far beyond them. Return whether a band was cut off.
     """
+    # How far a band may extend above or below the curves, as a multiple of the range of the curves.
+    band_room = 1.0
+    # Probabilities p are drawn between this and 1 minus this, since log-odds of 0 and 1 are
+    # infinite.
+    smallest_probability = 1e-6
     parts = table[["value", "lower", "upper"]].astype(float)
     if is_probability:
-        parts = parts.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        parts = parts.clip(smallest_probability, 1 - smallest_probability)
         panel.set_yscale("logit", nonpositive="clip")
     scale = panel.yaxis.get_transform()
     values, lower, upper = (scale.transform(parts[name].to_numpy()) for name in parts)
     low = values.min()
     high = values.max()
-    most = BAND_ROOM * (high - low) or 1.0
+    most = band_room * (high - low) or 1.0
     ends = np.nanmin([*lower, low]), np.nanmax([*upper, high])
     low = max(ends[0], low - most)
     high = min(ends[1], high + most)
-    room = ROOM * (high - low) or 1.0
+    room = 0.08 * (high - low) or 1.0
     panel.set_ylim(*scale.inverted().transform(np.array([low - room, high + room])))
     if is_probability:
         panel.yaxis.set_major_formatter("{x:g}")
@@ -503,9 +484,12 @@ def pair_maps(table: DataFrame) -> Figure:
     number of training rows at this point of the map, which the size of a dot shows. All maps share
     one colour scale.
     """
+    larger = 14  # area that is added for the dot with the most rows (square points)
+    smallest = 1  # area of the smallest dot on a map, for few rows (square points)
+
     table = first_seed(table)
     pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
-    figure, panels = small_multiples(len(pairs), 2, MAP)
+    figure, panels = small_multiples(len(pairs), 2, height=2.6)
     limits = value_limits(table["value"])
     for panel, (names, rows) in zip(panels, pairs, strict=True):
         sides = [
@@ -515,7 +499,7 @@ def pair_maps(table: DataFrame) -> Figure:
         x, y = (side["x"] for side in sides)
         image = draw_map(panel, x, y, rows["value"], limits)
         some = rows["rows"] > 0
-        size = SMALLEST + LARGER * np.sqrt(rows["rows"][some] / rows["rows"].max())
+        size = smallest + larger * np.sqrt(rows["rows"][some] / rows["rows"].max())
         panel.scatter(x[some], y[some], s=size, color="white", alpha=0.6)
         for axis, side, name in zip((panel.xaxis, panel.yaxis), sides, names, strict=True):
             _show_input(axis, side)

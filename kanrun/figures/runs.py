@@ -53,8 +53,6 @@ from kanrun.figures.style import (
     styled,
 )
 
-#: Smallest ratio of the largest to the smallest value for which an axis is logarithmic.
-DECADE = 10.0
 #: Line styles. The validation curve is dashed and drawn last, since it often lies on the test
 #: curve.
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
@@ -62,11 +60,6 @@ DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
 TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 #: Height of a learning curve (inches).
 CURVE = 2.8
-#: Height of a figure of results over settings (inches).
-OVER = 3.0
-#: Size of the marks of medians over a setting (points).
-MARK = 6
-LONGEST_TITLE = 60  # largest number of characters of a formula that becomes a title
 
 
 @styled
@@ -125,13 +118,14 @@ def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Fig
     columns with the values of the settings as text. If there are more than two settings, the two
     with the most values are drawn, and medians are taken over the others.
     """
+    over = 3.0  # height of a figure of results over settings (inches)
     table = table[np.isfinite(table[result].astype(float))].copy()
     shown = sorted(settings, key=lambda name: -table[name].nunique())[:2]
     for name in shown:
         numbers = to_numeric(table[name], errors="coerce")
         texts = CategoricalDtype(list(table[name].unique()), ordered=True)
         table[name] = table[name].astype(texts) if numbers.hasnans else numbers
-    figure, panel = one_panel(OVER)
+    figure, panel = one_panel(over)
     panel.set(xlabel=shorten(shown[0]), ylabel=shorten([result, *shown[1:]][-1]))
     if len(shown) < 2:
         _draw_medians(panel, table[shown[0]], table[result])
@@ -150,6 +144,7 @@ def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Fig
 
 def _draw_medians(panel: Axes, settings: Series[Any], results: Series[Any]) -> None:
     """Draw the results over the values of a setting: numbers, or text as a categorical column."""
+    mark = 6  # size of the marks of medians over a setting (points)
     rows = DataFrame({"setting": settings, "result": results.astype(float)})
     style = "o-"
     if settings.dtype == "category":
@@ -162,11 +157,13 @@ def _draw_medians(panel: Axes, settings: Series[Any], results: Series[Any]) -> N
         ticks_at(panel.xaxis, settings)
     if _spans_decade(rows["result"]):
         panel.set_yscale("log")
-    medians(panel, rows, ("setting", "result"), style, spread="dots", color=BLUE, ms=MARK)
+    medians(panel, rows, ("setting", "result"), style, spread="dots", color=BLUE, ms=mark)
 
 
 def _spans_decade(values: Series[Any]) -> bool:
-    return bool(values.min() > 0 and values.max() >= DECADE * values.min())
+    # Smallest ratio of the largest to the smallest value for which an axis is logarithmic.
+    decade = 10.0
+    return bool(values.min() > 0 and values.max() >= decade * values.min())
 
 
 def training_figures(
@@ -181,6 +178,7 @@ def training_figures(
             the automatic model of a table, which has many edges, and curves of the probabilities
             of more than two classes.
     """
+    longest_title = 60  # largest number of characters of a formula that becomes a title
     is_table = "effects" in tables
     classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
     if is_table:
@@ -208,7 +206,7 @@ def training_figures(
             yield "class_curves", partial(class_curves, judged)
     else:
         formula = formulas.get(str(tables["summary"]["target"].iloc[0]), "")
-        title = f"y = {formula_text(formula)}" if 0 < len(formula) <= LONGEST_TITLE else None
+        title = f"y = {formula_text(formula)}" if 0 < len(formula) <= longest_title else None
         few = len(named_columns(predicted, "input:")) <= 2
         yield "predictions", partial(predictions, predicted if few else judged, title)
         yield "residuals", partial(residuals, judged)

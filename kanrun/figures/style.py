@@ -68,18 +68,10 @@ LABEL: Look = {
     "path_effects": [withStroke(linewidth=3, foreground="white")],
     "zorder": 6,
 }
-#: Largest number of points in a scatter plot. More show no further detail and make huge files.
-MAX_POINTS = 4000
 #: Kinds of columns (`dtype.kind`) that hold numbers.
 NUMBERS = "fiub"
 #: Numbers in this range are written without a power of ten.
 PLAIN_RANGE = (1e-3, 1e5)
-#: Number of decades below which a logarithmic axis has ticks like a linear one.
-PART_OF_DECADE = 0.8
-#: Number of decades below which a logarithmic axis also has ticks at 2 and 5 times powers of ten.
-FEW_DECADES = 2.0
-#: Number of letters of a remark per inch of the figure's width.
-LETTERS = 16
 #: Options of MaxNLocator for all linear axes.
 FEW_TICKS: Look = {"nbins": 4, "steps": [1, 2, 5, 10]}
 _SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -160,6 +152,11 @@ def _finish_axis(axis: XAxis | YAxis) -> None:
 
     A logarithmic axis without positive data gets limits, since matplotlib cannot draw it otherwise.
     """
+    # Number of decades below which a logarithmic axis also has ticks at 2 and 5 times powers of
+    # ten.
+    few_decades = 2.0
+    # Number of decades below which a logarithmic axis has ticks like a linear one.
+    part_of_decade = 0.8
     few = MaxNLocator(**FEW_TICKS)
     if axis.get_scale() != "log":
         if type(axis.get_major_locator()) is AutoLocator:
@@ -174,9 +171,9 @@ def _finish_axis(axis: XAxis | YAxis) -> None:
         return
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low)
-    if decades < PART_OF_DECADE:
+    if decades < part_of_decade:
         axis.set_major_locator(few)
-    elif decades < FEW_DECADES:
+    elif decades < few_decades:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     plain = PLAIN_RANGE[0] <= low and high < PLAIN_RANGE[1]
     axis.set_major_formatter(lambda x, _: f"{x:g}" if plain else write_powers(f"{x:.2e}"))
@@ -196,8 +193,9 @@ def named_columns(table: DataFrame, prefix: str) -> dict[str, str]:
 
 
 def thin(table: DataFrame) -> DataFrame:
-    """Return at most MAX_POINTS rows, evenly spaced over the table."""
-    return table.iloc[:: max(1, -(-len(table) // MAX_POINTS))]
+    """Return at most 4000 rows, evenly spaced over the table."""
+    max_points = 4000  # largest number of points in a scatter plot
+    return table.iloc[:: max(1, -(-len(table) // max_points))]
 
 
 def error_limit(errors: NDArray[np.float64]) -> float:
@@ -238,6 +236,7 @@ def note_of_some(shown: int, total: int, what: str) -> str:
 
 def set_remark(figure: Any, *remarks: str, **place: float) -> None:
     """Write the remarks that are not empty above all panels, wrapped to the width of the figure."""
+    letters = 16  # number of letters of a remark per inch of the figure's width
     if remark := "; ".join(filter(None, remarks)):
-        lines = textwrap.wrap(remark, int(LETTERS * figure.get_figwidth()))
+        lines = textwrap.wrap(remark, int(letters * figure.get_figwidth()))
         figure.suptitle("\n".join(lines), color=GREY, **place)

@@ -57,17 +57,6 @@ if TYPE_CHECKING:
 
 #: Largest number of samples from which the network diagram is drawn.
 MOST_POINTS = 2000
-#: Largest number of edges in the table of edges; edges with the largest scores are kept. To write
-#: and read so many edges with `EDGE_POINTS` points each takes 0.8 CPU s.
-MOST_EDGES = 400
-#: Largest number of points per edge. More points draw smoother curves and make larger tables.
-EDGE_POINTS = 101
-#: Smallest number of points per edge, even if the table then has more than `MOST_ROWS` rows. With
-#: fewer points, curves look broken.
-FEWEST_POINTS = 26
-#: Number of rows of the table of edges above which edges get fewer points. A larger number makes
-#: smoother curves and larger tables for networks with many edges.
-MOST_ROWS = 10_000
 #: Columns of the table of edges. The last two exist only if there are multiplication nodes.
 EDGE_COLUMNS = (
     *("layer", "out", "in", "x", "x_data", "seen", "y", "score", "pruned"),
@@ -112,14 +101,19 @@ def edge_columns(
     the column `x_data` is `x` converted by `invert` to the units of the data; in other layers, it
     equals `x`. `seen` is True within the range of the edge's inputs at the samples. If a layer has
     multiplication nodes, its sums are listed as separate nodes, and an additional layer of edges
-    leads from the sums to the layer's nodes. At most MOST_EDGES edges are returned, those with the
+    leads from the sums to the layer's nodes. At most 400 edges are returned, those with the
     largest scores.
     """
+    most_rows = 10_000  # number of rows of the table of edges above which edges get fewer points
+    fewest_points = 26  # with fewer points per edge, curves look broken
+    edge_points = 101  # largest number of points per edge
+    # Largest number of edges in the table of edges; edges with the largest scores are kept.
+    most_edges = 400
     rows = list[tuple[Any, ...]]()
     multiply = any(network.products)
     layers = network.edge_layers
-    edges = min(sum(layer.mask.numel() for layer in layers), MOST_EDGES)
-    points = max(FEWEST_POINTS, min(EDGE_POINTS, MOST_ROWS // edges))
+    edges = min(sum(layer.mask.numel() for layer in layers), most_edges)
+    points = max(fewest_points, min(edge_points, most_rows // edges))
     with torch.no_grad():
         reaching = network.activations(x)
         depth = 0
@@ -143,7 +137,7 @@ def edge_columns(
                 rows += _joints(layer(reaching[index]), network.products[index], depth, points)
                 depth += 1
     names = EDGE_COLUMNS if multiply else EDGE_COLUMNS[:-2]
-    kept = sorted(rows, key=lambda row: -row[EDGE_COLUMNS.index("score")])[:MOST_EDGES]
+    kept = sorted(rows, key=lambda row: -row[EDGE_COLUMNS.index("score")])[:most_edges]
     kept.sort(key=lambda row: row[:3])
     columns = zip(names, zip(*kept, strict=True), strict=False)
     return {
@@ -167,16 +161,9 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tu
         yield depth, out, number, x, x, True, x, float(values.std()), False, "", "", "=", operation
 
 
-#: Largest number of training rows over which partial dependence is averaged. More rows give
-#: steadier curves and take more time.
-EFFECT_ROWS = 500
-#: Largest number of values of a column at which partial dependence is computed. More values show
-#: finer details and take more time.
-EFFECT_POINTS = 41
 #: Quantiles of single rows' curves at the lower and upper edge of the band around partial
 #: dependence. Quantiles nearer to 0 and 1 make a wider band.
 EFFECT_BAND = (0.1, 0.9)
-DOTS_PER_INCH = 100
 #: Columns of the table `summary` that a model's summary shows, in order, with their labels.
 FACTS = {
     "target": "target",
@@ -545,17 +532,21 @@ class Model(TrainedNetwork):
         Raises:
             UsageError: If there is no such column.
         """
+        # Largest number of values of a column at which partial dependence is computed.
+        effect_points = 41
+        # Largest number of training rows over which partial dependence is averaged.
+        effect_rows = 500
         columns = input_columns(self)
         sample = training_sample(self)
         check_known("column", column, columns, "input columns of this model")
         indices = columns[column]
-        x = sample[:: -(-len(sample) // EFFECT_ROWS)]
+        x = sample[:: -(-len(sample) // effect_rows)]
         code = next(code for code in self.table_code.columns if code.name == column)
         if code.levels is not None:
             features = np.eye(len(code.levels) + 1)[:, :-1]
             points = np.arange(len(code.levels) + 1.0)
         else:
-            points = np.unique(np.quantile(x[:, indices[0]], np.linspace(0, 1, EFFECT_POINTS)))
+            points = np.unique(np.quantile(x[:, indices[0]], np.linspace(0, 1, effect_points)))
             features = features_of(vars(code), points)
         curves = []
         for feature_values in features:
@@ -616,11 +607,12 @@ class Model(TrainedNetwork):
 
     def _repr_html_(self) -> str:
         """Return HTML that shows the network diagram next to the summary."""
+        dots_per_inch = 100
         names = f"{', '.join(self.inputs)} → {', '.join(self.classes or self.outputs)}"
         image = ""
         if self.network.edge_layers:
             buffer = io.BytesIO()
-            self.plot().savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+            self.plot().savefig(buffer, format="png", dpi=dots_per_inch)
             data = base64.b64encode(buffer.getvalue()).decode()
             image = f'<img style="max-width:45em" src="data:image/png;base64,{data}"/>'
         facts = self.summary()._repr_html_() if "summary" in self.tables else ""

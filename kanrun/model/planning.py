@@ -115,28 +115,11 @@ Create = Callable[[Generator], Network]
 
 #: Largest number of spline coefficients for which `model.intervals=auto` chooses a grid.
 AUTO_COEFFICIENTS = 2000
-#: Number of second-order steps without a lower validation error after which the training of a
-#: network without grids stops.
-PATIENCE = 20
-#: Order of the differences in the smoothness penalty of classifiers.
-CLASSIFICATION_ORDER = 2
-#: Default weight of the smoothness penalty of classifiers.
-CLASSIFICATION_WEIGHT = 1e-3
-#: Weight of LBFGS's smoothness penalty in regression at degree 3; `lbfgs_weight` computes the
-#: weight at other degrees.
-CUBIC_WEIGHT = 1e-21
-#: Number of random starts of second-order solvers, for networks with at most `WIDE` edges.
+#: Number of random starts of second-order solvers, unless the network is wide.
 STARTS = 8
-#: Number of random starts for networks with more edges.
-FEW_STARTS = 3
-#: Largest number of edges of a network that gets `STARTS` random starts.
-WIDE = 50
 #: Limits of a growing shape for each `model.budget`: the largest number of nodes in the first
 #: hidden layer, and the number of candidates for each width.
 BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
-#: Number of bytes of a float64.
-DOUBLE = 8
-ADAM_BATCH = 1024  # number of samples in a step of Adam, if `solver=auto` chooses Adam
 
 
 def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
@@ -175,6 +158,10 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
 
     Raises UsageError if a setting is invalid or the solver does not support the problem.
     """
+    classification_order = 2  # order of the differences in the smoothness penalty of classifiers
+    # Number of second-order steps without a lower validation error after which the training of a
+    # network without grids stops.
+    patience = 20
     check_model(model, problem.inputs)
     check(solver, "solver.")
     grids = model if isinstance(model, KANConfig) else None
@@ -202,14 +189,14 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         steps=0 if closed_form else solver.steps,
         starts=starts,
         weight=0.0 if closed_form else _weight(solver, name, task, grids.degree if grids else 0),
-        order=CLASSIFICATION_ORDER if task == "classification" else None,
+        order=classification_order if task == "classification" else None,
         growth=_growth(model, solver, problem, starts) if grows else None,
         update_grid=grids is not None and grids.update_grid,
         grid_eps=grids.grid_eps if grids else 1.0,
         freeze_unseen=solver.freeze_unseen,
         stop_early=refines,
         max_unknowns=AUTO_COEFFICIENTS + edges if refines else None,
-        patience=gradient.patience or (PATIENCE if unsmoothed else None),
+        patience=gradient.patience or (patience if unsmoothed else None),
         insert_knots=grows and second_order and model.grows,
         settings=settings,
     )
@@ -226,7 +213,7 @@ def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: Learnin
     if problem.data.task != "classification" or name == "adam" or not automatic:
         return False
     first = parameters_of(model, problem, "lm", model.schedule[:1])
-    return problem.domain.dtype.itemsize == DOUBLE and affords_starts(first)
+    return problem.domain.dtype == torch.float64 and affords_starts(first)
 
 
 def _growth(
@@ -264,6 +251,7 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
 
     `solver=auto` is resolved. Raises UsageError if the solver does not support the problem.
     """
+    adam_batch = 1024  # number of samples in a step of Adam, if `solver=auto` chooses Adam
     name = solver.kind
     why = f"{solver.kind}: chosen by solver={solver.kind}."
     settings = solver
@@ -280,9 +268,9 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
             edge_unknowns = edges * (model.degree + 2)
             if model.refines:
                 last = max(min(last, AUTO_COEFFICIENTS + edges), first)
-        double = dtype.itemsize == DOUBLE
+        double = dtype == torch.float64
         name, why = choose_solver(rows, last, first, edge_unknowns, task, double=double)
-        settings = SOLVERS[name](**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
+        settings = SOLVERS[name](**({"batch_size": adam_batch} if name == "adam" else {}))
     check_solver(name, task, dtype)
     scales_move = isinstance(model, KANConfig) and not model.freeze_scales
     moving = not SOLVERS[name].second_order and scales_move
@@ -300,12 +288,14 @@ def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
     It is 1 for models fitted by linear least squares. Unless `solver.n_starts` is set, it is also 1
     for first-order solvers and for KANs without hidden layers.
     """
+    wide = 50  # largest number of edges of a network that gets STARTS random starts
+    few_starts = 3  # number of random starts for networks with more edges
     if model.closed_form:
         return 1
     if isinstance(model, KANConfig) and model.grows and second_order:
         return int(solver.n_starts or BUDGETS[model.budget][1])
     several = second_order and (model.widths or not model.schedule)
-    return int(solver.n_starts or ((FEW_STARTS if edges > WIDE else STARTS) if several else 1))
+    return int(solver.n_starts or ((few_starts if edges > wide else STARTS) if several else 1))
 
 
 def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
@@ -344,12 +334,13 @@ def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
     because a penalty would slow Adam down. For classification, both get a larger weight, because
     the cross-entropy of separable classes has no finite minimum without a penalty.
     """
+    classification_weight = 1e-3  # default weight of the smoothness penalty of classifiers
     if solver.smoothness_weight != "auto":
         return float(solver.smoothness_weight)
     if SOLVERS[name].second_order:
         return None
     if task == "classification":
-        return CLASSIFICATION_WEIGHT
+        return classification_weight
     return lbfgs_weight(degree) if SOLVERS[name].curvature else 0.0
 
 
@@ -357,8 +348,8 @@ def lbfgs_weight(degree: int) -> float:
     """Return the weight of LBFGS's smoothness penalty for splines of this degree.
 
     It is G^(1 - 2m), where m = degree + 2 and G is the number of intervals for which the formula
-    gives CUBIC_WEIGHT for degree 3. On a grid of G intervals, the penalty of the roughest spline
+    gives 1e-21 for degree 3. On a grid of G intervals, the penalty of the roughest spline
     then equals its possible gain, so undetermined coefficients stay smooth and errors of 1e-7
     remain reachable.
     """
-    return float(CUBIC_WEIGHT ** ((2 * degree + 3) / 9))
+    return float(1e-21 ** ((2 * degree + 3) / 9))

@@ -30,15 +30,14 @@ Columns = Mapping[str, Sequence[Any]]
 _REACHED = (*RESULTS, "test_deviance", "cv_cross_entropy", "validation_rmse", "train_rmse")
 #: Largest number of rows of a table, or of failures, that are printed.
 _MOST_ROWS = 40
-#: Width of standard output, in characters, if it is a file or a pipe.
-_UNBOUNDED = 100_000
 
 
 def output_console() -> Console:
     """Return a console on standard output: as wide as the terminal, or unbounded without one."""
+    unbounded = 100_000  # width of standard output, in characters, if it is a file or a pipe
     console = Console()
     if not console.is_terminal:
-        console.width = _UNBOUNDED
+        console.width = unbounded
     return console
 
 
