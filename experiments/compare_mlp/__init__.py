@@ -33,7 +33,13 @@ from kanrun.engine.networks.classical import (
     mlp_parameters,
 )
 from kanrun.engine.networks.kan import CONVENTIONS, kan_parameters, size_of
-from kanrun.engine.training import DataFitting, LevenbergMarquardt, Objective, output_scale
+from kanrun.engine.training import (
+    DataFitting,
+    LevenbergMarquardt,
+    Objective,
+    output_scale,
+    take_steps,
+)
 from kanrun.errors import UsageError
 from kanrun.model.settings import KANConfig, MLPConfig
 from kanrun.points import Array
@@ -387,11 +393,7 @@ class NoActivation(Comparison):
         points = case.problem.data.everything
         assert isinstance(network, MLP)
         objective = Objective(points, output_scale(points, "regression"))
-        solver = LevenbergMarquardt(DataFitting(network, objective))
-        for _ in range(steps):
-            solver.step()
-            if solver.converged:
-                break
+        take_steps(LevenbergMarquardt(DataFitting(network, objective)), steps)
         depth = cell["depth"]
         yield result(case, trained, activation="identity", depth=depth)
         design = nn.functional.pad(points.x, (0, 1), value=1.0)
@@ -503,10 +505,9 @@ def unscaled(network: Network, random: Generator) -> Network:
     """
     with torch.no_grad():
         for layer in network.edge_layers:
-            for name, parameter in layer.named_parameters():
-                if name in ("coefficients", "base_weight", "weight"):
-                    normal: Any = {"generator": random, "dtype": torch.float64}
-                    parameter.copy_(torch.randn(parameter.shape, **normal))
+            for parameter in (layer.coefficients, layer.base_weight):
+                drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+                parameter.copy_(drawn)
     return network
 
 

@@ -8,7 +8,7 @@ import pytest
 from cases import cases
 from kanrun.experiments import continual, curves
 from kanrun.experiments import extend_grid as grids
-from kanrun.experiments.compare_mlp import COMPARISONS
+from kanrun.experiments.compare_mlp import COMPARISONS, VARIANTS, verdict_claims
 from kanrun.experiments.curves import fitted_order
 
 from kanrun.study import suite
@@ -58,7 +58,7 @@ def six_seeds(*tables):
 def without_tricks(values):
     tables = (
         table(error=values + 1 + 10 * (variant != "all tricks"), variant=variant)
-        for variant in implementation_tricks.VARIANTS
+        for variant in VARIANTS
     )
     return COMPARISONS["implementation_tricks"].claims({"summary": six_seeds(*tables)})
 

@@ -435,7 +435,7 @@ CONVENTIONS: tuple[Convention, ...] = (
     Convention(
         "single",
         "E (G + k + 1)",
-        "coefficients and w_b or w_s alone, or the one w of w (b + spline)",
+        "coefficients and w_b or w_s alone",
         1,
     ),
     Convention(

@@ -144,8 +144,7 @@ class Network(nn.Module):
     def for_second_order(self) -> Network:
         """Return a copy in which parameters that only scale other parameters are not trained.
 
-        These are the spline scales w_s, or the single weights w if there is no base function. They
-        only scale the coefficients.
+        These are the spline scales w_s, which only scale the coefficients.
         """
         new = deepcopy(self)
         for layer in new.edge_layers:
