@@ -24,7 +24,6 @@ from kanrun.engine.symbolic import (
     equivalent_forms,
     errors_are_relative,
     exact_decimals,
-    has_form_of,
     input_symbols,
     limited,
     refine_to_formula,
@@ -252,8 +251,7 @@ def _in_user_units(
 ) -> Interpretation:
     """Convert a result to the user's units and names, and simplify its formulas within the budget.
 
-    Errors are multiplied by the unit of the output. If the true function is known, the certificate
-    also says whether the formula is written in an accepted form.
+    Errors are multiplied by the unit of the output.
     """
     names = as_variables(problem.inputs)
     certificate = result.certificate
@@ -266,10 +264,6 @@ def _in_user_units(
         errors = ("difference", "formula_rmse", "network_rmse")
         scaled = {name: problem.unit * getattr(certificate, name) for name in errors}
         certificate = replace(certificate, **scaled)
-        if formula and problem.expression is not None and not formula.splines:
-            is_form = has_form_of(formula.expression, problem.accepted)
-            form = "yes" if result.outcome == "exact" and is_form else "no"
-            certificate = replace(certificate, accepted_form=form)
     return replace(
         result,
         formula=formula and rename_variables(formula, names),

@@ -1,4 +1,4 @@
-"""Figures of an interpretation: its stages, the candidates of each edge, a suite's score card."""
+"""Figures of an interpretation: its stages, and the candidates of each edge."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kanrun.figures.network import draw_network, lay_out
-from kanrun.figures.panels import heat_map, name_rows, one_panel, small_multiples
-from kanrun.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    SKY,
-    VERMILLION,
-    first_seed,
-    number,
-    set_remark,
-    shorten,
-    styled,
-)
+from kanrun.figures.panels import heat_map, one_panel, small_multiples
+from kanrun.figures.style import first_seed, number, set_remark, shorten, styled
 
 if TYPE_CHECKING:
     import pandas
@@ -39,15 +27,6 @@ BETWEEN = 0.15
 MIN_WIDTH = 1.9
 #: Width of the widest row of stages (inches).
 MAX_WIDTH = 11.0
-#: Colour of each outcome in the score card.
-OUTCOMES = {
-    "exact": GREEN,
-    "agrees": SKY,
-    "formula": BLUE,
-    "partly numeric": ORANGE,
-    "failed": VERMILLION,
-    "wrong": BLACK,
-}
 #: Largest number of candidates (columns) in the map.
 MAX_CANDIDATES = 30
 #: Smallest value of 1 - R^2 in the map; smaller ones are rounding.
@@ -112,24 +91,4 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
     axes.plot(columns, rows, "o", color="white", ms=4, mec="black")
     figure.colorbar(image, ax=axes, label="digits of R²: −log₁₀(1 − R²)")
     set_remark(figure, "dot: the best by error and complexity; white: not fitted")
-    return figure
-
-
-@styled
-def score_card(table: pandas.DataFrame) -> Figure:
-    """Draw a bar per target: its median duration over seeds, coloured by its most frequent outcome.
-
-    `table` is the summary of a suite, with the columns target, outcome and seconds.
-    """
-    groups: Any = list(table.groupby("target", sort=False))
-    figure, axes = one_panel(0.2 * len(groups) + 0.6, width=6.5)
-    for place, (_, rows) in enumerate(groups):
-        counts = rows["outcome"].value_counts().reindex(list(OUTCOMES)).dropna()
-        colour = OUTCOMES[str(counts.idxmax())]
-        bars = axes.barh(place, rows["seconds"].median(), color=colour, height=0.7)
-        text = ", ".join(f"{count:.0f} {outcome}" for outcome, count in counts.items())
-        axes.bar_label(bars, [text], size="small", padding=2)
-    name_rows(axes, [shorten(name, 42) for name, _ in groups])
-    axes.set(xlabel="seconds (median over seeds)", ylim=(len(groups) - 0.4, -0.6))
-    axes.margins(x=0.35)
     return figure

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sympy
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -93,8 +92,6 @@ class InterpretationProblem:
         name: Name of the target, followed by the name of the output if there are several.
         output: Name of the output.
         only: Whether the target has only this output.
-        expression: The true function in the user's units, if it is known.
-        accepted: Forms in which the true function may be written.
         notes: Notes about the data.
         labels: Classes of the held-out points, if the output is a logit.
 
@@ -113,8 +110,6 @@ class InterpretationProblem:
     name: str = "y"
     output: str = "y"
     only: bool = True
-    expression: sympy.Expr | None = None
-    accepted: tuple[sympy.Expr, ...] = ()
     notes: tuple[Note, ...] = ()
     labels: Array | None = None
 
@@ -291,9 +286,7 @@ def _problem(
         def truth(x: Array) -> Array:
             return outputs.apply(function(scaling.invert(x)))[:, index]
 
-        known = target.expression
-        operations = None if known is None else int(sympy.count_ops(known))
-        held_out = replace(held_out, y=truth(test_x), truth=truth, operations=operations)
+        held_out = replace(held_out, y=truth(test_x), truth=truth)
     only = len(target.outputs) == 1
     output = target.outputs[index]
     unit = outputs.scale[index]
@@ -308,8 +301,6 @@ def _problem(
         name=target.name if only else f"{target.name}, {output}",
         output=output,
         only=only,
-        expression=target.expression,
-        accepted=(target.expression, *target.accepted) if target.expression is not None else (),
     )
     if network is None:
         return problem

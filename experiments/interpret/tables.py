@@ -21,8 +21,7 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.certificate import YES_NO
 from kanrun.formulas.conversion import to_text
 from kanrun.points import Array
-from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
-from kanrun.study import Cell
+from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
 from kanrun.study.evaluation import doubts
 
 from .edge_records import edge_table, finite_row, match_rows
@@ -45,26 +44,14 @@ def records(
     result: Interpretation,
     seed: int,
     cpu_seconds: float,
-    entry: Cell | None,
 ) -> Records:
-    """Yield all records of a result.
-
-    Args:
-        problem: The problem.
-        result: The result, in the user's units.
-        seed: Seed of the search.
-        cpu_seconds: CPU time of the interpretation (seconds).
-        entry: Entry of the suite, if there is one; the result is then compared with the true
-            function. None without a suite.
-    """
+    """Yield all records of a result in the user's units, found in `cpu_seconds` of CPU time."""
     formula = result.formula
-    name = problem.name
     fit = result.structure_fit
     intervals = _intervals(problem, result)
     row = summary_row(problem, result, _written(result, intervals), cpu_seconds)
-    if entry is not None:
-        row = finite_row("summary", **row.values, **_score(problem, result, entry))
-        yield Note(f"{name}: {row.values['formula']}; {result.sentence}")
+    if problem.cfg.suite:
+        yield Note(f"{problem.name}: {row.values['formula']}; {result.sentence}")
     yield row
     if row.values["formula_rmse"] is not None:
         yield from doubts(row.values["r2"], "check points")
@@ -153,20 +140,6 @@ def summary_row(
         seconds=result.seconds,
         cpu_seconds=cpu_seconds,
     )
-
-
-def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) -> dict[str, Value]:
-    """Return the columns of the summary that compare the formula with the true function."""
-    verdict = "unknown" if problem.held_out.truth is None else "no"
-    missing = Certificate(recovered=verdict, same_form=verdict)
-    found = result.certificate or missing
-    return {
-        "recovered": found.recovered,
-        "same_form": found.same_form,
-        "accepted_form": found.accepted_form,
-        "in_view": entry.get("in_view", True),
-        "noise": problem.cfg.sampling.noise,
-    }
 
 
 def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
