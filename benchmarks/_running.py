@@ -36,7 +36,7 @@ def chosen(names: Iterable[str], only: Iterable[str]) -> list[str]:
     known, wanted = list(names), list(only)
     unknown = [name for name in wanted if name not in known]
     if unknown:
-        print(f"--only: there is no {unknown[0]!r}; known are {', '.join(known)}", file=sys.stderr)
+        print(f"there is no {unknown[0]!r}; known are {', '.join(known)}", file=sys.stderr)
         raise SystemExit(2)
     return [name for name in known if not wanted or name in wanted]
 

@@ -14,8 +14,7 @@ import numpy as np
 import sympy
 from _running import arguments, chosen, run, write_table
 from kanrun.experiments.interpret.config import InterpretConfig
-from kanrun.experiments.interpret.interpretation import interpretation
-from kanrun.experiments.interpret.outcome import Interpretation
+from kanrun.experiments.interpret.interpretation import Interpretation, interpretation
 from kanrun.experiments.interpret.problem import InterpretationProblem, problems_of
 
 from kanrun.engine.symbolic import SearchData

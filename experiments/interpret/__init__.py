@@ -66,8 +66,7 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
     from kanrun.engine.symbolic.budget import work_done
     from kanrun.monitoring import report_progress
 
-    from .interpretation import interpretation
-    from .outcome import Interpretation
+    from .interpretation import Interpretation, interpretation
     from .problem import problems_of
     from .tables import accuracy_records, records, stage_row
 

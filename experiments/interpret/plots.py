@@ -15,23 +15,6 @@ from kanrun.figures.style import first_seed, number, set_remark, shorten, styled
 if TYPE_CHECKING:
     import pandas
 
-#: Horizontal gap between two stages (inches).
-GAP = 0.3
-#: Height of the title of a stage (inches).
-HEADING = 0.62
-#: Gap between the title and the output nodes (points), in which the names of the outputs stand.
-ABOVE = 20
-#: Vertical gap between two rows of stages (inches).
-BETWEEN = 0.15
-#: Width of the narrowest stage (inches).
-MIN_WIDTH = 1.9
-#: Width of the widest row of stages (inches).
-MAX_WIDTH = 11.0
-#: Largest number of candidates (columns) in the map.
-MAX_CANDIDATES = 30
-#: Smallest value of 1 - R^2 in the map; smaller ones are rounding.
-ROUNDING = 1e-16
-
 
 def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
     """Return captions of the first seed's stages: numbers of edges and parameters, test RMSE."""
@@ -55,17 +38,20 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
         table: Edges, with the columns of `network_diagram` and the column `stage`.
         under: Caption of each stage.
     """
+    # In inches: the height of the title of a stage, and the smallest and largest width.
+    heading = 0.62
+    narrowest, widest = 1.9, 11.0
     stages: Any = first_seed(table).groupby("stage")
     diagrams = {str(stage): lay_out(rows) for stage, rows in stages}
-    height = max(diagram.height for diagram in diagrams.values()) + HEADING
-    width = max(MIN_WIDTH, *(diagram.width for diagram in diagrams.values())) + GAP
-    figure, panels = small_multiples(len(diagrams), max(1, int(MAX_WIDTH / width)), height, width)
-    figure.set_layout_engine("constrained", h_pad=BETWEEN)
+    height = max(diagram.height for diagram in diagrams.values()) + heading
+    width = max(narrowest, *(diagram.width for diagram in diagrams.values())) + 0.3
+    figure, panels = small_multiples(len(diagrams), max(1, int(widest / width)), height, width)
+    figure.set_layout_engine("constrained", h_pad=0.15)
     captions = [*under, *[""] * (len(diagrams) - len(under))]
     for panel, (stage, diagram), caption in zip(panels, diagrams.items(), captions, strict=True):
         draw_network(panel, diagram)
         strongest = ", the strongest edges" * bool(diagram.remark)
-        panel.set_title(f"{shorten(stage, 40)}{strongest}\n{caption}", size="medium", pad=ABOVE)
+        panel.set_title(f"{shorten(stage, 40)}{strongest}\n{caption}", size="medium", pad=20)
     return figure
 
 
@@ -78,10 +64,12 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
     """
     table = first_seed(table).drop_duplicates(["index", "candidate"])
     best = table.groupby("candidate")["one_minus_r2"].min().sort_values()
-    candidates = list(best.index[:MAX_CANDIDATES])
+    candidates = list(best.index[:30])
     edges = table.drop_duplicates("index").set_index("index")["edge"]
+    # Smallest value of 1 - R^2 in the map; smaller ones are rounding.
+    rounding = 1e-16
     losses = table.pivot(index="index", columns="candidate", values="one_minus_r2")
-    losses = losses.loc[edges.index, candidates].clip(lower=ROUNDING)
+    losses = losses.loc[edges.index, candidates].clip(lower=rounding)
     size: Any = {"height": 0.25 * len(edges) + 1, "width": 0.3 * len(candidates) + 1.8}
     figure, axes = one_panel(**size)
     image = heat_map(axes, -np.log10(losses.to_numpy(dtype=float)), list(edges), candidates, vmin=0)

@@ -39,21 +39,6 @@ from .config import InterpretConfig
 
 Function = Callable[[Array], Array]
 
-#: A network is faithfully represented by its graph, and there is no warning, if the RMS difference
-#: between them is at most this fraction of the network's error.
-_FAITHFUL = 0.1
-#: An RMS difference between a network and its graph counts as rounding if it is at most this,
-#: relative to the standard deviation of y.
-_ROUNDING = 1e-12
-#: Number of random points at which a formula is compared with the true function.
-_VERIFICATION_POINTS = 1000
-#: Seed of the random points at which a formula is verified, the same for all runs.
-_VERIFICATION_SEED = 20240430
-#: A column is scaled if its size is above this number or below its reciprocal.
-_LARGE = 1e3
-#: If the largest value of a column exceeds the median by this factor, the median is its size.
-_FEW_HUGE = 1e12
-
 
 @dataclass(frozen=True)
 class SourceNetwork:
@@ -136,8 +121,10 @@ def decimal_scales(values: Array) -> Scaling:
     """
     size = np.abs(values).max(axis=0, initial=0.0)
     usual = np.median(np.abs(values), axis=0)
-    size = np.where((usual > 0) & (size > _FEW_HUGE * usual), usual, size)
-    far = (size > 0) & ((size > _LARGE) | (size < 1 / _LARGE))
+    size = np.where((usual > 0) & (size > 1e12 * usual), usual, size)
+    # A column is scaled if its size is above this number or below its reciprocal.
+    large = 1e3
+    far = (size > 0) & ((size > large) | (size < 1 / large))
     exponents = np.floor(np.log10(np.where(far, size, 1.0)))
     return Scaling(np.zeros(size.size), np.array([float(f"1e{int(k)}") for k in exponents]))
 
@@ -277,7 +264,8 @@ def _problem(
     data = SearchData(x, y, chosen_x, chosen_y)
     candidates = choose(cfg.candidates, cfg.custom_candidates)
     search = SearchProblem(data, candidates, cfg.budget, _dimensions(cfg, target, index))
-    random = np.random.default_rng(_VERIFICATION_SEED).random((_VERIFICATION_POINTS, x.shape[1]))
+    # The points at which formulas are verified are the same for all runs.
+    random = np.random.default_rng(20240430).random((1000, x.shape[1]))
     box = scaling.apply(target.domain.T).T
     fresh = scaling.apply(target.inputs_at(random))
     held_out = VerificationData(test_x, test_y, box, fresh)
@@ -322,7 +310,9 @@ def source_network(network: Network, samples: SearchData, index: int) -> SourceN
     validation = samples.validation_x, samples.validation_y
     smaller = prune_on_validation(network, samples.x, *validation, index)
     apart = np.concatenate([whole(x) - itself(x) for x in (samples.x, samples.validation_x)])
-    allowed = max(_FAITHFUL * samples.error(itself), _ROUNDING) * samples.y_std
+    # There is no warning if the RMS difference between network and graph is small compared with the
+    # network's error, or only rounding.
+    allowed = max(0.1 * samples.error(itself), 1e-12) * samples.y_std
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)
     difference = float(np.abs(apart).max())
     graph = graph_of(smaller, samples.x, index)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from cases import cases, refuses
 from doors import check_config, run_config, typed
-from kanrun.experiments.interpret.outcome import (
+from kanrun.experiments.interpret.interpretation import (
     is_truth,
     stands_for,
 )
