@@ -300,18 +300,17 @@ def _finish(
         stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))
     verified = given.network.itself if given.network is not None else choice.network
     certificate = certify(formula, verified, given.held_out)
-    return Interpretation(
+    found = Interpretation(
         Outcome.FAILED,
         "",
         formula,
         verified,
         certificate,
-        0.0,
-        choice,
-        (),
-        approximation,
-        decisions,
-    ), stages
+        structure_fit=choice,
+        approximation=approximation,
+        decisions=decisions,
+    )
+    return found, stages
 
 
 def _judge(
@@ -383,8 +382,7 @@ def is_truth(formula: Formula, held_out: VerificationData, width: float | Array 
     """
     if held_out.truth is None:
         return True
-    # Largest difference, relative to the true function, between an exact formula and the true function
-    # outside the data, where extrapolation amplifies rounding errors.
+    # Outside the data, extrapolation amplifies rounding errors.
     largest = 1e-9
     x = widened(held_out.fresh, width)
     with np.errstate(all="ignore"):
