@@ -73,8 +73,8 @@ lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the pack
 structure: $(VENV)/installed-dev ## files that a run executes, fields of policies
 	@$(BIN)/python tests/structure.py
 
-bench: $(VENV)/installed ## the benchmark against other libraries
-	@$(BIN)/kanrun bench $(ARGS)
+bench: $(VENV)/installed ## list the benchmarks; make bench NAME=nguyen ARGS=budget=15 runs one
+	@$(BIN)/python benchmarks $(NAME) $(ARGS)
 
 docs: $(VENV)/installed-dev ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --strict

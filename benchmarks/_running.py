@@ -20,11 +20,12 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def arguments(description: str, seeds: int = 1) -> argparse.ArgumentParser:
-    """Return a parser with the options of all benchmarks: n_jobs, seeds, only and out."""
+def arguments(description: str | None, seeds: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the options n_jobs, only and out, and seeds if its default is given."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--n-jobs", type=int, default=1, help="processes at a time")
-    parser.add_argument("--seeds", type=int, default=seeds, help="repetitions of each problem")
+    if seeds is not None:
+        parser.add_argument("--seeds", type=int, default=seeds, help="repetitions of each problem")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these problems")
     parser.add_argument("--out", type=Path, help="folder of the table")
     return parser
@@ -35,7 +36,7 @@ def chosen(names: Iterable[str], only: Iterable[str]) -> list[str]:
     known, wanted = list(names), list(only)
     unknown = [name for name in wanted if name not in known]
     if unknown:
-        print(f"--only: there is no {unknown[0]!r}; known are {', '.join(known)}", file=sys.stderr)
+        print(f"there is no {unknown[0]!r}; known are {', '.join(known)}", file=sys.stderr)
         raise SystemExit(2)
     return [name for name in known if not wanted or name in wanted]
 

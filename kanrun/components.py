@@ -14,7 +14,6 @@ _EXPERIMENTS = (
     "extend_grid",
     "compare_mlp",
     "continual",
-    "bench",
 )
 COMPONENTS = (
     "kanrun.targets.settings",

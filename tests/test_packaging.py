@@ -130,14 +130,10 @@ def imported(path):
 
 
 def test_every_package_that_is_imported_is_declared():
-    """Every imported package is a dependency, or in an extra other than `dev`.
-
-    Libraries that the benchmark compares with kanrun are not declared; users install them.
-    """
+    """Every imported package is a dependency, or in an extra other than `dev`."""
     extras = PROJECT["project"]["optional-dependencies"] | {"dev": ()}
     declared = {*map(name_of, [*PROJECT["project"]["dependencies"], *chain(*extras.values())])}
     files = {*(ROOT / "kanrun").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")}
-    files -= set((ROOT / "experiments" / "bench").glob("*.py"))
     found = set(chain(*map(imported, files))) - {"kanrun", *sys.stdlib_module_names}
     distributions = metadata.packages_distributions()
     sources = {name: {name, *map(name_of, distributions.get(name, ()))} for name in found}

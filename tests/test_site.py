@@ -17,7 +17,6 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from processes import python, run
 
 from kanrun.config import TARGETS, keys_of
@@ -139,12 +138,6 @@ def furnished(tmp_path_factory):
     counts = pd.DataFrame({"age": length, "exposure": g, "claims": rng.poisson(g * length)})
     counts.to_csv(folder / "counts.csv", index=False)
     counts.to_csv(folder / "new.csv", index=False)
-    variable = {"sample_range": [1, 5]}
-    formula = {"prepared": "v1*v2**2", "vars": {"v1": variable, "v2": variable}}
-    for study, file in (("feynman_raw", "feynman.yaml"), ("fastsrb", "fastsrb.yaml")):
-        suite = yaml.safe_load((ROOT / f"conf/study/interpret/{study}.yaml").read_text())["suite"]
-        formulas = {job["target"]["id"]: formula for job in suite}
-        (folder / file).write_text(yaml.safe_dump(formulas))
     return folder
 
 

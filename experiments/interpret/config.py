@@ -26,10 +26,10 @@ from kanrun.config import (
         "kanrun interpret 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
         "kanrun interpret 'candidates=[sin,exp,x^2]' 'custom_candidates.bump=1/(1+x0^2)'",
         "kanrun interpret from_run=fit/latest",
-        "kanrun interpret study=symbolic_suite n_jobs=2",
+        "kanrun interpret study=one_variable n_jobs=2",
     ),
     implied=IMPLIED_TARGETS,
-    figures=("score_card", "predictions", "residuals", "stages", "network", "candidates"),
+    figures=("predictions", "residuals", "stages", "network", "candidates"),
 )
 @dataclass
 class InterpretConfig(ExperimentConfig):
@@ -58,6 +58,5 @@ class InterpretConfig(ExperimentConfig):
     ] = 60.0
     suite: Annotated[
         list[Any],
-        "cells, each as differences from the rest of the configuration; a cell with "
-        "in_view=false was unknown when rules of the search were chosen, and is claimed apart",
+        "cells, each as differences from the rest of the configuration",
     ] = copied([])

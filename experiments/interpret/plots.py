@@ -1,4 +1,4 @@
-"""Figures of an interpretation: its stages, the candidates of each edge, a suite's score card."""
+"""Figures of an interpretation: its stages, and the candidates of each edge."""
 
 from __future__ import annotations
 
@@ -9,49 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kanrun.figures.network import draw_network, lay_out
-from kanrun.figures.panels import heat_map, name_rows, one_panel, small_multiples
-from kanrun.figures.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    SKY,
-    VERMILLION,
-    first_seed,
-    number,
-    set_remark,
-    shorten,
-    styled,
-)
+from kanrun.figures.panels import heat_map, one_panel, small_multiples
+from kanrun.figures.style import first_seed, number, set_remark, shorten, styled
 
 if TYPE_CHECKING:
     import pandas
-
-#: Horizontal gap between two stages (inches).
-GAP = 0.3
-#: Height of the title of a stage (inches).
-HEADING = 0.62
-#: Gap between the title and the output nodes (points), in which the names of the outputs stand.
-ABOVE = 20
-#: Vertical gap between two rows of stages (inches).
-BETWEEN = 0.15
-#: Width of the narrowest stage (inches).
-MIN_WIDTH = 1.9
-#: Width of the widest row of stages (inches).
-MAX_WIDTH = 11.0
-#: Colour of each outcome in the score card.
-OUTCOMES = {
-    "exact": GREEN,
-    "agrees": SKY,
-    "formula": BLUE,
-    "partly numeric": ORANGE,
-    "failed": VERMILLION,
-    "wrong": BLACK,
-}
-#: Largest number of candidates (columns) in the map.
-MAX_CANDIDATES = 30
-#: Smallest value of 1 - R^2 in the map; smaller ones are rounding.
-ROUNDING = 1e-16
 
 
 def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
@@ -76,17 +38,20 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
         table: Edges, with the columns of `network_diagram` and the column `stage`.
         under: Caption of each stage.
     """
+    # In inches: the height of the title of a stage, and the smallest and largest width.
+    heading = 0.62
+    narrowest, widest = 1.9, 11.0
     stages: Any = first_seed(table).groupby("stage")
     diagrams = {str(stage): lay_out(rows) for stage, rows in stages}
-    height = max(diagram.height for diagram in diagrams.values()) + HEADING
-    width = max(MIN_WIDTH, *(diagram.width for diagram in diagrams.values())) + GAP
-    figure, panels = small_multiples(len(diagrams), max(1, int(MAX_WIDTH / width)), height, width)
-    figure.set_layout_engine("constrained", h_pad=BETWEEN)
+    height = max(diagram.height for diagram in diagrams.values()) + heading
+    width = max(narrowest, *(diagram.width for diagram in diagrams.values())) + 0.3
+    figure, panels = small_multiples(len(diagrams), max(1, int(widest / width)), height, width)
+    figure.set_layout_engine("constrained", h_pad=0.15)
     captions = [*under, *[""] * (len(diagrams) - len(under))]
     for panel, (stage, diagram), caption in zip(panels, diagrams.items(), captions, strict=True):
         draw_network(panel, diagram)
         strongest = ", the strongest edges" * bool(diagram.remark)
-        panel.set_title(f"{shorten(stage, 40)}{strongest}\n{caption}", size="medium", pad=ABOVE)
+        panel.set_title(f"{shorten(stage, 40)}{strongest}\n{caption}", size="medium", pad=20)
     return figure
 
 
@@ -99,10 +64,12 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
     """
     table = first_seed(table).drop_duplicates(["index", "candidate"])
     best = table.groupby("candidate")["one_minus_r2"].min().sort_values()
-    candidates = list(best.index[:MAX_CANDIDATES])
+    candidates = list(best.index[:30])
     edges = table.drop_duplicates("index").set_index("index")["edge"]
+    # Smallest value of 1 - R^2 in the map; smaller ones are rounding.
+    rounding = 1e-16
     losses = table.pivot(index="index", columns="candidate", values="one_minus_r2")
-    losses = losses.loc[edges.index, candidates].clip(lower=ROUNDING)
+    losses = losses.loc[edges.index, candidates].clip(lower=rounding)
     size: Any = {"height": 0.25 * len(edges) + 1, "width": 0.3 * len(candidates) + 1.8}
     figure, axes = one_panel(**size)
     image = heat_map(axes, -np.log10(losses.to_numpy(dtype=float)), list(edges), candidates, vmin=0)
@@ -112,24 +79,4 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
     axes.plot(columns, rows, "o", color="white", ms=4, mec="black")
     figure.colorbar(image, ax=axes, label="digits of R²: −log₁₀(1 − R²)")
     set_remark(figure, "dot: the best by error and complexity; white: not fitted")
-    return figure
-
-
-@styled
-def score_card(table: pandas.DataFrame) -> Figure:
-    """Draw a bar per target: its median duration over seeds, coloured by its most frequent outcome.
-
-    `table` is the summary of a suite, with the columns target, outcome and seconds.
-    """
-    groups: Any = list(table.groupby("target", sort=False))
-    figure, axes = one_panel(0.2 * len(groups) + 0.6, width=6.5)
-    for place, (_, rows) in enumerate(groups):
-        counts = rows["outcome"].value_counts().reindex(list(OUTCOMES)).dropna()
-        colour = OUTCOMES[str(counts.idxmax())]
-        bars = axes.barh(place, rows["seconds"].median(), color=colour, height=0.7)
-        text = ", ".join(f"{count:.0f} {outcome}" for outcome, count in counts.items())
-        axes.bar_label(bars, [text], size="small", padding=2)
-    name_rows(axes, [shorten(name, 42) for name, _ in groups])
-    axes.set(xlabel="seconds (median over seeds)", ylim=(len(groups) - 0.4, -0.6))
-    axes.margins(x=0.35)
     return figure

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sympy
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,21 +37,6 @@ from kanrun.targets.table_targets import array_target
 from .config import InterpretConfig
 
 Function = Callable[[Array], Array]
-
-#: A network is faithfully represented by its graph, and there is no warning, if the RMS difference
-#: between them is at most this fraction of the network's error.
-_FAITHFUL = 0.1
-#: An RMS difference between a network and its graph counts as rounding if it is at most this,
-#: relative to the standard deviation of y.
-_ROUNDING = 1e-12
-#: Number of random points at which a formula is compared with the true function.
-_VERIFICATION_POINTS = 1000
-#: Seed of the random points at which a formula is verified, the same for all runs.
-_VERIFICATION_SEED = 20240430
-#: A column is scaled if its size is above this number or below its reciprocal.
-_LARGE = 1e3
-#: If the largest value of a column exceeds the median by this factor, the median is its size.
-_FEW_HUGE = 1e12
 
 
 @dataclass(frozen=True)
@@ -92,8 +76,6 @@ class InterpretationProblem:
         name: Name of the target, followed by the name of the output if there are several.
         output: Name of the output.
         only: Whether the target has only this output.
-        expression: The true function in the user's units, if it is known.
-        accepted: Forms in which the true function may be written.
         notes: Notes about the data.
         labels: Classes of the held-out points, if the output is a logit.
 
@@ -112,8 +94,6 @@ class InterpretationProblem:
     name: str = "y"
     output: str = "y"
     only: bool = True
-    expression: sympy.Expr | None = None
-    accepted: tuple[sympy.Expr, ...] = ()
     notes: tuple[Note, ...] = ()
     labels: Array | None = None
 
@@ -140,8 +120,10 @@ def decimal_scales(values: Array) -> Scaling:
     """
     size = np.abs(values).max(axis=0, initial=0.0)
     usual = np.median(np.abs(values), axis=0)
-    size = np.where((usual > 0) & (size > _FEW_HUGE * usual), usual, size)
-    far = (size > 0) & ((size > _LARGE) | (size < 1 / _LARGE))
+    size = np.where((usual > 0) & (size > 1e12 * usual), usual, size)
+    # A column is scaled if its size is above this number or below its reciprocal.
+    large = 1e3
+    far = (size > 0) & ((size > large) | (size < 1 / large))
     exponents = np.floor(np.log10(np.where(far, size, 1.0)))
     return Scaling(np.zeros(size.size), np.array([float(f"1e{int(k)}") for k in exponents]))
 
@@ -281,7 +263,8 @@ def _problem(
     data = SearchData(x, y, chosen_x, chosen_y)
     candidates = choose(cfg.candidates, cfg.custom_candidates)
     search = SearchProblem(data, candidates, cfg.budget, _dimensions(cfg, target, index))
-    random = np.random.default_rng(_VERIFICATION_SEED).random((_VERIFICATION_POINTS, x.shape[1]))
+    # The points at which formulas are verified are the same for all runs.
+    random = np.random.default_rng(20240430).random((1000, x.shape[1]))
     box = scaling.apply(target.domain.T).T
     fresh = scaling.apply(target.inputs_at(random))
     held_out = VerificationData(test_x, test_y, box, fresh)
@@ -290,9 +273,7 @@ def _problem(
         def truth(x: Array) -> Array:
             return outputs.apply(function(scaling.invert(x)))[:, index]
 
-        known = target.expression
-        operations = None if known is None else int(sympy.count_ops(known))
-        held_out = replace(held_out, y=truth(test_x), truth=truth, operations=operations)
+        held_out = replace(held_out, y=truth(test_x), truth=truth)
     only = len(target.outputs) == 1
     output = target.outputs[index]
     unit = outputs.scale[index]
@@ -307,8 +288,6 @@ def _problem(
         name=target.name if only else f"{target.name}, {output}",
         output=output,
         only=only,
-        expression=target.expression,
-        accepted=(target.expression, *target.accepted) if target.expression is not None else (),
     )
     if network is None:
         return problem
@@ -330,7 +309,9 @@ def source_network(network: Network, samples: SearchData, index: int) -> SourceN
     validation = samples.validation_x, samples.validation_y
     smaller = prune_on_validation(network, samples.x, *validation, index)
     apart = np.concatenate([whole(x) - itself(x) for x in (samples.x, samples.validation_x)])
-    allowed = max(_FAITHFUL * samples.error(itself), _ROUNDING) * samples.y_std
+    # There is no warning if the RMS difference between network and graph is small compared with the
+    # network's error, or only rounding.
+    allowed = max(0.1 * samples.error(itself), 1e-12) * samples.y_std
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)
     difference = float(np.abs(apart).max())
     graph = graph_of(smaller, samples.x, index)

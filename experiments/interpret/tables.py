@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import sympy
 
 from kanrun.engine.symbolic import (
     Certificate,
     ConstantInterval,
+    Decision,
+    FittedStructure,
     Formula,
+    Graph,
+    SearchData,
     SearchStage,
     confidence_intervals,
+    depths,
+    edge_name,
+    edge_scores,
     shape_of,
     significant,
 )
+from kanrun.engine.symbolic.candidates import CARRY
 from kanrun.engine.symbolic.certificate import YES_NO
 from kanrun.formulas.conversion import to_text
 from kanrun.points import Array
 from kanrun.runs.files import Checkpoint
 from kanrun.runs.records import Note, Records, Row, Table, Value
-from kanrun.study import Cell
 from kanrun.study.evaluation import doubts
 
-from .edge_records import edge_table, finite_row, match_rows
-from .outcome import REPRODUCING, Interpretation
+from .interpretation import Interpretation, Outcome
 from .problem import Function, InterpretationProblem
-
-#: Maximum number of constants whose intervals are printed.
-_MAX_SHOWN = 5
-#: If the description lengths of the best two formulas differ by fewer bits than this, the data do
-#: not decide between them.
-_UNDECIDED = 10.0
-#: Number of digits with which the constants of rivals are printed.
-_FEW_DIGITS = 5
-#: Number of points at which a formula of one input is evaluated for its curve.
-_GRID = 400
 
 
 def records(
@@ -46,26 +46,14 @@ def records(
     result: Interpretation,
     seed: int,
     cpu_seconds: float,
-    entry: Cell | None,
 ) -> Records:
-    """Yield all records of a result.
-
-    Args:
-        problem: The problem.
-        result: The result, in the user's units.
-        seed: Seed of the search.
-        cpu_seconds: CPU time of the interpretation (seconds).
-        entry: Entry of the suite, if there is one; the result is then compared with the true
-            function. None without a suite.
-    """
+    """Yield all records of a result in the user's units, found in `cpu_seconds` of CPU time."""
     formula = result.formula
-    name = problem.name
     fit = result.structure_fit
     intervals = _intervals(problem, result)
     row = summary_row(problem, result, _written(result, intervals), cpu_seconds)
-    if entry is not None:
-        row = finite_row("summary", **row.values, **_score(problem, result, entry))
-        yield Note(f"{name}: {row.values['formula']}; {result.sentence}")
+    if problem.cfg.suite:
+        yield Note(f"{problem.name}: {row.values['formula']}; {result.sentence}")
     yield row
     if row.values["formula_rmse"] is not None:
         yield from doubts(row.values["r2"], "check points")
@@ -99,8 +87,8 @@ def _formula_records(
     for each in intervals:
         yield Row("constants", {"output": problem.output, **vars(each)})
     if intervals:
-        listed = [*map(str, intervals[:_MAX_SHOWN])]
-        if more := len(intervals[_MAX_SHOWN:]):
+        listed = [*map(str, intervals[:5])]
+        if more := len(intervals[5:]):
             listed.append(f"and {more} more in tables/constants.csv")
         yield Note(f"{name}: constants with standard errors: {', '.join(listed)}")
     if problem.held_out.truth is None:
@@ -137,7 +125,7 @@ def summary_row(
         formula=formula_text,
         formula_rmse=found.formula_rmse,
         relative_error=found.formula_rmse / varied,
-        verified=YES_NO[result.outcome == "exact"],
+        verified=YES_NO[result.outcome is Outcome.EXACT],
         reason=result.sentence,
         outcome=result.outcome,
         target=problem.name,
@@ -154,20 +142,6 @@ def summary_row(
         seconds=result.seconds,
         cpu_seconds=cpu_seconds,
     )
-
-
-def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) -> dict[str, Value]:
-    """Return the columns of the summary that compare the formula with the true function."""
-    verdict = "unknown" if problem.held_out.truth is None else "no"
-    missing = Certificate(recovered=verdict, same_form=verdict)
-    found = result.certificate or missing
-    return {
-        "recovered": found.recovered,
-        "same_form": found.same_form,
-        "accepted_form": found.accepted_form,
-        "in_view": entry.get("in_view", True),
-        "noise": problem.cfg.sampling.noise,
-    }
 
 
 def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
@@ -257,7 +231,7 @@ def _forms_rows(
             description_bits=float(bits[place]),
             probability=float(weights[place] / weights.sum()),
         )
-    if len(bits) > 1 and bits[1] - bits[0] < _UNDECIDED:
+    if len(bits) > 1 and bits[1] - bits[0] < 10.0:
         yield Note(
             f"{problem.name}: the data do not decide between {texts[0]} and {texts[1]}, whose "
             f"description is {bits[1] - bits[0]:.1f} bits longer; tables/formulas.csv has all"
@@ -266,7 +240,7 @@ def _forms_rows(
 
 def _shown(expression: sympy.Expr) -> dict[sympy.Expr, sympy.Expr]:
     """Map the decimal numbers of an expression to the same numbers with few digits."""
-    return {each: sympy.Float(each, _FEW_DIGITS) for each in expression.atoms(sympy.Float)}
+    return {each: sympy.Float(each, 5) for each in expression.atoms(sympy.Float)}
 
 
 def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[ConstantInterval]:
@@ -275,7 +249,7 @@ def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[C
     There are none if the formula reproduces all points or contains splines.
     """
     formula = result.formula
-    if formula is None or formula.splines or result.outcome in REPRODUCING:
+    if formula is None or formula.splines or result.outcome.reproduces:
         return []
     x, y = problem.points()
     return confidence_intervals(formula.expression, formula.names, x, y, relative=result.relative)
@@ -292,9 +266,11 @@ def prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
     xs = [x, problem.scaling.invert(held_out.x)]
     ys = [y, held_out.y * problem.unit + problem.shift]
     if x.shape[1] == 1:
+        # Number of points at which a formula of one input is evaluated for its curve.
+        count = 400
         ends = np.concatenate(xs)
-        xs.append(np.linspace(ends.min(0), ends.max(0), _GRID))
-        ys.append(np.full(_GRID, np.nan))
+        xs.append(np.linspace(ends.min(0), ends.max(0), count))
+        ys.append(np.full(count, np.nan))
     x = np.concatenate(xs)
     y = np.concatenate(ys)
     columns: dict[str, Any] = {
@@ -352,3 +328,116 @@ def formula_checkpoint(
         },
     }
     return Checkpoint(f"formula-{problem.name}-seed{seed}", {}, meta)
+
+
+def finite_row(table: str, **values: Value) -> Row:
+    """Return a row of `table` in which numbers that are not finite are replaced by None."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return Row(table, finite)
+
+
+def match_rows(
+    result: Interpretation, fit: FittedStructure, inputs: Sequence[str]
+) -> Iterator[Row]:
+    """Yield the fitted candidates of each edge, best first, and the decision about the edge.
+
+    The edges are those of the pruned network. If a formula was accepted, it replaced all edges at
+    once; otherwise each edge was decided alone.
+    """
+    decisions = {decision.index: decision for decision in result.decisions}
+    for index, matches in fit.matches.items():
+        named: dict[str, Value] = {"edge": edge_name(fit.network, index, inputs), "index": index}
+        for rank, each in enumerate(matches):
+            losses = {"r2": each.r2, "one_minus_r2": each.loss, "complexity": each.complexity}
+            yield finite_row("candidates", **named, candidate=each.name, **losses, rank=rank)
+        found = decisions.get(index)
+        if found is None:
+            found = Decision(index, False, "", np.nan, "no candidates fit the network together")
+            if result.formula is not None and fit.snapped is not None:
+                name = fit.snapped.edges[index].function.label
+                r2 = next((each.r2 for each in matches if each.name == name), np.nan)
+                why = "the formula is as good as the network"
+                found = Decision(index, True, name, r2, why)
+        yield finite_row(
+            "decisions",
+            **named,
+            state="symbolic" if found.symbolic else "numeric",
+            candidate=found.candidate,
+            r2=found.r2,
+            reason=found.reason,
+        )
+
+
+def edge_table(
+    steps: Sequence[SearchStage], samples: SearchData, inputs: Sequence[str], output: str
+) -> Table:
+    """Return the curves of all edges at each stage as a table, which `network_diagram` can draw."""
+    rows = [
+        {**row, "stage": f"{number} {step.stage}", "pruned": False}
+        for number, step in enumerate(steps, 1)
+        for row in _stage_rows(step.graph, samples, inputs, output)
+    ]
+    table = pd.DataFrame(rows).explode(["x", "y"]).astype({"x": float, "y": float})
+    return Table("edges", {str(name): table[name].to_numpy() for name in table})
+
+
+def _stage_rows(
+    graph: Graph, samples: SearchData, inputs: Sequence[str], output: str
+) -> Iterator[dict[str, Any]]:
+    """Yield a row per edge of a graph, with its layer and its positions in the two adjacent layers.
+
+    An edge that skips layers is drawn as a chain of edges, so it has one row per layer.
+    """
+    depth = depths(graph)
+    taken = Counter[int]()
+
+    def stop(level: int) -> tuple[int, int]:
+        taken[level] += 1
+        return level, taken[level] - 1
+
+    at = [stop(level) for level in depth]
+    for (source, target), row in _curves(graph, samples).items():
+        stops = [at[source], *map(stop, range(depth[source] + 1, depth[target])), at[target]]
+        for hop, ((layer, into), (_, out)) in enumerate(pairwise(stops), 1):
+            first = hop == 1
+            last = hop == len(stops) - 1
+            yield {
+                **row,
+                **({} if first else {"x": row["y"], "symbolic": CARRY.name}),
+                "operation": row["operation"] if last else "sum",
+                "layer": layer,
+                "out": out,
+                "in": into,
+                "input_name": inputs[source] if first and source < len(inputs) else "",
+                "output_name": output if last and target == graph.output else "",
+            }
+
+
+def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str, Any]]:
+    """Return the curve and the score of each edge; keys are pairs (source node, target node).
+
+    Parallel edges between the same nodes, as in x exp(x), are combined into one.
+    """
+    values = graph.edge_outputs(samples.x)[0]
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):
+        low = float(values[edge.source].min())
+        high = float(values[edge.source].max())
+        t = np.linspace(*((low, high) if np.isfinite(high - low) else (0.0, 1.0)), 81)
+        operation = graph.operation(edge.target)
+        label = edge.function.label
+        y = edge.function.value(t)
+        size = float(score) if np.isfinite(score) else 1.0
+        other = rows.get((edge.source, edge.target))
+        if other is not None:
+            is_sum = operation == "sum"
+            size = max(other["score"], size)
+            y = other["y"] + y if is_sum else other["y"] * y
+            labels = [name.replace(CARRY.name, "x") for name in (other["symbolic"], label)]
+            label = (" + " if is_sum else " * ").join(labels) if all(labels) else ""
+        row = {"x": t, "y": y, "score": size, "symbolic": label, "operation": operation}
+        rows[edge.source, edge.target] = row
+    return rows

@@ -29,8 +29,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import MIN_ROWS
-from kanrun.experiments.interpret.interpretation import interpret
-from kanrun.experiments.interpret.outcome import Interpretation
+from kanrun.experiments.interpret.interpretation import Interpretation, interpret
 from kanrun.library import configure_data, fit_target
 from kanrun.model.model import Model
 from kanrun.model.trained import in_numpy, predicted_values

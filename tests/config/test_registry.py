@@ -72,7 +72,6 @@ TABLES = {
     },
     "import": {"predictions edges summary": {}},
     "interpret": {
-        "summary": {"cell": 0},
         "summary stages predictions candidates edges": {},
     },
     "solve": {"metrics summary solution_0": {}},
@@ -81,8 +80,6 @@ TABLES = {
 
 def figures_of(command, kind):
     """Return the names of all figures that a command can draw."""
-    if command == "bench":
-        return set()
     experiment = kind.build()
     if command == "compare-mlp":
         comparisons = settings_of(kind.settings)["comparison"].choices

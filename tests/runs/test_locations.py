@@ -58,7 +58,7 @@ def test_numbers_go_up_and_are_never_used_again(tmp_path):
     names = [made(tmp_path).name for _ in range(3)]
     assert names == ["v0001", "v0002", "v0003"]
     assert os.readlink(tmp_path / "fit" / "latest") == "v0003"
-    assert made(tmp_path, "bench") == tmp_path / "bench" / "v0001"
+    assert made(tmp_path, "curves") == tmp_path / "curves" / "v0001"
     shutil.rmtree(tmp_path / "fit" / "v0003")
     assert made(tmp_path).name == "v0004"
     (tmp_path / "fit" / "v9999").mkdir()

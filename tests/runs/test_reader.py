@@ -84,9 +84,9 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path, con
 
 #: Names of runs as typed in the folder `fit/v0002`, and the runs that they mean.
 NAMES = cases("""
-    bench/latest | bench/v0001
-    be | bench/v0001
-    latest | bench/v0001
+    curves/latest | curves/v0001
+    cu | curves/v0001
+    latest | curves/v0001
     fit/latest | fit/v0003
     fit/v0003 | fit/v0003
     fit/v0002/ | fit/v0002
@@ -113,10 +113,10 @@ def test_runs_are_found_by_names_tags_and_places(tmp_path, make_points, monkeypa
     for number in (1, 2):
         change_record(make_run(tmp_path).path, tags=["good", f"no{number}"])
     make_points(tmp_path, *[1.0] * 11)
-    make_run(tmp_path, "bench")
+    make_run(tmp_path, "curves")
     (tmp_path / "fit" / "notes").mkdir()
     runs = find_runs(tmp_path)
-    assert [run.name for run in runs] == ["bench/v0001", "fit/v0001", "fit/v0002", "fit/v0003"]
+    assert [run.name for run in runs] == ["curves/v0001", "fit/v0001", "fit/v0002", "fit/v0003"]
     assert [point.name for point in runs[-1].points] == [f"fit/v0003/{n}" for n in range(11)]
     assert runs[1].points[0].point is None
     change_record(tmp_path / "fit/v0001", started="2100-01-01T00:00:00+00:00")  # a wrong clock

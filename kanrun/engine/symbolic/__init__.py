@@ -46,6 +46,5 @@ from kanrun.engine.symbolic.sparse import LARGEST_SAMPLE
 from kanrun.engine.symbolic.written_numbers import (
     as_written,
     exact_decimals,
-    has_form_of,
     round_numbers,
 )

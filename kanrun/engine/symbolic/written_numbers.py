@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import sympy
 from sympy import Expr
@@ -113,9 +113,6 @@ _DIGIT = 0.1
 _FRACTION = 0.3
 #: Length that is added to the size of an expression for a notation that is unusual in textbooks.
 _UNUSUAL = 10.0
-#: Number of digits to which the numbers of two forms must agree; physical constants in data files
-#: have this many.
-_FORM_DIGITS = 4
 
 
 def as_written(expression: Expr) -> Expr:
@@ -180,25 +177,6 @@ def size(expression: Expr) -> float:
     fractions = sum(not number.is_Integer for number in numbers)
     operations = sympy.count_ops(shown) + functions + _UNUSUAL * unusual
     return float(operations + sum(lengths) + _FRACTION * fractions)
-
-
-def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
-    """Return whether an expression has an accepted form, or is no longer than the shortest one.
-
-    Before forms are compared, the numbers of each product are combined into one, and decimal and
-    large numbers are rounded to `_FORM_DIGITS` digits.
-    """
-
-    def skeleton(form: Expr) -> Expr:
-        form = sympy.N(form, DIGITS)
-        numbers = form.atoms(sympy.Float, sympy.Integer)
-        long = [each for each in numbers if each.is_Float or abs(each) >= 10**_FORM_DIGITS]
-        texts = {each: f"{float(each):.{_FORM_DIGITS}g}" for each in long}
-        return form.xreplace({each: sympy.Float(text) for each, text in texts.items()})
-
-    form = skeleton(expression)
-    others = [skeleton(each) for each in accepted]
-    return form in others or size(form) <= min(map(size, others))
 
 
 def round_numbers(expression: Expr, allowed: Callable[[Expr], bool]) -> Expr:

@@ -8,13 +8,10 @@ import pandas as pd
 import pytest
 from cases import cases, refuses
 from doors import check_config, run_config, typed
-from kanrun.experiments import interpret as experiment
-from kanrun.experiments.interpret import score_claims
-from kanrun.experiments.interpret.outcome import (
+from kanrun.experiments.interpret.interpretation import (
     is_truth,
     stands_for,
 )
-from kanrun.experiments.interpret.plots import score_card
 from kanrun.experiments.interpret.problem import (
     problems_of,
 )
@@ -78,7 +75,6 @@ def test_the_formula_is_recovered_and_certified_and_its_text_reads_back(finished
     assert summary["formula"] == "x0**2 + sin(2*x1)"
     assert summary["formula_rmse"] < 1e-10
     assert summary["seconds"] > 0
-    assert not {"recovered", "in_view"} & set(summary)
     text = finished.table("formulas")["text"][0]
     points = np.random.default_rng(0).uniform(-1, 1, (20, 3))
     again = to_numpy(parse(text), ["x0", "x1", "x2"])(points)
@@ -98,8 +94,6 @@ def test_stages_edges_and_candidates_of_a_network_are_recorded_and_drawn(snapped
     assert set(best["candidate"]) == {"x^2", "sin"}
     figures = {path.stem for path in snapped.figures}
     assert {"stages", "network", "candidates"} <= figures
-    tables = {name: snapped.table(name) for name in snapped.tables}
-    assert not [*experiment.claims(tables)], "claims are those of suites"
 
 
 def test_formula_of_a_network_is_compared_with_the_network(snapped, fitted):
@@ -118,7 +112,7 @@ def test_formula_of_a_network_is_compared_with_the_network(snapped, fitted):
 
 
 @pytest.mark.parametrize(
-    "line", ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=nguyen"]
+    "line", ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=one_variable"]
 )
 def test_target_settings_are_refused_next_to_from_run(fitted, line):
     with refuses(f"has no effect next to from_run ... Leave out {line} or from_run."):
@@ -196,44 +190,14 @@ def test_from_run_must_be_the_absolute_path_of_a_run(path, message):
         check_config(replace(settings(SUM), from_run=path))
 
 
-def test_entries_of_a_suite_are_judged_by_their_functions(outputs):
-    first = {"formula": "x0^2"}
-    second = {"formula": "sin(x0)"}
-    suite = [{"target": first}, {"target": second, "in_view": False}]
+def test_a_suite_has_a_row_for_each_entry(outputs):
     cfg = settings("target.formula=x0 target.domain=[[0,1]]")
+    suite = [{"target": {"formula": text}} for text in ("x0^2", "sin(x0)")]
     found = run_config(replace(cfg, suite=suite), outputs)
     summary = found.table("summary")
     assert summary["formula"].tolist() == ["x0**2", "sin(x0)"]
-    assert summary["in_view"].tolist() == [True, False]
-    assert set(summary["recovered"]) == set(summary["accepted_form"]) == {"yes"}
-    sentences = [claim.sentence for claim in found.manifest.claims]
-    assert [", in view of the rules, of 1" in each for each in sentences[:2]] == [True, False]
-    with refuses("in_view=3 of a suite's entry must be true or false"):
-        check_config(replace(cfg, suite=[{"in_view": 3}]))
-
-
-def test_the_score_card_counts_seeds():
-    columns = ("target", "in_view", "recovered", "accepted_form", "outcome", "cpu_seconds")
-    rows = cases("""
-        a | True | yes | yes | exact | 1.0
-        a | True | no | unknown | wrong | 2.0
-        b | False | yes | no | exact | 10.0
-        c | True | unknown | unknown | exact | 1.0
-    """)
-    summary = pd.DataFrame(rows, columns=columns).assign(noise=0.0, budget=4.0, seconds=1.0)
-    assert not list(score_claims(summary[summary["target"] == "c"])), "a table claims nothing"
-    found = list(score_claims(summary))
-    assert [each.measured for each in found] == pytest.approx([0, 1, 1, 1, 10 / 7])
-    assert [each.holds for each in found] == [False, True, False, False, False]
-    first, second, form, wrong, _ = (each.sentence for each in found)
-    assert first == "targets that most seeds recover, in view of the rules, of 1"
-    assert "not in view" in second
-    assert form == "exact formulas that are in an accepted form, of 2"
-    assert "of 4 called exact" in wrong
-    counts = "1 exact, 0 agreeing, 0 approximate, 0 partly numeric, 0 failed, 1 wrong"
-    assert found[0].spread == f"{counts}; not: a"
-    written = [text.get_text() for text in score_card(summary).axes[0].texts]
-    assert written == ["1 exact, 1 wrong", "1 exact", "1 exact"]
+    assert set(summary["outcome"]) == {"exact"}
+    assert not found.figures
 
 
 @pytest.fixture

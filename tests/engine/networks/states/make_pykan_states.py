@@ -1,7 +1,7 @@
 """Train the pykan networks of this folder (pykan 0.2.8, float64) and record their outputs.
 
-Run it in an empty folder, in an environment with the extra `peers`. Half of the recorded points lie
-outside the grids.
+Run it in an empty folder, in an environment with the extra `benchmarks`. Half of the recorded
+points lie outside the grids.
 """
 
 import torch
