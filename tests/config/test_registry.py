@@ -75,7 +75,7 @@ TABLES = {
         "summary": {"cell": 0},
         "summary stages predictions candidates edges": {},
     },
-    "solve": {"metrics summary solution_0": {}},
+    "solve": {"metrics summary solution": {}},
 }
 
 

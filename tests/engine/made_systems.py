@@ -2,7 +2,7 @@
 
 import torch
 from kanrun.experiments.solve.config import EquationConfig
-from kanrun.experiments.solve.settings import EquationParser
+from kanrun.experiments.solve.problem import EquationParser
 
 from kanrun.engine.equations import EquationPolicy, Grids
 from kanrun.engine.equations.evolution import evolution_system

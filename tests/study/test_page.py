@@ -213,8 +213,8 @@ def test_page_moves_effects_of_a_table_if_its_network_is_too_large(tmp_path, mon
 def test_page_has_a_slider_over_time_windows(tmp_path):
     windows = Windows([part_of_a_solution(trained(), end) for end in (1.0, 2.0)])
     points = {"x": [0.0] * 5, "t": [0.0, 0.5, 1.0, 1.5, 2.0], "u_true": [1.0] * 5}
-    model = "model-0-seed0", model_of(windows, "x", "t", output="u")
-    run = recorded(tmp_path, Manifest("solve"), model, Table("solution_0", points))
+    model = "model-seed0", model_of(windows, "x", "t", output="u")
+    run = recorded(tmp_path, Manifest("solve"), model, Table("solution", points))
     (living,) = interactive_data(run)
     assert living["slider"] == "window"
     times = {stage["label"]: [x[1] for x in stage["points"]["x"]] for stage in living["stages"]}

@@ -128,7 +128,7 @@ def runs(tmp_path_factory):
         f"fit model.hidden=[2] model.intervals=[3,6] {common}",
         "curves parts=[bezier,bspline]",
         f"fit model=mlp model.hidden=[3] {common}",
-        "solve equation=heat tolerance=1e-3 networks=[{kind:kan}]",
+        "solve equation=heat tolerance=1e-3",
     ):
         finished(command, folder / "outputs")
     report(folder, "fit/1", "curves/1", page="first.html")

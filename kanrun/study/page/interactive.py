@@ -82,7 +82,7 @@ def _networks(run: Run) -> Iterator[Living]:
             if (size := _size(stored)) > NUMBERS:
                 raise UsageError(f"It has {size} numbers, too many for a page.")
             model = from_checkpoint(stored, Model)
-            yield _stored_network(run, absent["title"], model, _test_points(run, name, model))
+            yield _stored_network(run, absent["title"], model, _test_points(run, model))
         except UsageError as error:
             if not is_table:
                 yield absent | {"said": f"{str(error).rstrip('.')}; its figures show it."}
@@ -180,7 +180,7 @@ def _stored_network(run: Run, title: str, model: Model, points: Living) -> Livin
     return living
 
 
-def _test_points(run: Run, name: str, model: Model) -> Living:
+def _test_points(run: Run, model: Model) -> Living:
     """Return test points with true outputs, of a fit or of a solution; empty if none are known."""
     inputs = list(model.inputs)
     outputs = [f"{name}_true" for name in model.outputs]
@@ -189,8 +189,7 @@ def _test_points(run: Run, name: str, model: Model) -> Living:
         inputs = [f"input:{name}" for name in inputs]
         outputs = [f"truth:{name}" for name in model.outputs]
     else:
-        number = name.rpartition("-seed")[0].rpartition("-")[2]
-        table = run.frames.get(f"solution_{number}", pd.DataFrame())
+        table = run.frames.get("solution", pd.DataFrame())
     if not {*inputs, *outputs} <= set(table):
         return {"x": [], "y": []}
     known = table.dropna(subset=[*inputs, *outputs])
