@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.networks import ACTIVATIONS, MLP, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
 
@@ -107,20 +107,6 @@ class Monomials:
         return total
 
 
-def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> list[Tensor]:
-    """Return the derivatives of orders 0 to `order` of an elementwise function at `z`.
-
-    The derivatives are differentiable with respect to `z`.
-    """
-    with torch.enable_grad():
-        at = z if z.requires_grad else z.detach().requires_grad_()
-        found = [function(at)]
-        for _ in range(order):
-            (slope,) = torch.autograd.grad(found[-1].sum(), at, create_graph=True)
-            found.append(slope)
-    return found
-
-
 def _copies(parameter: Tensor, z: Tensor) -> Tensor:
     """Copy a parameter for each point of the jet `z`, and track gradients of the copies."""
     return parameter.detach().expand(z.shape[1], *parameter.shape).requires_grad_()
@@ -138,20 +124,10 @@ def network_jets(
         respect to which `point_jacobian` differentiates.
 
     Raises:
-        UsageError: If the network is neither an MLP nor a KAN without a base function.
+        UsageError: If the network is not a KAN without a base function.
     """
     z = monomials.variables(x)
     parameters = list[Tensor]()
-    if isinstance(network, MLP):
-        for layer in network.linear:
-            if parameters:
-                act = ACTIVATIONS[network.activation]
-                z = monomials.compose(derivatives(act, z[0], monomials.order), z)
-            weight, bias = (_copies(each, z) for each in layer.parameters())
-            jet = torch.einsum("mni,noi->mno", z, weight)
-            z = torch.cat([jet[:1] + bias, jet[1:]])
-            parameters += [weight, bias]
-        return z, parameters
     for layer in network.edge_layers:
         if layer.spec.base != "zero":
             raise UsageError("Equations are solved by KANs without a base function, base=zero.")
@@ -166,9 +142,7 @@ def network_jets(
         terms = torch.einsum("mnek,nek->mne", basis[:, :, into], factors)
         z = terms.new_zeros(*terms.shape[:2], layer.outputs).index_add(2, out, terms)
     if not parameters:
-        raise UsageError(
-            f"Equations are solved by networks of kind kan or mlp, not {network.kind}."
-        )
+        raise UsageError(f"Equations are solved by networks of kind kan, not {network.kind}.")
     return z, parameters
 
 
