@@ -9,7 +9,7 @@ at the end of the previous slab, it gives the accumulated error, which is report
 time, space and the values of every unknown. A slab is accepted only if the residual at these points
 is small, or a smooth function on every cell.
 
-Unless `March.unresolved` is set, `Controller` guarantees that the unseen residual (`unseen.py`) of
+Unless `March.unresolved` is set, `Controller` guarantees that the unseen residual (`audit.py`) of
 each slab is at most the local tolerance plus `Unseen.allowed`. Features are found down to the
 relative widths `SEEN_WIDTH` in one variable and `SEEN_WIDTH_IN_TWO` in two. The estimated CPU time
 exceeds the budget by at most one slab. If the accumulated error exceeds the wanted one,
@@ -26,25 +26,23 @@ from time import process_time
 import numpy as np
 from torch import Tensor
 
-from kanrun.engine.equations.audit import SlabAudit
-from kanrun.engine.equations.evolution import EvolutionSystem
-from kanrun.engine.equations.first_values import HALVED, FirstValues, jump_margin
-from kanrun.engine.equations.march import (
+from kanrun.engine.equations.audit import SlabAudit, Unseen
+from kanrun.engine.equations.scan import NARROWEST, narrow_ends
+from kanrun.engine.equations.slab import (
     MAX_INTERVALS,
     SAFETY,
     SLAB_GROWTH,
     SMALLEST_SIZE,
     Accepted,
+    EvolvingState,
     March,
+    Slab,
     next_intervals,
     next_length,
 )
-from kanrun.engine.equations.scan import NARROWEST, narrow_ends
-from kanrun.engine.equations.slab import EvolvingState, Slab
-from kanrun.engine.equations.slab_problem import SlabProblem
+from kanrun.engine.equations.slab_problem import HALVED, FirstValues, SlabProblem, jump_margin
 from kanrun.engine.equations.space import DEGREE, Space, with_breakpoints
-from kanrun.engine.equations.system import Array
-from kanrun.engine.equations.unseen import Unseen
+from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.least_squares import gauss_newton
 from kanrun.monitoring import report_progress, time_limit_reached
 

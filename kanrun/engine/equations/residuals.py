@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.equations.fields import Field, Windows
+from kanrun.engine.equations.fields import Field, Monomials, Windows, point_jacobian
 from kanrun.engine.equations.system import Array
-from kanrun.engine.equations.taylor import Monomials, point_jacobian
 from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem, Rows
 from kanrun.formulas.equations import Relation
 

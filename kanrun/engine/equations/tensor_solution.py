@@ -12,23 +12,30 @@ from __future__ import annotations
 
 from collections.abc import Generator as Events
 from collections.abc import Sequence
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 from time import process_time
 
 import numpy as np
 import torch
+from scipy.linalg import lstsq
 from torch import Generator
 
-from kanrun.engine.equations.audit import not_seen, tensor_unseen
+from kanrun.engine.equations.audit import Unseen, not_seen, tensor_unseen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
-from kanrun.engine.equations.contradiction import find_contradiction
-from kanrun.engine.equations.correction import correction, relative_size
 from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
-from kanrun.engine.equations.first_guess import first_guess
 from kanrun.engine.equations.scan import narrow_ends, narrow_rounding
-from kanrun.engine.equations.solution import Correction, EquationStage, Grids, Solution
+from kanrun.engine.equations.solution import (
+    Contradiction,
+    Correction,
+    EquationStage,
+    Grids,
+    Missed,
+    Solution,
+)
 from kanrun.engine.equations.space import (
     DEGREE,
+    GAUSS,
+    RICHER_GAUSS,
     Space,
     kinks_of,
     products,
@@ -38,18 +45,20 @@ from kanrun.engine.equations.space import (
 )
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import (
+    CONDITION_WEIGHT,
     DAMPING,
     FINER,
     FIRST,
     LM,
     NONLINEAR_DAMPING,
+    QUIET,
     TensorProblem,
     TensorSpace,
     patches,
+    tensor_residuals,
     tensor_sensitivity,
 )
-from kanrun.engine.equations.unseen import Unseen
-from kanrun.engine.least_squares import minimise
+from kanrun.engine.least_squares import NormalEquations, minimise
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
@@ -373,3 +382,199 @@ def solve_directly(
         contradiction=find_contradiction(solver.rows, stage, solver.corrections),
         unseen=0.0 if unseen is None else unseen.size,
     )
+
+
+#: Weight of conditions, relative to the equation, in the first steps from an initial guess.
+LIGHT = 1.0
+
+
+def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
+    """Return initial coefficients for the first grid, and the number of steps taken to find them.
+
+    For linear equations, the coefficients are zero. For nonlinear ones, the steps start from the
+    smoothest function that satisfies the conditions, whose highest derivatives have the smallest
+    mean square.
+    """
+    coefficients = np.zeros(space.shape)
+    taken = 0
+    if rows.system.is_linear:
+        return coefficients, taken
+    bends = rows.system.bends(rows.system.order)
+    smooth = patches(rows, space, equations=bends)
+    light, heavy = (
+        patches(rows, space, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
+    )
+    for parts, stopping in ((smooth, FINER), (light, FIRST), (heavy, FIRST)):
+        problem = TensorProblem(space, parts, coefficients)
+        damping = DAMPING if parts is smooth else NONLINEAR_DAMPING
+        state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
+        taken += steps
+        coefficients = problem.coefficients(state.unknowns)
+    return coefficients, taken
+
+
+def correction(rows: Collocation, solved: TensorProblem, number: int, field: Field) -> Correction:
+    """Halve the intervals of one variable, and take one Newton step from a solution.
+
+    Args:
+        rows: Collocation of the system.
+        solved: Least squares problem, whose `unknowns` are the solution.
+        number: Index of the variable whose intervals are halved.
+        field: The solution as a network, from which the units of the residuals are computed.
+    """
+    coarse = solved.space
+    x, y = (axis.halved if i == number else axis for i, axis in enumerate(coarse.axes))
+    space = TensorSpace((x, y), coarse.unknowns)
+    start = coarse.moved(solved.coefficients(solved.unknowns), space.axes)
+    rules = [RICHER_GAUSS if i == number else GAUSS for i in range(2)]
+    parts = patches(rows, space, rules, field)
+    problem = TensorProblem(space, parts, start)
+    equations = NormalEquations(problem.linearise(problem.unknowns))
+    move = -equations.solver(DAMPING)(equations.gradient)
+    inside = parts[: len(rows.system.equations)]
+    before = problem.unknowns.numpy()
+    residuals = tensor_residuals(inside, before)
+    after = tensor_residuals(inside, (problem.unknowns + move).numpy())
+    return Correction(
+        np.concatenate([part.points[:, number] for part in inside]),
+        np.concatenate([part.residual(before) ** 2 for part in inside]),
+        relative_size(rows, solved, space, problem.coefficients(move)),
+        residuals,
+        tensor_residuals(parts[len(inside) :], before, CONDITION_WEIGHT**-0.5),
+        after.rms / (residuals.rms or 1.0),
+    )
+
+
+def relative_size(
+    rows: Collocation, solved: TensorProblem, space: TensorSpace, change: Array
+) -> float:
+    """Return the relative size of a change of a solution, for the unknown that changes most.
+
+    Args:
+        rows: Collocation of the system, for the estimated sizes of the unknowns.
+        solved: Least squares problem, whose `unknowns` are the solution.
+        space: Space of the change.
+        change: Coefficients of the change in `space`.
+
+    Returns:
+        Root mean square of the change, divided by that of the unknown.
+    """
+    solution = solved.coefficients(solved.unknowns)
+    gauss = [axis.gauss for axis in space.axes]
+    x_at, y_at = (places.at.ravel() for places in gauss)
+    x, y = (places.shares.ravel() for places in gauss)
+    largest = 0.0
+    for unknown, quiet in enumerate(QUIET * rows.sizes.numpy()):
+        values = solved.space.evaluate(solution[unknown], x_at, y_at)
+        moved = space.evaluate(change[unknown], x_at, y_at)
+        size = max(sqrt(x @ np.square(values) @ y), float(quiet))
+        largest = max(largest, sqrt(x @ np.square(moved) @ y) / size)
+    return largest
+
+
+#: Largest relative decrease of the residual, in a richer space, at which it counts as steady.
+STEADY = 0.01
+#: Smallest residual, relative to the terms of the equation, that counts as a contradiction.
+SMALLEST_RESIDUAL = 1e-2
+#: Distances of additional breakpoints from both ends of a range, relative to its length. These
+#: breakpoints resolve boundary layers.
+LAYERS = 0.5 ** np.arange(1.0, 24.0)
+#: Number of equal intervals to which the breakpoints of boundary layers are added, for equations in
+#: one variable and in two.
+INTERVALS = (64, 8)
+#: Weight of the conditions, relative to the equation, when the solver looks for functions that
+#: satisfy the equation alone.
+RELEASED = 1e-6
+#: With this small weight, the equation counts as satisfied if its residual is at most this fraction
+#: of the residual with the full weight of the conditions.
+SATISFIED = 0.02
+#: Conditions are reported if they are violated by at least this fraction of the largest violation.
+NAMED = 0.1
+
+
+def find_contradiction(
+    rows: Collocation, stage: EquationStage, corrections: Sequence[Correction]
+) -> Contradiction | None:
+    """Test whether the conditions of a linear system contradict its equations.
+
+    Args:
+        rows: Collocation of the system, for the units of the residuals.
+        stage: Solution on the last grid.
+        corrections: Newton steps from this solution in spaces of halved intervals, one per
+            variable.
+
+    Returns:
+        The contradiction, or None if none was found.
+    """
+    least = stage.equation.rms
+    is_possible = rows.system.is_linear and not rows.system.corners and least >= SMALLEST_RESIDUAL
+    if not is_possible or min(each.remaining for each in corrections) < 1 - STEADY:
+        return None
+    for number in range(len(rows.system.box)):
+        space = _with_layers(rows, number)
+        if _solved(rows, space, stage.solution, CONDITION_WEIGHT)[1] < (1 - STEADY) * least:
+            return None
+    problem, left = _solved(rows, space, stage.solution, RELEASED)
+    return Contradiction(least, _missed(rows, problem) if left <= SATISFIED * least else ())
+
+
+def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
+    """Return a space with additional breakpoints near both ends of the variable `layered`.
+
+    The breakpoints resolve boundary layers down to a relative width of about 1e-7. If the residual
+    stays the same on finer grids only because a boundary layer is narrower than their intervals,
+    the residual in this space is smaller.
+    """
+    system = rows.system
+    axes = list[Space]()
+    even = np.linspace(0, 1, INTERVALS[len(system.box) - 1] + 1)
+    for number, (low, high) in enumerate(system.box.tolist()):
+        shares = np.union1d(even, [*LAYERS, *(1 - LAYERS)]) if number == layered else even
+        is_periodic = any(each.periodic == number for each in system.conditions)
+        axes.append(Space(low + (high - low) * shares, (), is_periodic))
+    x, y, *_ = *axes, Space.constant()
+    return TensorSpace((x, y), len(system.vocabulary.unknowns))
+
+
+def _solved(
+    rows: Collocation, space: TensorSpace, solution: Field, condition_weight: float
+) -> tuple[TensorProblem, float]:
+    """Solve the linear system in `space` with the given weight of the conditions.
+
+    An orthogonal factorisation is used, because normal equations are not accurate enough in narrow
+    layers.
+
+    Returns:
+        The least squares problem, with the solution as its `unknowns`; and the root mean square
+        residual of the equations.
+    """
+    parts = patches(rows, space, solution=solution, condition_weight=condition_weight)
+    problem = TensorProblem(space, parts)
+    count = len(rows.system.equations)
+    zero = problem.unknowns.numpy()
+    matrices = list[Array]()
+    for each in (part.rows(zero) for part in parts):
+        index = each.pattern.index.numpy()[:, None].repeat(each.values.shape[1], axis=1)
+        dense = np.zeros((*index.shape[:2], space.size))
+        np.put_along_axis(dense, index, each.values.numpy(), axis=2)
+        matrices.append(dense.reshape(-1, space.size))
+    matrix = np.concatenate(matrices)
+    sizes = np.linalg.norm(matrix, axis=0)
+    right = -problem.residual(problem.unknowns).numpy()
+    found = lstsq(matrix / sizes, right, lapack_driver="gelsy")[0] / sizes
+    problem.unknowns = torch.as_tensor(found)
+    squares = sum(float(np.sum(each.residual(found) ** 2)) for each in parts[:count])
+    return problem, sqrt(squares / count)
+
+
+def _missed(rows: Collocation, problem: TensorProblem) -> tuple[Missed, ...]:
+    """Return the conditions that the solution of `problem` violates most."""
+    vector = problem.unknowns.numpy()
+    parts = problem.patches[len(rows.system.equations) :]
+    faces = ((each.relation, face) for each in rows.system.conditions for face in each.faces)
+    found = [
+        Missed(relation.text, face, float(np.abs(relation.residual(part.arguments(vector))).max()))
+        for (relation, face), part in zip(faces, parts, strict=True)
+    ]
+    largest = max((each.difference for each in found), default=0.0)
+    return tuple(each for each in found if each.difference >= NAMED * largest)

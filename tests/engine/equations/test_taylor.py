@@ -5,7 +5,7 @@ import torch
 from cases import refuses
 from torch.testing import assert_close
 
-from kanrun.engine.equations.taylor import Monomials, network_jets
+from kanrun.engine.equations.fields import Monomials, network_jets
 from kanrun.engine.networks import Polynomial
 
 INDICES = [(2, 1), (0, 4), (1, 2)]
