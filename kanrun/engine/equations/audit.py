@@ -32,14 +32,6 @@ from kanrun.engine.equations.tensor_splines import TensorSpace
 from kanrun.formulas.equation_syntax import Derivative
 from kanrun.formulas.equations import Relation
 
-#: A residual counts as resolved if the norm of the unseen residual is at most this fraction of the
-#: norm of the interpolant.
-UNPREDICTED = 0.3
-#: Factor by which each differentiation of a polynomial of degree 7 amplifies rounding errors on a
-#: cell of width 1 (Markov's inequality: the squared degree).
-MARKOV = 49.0
-
-
 #: Function that evaluates a derivative of the solution on a tensor grid. Its arguments are the
 #: derivative, the values of x and the values of y; the result has the shape (x, y).
 Values = Callable[[Derivative, Array, Array], Array]
@@ -124,6 +116,9 @@ def unseen(
             of y and then at the test points of y, shape (conditions, Gauss points + test points).
             What their interpolants miss is added to the squares at every x. None if there are none.
     """
+    # A residual counts as resolved if the norm of the unseen residual is at most this fraction of
+    # the norm of the interpolant.
+    unpredicted = 0.3
     x, y = axes
     count = [len(each.nodes) for each in axes]
     at = [np.concatenate([each.nodes, each.places]) for each in axes]
@@ -150,7 +145,7 @@ def unseen(
         by_y += missed
         squares[:2] += np.array([missed, np.square(predicted)])[:, None]
     norms = [float(np.sqrt(x.weights @ each) @ y.weights) for each in squares]
-    allowed = UNPREDICTED * norms[1] + norms[2]
+    allowed = unpredicted * norms[1] + norms[2]
     return Unseen(axes, np.sqrt(squares[0]), np.sqrt(by_y), allowed)
 
 
@@ -159,6 +154,9 @@ def _rounding(relation: Relation, slopes: Array, axes: tuple[Axis, Axis], sizes:
 
     For the arguments, see `unseen`. The result has the shape (places of x, places of y).
     """
+    # Factor by which each differentiation of a polynomial of degree 7 amplifies rounding errors on
+    # a cell of width 1 (Markov's inequality: the squared degree).
+    markov = 49.0
     x, y = axes
     found = np.zeros((len(x.places), len(y.places)))
     shape = len(x.nodes) + len(x.places), len(y.nodes) + len(y.places)
@@ -166,7 +164,7 @@ def _rounding(relation: Relation, slopes: Array, axes: tuple[Axis, Axis], sizes:
         slope = slopes[:, number].reshape(shape)[len(x.nodes) :, len(y.nodes) :]
         orders = iter(each.index)
         growth = [
-            (MARKOV / np.diff(axis.ends)[axis.cell]) ** (next(orders) if axis.exists else 0)
+            (markov / np.diff(axis.ends)[axis.cell]) ** (next(orders) if axis.exists else 0)
             for axis in axes
         ]
         found += np.abs(slope) * sizes[each.unknown] * np.outer(*growth)
@@ -175,29 +173,12 @@ def _rounding(relation: Relation, slopes: Array, axes: tuple[Axis, Axis], sizes:
 
 #: Smallest number of test points per cell and variable.
 PLACES_OF_CELL = 3
-#: Smallest number of test points in time of a slab. (In time, a slab is a single cell.)
-PLACES_OF_SLAB = 12
 #: Distances of additional test points from each end of a part of a range, as fractions of its
 #: length. A slab that is shortened towards a jump ends just beyond it, where other test points miss
 #: the jump.
 PLACES_OF_ENDS = 10.0 ** np.array([-8, -6, -4, -2])
-#: Number of Gauss points in time at which the residual of a slab is interpolated.
-NODES_OF_SLAB = 16
 #: Number of times in a slab at which the values of the unknowns are evaluated.
 TRACED = 65
-#: Number of points in space at which the values of the unknowns are evaluated.
-TRACED_IN_SPACE = 201
-#: Assumed CPU seconds per audit, to which `SECONDS_OF_POINT` is added for each point.
-SECONDS_OF_AUDIT = 1.5e-3
-#: Assumed CPU seconds per point of an audit.
-SECONDS_OF_POINT = 1.4e-7
-#: Smallest size of an unknown in an audit, as a fraction of its estimated size (`Collocation`).
-QUIET = 1e-6
-#: Length of the scanned range of an unknown's values, relative to the range of values that
-#: occurred. The margin on either side makes a new scan unnecessary in most of the next slabs.
-ROOM_AND_VALUES = 3
-#: Ends of cells that differ by less than this fraction of the range count as equal.
-SAME = 1e-13
 
 
 class ValueScan:
@@ -225,6 +206,10 @@ class ValueScan:
         the solution. If a term contains the unknown together with other unknowns or variables, any
         value may matter; the result is then a dense sample of the whole range.
         """
+        # Length of the scanned range of an unknown's values, relative to the range of values that
+        # occurred. The margin on either side makes a new scan unnecessary in most of the next
+        # slabs.
+        room_and_values = 3
         crossed = self._crossed[unknown]
         if not (crossed or self._alone[unknown]):
             return np.zeros(0)
@@ -238,8 +223,8 @@ class ValueScan:
             low -= room
             high += room
             # The scanned range includes a margin, so more points are needed for a density of
-            # `PLACES` points in the range without it.
-            places = PLACES * ROOM_AND_VALUES
+            # `places` points in the range without it.
+            places = PLACES * room_and_values
             found = np.sort(self.scan.narrow_values(unknown, low, high, places))
             found = strata(low, high, places) if crossed else found
             self._known[unknown] = low, high, found
@@ -335,6 +320,10 @@ class SlabAudit:
 
         `sizes` are the magnitudes of the unknowns, shape (unknowns,).
         """
+        # Assumed CPU seconds per point of an audit.
+        seconds_of_point = 1.4e-7
+        # Assumed CPU seconds per audit, to which `seconds_of_point` is added for each point.
+        seconds_of_audit = 1.5e-3
         system = self.system
         half = (slab.end - slab.start) / 2
         if not system.scan.terms:
@@ -355,7 +344,7 @@ class SlabAudit:
 
         axes = self._axes(slab)
         points = np.prod([len(each.nodes) + len(each.places) for each in axes])
-        self.counted = SECONDS_OF_AUDIT + SECONDS_OF_POINT * float(points)
+        self.counted = seconds_of_audit + seconds_of_point * float(points)
         times = np.concatenate([axes[1].nodes, axes[1].places])
         walls = self._wall_rates(times, sizes) * 2 * half
         return unseen(system.equations, partial(self._values, slab), axes, unit, sizes, walls)
@@ -381,16 +370,24 @@ class SlabAudit:
 
     def _axes(self, slab: Slab) -> tuple[Axis, Axis]:
         """Return the cells and test points in space and in time."""
+        # Ends of cells that differ by less than this fraction of the range count as equal.
+        same = 1e-13
+        # Number of points in space at which the values of the unknowns are evaluated.
+        traced_in_space = 201
+        # Number of Gauss points in time at which the residual of a slab is interpolated.
+        nodes_of_slab = 16
+        # Smallest number of test points in time of a slab. (In time, a slab is a single cell.)
+        places_of_slab = 12
         low, high = self.system.box[0].tolist()
-        cells = [(np.array([slab.start, slab.end]), PLACES_OF_SLAB, NODES_OF_SLAB)]
+        cells = [(np.array([slab.start, slab.end]), places_of_slab, nodes_of_slab)]
         several = self.system.variables > 1
         if several:
             ends = np.unique(np.concatenate([each.space.breakpoints for each in slab.parts[0]]))
-            ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (high - low)]
+            ends = ends[np.diff(ends, prepend=-np.inf) > same * (high - low)]
             cells.insert(0, (ends, PLACES_OF_CELL, NODES_OF_CELL))
 
         def trace() -> tuple[Array, Array]:
-            x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
+            x = np.linspace(low, high, traced_in_space) if several else np.zeros(1)
             traced = slab.values(x, np.linspace(-1, 1, TRACED)).reshape(len(slab.parts), -1)
             return np.linspace(slab.start, slab.end, TRACED), traced
 
@@ -419,6 +416,8 @@ def tensor_unseen(
     Returns:
         The unseen residual, or None if all formulas are polynomials.
     """
+    # Smallest size of an unknown in an audit, as a fraction of its estimated size (`Collocation`).
+    quiet = 1e-6
     system = rows.system
     if not system.scan.terms:
         return None
@@ -430,7 +429,7 @@ def tensor_unseen(
         points = torch.cat([points, torch.as_tensor(ends[0])[:, None]]).sort(dim=0)[0]
     with torch.no_grad():
         found = field(points).numpy()
-    sizes = np.sqrt(np.square(found).mean(axis=0)).clip(min=QUIET * rows.sizes.numpy())
+    sizes = np.sqrt(np.square(found).mean(axis=0)).clip(min=quiet * rows.sizes.numpy())
     cells = [(each, PLACES_OF_CELL, NODES_OF_CELL) for each in ends]
     values = ValueScan(system)
     x, y, *_ = *values.axes(cells, lambda: (points[:, -1].numpy(), found.T)), Axis.point()

@@ -30,9 +30,6 @@ Curve = Callable[[Array], Array]
 #: Number of test points along one variable. The range is divided into as many equal parts (strata),
 #: each with one point. Neighbours are at most (1 + JITTER) / PLACES = 1.2e-5 of the range apart.
 PLACES = 2**17
-#: Width of the part of a stratum from which its test point is drawn. The random shift prevents
-#: aliasing with waves whose period is one stratum.
-JITTER = 0.5
 #: Number of test points per variable for functions of two variables.
 PLACES_OF_TWO = 2**10
 #: Width of the narrowest features in one variable that are found, relative to its range.
@@ -42,12 +39,8 @@ SEEN_WIDTH = 1e-5
 SEEN_WIDTH_IN_TWO = 1e-3
 #: Number of equal cells with which a scan of one variable begins.
 FIRST_CELLS = 64
-#: Number of cells per variable in a scan of functions of two variables.
-CELLS_OF_TWO = 16
 #: Number of Gauss points per cell.
 NODES = 12
-#: Smallest number of test points per cell.
-TESTS = 24
 #: Largest error of the interpolant on a resolved cell, relative to the range of the function's
 #: values.
 RESOLVED = 1e-8
@@ -55,19 +48,9 @@ RESOLVED = 1e-8
 ROUNDING = 1e-12
 #: Cells are not halved if the halves would be narrower than this fraction of the range.
 NARROWEST = 1e-6
-#: Largest number of unresolved cells of one size; with more, halving stops.
-MAX_CELLS = 2**15
-#: Number of random lines parallel to an axis along which functions of several variables are
-#: examined.
-LINES = 6
-#: Largest exponent of a power that counts as a polynomial. Polynomials are not scanned, because
-#: every grid resolves them.
-POLYNOMIAL_POWER = 8
 #: Rounding error near narrow features, in units of the float64 epsilon divided by the relative
 #: width of the narrowest cell.
 NARROW_ROUNDING = 10.0
-#: Number of test points of an audit in each narrow cell.
-PLACES_OF_CELL = 3
 
 
 @dataclass(frozen=True)
@@ -107,13 +90,16 @@ class Scan:
         return tuple(map(self._cells, range(len(self.names))))
 
     def _cells(self, number: int) -> Array:
+        # Number of random lines parallel to an axis along which functions of several variables are
+        # examined.
+        lines = 6
         name = self.names[number]
         drawn = np.random.default_rng(number)
         curves = list[Curve]()
         for contained, terms in self.terms.items():
             if name not in contained or not set(contained) <= set(self.names):
                 continue
-            for _ in range(LINES if len(contained) > 1 else 1):
+            for _ in range(lines if len(contained) > 1 else 1):
                 fixed = self.box[:, 0] + drawn.random(len(self.box)) * np.diff(self.box)[:, 0]
                 curves += [_along(term, self.names, number, fixed) for term in terms]
         low, high = self.box[number].tolist()
@@ -153,10 +139,13 @@ def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]
     Factors of a product that depend on the same symbols are kept together, because a factor may
     change fast just where another one is zero.
     """
+    # Largest exponent of a power that counts as a polynomial. Polynomials are not scanned, because
+    # every grid resolves them.
+    polynomial_power = 8
     found = set[Expr]()
     for node in expressions:
         explicit = node.free_symbols <= symbols
-        whole = node.is_Pow and node.exp.is_Integer and 0 < node.exp <= POLYNOMIAL_POWER
+        whole = node.is_Pow and node.exp.is_Integer and 0 < node.exp <= polynomial_power
         if node.is_Mul:
             groups: dict[frozenset[sympy.Basic], list[Expr]] = {}
             for factor in node.args:
@@ -190,12 +179,14 @@ def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
 
     `contained` are the names of the variables in the term. For three variables, return False.
     """
+    # Number of cells per variable in a scan of functions of two variables.
+    cells_of_two = 16
     if len(contained) != 2:
         return False
     function = to_numpy(term, contained)
-    count = PLACES_OF_TWO // CELLS_OF_TWO
+    count = PLACES_OF_TWO // cells_of_two
     x, y = (
-        Axis.of(np.linspace(low, high, CELLS_OF_TWO + 1), count, nodes=NODES)
+        Axis.of(np.linspace(low, high, cells_of_two + 1), count, nodes=NODES)
         for low, high in scan.box[[scan.names.index(name) for name in contained]]
     )
 
@@ -230,6 +221,10 @@ def resolved_cells(
         jumps: Additional ends of cells.
         places: Density of the test points, as the number of test points in the whole range.
     """
+    # Largest number of unresolved cells of one size; with more, halving stops.
+    max_cells = 2**15
+    # Smallest number of test points per cell.
+    tests = 24
     ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
     left = ends[:-1]
     width = np.diff(ends)
@@ -237,8 +232,8 @@ def resolved_cells(
     drawn = np.random.default_rng(0)
     done = [ends]
     nodes = (leggauss(NODES)[0] + 1) / 2
-    while curves and 0 < len(left) <= MAX_CELLS:
-        count = max(TESTS, ceil(places * width.max() / (high - low)))
+    while curves and 0 < len(left) <= max_cells:
+        count = max(tests, ceil(places * width.max() / (high - low)))
         shares = jittered(drawn, len(left), count)
         rows = interpolation_rows(2 * shares.ravel() - 1, NODES).reshape(*shares.shape, NODES)
         points = left[:, None] + width[:, None] * np.hstack(
@@ -287,18 +282,20 @@ def _is_narrow(ends: Array) -> NDArray[np.bool_]:
 
 
 def narrow_places(ends: Array) -> Array:
-    """Return random test points in narrow cells, `PLACES_OF_CELL` in each.
+    """Return random test points in narrow cells, `places_of_cell` in each.
 
     `ends` are the ends of all cells.
     """
+    # Number of test points of an audit in each narrow cell.
+    places_of_cell = 3
     width = np.diff(ends)
     drawn = np.random.default_rng(1)
     narrow = _is_narrow(ends)
     left = ends[:-1][narrow]
     width = width[narrow]
-    strata = np.arange(PLACES_OF_CELL)
-    jitter = drawn.random((len(left), PLACES_OF_CELL))
-    found: Array = left[:, None] + width[:, None] * (strata + jitter) / PLACES_OF_CELL
+    strata = np.arange(places_of_cell)
+    jitter = drawn.random((len(left), places_of_cell))
+    found: Array = left[:, None] + width[:, None] * (strata + jitter) / places_of_cell
     return found.ravel()
 
 
@@ -314,7 +311,10 @@ def jittered(drawn: np.random.Generator, ranges: int, count: int) -> Array:
 
     The result has the shape (ranges, count).
     """
-    shares: Array = (1 - JITTER) / 2 + JITTER * drawn.random((ranges, count))
+    # Width of the part of a stratum from which its test point is drawn. The random shift prevents
+    # aliasing with waves whose period is one stratum.
+    jitter = 0.5
+    shares: Array = (1 - jitter) / 2 + jitter * drawn.random((ranges, count))
     return (np.arange(count) + shares) / count
 
 

@@ -24,9 +24,6 @@ from kanrun.engine.equations.fields import Factor, Field, spline_field
 from kanrun.engine.equations.space import DEGREE, Space
 from kanrun.engine.equations.system import Array, EvolutionSystem
 
-#: Breakpoints, scaled to [-1, 1], that differ by less than this count as equal.
-SAME_BREAKPOINT = 1e-14
-
 
 @dataclass(frozen=True)
 class Part:
@@ -188,6 +185,8 @@ class EvolvingState:
 
 def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
     """Convert a slab to a network of splines; the values agree to rounding."""
+    # Breakpoints, scaled to [-1, 1], that differ by less than this count as equal.
+    same_breakpoint = 1e-14
     box = system.box.clone()
     box[-1] = box.new_tensor([slab.start, slab.end])
     count = len(system.orders)
@@ -202,7 +201,7 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
         # Use the breakpoints of all terms in space, and as many equally spaced ones in time.
         every = (Counter(part.space.edges.tolist()) for part in slab.parts[0])
         points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
-        apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
+        apart = np.diff(points, prepend=-inf) > same_breakpoint
         apart[-1] = True
         points = np.repeat(points, (apart * counts).astype(int))
         edges = np.stack([points, np.linspace(-1, 1, len(points))])
@@ -296,12 +295,6 @@ SMALLEST_SIZE = 1e-12
 TINY = 1e-300
 #: Number of intervals above which no interval is halved.
 MAX_INTERVALS = 4000
-#: Breakpoints are added if the estimated error of the splines at the end of a slab exceeds this
-#: fraction of the local tolerance.
-SPLINE_ERROR = 0.02
-#: Breakpoints are removed if the estimated error of the splines is below this fraction of
-#: `SPLINE_ERROR`.
-SUPERFLUOUS = 1e-3
 #: Bounds of the ratio of the numbers of intervals of two successive slabs.
 INTERVAL_GROWTH = (0.8, 1.5)
 #: Bounds of the ratio of the lengths of two successive slabs.
@@ -409,8 +402,14 @@ def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
         fewest: Smallest allowed number of intervals.
         error: Estimated error of the splines, divided by the local tolerance.
     """
-    relative = error / SPLINE_ERROR
-    if relative <= 1 and not (relative < SUPERFLUOUS and intervals > fewest):
+    # Breakpoints are removed if the estimated error of the splines is below this fraction of
+    # `spline_error`.
+    superfluous = 1e-3
+    # Breakpoints are added if the estimated error of the splines at the end of a slab exceeds this
+    # fraction of the local tolerance.
+    spline_error = 0.02
+    relative = error / spline_error
+    if relative <= 1 and not (relative < superfluous and intervals > fewest):
         return None
     factor = float(np.clip((4 * relative) ** (1 / (DEGREE + 1)), *INTERVAL_GROWTH))
     return int(np.clip(int(factor * intervals) + 1, fewest, MAX_INTERVALS))

@@ -50,22 +50,6 @@ from kanrun.engine.equations.tensor_splines import (
 )
 from kanrun.engine.least_squares import ElementRows, Pattern, gauss_newton
 
-#: Number of additional Radau points when errors are estimated. With more points, errors in time are
-#: estimated more accurately; each point costs a quarter of the CPU time of a slab.
-RICHER_STAGES = 2
-#: Largest number of Gauss-Newton steps of a slab.
-MAX_STEPS = 12
-#: A step that changes an unknown by more than this multiple of its size counts as divergence.
-DIVERGED = 1e6
-#: A step reuses the previous Jacobian if the last step was at most this fraction of the step before
-#: it. (The first step is compared with the size of the unknowns.)
-SAME_JACOBIAN = 0.1
-#: Steps have converged if the last change is below this fraction of the local tolerance.
-CONVERGED = 1e-3
-#: Steps have also converged if the last change is below this fraction of the local tolerance, and
-#: changes no longer halve from step to step.
-NEARLY_CONVERGED = 1e-2
-
 
 @lru_cache(maxsize=2)
 def _layout(
@@ -105,13 +89,16 @@ class SlabProblem(TensorProblem):
         sizes: Array,
         base: Slab | None = None,
     ) -> None:
+        # Number of additional Radau points when errors are estimated. With more points, errors in
+        # time are estimated more accurately; each point costs a quarter of the CPU time of a slab.
+        richer_stages = 2
         self.system = system
         self.state = state
         self.span = span
         self.sizes = sizes
         self.half = (span[1] - span[0]) / 2
         self.base = base
-        self.stages = DEGREE if base is None else DEGREE + RICHER_STAGES
+        self.stages = DEGREE if base is None else DEGREE + richer_stages
         self.gauss = state.space.gauss if base is None else state.space.fewer_gauss
         count = len(system.orders)
         self._fixed = [self._given(unknown) for unknown in range(count)]
@@ -277,27 +264,40 @@ class SlabProblem(TensorProblem):
         Returns:
             The vector of unknowns (None if the steps do not converge), and the number of steps.
         """
+        # Steps have also converged if the last change is below this fraction of the local
+        # tolerance, and changes no longer halve from step to step.
+        nearly_converged = 1e-2
+        # Steps have converged if the last change is below this fraction of the local tolerance.
+        converged = 1e-3
+        # A step reuses the previous Jacobian if the last step was at most this fraction of the step
+        # before it. (The first step is compared with the size of the unknowns.)
+        same_jacobian = 0.1
+        # A step that changes an unknown by more than this multiple of its size counts as
+        # divergence.
+        diverged = 1e6
+        # Largest number of Gauss-Newton steps of a slab.
+        max_steps = 12
         unknowns = self.unknowns
         newton = None
         before = inf
         ratio = inf
-        for taken in range(MAX_STEPS):
+        for taken in range(max_steps):
             residual = self.residual(unknowns)
             if not bool(torch.isfinite(residual).all()):
                 return None, taken + 1
-            if newton is None or ratio > SAME_JACOBIAN:
+            if newton is None or ratio > same_jacobian:
                 newton = gauss_newton(self.rows(unknowns))
             move = newton(residual)
             change = self.largest_change(move)
-            if not isfinite(change) or change > DIVERGED:
+            if not isfinite(change) or change > diverged:
                 return None, taken + 1
             unknowns = unknowns + move
-            small = change < CONVERGED * tolerance
-            if small or (change < NEARLY_CONVERGED * tolerance and change > before / 2):
+            small = change < converged * tolerance
+            if small or (change < nearly_converged * tolerance and change > before / 2):
                 return unknowns, taken + 1
             ratio = change / (before if taken else 1.0)
             before = change
-        return None, MAX_STEPS
+        return None, max_steps
 
     def splines(self, unknowns: Tensor) -> list[Array]:
         """Return spline coefficients, shape (functions, polynomials), for each unknown function."""
@@ -336,31 +336,18 @@ class SlabProblem(TensorProblem):
         return float((np.abs(self.splines(move)).max(axis=(1, 2)) / self.sizes).max())
 
 
-#: Time between a jump in time and the end of the slab before it, and between the jump and the start
-#: of the slab after it, in units in the last place of the largest time.
-ROUNDINGS = 8
-#: Length of the shortest slab after a jump in time, as a multiple of `jump_margin`.
-RESOLVED = 10
-#: Smallest relative error with which splines approximate initial values; smaller errors are below
-#: rounding.
-ROUNDING = 1e-13
 #: Gauss rule in each interval with which the error of the splines is measured.
 ERROR_RULE = np.polynomial.legendre.leggauss(20)
-#: Number of points in space at which the sizes of the unknowns are measured.
-SIZE_POINTS = 201
-#: Largest relative L2 error of the splines that approximate the initial values, as a fraction of
-#: the local tolerance.
-INITIAL_ERROR = 0.01
 #: An interval is halved if its squared error is above this fraction of the largest one.
 HALVED = 0.02
-#: Length below which intervals are not halved, as a fraction of the range, divided by the local
-#: tolerance.
-SHORTEST_INTERVAL = 0.01
 
 
 def jump_margin(system: EvolutionSystem) -> float:
-    """Return the time between a jump and the end of the slab before it, see `ROUNDINGS`."""
-    return ROUNDINGS * float(np.spacing(float(system.box[-1].abs().max())))
+    """Return the time between a jump and the end of the slab before it, see `roundings`."""
+    # Time between a jump in time and the end of the slab before it, and between the jump and the
+    # start of the slab after it, in units in the last place of the largest time.
+    roundings = 8
+    return roundings * float(np.spacing(float(system.box[-1].abs().max())))
 
 
 class FirstValues:
@@ -426,8 +413,10 @@ class FirstValues:
 
         Unknowns that are zero get the value of the largest one, or 1 if all are zero.
         """
+        # Number of points in space at which the sizes of the unknowns are measured.
+        size_points = 201
         several = self.system.variables > 1
-        x = np.linspace(self.low, self.high, SIZE_POINTS) if several else np.zeros(1)
+        x = np.linspace(self.low, self.high, size_points) if several else np.zeros(1)
         values = (self.value(x, unknown)[:, 0] for unknown in self.unknowns)
         found = np.array([np.sqrt(np.square(each).mean()) for each in values])
         largest = found.max() or 1.0
@@ -445,6 +434,17 @@ class FirstValues:
             The splines. If intervals would become too short or too many, halving ends early and
             the error is larger.
         """
+        # Length below which intervals are not halved, as a fraction of the range, divided by the
+        # local tolerance.
+        shortest_interval = 0.01
+        # Largest relative L2 error of the splines that approximate the initial values, as a
+        # fraction of the local tolerance.
+        initial_error = 0.01
+        # Smallest relative error with which splines approximate initial values; smaller errors are
+        # below rounding.
+        rounding = 1e-13
+        # Length of the shortest slab after a jump in time, as a multiple of `jump_margin`.
+        resolved = 10
         system = self.system
         if system.variables == 1:
             values = [self.value(np.zeros(1), unknown) for unknown in self.unknowns]
@@ -453,12 +453,12 @@ class FirstValues:
         breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
         scanned = np.zeros(0) if self.slab else narrow_ends(system.initial_scan.cells[0])
         breakpoints = with_breakpoints(breakpoints, np.union1d(kept, scanned))
-        shortest = SHORTEST_INTERVAL * tolerance
+        shortest = shortest_interval * tolerance
         # Layers thinner than this would spread by diffusion faster than slabs can resolve.
         if self.slab:
-            shortest = max(shortest, np.sqrt(RESOLVED * jump_margin(system) / self.duration))
+            shortest = max(shortest, np.sqrt(resolved * jump_margin(system) / self.duration))
         shortest *= self.high - self.low
-        bound = max(INITIAL_ERROR * tolerance, ROUNDING)
+        bound = max(initial_error * tolerance, rounding)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
             values = [self._projected(space, each) for each in self.unknowns]

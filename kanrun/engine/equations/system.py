@@ -28,13 +28,6 @@ from kanrun.formulas.parsing import variable
 
 #: Largest number of compiled derivatives of formulas that are kept in memory.
 COMPILED = 1024
-#: Number of equally spaced points between which formulas are searched for jumps and kinks. With
-#: fewer points, two jumps that lie close together may be missed.
-JUMP_POINTS = 2001
-#: Largest absolute error of the position of a jump, in units of the variable. Jumps closer to an
-#: end of the range than this fraction of its length are ignored. With a larger value, breakpoints
-#: would lie beside the jumps.
-JUMP_ERROR = 1e-15
 Array = NDArray[np.float64]
 #: Homogeneous linear conditions on one unknown: a matrix for the lower and one for the upper end of
 #: the space variable, or None for an end without conditions. Entry (i, r) is the factor of the
@@ -180,12 +173,19 @@ class System:
         `min` or `max`, is zero. Only arguments that depend on this variable alone are examined. The
         equations are searched and, for the last variable (time), the conditions as well.
         """
+        # Largest absolute error of the position of a jump, in units of the variable. Jumps closer
+        # to an end of the range than this fraction of its length are ignored. With a larger value,
+        # breakpoints would lie beside the jumps.
+        jump_error = 1e-15
+        # Number of equally spaced points between which formulas are searched for jumps and kinks.
+        # With fewer points, two jumps that lie close together may be missed.
+        jump_points = 2001
         (low, high), name = self.box[number].tolist(), self.vocabulary.variables[number]
         relations = [*self.equations]
         if number == len(self.box) - 1:
             relations += [each.relation for each in self.conditions]
         found = set[float]()
-        at = np.linspace(low, high, JUMP_POINTS)
+        at = np.linspace(low, high, jump_points)
         kinds = sympy.sign, sympy.Abs, sympy.Max, sympy.Min
         for part in {each for e in relations for each in e.expression.atoms(*kinds)}:
             terms = part.args if len(part.args) > 1 else (0, *part.args)
@@ -197,8 +197,8 @@ class System:
                 found |= {*at[values == 0].tolist()}
                 for i in np.flatnonzero(values[1:] * values[:-1] < 0):
                     zero = partial(lambda f, x: f(np.array([[x]]))[0], function)
-                    found.add(brentq(zero, at[i], at[i + 1], xtol=JUMP_ERROR))
-        inside = JUMP_ERROR * (high - low)
+                    found.add(brentq(zero, at[i], at[i + 1], xtol=jump_error))
+        inside = jump_error * (high - low)
         return sorted(each for each in found if low + inside < each < high - inside)
 
     @cached_property

@@ -62,47 +62,12 @@ from kanrun.engine.least_squares import NormalEquations, minimise
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Products are left out if their size, relative to the largest product, is below this fraction of
-#: the estimated error (or of 1, if the error is larger). A larger value gives shorter and less
-#: accurate solutions.
-NEGLIGIBLE_PRODUCT = 1e-3
-#: Products are always left out if their size, relative to the largest product, is below this. A
-#: larger value limits the accuracy; a smaller one keeps products that are only rounding.
-ROUNDING = 1e-15
-#: Smallest divisor; protects against division by zero.
-TINY = 1e-300
 #: Largest number of multiplications of one factorisation. A larger number allows finer grids,
 #: which take more time and memory.
 MAX_WORK = 6e9
-#: After the tolerance is met, a finer grid is still solved if its factorisation takes at most this
-#: many multiplications. A larger number spends more time on accuracy that was not asked for.
-CHEAP_WORK = 1.5e8
-#: Largest number of intervals of one variable.
-MAX_INTERVALS = 8192
 #: Factors by which the number of intervals grows, in this order of preference. The smaller one is
 #: used if `MAX_WORK` does not allow the larger one.
 GROWTHS = (2.0, 1.4)
-#: In two variables, the intervals of a variable are kept if halving them changes the solution by
-#: less than this fraction of the change when the intervals of the other variable are halved.
-NEGLIGIBLE_CORRECTION = 0.05
-#: Root mean square residual above which finer grids follow even if the estimated error is small,
-#: because narrow layers may lie between the points.
-SETTLED = 1e-2
-#: The estimated error is trusted only if the Newton step in the richer space leaves at most this
-#: fraction of the residual. Otherwise, the richer space does not resolve what causes the error.
-LEFT = 0.5
-#: Assumed CPU seconds per multiplication of a factorisation.
-SECONDS_OF_WORK = 4e-10
-#: Assumed CPU seconds per interval and step.
-SECONDS_OF_INTERVAL = 5e-5
-#: Assumed CPU seconds per grid.
-SECONDS_OF_GRID = 0.03
-#: Assumed CPU time of the error estimate on a grid, in Levenberg-Marquardt steps.
-STEPS_OF_CORRECTION = 4
-#: Smallest relative error that is reported, because of rounding.
-ROUNDING_ERROR = 1e-12
-#: Estimated error below which no finer grid follows once the tolerance is met.
-ENOUGH = 1e-11
 #: If the estimated error is above this fraction of the estimated error on the previous grid, no
 #: finer grid follows once the tolerance is met, because rounding dominates. A larger value solves
 #: grids that gain nothing.
@@ -151,14 +116,21 @@ class TensorSolver:
         always true, because each step halves the intervals of one variable only and therefore
         removes only part of the residual.
         """
+        # The estimated error is trusted only if the Newton step in the richer space leaves at most
+        # this fraction of the residual. Otherwise, the richer space does not resolve what causes
+        # the error.
+        left = 0.5
         (step, *others) = self.corrections
         is_small = step.equation.rms * (self.sensitivity or 1.0) <= tolerance
-        return bool(others) or is_small or step.remaining <= LEFT
+        return bool(others) or is_small or step.remaining <= left
 
     def is_settled(self, tolerance: float) -> bool:
         """Return whether the estimated error is below the tolerance and can be trusted."""
+        # Root mean square residual above which finer grids follow even if the estimated error is
+        # small, because narrow layers may lie between the points.
+        settled = 1e-2
         residual = max(step.equation.rms for step in self.corrections)
-        is_small = self.estimate <= tolerance and residual <= SETTLED
+        is_small = self.estimate <= tolerance and residual <= settled
         return is_small and self.has_seen(tolerance) and self.is_trusted(tolerance)
 
     def first_space(self, intervals: int) -> TensorSpace:
@@ -188,7 +160,7 @@ class TensorSolver:
 
         Args:
             intervals: Number of intervals per variable. If None, the number grows by the first of
-                the factors `GROWTHS` that `MAX_WORK` allows, up to `MAX_INTERVALS`; a variable with
+                the factors `GROWTHS` that `MAX_WORK` allows, up to `max_intervals`; a variable with
                 a small correction keeps its intervals.
             tolerance: Wanted error. If the audit finds unresolved features at this tolerance,
                 intervals are halved where the unseen residual is large.
@@ -196,18 +168,24 @@ class TensorSolver:
         Returns:
             The space, or None if the limits allow no finer one.
         """
+        # In two variables, the intervals of a variable are kept if halving them changes the
+        # solution by less than this fraction of the change when the intervals of the other variable
+        # are halved.
+        negligible_correction = 0.05
+        # Largest number of intervals of one variable.
+        max_intervals = 8192
         assert self.problem is not None
         axes = self._axes(self.problem)
         places = [(step.at, step.squares) for step in self.corrections]
         if self.unseen is not None and not self.has_seen(tolerance):
             points, unseen = self.unseen.weighted
             places = [(column, unseen) for column in points.T]
-        least = NEGLIGIBLE_CORRECTION * max(each.size for each in self.corrections)
+        least = negligible_correction * max(each.size for each in self.corrections)
         for growth in GROWTHS if intervals is None else (1.0,):
             breakpoints = []
             for axis, step, place in zip(axes, self.corrections, places, strict=True):
                 grown = growth if step.size >= least else 1.0
-                number = intervals or min(int(grown * axis.intervals), MAX_INTERVALS)
+                number = intervals or min(int(grown * axis.intervals), max_intervals)
                 ends, at, squares = map(torch.as_tensor, (axis.breakpoints, *place))
                 breakpoints.append(split_intervals(ends, at, squares, number).numpy())
             space = self._space(breakpoints)
@@ -228,6 +206,16 @@ class TensorSolver:
         Raises:
             TrainingFailed: If the residual is not finite at any initial guess.
         """
+        # Assumed CPU time of the error estimate on a grid, in Levenberg-Marquardt steps.
+        steps_of_correction = 4
+        # Assumed CPU seconds per grid.
+        seconds_of_grid = 0.03
+        # Assumed CPU seconds per interval and step.
+        seconds_of_interval = 5e-5
+        # Assumed CPU seconds per multiplication of a factorisation.
+        seconds_of_work = 4e-10
+        # Smallest divisor; protects against division by zero.
+        tiny = 1e-300
         began = process_time()
         before = self.problem
         started = 0
@@ -250,8 +238,8 @@ class TensorSolver:
                 "box."
             )
         intervals = space.axes[0].intervals
-        work = space.work * SECONDS_OF_WORK + intervals * SECONDS_OF_INTERVAL
-        self.seconds += SECONDS_OF_GRID + (started + steps + STEPS_OF_CORRECTION) * work
+        work = space.work * seconds_of_work + intervals * seconds_of_interval
+        self.seconds += seconds_of_grid + (started + steps + steps_of_correction) * work
         move = state.unknowns - problem.unknowns
         problem.unknowns = state.unknowns
         self.problem = problem
@@ -264,7 +252,7 @@ class TensorSolver:
         change = 0.0
         if before is not None:
             change = relative_size(self.rows, problem, space, problem.coefficients(move))
-        excess = max(1.0, change / max(self.correction, TINY))
+        excess = max(1.0, change / max(self.correction, tiny))
         self.correction = sum(step.size for step in self.corrections)
         self.estimate = excess * self.correction
         if self.sensitivity is None:
@@ -296,7 +284,15 @@ class TensorSolver:
         Products far below the estimated error are left out. In one variable, the result is the
         spline itself.
         """
-        least = max(ROUNDING, NEGLIGIBLE_PRODUCT * min(self.estimate, 1.0))
+        # Products are always left out if their size, relative to the largest product, is below
+        # this. A larger value limits the accuracy; a smaller one keeps products that are only
+        # rounding.
+        rounding = 1e-15
+        # Products are left out if their size, relative to the largest product, is below this
+        # fraction of the estimated error (or of 1, if the error is larger). A larger value gives
+        # shorter and less accurate solutions.
+        negligible_product = 1e-3
+        least = max(rounding, negligible_product * min(self.estimate, 1.0))
         axes = self._axes(problem)
         factors = products(problem.coefficients(problem.unknowns), least)
         if len(axes) == 1:
@@ -342,6 +338,14 @@ def solve_directly(
     Raises:
         TrainingFailed: If the residual is not finite at any initial guess.
     """
+    # Estimated error below which no finer grid follows once the tolerance is met.
+    enough = 1e-11
+    # Smallest relative error that is reported, because of rounding.
+    rounding_error = 1e-12
+    # After the tolerance is met, a finer grid is still solved if its factorisation takes at most
+    # this many multiplications. A larger number spends more time on accuracy that was not asked
+    # for.
+    cheap_work = 1.5e8
     solver = TensorSolver(system, policy, generator, first)
     planned = [*grids.intervals]
     space: TensorSpace | None = solver.first_space(planned.pop(0))
@@ -358,7 +362,7 @@ def solve_directly(
         space = solver.finer_space(planned.pop(0) if planned else None, tolerance)
         if not planned and space is not None and solver.is_settled(tolerance):
             stalled = solver.estimate > min(before, 1.0) * STALLED
-            if space.work > CHEAP_WORK or stalled or solver.estimate <= ENOUGH:
+            if space.work > cheap_work or stalled or solver.estimate <= enough:
                 break
         if space is not None and solver.seconds > policy.budget:
             stopped = "the budget is spent"
@@ -375,7 +379,7 @@ def solve_directly(
         stage.solution,
         (stage,),
         float(system.box[-1, 1]),
-        max(solver.estimate, ROUNDING_ERROR, narrow_rounding(system.scan)),
+        max(solver.estimate, rounding_error, narrow_rounding(system.scan)),
         tolerance,
         stopped,
         doubt,
@@ -472,24 +476,12 @@ def relative_size(
     return largest
 
 
-#: Largest relative decrease of the residual, in a richer space, at which it counts as steady.
-STEADY = 0.01
-#: Smallest residual, relative to the terms of the equation, that counts as a contradiction.
-SMALLEST_RESIDUAL = 1e-2
 #: Distances of additional breakpoints from both ends of a range, relative to its length. These
 #: breakpoints resolve boundary layers.
 LAYERS = 0.5 ** np.arange(1.0, 24.0)
 #: Number of equal intervals to which the breakpoints of boundary layers are added, for equations in
 #: one variable and in two.
 INTERVALS = (64, 8)
-#: Weight of the conditions, relative to the equation, when the solver looks for functions that
-#: satisfy the equation alone.
-RELEASED = 1e-6
-#: With this small weight, the equation counts as satisfied if its residual is at most this fraction
-#: of the residual with the full weight of the conditions.
-SATISFIED = 0.02
-#: Conditions are reported if they are violated by at least this fraction of the largest violation.
-NAMED = 0.1
 
 
 def find_contradiction(
@@ -506,16 +498,26 @@ def find_contradiction(
     Returns:
         The contradiction, or None if none was found.
     """
+    # With this small weight, the equation counts as satisfied if its residual is at most this
+    # fraction of the residual with the full weight of the conditions.
+    satisfied = 0.02
+    # Weight of the conditions, relative to the equation, when the solver looks for functions that
+    # satisfy the equation alone.
+    released = 1e-6
+    # Smallest residual, relative to the terms of the equation, that counts as a contradiction.
+    smallest_residual = 1e-2
+    # Largest relative decrease of the residual, in a richer space, at which it counts as steady.
+    steady = 0.01
     least = stage.equation.rms
-    is_possible = rows.system.is_linear and not rows.system.corners and least >= SMALLEST_RESIDUAL
-    if not is_possible or min(each.remaining for each in corrections) < 1 - STEADY:
+    is_possible = rows.system.is_linear and not rows.system.corners and least >= smallest_residual
+    if not is_possible or min(each.remaining for each in corrections) < 1 - steady:
         return None
     for number in range(len(rows.system.box)):
         space = _with_layers(rows, number)
-        if _solved(rows, space, stage.solution, CONDITION_WEIGHT)[1] < (1 - STEADY) * least:
+        if _solved(rows, space, stage.solution, CONDITION_WEIGHT)[1] < (1 - steady) * least:
             return None
-    problem, left = _solved(rows, space, stage.solution, RELEASED)
-    return Contradiction(least, _missed(rows, problem) if left <= SATISFIED * least else ())
+    problem, left = _solved(rows, space, stage.solution, released)
+    return Contradiction(least, _missed(rows, problem) if left <= satisfied * least else ())
 
 
 def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
@@ -569,6 +571,9 @@ def _solved(
 
 def _missed(rows: Collocation, problem: TensorProblem) -> tuple[Missed, ...]:
     """Return the conditions that the solution of `problem` violates most."""
+    # Conditions are reported if they are violated by at least this fraction of the largest
+    # violation.
+    named = 0.1
     vector = problem.unknowns.numpy()
     parts = problem.patches[len(rows.system.equations) :]
     faces = ((each.relation, face) for each in rows.system.conditions for face in each.faces)
@@ -577,4 +582,4 @@ def _missed(rows: Collocation, problem: TensorProblem) -> tuple[Missed, ...]:
         for (relation, face), part in zip(faces, parts, strict=True)
     ]
     largest = max((each.difference for each in found), default=0.0)
-    return tuple(each for each in found if each.difference >= NAMED * largest)
+    return tuple(each for each in found if each.difference >= named * largest)
