@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kanrun.engine.networks import KAN, MLP
     from kanrun.errors import KanrunError
     from kanrun.experiments.interpret.interpretation import interpret
-    from kanrun.experiments.solve.solution_report import solve
+    from kanrun.experiments.solve.solution import solve
     from kanrun.library import fit
     from kanrun.library.estimators import KANClassifier, KANRegressor
     from kanrun.model.model import Model, load_run
@@ -43,7 +43,7 @@ _LOCATIONS = {
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
     "load_run": "kanrun.model.model:load_run",
     "runs": "kanrun.runs.finding:runs",
-    "solve": "kanrun.experiments.solve.solution_report:solve",
+    "solve": "kanrun.experiments.solve.solution:solve",
 }
 
 __all__ = [

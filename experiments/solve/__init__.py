@@ -2,15 +2,14 @@
 
 The default is the Poisson problem of the KAN paper (arXiv 2404.19756, section 3.4, Figure 3.3). The
 solver and the network differ from those in the paper: the solution is fitted by tensor products of
-splines and converted to a sum of products of one-layer KANs. Other KANs can be trained for
-comparison. If a solution is known, errors are measured at points not used for fitting. The verdict
+splines and converted to a sum of products of one-layer KANs. Another KAN can be
+chosen. If a solution is known, errors are measured at points not used for fitting. The verdict
 is based on residuals, on the change from grid to grid and on estimated errors; a small error
 against the known solution never improves the verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,55 +23,39 @@ if TYPE_CHECKING:
     from kanrun.runs import Claim
 
 
-def cells(cfg: SolveConfig) -> list[Cell]:
-    """Return one cell (part of the study) per equation and network.
-
-    A cell is a dictionary: the entry of the setting `suite` (empty for a single equation), with the
-    additional key `network`, the index of the network in the setting `networks`.
-    """
-    return [
-        {**entry, "network": number}
-        for entry in map(dict, _entries(cfg))
-        for number in range(len(entry.get("networks", cfg.networks)))
-    ]
-
-
-def _entries(cfg: SolveConfig) -> Sequence[Cell]:
-    from kanrun.experiments.solve.needles import needle_cells
-
-    return cfg.suite or [{}] if cfg.needles is None else needle_cells(cfg.needles)
+def cells(_: SolveConfig) -> list[Cell]:
+    """Return a single cell: a run solves one equation."""
+    return [{}]
 
 
 def check(cfg: SolveConfig) -> None:
-    """Check the equations, their conditions and the networks, without solving."""
-    from kanrun.experiments.solve.problem import make_solve_problem, settings_of
-    from kanrun.experiments.solve.settings import network_choices
+    """Check the equation, its conditions and the network, without solving."""
+    from kanrun.experiments.solve.problem import make_solve_problem
+    from kanrun.experiments.solve.solution import network_choice
 
-    for entry in _entries(cfg):
-        chosen = settings_of(cfg, entry)
-        network_choices(chosen, make_solve_problem(chosen, cfg.seed).system)
+    network_choice(cfg, make_solve_problem(cfg, cfg.seed).system)
 
 
-def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
-    """Solve one equation with one network.
+def run(cfg: SolveConfig, _: Cell, seed: int) -> Records:
+    """Solve the equation.
 
     Yield warnings about the conditions, a row of the table `metrics` per grid, the verdict, a row
     of the table `summary`, tables of the solution (for the first seed only), and a checkpoint.
     """
     from kanrun.experiments.solve.checks import condition_warnings
-    from kanrun.experiments.solve.problem import make_solve_problem, settings_of
-    from kanrun.experiments.solve.settings import network_choices
-    from kanrun.experiments.solve.solution_report import SolvedEquation, solutions, stage_row
-    from kanrun.experiments.solve.verdict import error_points
+    from kanrun.experiments.solve.problem import make_solve_problem
+    from kanrun.experiments.solve.solution import (
+        SolvedEquation,
+        error_points,
+        network_choice,
+        solutions,
+        stage_row,
+    )
 
-    cfg = settings_of(cfg, cell)
-    bounds = {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()}
-    problem = make_solve_problem(cfg, seed, cell.get("near", ()))
-    choice = network_choices(cfg, problem.system)[cell["network"]]
+    problem = make_solve_problem(cfg, seed)
+    choice = network_choice(cfg, problem.system)
     problem = problem.compared_for(choice.method)
     points = error_points(problem, seed)
-    number = str(cell["network"])
-    number = f"{cell['name']}_{number}" if "name" in cell else number
     yield from (Note(text, warning=True) for text in condition_warnings(problem.system))
     for each in solutions(cfg, problem, choice, seed):
         if not isinstance(each, SolvedEquation):
@@ -82,17 +65,17 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
         yield Note(
             f"{choice.label}: {each.verdict}; {each.reason}", warning=each.verdict != "solved"
         )
-        yield Row("summary", {**each.summary(), **cell.get("facts", {}), **bounds})
+        yield Row("summary", each.summary())
         if seed == cfg.seed:
-            yield from each.tables(number)
-        yield each.checkpoint(number)
+            yield from each.tables()
+        yield each.checkpoint()
 
 
 def figures(tables: Tables) -> Figures:
     """Yield the names of the figures, and functions that draw them.
 
-    Each equation has a figure of the convergence or of the windows of time. Each network has a
-    figure of its solution with errors and residuals.
+    The first figure shows the convergence or the windows of time; the second one, the solution with
+    its errors and residuals.
     """
     from kanrun.experiments.solve.plots import (
         convergence,
@@ -104,29 +87,21 @@ def figures(tables: Tables) -> Figures:
 
     metrics = tables["metrics"]
     metrics = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
-    alone = metrics["equation"].nunique() == 1
-    for name, rows in metrics.groupby("equation", sort=False):
-        cut = rows.groupby("network")["window"].transform("max") > 0
-        for kind, draw, some in (
-            ("convergence", convergence, rows[~cut]),
-            ("windows", windows_figure, rows[cut]),
-        ):
-            if len(some):
-                yield kind if alone else f"{kind}_{name!s}", partial(draw, some)
-    for number, each in solution_tables(tables).items():
-        one = len(each.variables) == 1
-        yield f"solution_{number}", partial(curves_figure if one else maps_figure, each)
+    if metrics["window"].max() > 0:
+        yield "windows", partial(windows_figure, metrics)
+    else:
+        yield "convergence", partial(convergence, metrics)
+    solution = solution_tables(tables)
+    one = len(solution.variables) == 1
+    yield "solution", partial(curves_figure if one else maps_figure, solution)
 
 
 def claims(tables: Tables) -> list[Claim]:
-    """Return the claims about verdicts, errors and estimated parameters.
+    """Return the claims about verdicts, errors and estimated parameters of several seeds.
 
     There are none for a single solution, because its verdict already says how reliable it is.
     """
-    from kanrun.experiments.solve.needles import needle_claims
-    from kanrun.experiments.solve.verdict import claims_of
+    from kanrun.experiments.solve.solution import claims_of
 
     summary = tables["summary"]
-    if len(summary) == 1:
-        return []
-    return list(needle_claims(summary) if "width" in summary else claims_of(summary))
+    return [] if len(summary) == 1 else list(claims_of(summary))

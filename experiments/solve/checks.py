@@ -34,28 +34,6 @@ from kanrun.formulas.parsing import variable
 #: Number of points on each face at which conditions are compared and exact solutions are checked.
 #: With fewer points, contradictions in a small part of a face are missed.
 _FACE_POINTS = 40
-#: Largest difference at which two conditions count as equal, relative to their terms. A smaller
-#: value refuses conditions that differ only by rounding.
-_AGREEMENT = 1e-9
-#: Largest relative residual of a condition at a corner, for the values that the other conditions
-#: prescribe there. If the residual is larger, the corner is incompatible.
-_INCOMPATIBLE = 1e-4
-#: Largest accepted residual of an exact solution, relative to the largest term of the equation. A
-#: larger value accepts wrong solutions; a smaller one refuses solutions with rounded constants.
-_EXACT = 1e-6
-#: Number of points inside the box at which an exact solution is checked. With fewer points, local
-#: errors of a solution are missed.
-_EXACT_POINTS = 200
-#: Number of digits with which a large residual is evaluated again, in case it is due to rounding.
-_DIGITS = 50
-#: Largest fraction of the machine's memory that one least squares problem may take; larger problems
-#: are refused.
-_MEMORY = 0.5
-#: Number of copies of the Jacobian that a step is assumed to hold in memory. With a larger number,
-#: smaller problems are refused.
-_COPIES = 3
-#: Smallest size of the terms with which residuals are compared.
-_TINY = 1e-300
 
 
 def check_determined(system: System) -> None:
@@ -112,7 +90,7 @@ def _check_agreement(system: System) -> None:
         for face in set(first.faces) & set(second.faces) if d == e else ():
             points = on_face(face, system.box, _FACE_POINTS).numpy()
             gap, size = _residual(first.relation, [other], [], points, [points])
-            if not gap.max() <= _AGREEMENT * size:
+            if not gap.max() <= 1e-9 * size:
                 place = _place(face, system.vocabulary.variables, " & ")
                 raise UsageError(
                     f"Two conditions contradict each other at {place}: "
@@ -210,7 +188,7 @@ def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
             if unknown or any(value is None for value in values):
                 continue
             residual, size = _residual(relation, values, system.guesses().tolist(), at, near)
-            if (gap := float(residual.max())) > _INCOMPATIBLE * size:
+            if (gap := float(residual.max())) > 1e-4 * size:
                 found.append(IncompatibleCorner(corner, relation, gap))
                 break
     return tuple(found)
@@ -280,7 +258,7 @@ def _residual(
         fixed = (np.full(len(at), c) for c in constants)
         return np.stack([*at.T, *(each(at) for each in functions), *fixed], axis=1)
 
-    size = _TINY
+    size = 1e-300
     for each in map(rows, near):
         slopes = relation.slopes(each)[:, :count]
         terms = slopes * each[:, len(names) : len(names) + count]
@@ -293,23 +271,24 @@ def _residual(
 def _precise_residual(
     relation: Relation, values: Sequence[Any], constants: Sequence[float], point: Array
 ) -> float:
-    """Return |left - right| of a relation at a point (variables,), evaluated with `_DIGITS` digits.
+    """Return |left - right| of a relation at a point (variables,), evaluated with 50 digits.
 
     In float64, formulas such as tanh(s + 3) - tanh(s - 3) lose all digits far from s = 0, and the
     derivatives of narrow functions amplify this rounding error.
     """
+    digits = 50
     arguments = zip(relation.names, (*point, *values, *constants), strict=True)
     place = dict(zip(map(variable, relation.vocabulary.variables), point, strict=True))
     exact = {name: sympy.Rational(float(value)) for name, value in place.items()}
     derivatives = {
         variable(name): (
-            value.evalf(_DIGITS, subs=exact)
+            value.evalf(digits, subs=exact)
             if isinstance(value, sympy.Basic)
             else sympy.Rational(float(value))
         )
         for name, value in arguments
     }
-    found = relation.expression.evalf(_DIGITS, subs=derivatives)
+    found = relation.expression.evalf(digits, subs=derivatives)
     return abs(float(found)) if found.is_number and found.is_finite else math.inf
 
 
@@ -332,8 +311,10 @@ def check_exact(
     unknown = system.vocabulary.constants
     if set(unknown) - set(parameters):
         return
+    # Constants may be rounded.
+    allowed = 1e-6
     constants = [parameters[name] for name in unknown]
-    inside = low_discrepancy(system.box, _EXACT_POINTS, 0).numpy()
+    inside = low_discrepancy(system.box, 200, 0).numpy()
     places = [(relation, inside) for relation in system.equations]
     places += [
         (each.relation, on_face(face, system.box, _FACE_POINTS).numpy())
@@ -352,9 +333,9 @@ def check_exact(
         ]
         near = [points, inside]
         residual, size = _residual(relation, values, constants, points, near, sizes)
-        for at in np.flatnonzero(~(residual <= _EXACT * size)):
+        for at in np.flatnonzero(~(residual <= allowed * size)):
             left = _precise_residual(relation, values, constants, points[at])
-            if left <= _EXACT * size:
+            if left <= allowed * size:
                 continue
             pairs = zip(names, points[at], strict=True)
             raise UsageError(
@@ -370,14 +351,16 @@ def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:
 
     `unknowns` is the number of unknowns of the problem.
     """
+    copies = 3  # of the Jacobian, in a step
+    share = 0.5
     faces = sum(len(each.faces) or 1 for each in system.conditions)
     rows = len(system.equations) * policy.collocation_points + faces * policy.boundary_points
     rows += sum(len(each.points) for each in system.observations)
-    needed = 8 * unknowns * (_COPIES * rows + 2 * unknowns)
+    needed = 8 * unknowns * (copies * rows + 2 * unknowns)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > _MEMORY * available:
+    if needed > share * available:
         raise UsageError(
             f"{rows} residuals of {unknowns} unknowns need about {needed / 2**30:.1f} GiB, more "
-            f"than {_MEMORY:.0%} of this machine's {available / 2**30:.1f} GiB. Use fewer points, "
+            f"than {share:.0%} of this machine's {available / 2**30:.1f} GiB. Use fewer points, "
             "intervals or terms."
         )

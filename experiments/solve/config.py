@@ -15,7 +15,6 @@ from kanrun.config import (
     MISSING,
     Count,
     ExperimentConfig,
-    Natural,
     Positive,
     copied,
     experiment,
@@ -92,6 +91,22 @@ class EquationConfig:
                 yield f"{at}{name}={value} must be a mapping, such as {{x: [0,1]}}."
 
 
+@dataclass
+class NetworkConfig:
+    """KAN that is trained instead of the one that fits the equation; null keeps the default."""
+
+    hidden: Annotated[list[Count], "nodes of the hidden layers"] = copied([])
+    terms: Annotated[
+        Count | None, "products that are summed; null is as many as help, 1 for one variable"
+    ] = None
+    factors: Annotated[Count | None, "factors of each product; null is one per variable"] = None
+    degree: Annotated[
+        Annotated[int, Meta(ge=1, le=20)] | None,
+        "degree of the splines; null is 5, or 2 more than the order of the equation if that is "
+        "larger",
+    ] = None
+
+
 @experiment(
     "solve",
     "Solve a differential equation and report its reliability.",
@@ -104,23 +119,14 @@ class EquationConfig:
         "kanrun solve study=paper",
     ),
     implied=dict.fromkeys(("equation.variables", "equation.formula"), "equation=own"),
-    figures=("convergence*", "windows*", "solution_*"),
+    figures=("convergence", "windows", "solution"),
 )
 @dataclass
 class SolveConfig(ExperimentConfig):
-    """Settings of `kanrun solve`.
-
-    Entries of `networks` are, for example, {kind: kan, degree: 5, terms: 4}; {kind: kan, hidden:
-    [2], terms: 1, factors: 1}. `terms` is the
-    number of products that are summed for each unknown (default: 8; 1 for one variable).
-    `factors` is the number of factors of each product (default: one per variable).
-    The default degree is 5, or 2 more than the order of the equation if that is larger.
-    """
+    """`kanrun solve`."""
 
     equation: Annotated[EquationConfig, "equation to solve"] = copied(EquationConfig())
-    networks: Annotated[list[Any], Meta(min_length=1), "networks that solve it, in turn"] = copied(
-        [{"kind": "kan"}]
-    )
+    network: Annotated[NetworkConfig, "KAN that represents the solution"] = copied(NetworkConfig())
     tolerance: Annotated[
         float,
         Meta(ge=1e-12, le=0.1),
@@ -128,12 +134,3 @@ class SolveConfig(ExperimentConfig):
         "products of splines ends",
     ] = 1e-06
     budget: Annotated[Positive, "total work, in approximate seconds of one core"] = 60.0
-    suite: Annotated[
-        list[Any],
-        "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}",
-    ] = copied([])
-    needles: Annotated[
-        Natural | None,
-        "seed of 60 generated problems with narrow features, which are solved instead; their "
-        "known solutions do not enter the verdict",
-    ] = None

@@ -166,26 +166,19 @@ def maps_figure(tables: SolutionTables) -> Figure:
     return figure
 
 
-def solution_tables(tables: Tables) -> dict[str, SolutionTables]:
-    """Group the tables by solution, using the suffix that their names share: `0` or `heat_0`."""
-    found = {}
-    summary = tables["summary"]
-    labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []
-    for name in (each.removeprefix("solution_") for each in tables if each.startswith("solution_")):
-        at = int(name.rpartition("_")[2])
-        solution = tables[f"solution_{name}"].drop(columns=["cell", "seed"], errors="ignore")
-        names = [each for each in map(str, solution) if not each.endswith("_true")]
-        residuals = [each for each in names if each.startswith("residual_")]
-        names = [each for each in names if each not in residuals]
-        variables = names[: -len(residuals)]
-        unknowns = names[-len(residuals) :]
-        found[name] = SolutionTables(
-            str(labels[at]) if at < len(labels) else name,
-            solution,
-            [each for each in variables if solution[each].nunique() > 1],
-            unknowns,
-            residuals,
-            tables.get(f"points_{name}"),
-            tables.get(f"knots_{name}"),
-        )
-    return found
+def solution_tables(tables: Tables) -> SolutionTables:
+    """Return the tables of the solution, with the names of their columns."""
+    solution = tables["solution"].drop(columns=["cell", "seed"], errors="ignore")
+    names = [each for each in map(str, solution) if not each.endswith("_true")]
+    residuals = [each for each in names if each.startswith("residual_")]
+    names = [each for each in names if each not in residuals]
+    variables = names[: -len(residuals)]
+    return SolutionTables(
+        str(tables["summary"]["network"].iloc[0]),
+        solution,
+        [each for each in variables if solution[each].nunique() > 1],
+        names[-len(residuals) :],
+        residuals,
+        tables.get("points"),
+        tables.get("knots"),
+    )

@@ -94,8 +94,6 @@ def compose(
                 for argument in settings
             }
             _check_run(source, plain, chosen)
-            if "suite" in plain:
-                plain["suite"] = _with_equations(source, "suite", plain["suite"])
             replaced.append(there)
             composed.append(plain)
         before = replaced[bases[key]]
@@ -104,7 +102,6 @@ def compose(
             for argument in chosen
             if argument.key in swept
         }
-        values = {name: _with_equations(source, name, value) for name, value in values.items()}
         points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
 
@@ -199,28 +196,6 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
     holder, last = holder_of(plain, key, make=True)
     holder[last] = _new_value(command, there, argument)
     return there
-
-
-def _with_equations(source: Source, key: str, value: Any) -> Any:
-    """Return `value` with names of equations in a suite replaced by the equations' settings.
-
-    Only keys such as `suite`, `suite.0` and `suite.0.equation` are concerned; other values are
-    returned unchanged. Raises UsageError if an equation is unknown.
-    """
-    if not re.fullmatch(r"suite(\.\d+(\.equation)?)?", key):
-        return value
-    if isinstance(value, list):
-        return [
-            _with_equations(source, f"{key}.{number}", entry) for number, entry in enumerate(value)
-        ]
-    if isinstance(value, Mapping):
-        return {
-            name: _with_equations(source, f"{key}.{name}", entry) for name, entry in value.items()
-        }
-    if key.endswith("equation") and value is not None:
-        ArgumentReader(source).check_choice("equation", str(value), source.choices("equation"))
-        return compose_files(source, [f"equation={value}"], ())["equation"]
-    return value
 
 
 def _new_value(command: str, there: Any, argument: Argument) -> Any:

@@ -172,17 +172,3 @@ def test_many_points_are_composed_once():
     assert (len(study.bases), len(study.points)) == (1, 199)
     assert typed_config("fit", with_values(study.bases[0], {"model.degree": 9})).model.degree == 9
     assert typed_config("fit", study.bases[0]).model.degree == 1
-
-
-def test_equations_that_a_suite_calls_by_name(tmp_path):
-    (tmp_path / "equation").mkdir()
-    file = tmp_path / "equation" / "mine.yaml"
-    file.write_text("defaults: [heat]\nintervals: [9]\n")
-    source = Source("solve", config_dir=str(tmp_path))
-    words = ["suite=[{equation: mine, tolerance: 1e-5}]", "suite.0.equation=mine,wave"]
-    study = compose(source, words, several=True)
-    file.unlink()
-    (first,), (second,) = (study.config(number).suite for number in range(2))
-    assert (first["equation"]["formula"], first["tolerance"]) == ("u_t = 0.1*u_xx", 1e-5)
-    assert first["equation"]["intervals"] == [9]
-    assert second["equation"]["name"] == "wave"

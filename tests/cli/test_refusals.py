@@ -128,12 +128,10 @@ OTHER_COMMANDS = cases("""
     curves bezier=[[0,nan],[2,1]] | bezier has a number that is not finite, or too large
     extend-grid shapes=[5] | shapes=[5] must be a non-empty list of lists of whole
     interpret custom_candidates=5 | custom_candidates=5 must be a mapping {name: value}
-    solve needles=x | needles=x must be a whole number
     interpret error_tolerance=nan | error_tolerance has a number that is not finite
     solve target=runge | target is not a group of solve; its groups: equation
     curves points.csv | write target.path=points.csv.
     solve points.csv | write key=value
-    solve 'suite=[{equation: heet}]' | equation=heet ... did you mean heat?
     import none.pt | there is no file 'none.pt' in
     import none/none.pt | none is not there
     keys modle | modle

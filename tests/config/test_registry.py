@@ -74,7 +74,7 @@ TABLES = {
     "interpret": {
         "summary stages predictions candidates edges": {},
     },
-    "solve": {"metrics summary solution_0": {}},
+    "solve": {"metrics summary solution": {}},
 }
 
 

@@ -2,11 +2,11 @@
 
 import torch
 from kanrun.experiments.solve.config import EquationConfig
-from kanrun.experiments.solve.settings import EquationParser
+from kanrun.experiments.solve.problem import EquationParser
 
 from kanrun.engine.equations import EquationPolicy, Grids
-from kanrun.engine.equations.evolution import evolution_system
 from kanrun.engine.equations.slab_solution import solve_evolution
+from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.equations.tensor_solution import solve_directly
 
 

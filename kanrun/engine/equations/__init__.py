@@ -12,7 +12,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Generator
 
 from kanrun.engine.equations.collocation import EquationPolicy
-from kanrun.engine.equations.evolution import EvolutionSystem, evolution_system
 from kanrun.engine.equations.fields import Field, OutputForm, Windows, breakpoints_of
 from kanrun.engine.equations.network_solution import NetworkSolver
 from kanrun.engine.equations.residuals import arguments_at
@@ -30,10 +29,12 @@ from kanrun.engine.equations.solution import (
 from kanrun.engine.equations.system import (
     Array,
     Condition,
+    EvolutionSystem,
     Face,
     IncompatibleCorner,
     Observations,
     System,
+    evolution_system,
 )
 from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.equations.tensor_splines import is_direct

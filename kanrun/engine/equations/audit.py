@@ -1,62 +1,184 @@
-"""Audit of a solution: does its grid resolve all features of the equations?
+"""Detection of features that a grid does not resolve, from the residual of a solution.
 
-An audit evaluates the residual at test points that were not used for fitting. Test points are dense
-where formulas may change fast: near the times, positions and values of the unknowns that `scan.py`
-finds. A solution passes the audit if interpolation predicts the residual at the test points
-(`unseen.py`). This module audits slabs of time, and solutions on tensor products of splines.
+On each cell of the grid, the residual is interpolated at Gauss points. If the interpolant agrees
+with the residual at other, randomly shifted points, the cell resolves all features of the
+equations. Otherwise, the difference comes from features narrower than the cell; this difference is
+called the unseen residual. The size of the residual itself would be misleading, because in
+equations of order 3 and 4 the residual can be large although the error is small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 
-from kanrun.engine.equations.cells import NODES_OF_CELL, Axis
 from kanrun.engine.equations.collocation import Collocation
-from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.scan import (
+    NODES_OF_CELL,
     PLACES,
     PLACES_OF_TWO,
+    Axis,
     Scan,
     strata,
 )
-from kanrun.engine.equations.slab import Slab, total
-from kanrun.engine.equations.system import Array, System
+from kanrun.engine.equations.slab import Slab, legendre_values, total
+from kanrun.engine.equations.system import Array, EvolutionSystem, System
 from kanrun.engine.equations.tensor_splines import TensorSpace
-from kanrun.engine.equations.time_polynomials import legendre_values
-from kanrun.engine.equations.unseen import Unseen, unseen
 from kanrun.formulas.equation_syntax import Derivative
 from kanrun.formulas.equations import Relation
 
+#: Function that evaluates a derivative of the solution on a tensor grid. Its arguments are the
+#: derivative, the values of x and the values of y; the result has the shape (x, y).
+Values = Callable[[Derivative, Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Unseen residual: residual minus interpolant, on the tensor grid of test points.
+
+    Attributes:
+        axes: Cells and test points of x and y.
+        left: Unseen residual at the test points, shape (places of x, places of y). With several
+            equations, the root of the sum of their squares, each in units of its equation.
+        left_by_y: Unseen residual if only y is interpolated, at the Gauss points of x and the test
+            points of y, shape (nodes of x, places of y).
+        allowed: Largest `size` that counts as resolved: a fraction of the norm of the interpolant,
+            plus rounding. Callers add their tolerance.
+    """
+
+    axes: tuple[Axis, Axis]
+    left: Array
+    left_by_y: Array
+    allowed: float
+
+    @cached_property
+    def by_y(self) -> Array:
+        """Root mean square over x of `left` at each test point of y, shape (places of y,)."""
+        found: Array = np.sqrt(self.axes[0].weights @ np.square(self.left))
+        return found
+
+    @property
+    def size(self) -> float:
+        """Norm of `left`: its root mean square over x, averaged over y."""
+        return float(self.by_y @ self.axes[1].weights)
+
+    @property
+    def place(self) -> list[float]:
+        """Point at which `left` is largest, one value per variable."""
+        numbers = np.unravel_index(self.left.argmax(), self.left.shape)
+        pairs = zip(self.axes, numbers, strict=True)
+        return [float(axis.places[number]) for axis, number in pairs if axis.exists]
+
+    @property
+    def weighted(self) -> tuple[Array, Array]:
+        """Test points, shape (points, variables), and `left`^2 times their quadrature weights."""
+        exist = [axis.exists for axis in self.axes]
+        grid = np.meshgrid(*(axis.places for axis in self.axes), indexing="ij")
+        points = np.stack([each.ravel() for each in grid], axis=1)[:, exist]
+        weights = np.outer(*(axis.weights for axis in self.axes))
+        return points, (np.square(self.left) * weights).ravel()
+
+    @property
+    def squares(self) -> Array:
+        """Integral of `left`^2 over each cell of x, shape (cells of x,)."""
+        x, y = self.axes
+        found = np.zeros(len(x.ends) - 1)
+        np.add.at(found, x.cell, np.square(self.left) @ y.weights * x.weights)
+        return found
+
+
+def unseen(
+    relations: Sequence[Relation],
+    values: Values,
+    axes: tuple[Axis, Axis],
+    unit: Callable[[Relation, Array], float],
+    sizes: Array,
+    walls: Array | None = None,
+) -> Unseen:
+    """Return the part of the residuals that the Gauss points miss.
+
+    At the test points, each residual is compared with its interpolant through the Gauss points.
+
+    Args:
+        relations: Equations.
+        values: Function that evaluates a derivative of the solution on a tensor grid.
+        axes: Cells and test points of x and y.
+        unit: Function that returns the number by which an equation's residual is divided. Its
+            arguments are the equation, and the derivatives of the residual with respect to the
+            derivatives in it, shape (points, derivatives).
+        sizes: Magnitudes of the unknowns, shape (unknowns,).
+        walls: Residuals of conditions that depend on y alone, in their units, at the Gauss points
+            of y and then at the test points of y, shape (conditions, Gauss points + test points).
+            What their interpolants miss is added to the squares at every x. None if there are none.
+    """
+    # A residual counts as resolved if the norm of the unseen residual is at most this fraction of
+    # the norm of the interpolant.
+    unpredicted = 0.3
+    x, y = axes
+    count = [len(each.nodes) for each in axes]
+    at = [np.concatenate([each.nodes, each.places]) for each in axes]
+    columns = np.stack(np.meshgrid(*at, indexing="ij"), axis=-1).reshape(-1, 2)
+    columns = columns[:, [each.exists for each in axes]]
+    squares = np.zeros((3, len(x.places), len(y.places)))
+    by_y = np.zeros((count[0], len(y.places)))
+    for relation in relations:
+        found = [values(each, *at).reshape(-1, 1) for each in relation.derivatives]
+        arguments = np.concatenate([columns, *found], axis=1)
+        with np.errstate(all="ignore"):
+            residual = np.nan_to_num(relation.residual(arguments), nan=np.inf)
+            slopes = np.nan_to_num(relation.slopes(arguments))
+        scale = unit(relation, slopes)
+        at_nodes, at_places = np.split(residual.reshape(len(at[0]), -1) / scale, count[:1])
+        along = y.predicted(at_nodes[:, : count[1]].T).T
+        predicted = x.predicted(along)
+        by_y += np.square(at_nodes[:, count[1] :] - along)
+        noise = _rounding(relation, slopes, axes, sizes) / scale
+        squares += np.square([at_places[:, count[1] :] - predicted, predicted, noise])
+    for each in () if walls is None else walls:
+        predicted = y.predicted(each[: count[1], None])[:, 0]
+        missed = np.square(each[count[1] :] - predicted)
+        by_y += missed
+        squares[:2] += np.array([missed, np.square(predicted)])[:, None]
+    norms = [float(np.sqrt(x.weights @ each) @ y.weights) for each in squares]
+    allowed = unpredicted * norms[1] + norms[2]
+    return Unseen(axes, np.sqrt(squares[0]), np.sqrt(by_y), allowed)
+
+
+def _rounding(relation: Relation, slopes: Array, axes: tuple[Axis, Axis], sizes: Array) -> Array:
+    """Estimate the rounding error of a residual at the test points.
+
+    For the arguments, see `unseen`. The result has the shape (places of x, places of y).
+    """
+    # Factor by which each differentiation of a polynomial of degree 7 amplifies rounding errors on
+    # a cell of width 1 (Markov's inequality: the squared degree).
+    markov = 49.0
+    x, y = axes
+    found = np.zeros((len(x.places), len(y.places)))
+    shape = len(x.nodes) + len(x.places), len(y.nodes) + len(y.places)
+    for number, each in enumerate(relation.derivatives):
+        slope = slopes[:, number].reshape(shape)[len(x.nodes) :, len(y.nodes) :]
+        orders = iter(each.index)
+        growth = [
+            (markov / np.diff(axis.ends)[axis.cell]) ** (next(orders) if axis.exists else 0)
+            for axis in axes
+        ]
+        found += np.abs(slope) * sizes[each.unknown] * np.outer(*growth)
+    return np.finfo(float).eps * found
+
+
 #: Smallest number of test points per cell and variable.
 PLACES_OF_CELL = 3
-#: Smallest number of test points in time of a slab. (In time, a slab is a single cell.)
-PLACES_OF_SLAB = 12
 #: Distances of additional test points from each end of a part of a range, as fractions of its
 #: length. A slab that is shortened towards a jump ends just beyond it, where other test points miss
 #: the jump.
 PLACES_OF_ENDS = 10.0 ** np.array([-8, -6, -4, -2])
-#: Number of Gauss points in time at which the residual of a slab is interpolated.
-NODES_OF_SLAB = 16
 #: Number of times in a slab at which the values of the unknowns are evaluated.
 TRACED = 65
-#: Number of points in space at which the values of the unknowns are evaluated.
-TRACED_IN_SPACE = 201
-#: Assumed CPU seconds per audit, to which `SECONDS_OF_POINT` is added for each point.
-SECONDS_OF_AUDIT = 1.5e-3
-#: Assumed CPU seconds per point of an audit.
-SECONDS_OF_POINT = 1.4e-7
-#: Smallest size of an unknown in an audit, as a fraction of its estimated size (`Collocation`).
-QUIET = 1e-6
-#: Length of the scanned range of an unknown's values, relative to the range of values that
-#: occurred. The margin on either side makes a new scan unnecessary in most of the next slabs.
-ROOM_AND_VALUES = 3
-#: Ends of cells that differ by less than this fraction of the range count as equal.
-SAME = 1e-13
 
 
 class ValueScan:
@@ -84,6 +206,10 @@ class ValueScan:
         the solution. If a term contains the unknown together with other unknowns or variables, any
         value may matter; the result is then a dense sample of the whole range.
         """
+        # Length of the scanned range of an unknown's values, relative to the range of values that
+        # occurred. The margin on either side makes a new scan unnecessary in most of the next
+        # slabs.
+        room_and_values = 3
         crossed = self._crossed[unknown]
         if not (crossed or self._alone[unknown]):
             return np.zeros(0)
@@ -97,8 +223,8 @@ class ValueScan:
             low -= room
             high += room
             # The scanned range includes a margin, so more points are needed for a density of
-            # `PLACES` points in the range without it.
-            places = PLACES * ROOM_AND_VALUES
+            # `places` points in the range without it.
+            places = PLACES * room_and_values
             found = np.sort(self.scan.narrow_values(unknown, low, high, places))
             found = strata(low, high, places) if crossed else found
             self._known[unknown] = low, high, found
@@ -194,6 +320,10 @@ class SlabAudit:
 
         `sizes` are the magnitudes of the unknowns, shape (unknowns,).
         """
+        # Assumed CPU seconds per point of an audit.
+        seconds_of_point = 1.4e-7
+        # Assumed CPU seconds per audit, to which `seconds_of_point` is added for each point.
+        seconds_of_audit = 1.5e-3
         system = self.system
         half = (slab.end - slab.start) / 2
         if not system.scan.terms:
@@ -214,7 +344,7 @@ class SlabAudit:
 
         axes = self._axes(slab)
         points = np.prod([len(each.nodes) + len(each.places) for each in axes])
-        self.counted = SECONDS_OF_AUDIT + SECONDS_OF_POINT * float(points)
+        self.counted = seconds_of_audit + seconds_of_point * float(points)
         times = np.concatenate([axes[1].nodes, axes[1].places])
         walls = self._wall_rates(times, sizes) * 2 * half
         return unseen(system.equations, partial(self._values, slab), axes, unit, sizes, walls)
@@ -240,16 +370,24 @@ class SlabAudit:
 
     def _axes(self, slab: Slab) -> tuple[Axis, Axis]:
         """Return the cells and test points in space and in time."""
+        # Ends of cells that differ by less than this fraction of the range count as equal.
+        same = 1e-13
+        # Number of points in space at which the values of the unknowns are evaluated.
+        traced_in_space = 201
+        # Number of Gauss points in time at which the residual of a slab is interpolated.
+        nodes_of_slab = 16
+        # Smallest number of test points in time of a slab. (In time, a slab is a single cell.)
+        places_of_slab = 12
         low, high = self.system.box[0].tolist()
-        cells = [(np.array([slab.start, slab.end]), PLACES_OF_SLAB, NODES_OF_SLAB)]
+        cells = [(np.array([slab.start, slab.end]), places_of_slab, nodes_of_slab)]
         several = self.system.variables > 1
         if several:
             ends = np.unique(np.concatenate([each.space.breakpoints for each in slab.parts[0]]))
-            ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (high - low)]
+            ends = ends[np.diff(ends, prepend=-np.inf) > same * (high - low)]
             cells.insert(0, (ends, PLACES_OF_CELL, NODES_OF_CELL))
 
         def trace() -> tuple[Array, Array]:
-            x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
+            x = np.linspace(low, high, traced_in_space) if several else np.zeros(1)
             traced = slab.values(x, np.linspace(-1, 1, TRACED)).reshape(len(slab.parts), -1)
             return np.linspace(slab.start, slab.end, TRACED), traced
 
@@ -278,6 +416,8 @@ def tensor_unseen(
     Returns:
         The unseen residual, or None if all formulas are polynomials.
     """
+    # Smallest size of an unknown in an audit, as a fraction of its estimated size (`Collocation`).
+    quiet = 1e-6
     system = rows.system
     if not system.scan.terms:
         return None
@@ -289,7 +429,7 @@ def tensor_unseen(
         points = torch.cat([points, torch.as_tensor(ends[0])[:, None]]).sort(dim=0)[0]
     with torch.no_grad():
         found = field(points).numpy()
-    sizes = np.sqrt(np.square(found).mean(axis=0)).clip(min=QUIET * rows.sizes.numpy())
+    sizes = np.sqrt(np.square(found).mean(axis=0)).clip(min=quiet * rows.sizes.numpy())
     cells = [(each, PLACES_OF_CELL, NODES_OF_CELL) for each in ends]
     values = ValueScan(system)
     x, y, *_ = *values.axes(cells, lambda: (points[:, -1].numpy(), found.T)), Axis.point()

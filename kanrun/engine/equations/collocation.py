@@ -22,45 +22,10 @@ from kanrun.engine.equations.solution import Residuals
 from kanrun.engine.equations.space import Space
 from kanrun.engine.equations.system import System, low_discrepancy, on_face
 
-#: Number of intervals of the quadrature rule for networks without grids in one variable.
-INTERVALS_WITHOUT_GRID = 20
-#: Largest number of Gauss points per interval in one variable. More points add nothing, because
-#: 10 integrate the squared residual of splines accurately.
-POINTS_PER_INTERVAL = 10
-#: Smallest number of collocation points per unknown of the network, in several variables.
-POINTS_PER_UNKNOWN = 2.5
-#: Number of points per face at which the magnitudes of the unknowns are estimated from the
-#: conditions. Fewer points may miss a narrow peak of the prescribed values; more only take time.
-SIZE_POINTS = 60
-#: Largest number of points at which the sizes of the terms of a relation are measured. More points
-#: give steadier units of the residuals and take more time.
-UNIT_POINTS = 256
-#: Radius around an incompatible corner without collocation points, relative to the box. Derivatives
-#: are infinite there; points closer to the corner would spoil the solution everywhere.
-CORNER_RADIUS = 0.1
-#: If the prescribed values of an unknown are below this fraction of the largest prescribed value or
-#: source term, they count as zero, and its size is estimated from the source terms.
-VANISHING = 1e-12
-#: A relative change of an unknown is its change divided by its size in the solution, or by this
-#: fraction of its estimated size if that is larger.
-NEGLIGIBLE = 1e-6
 #: Weights of conditions and of observations when residuals are measured rather than minimised.
 EQUAL_WEIGHTS = 1.0, 1.0
 #: Weights of conditions and of observations on the first grid, relative to the equation.
 FIRST_WEIGHTS = 100.0, 100.0
-#: Factor by which the weight of conditions rises, and the weight of observations falls, from one
-#: grid to the next. With a larger factor, `MAX_WEIGHT` and `MIN_DATA_WEIGHT` are reached on coarser
-#: grids.
-WEIGHT_GROWTH = 10.0
-#: Largest weight of conditions, relative to the equation. A larger weight satisfies conditions
-#: more closely, but costs the normal equations digits.
-MAX_WEIGHT = 1e6
-#: Smallest weight of observations, relative to the equation. With a smaller weight, noise affects
-#: the solution less, but unknown parameters are determined less well.
-MIN_DATA_WEIGHT = 1e-2
-#: Conditions count as incompatible if their contribution to the objective rises from one grid to
-#: the next, and is more than this many times the contribution of the equation.
-INCOMPATIBLE_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
@@ -111,15 +76,22 @@ class Collocation:
         zero, from the source terms of the equations that contain it. An unknown without an estimate
         gets the largest size of the other unknowns, or 1 if there is none.
         """
+        # If the prescribed values of an unknown are below this fraction of the largest prescribed
+        # value or source term, they count as zero, and its size is estimated from the source terms.
+        vanishing = 1e-12
+        # Number of points per face at which the magnitudes of the unknowns are estimated from the
+        # conditions. Fewer points may miss a narrow peak of the prescribed values; more only take
+        # time.
+        size_points = 60
         self.system = system
         self.policy = policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
-        given = self._largest(self.borders(SIZE_POINTS, EQUAL_WEIGHTS))
+        given = self._largest(self.borders(size_points, EQUAL_WEIGHTS))
         sources = self._largest(self.equations(self.points(self.unseen)))
         largest = float(torch.maximum(given, sources).max())
-        sizes = torch.where(given > VANISHING * largest, given, sources)
+        sizes = torch.where(given > vanishing * largest, given, sources)
         self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def _largest(self, blocks: Sequence[Block]) -> Tensor:
@@ -148,13 +120,17 @@ class Collocation:
             count: Number of points; None for `policy.test_points`.
             solution: Solution whose knots the points follow (see `low_discrepancy`), or None.
         """
+        # Radius around an incompatible corner without collocation points, relative to the box.
+        # Derivatives are infinite there; points closer to the corner would spoil the solution
+        # everywhere.
+        corner_radius = 0.1
         box = self.system.box
         count = count or self.policy.test_points
         points = low_discrepancy(box, count, seed, edges_of(solution))
         for corner in self.system.corners:
             fixed, values = map(list, zip(*corner.face, strict=True))
             away = (points[:, fixed] - box.new_tensor(values)) / box.diff()[fixed, 0]
-            points = points[away.norm(dim=1) > CORNER_RADIUS]
+            points = points[away.norm(dim=1) > corner_radius]
         return points
 
     def collocation(self, solution: Field) -> tuple[Tensor, Tensor]:
@@ -164,20 +140,27 @@ class Collocation:
         integral of the squared residual, and splines converge faster than with other points. In
         several variables, low-discrepancy points with equal weights are used.
         """
+        # Smallest number of collocation points per unknown of the network, in several variables.
+        points_per_unknown = 2.5
+        # Largest number of Gauss points per interval in one variable. More points add nothing,
+        # because 10 integrate the squared residual of splines accurately.
+        points_per_interval = 10
+        # Number of intervals of the quadrature rule for networks without grids in one variable.
+        intervals_without_grid = 20
         policy = self.policy
         ends = breakpoints_of(solution)
         box = self.system.box
         if len(box) == 1:
             if ends is None:
-                even = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)
+                even = torch.linspace(-1, 1, intervals_without_grid + 1, dtype=box.dtype)
                 ends = solution.outer(even[:, None])
             each = max(2, -(-policy.collocation_points // (len(ends) - 1)))
-            rule = np.polynomial.legendre.leggauss(min(each, POINTS_PER_INTERVAL))
+            rule = np.polynomial.legendre.leggauss(min(each, points_per_interval))
             places = Space(ends[:, 0].numpy(), ()).places(rule)
             shares = torch.as_tensor(places.shares.ravel())
             return torch.as_tensor(places.at.reshape(-1, 1)), shares * len(shares)
         unknowns = len(solution.get_unknowns())
-        count = max(policy.collocation_points, round(POINTS_PER_UNKNOWN * unknowns))
+        count = max(policy.collocation_points, round(points_per_unknown * unknowns))
         return self.points(self.inside, count, solution), ONE
 
     def blocks(
@@ -248,6 +231,9 @@ class Collocation:
         extent of the box for each differentiation. dR/du_a is evaluated at random values of these
         sizes and, if `solution` is given, also at the solution; the smaller result is used.
         """
+        # Largest number of points at which the sizes of the terms of a relation are measured. More
+        # points give steadier units of the residuals and take more time.
+        unit_points = 256
         relation = block.relation
         fixed = self.system.guesses()
         half = self.system.box.diff()[:, 0] / 2
@@ -258,7 +244,7 @@ class Collocation:
         ]
         count = len(block.points)
         order = np.arange(count) if solution is None else drawn.permutation(count)
-        at = block.points[order[:UNIT_POINTS]]
+        at = block.points[order[:unit_points]]
         values = torch.as_tensor(drawn.standard_normal((len(at), len(scale))) * scale)
         rows = [arguments_of(at, values, fixed)]
         if solution is not None:
@@ -308,13 +294,16 @@ class Collocation:
 
         If there are several unknowns, return the change of the one that changes most.
         """
+        # A relative change of an unknown is its change divided by its size in the solution, or by
+        # this fraction of its estimated size if that is larger.
+        negligible = 1e-6
         box = self.system.box
         count = self.policy.test_points
         points = low_discrepancy(box, count, self.unseen, edges_of(solution))
         with torch.no_grad():
             now = solution(points)
             then = previous(points)
-        size = now.square().mean(0).sqrt().maximum(NEGLIGIBLE * self.sizes)
+        size = now.square().mean(0).sqrt().maximum(negligible * self.sizes)
         return float(((now - then).square().mean(0).sqrt() / size).max())
 
 
@@ -339,14 +328,27 @@ class ConditionWeights:
 
     def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
         """Set the weights of the next grid from the solution `unknowns` of the last `problem`."""
+        # Conditions count as incompatible if their contribution to the objective rises from one
+        # grid to the next, and is more than this many times the contribution of the equation.
+        incompatible_factor = 10.0
+        # Smallest weight of observations, relative to the equation. With a smaller weight, noise
+        # affects the solution less, but unknown parameters are determined less well.
+        min_data_weight = 1e-2
+        # Largest weight of conditions, relative to the equation. A larger weight satisfies
+        # conditions more closely, but costs the normal equations digits.
+        max_weight = 1e6
+        # Factor by which the weight of conditions rises, and the weight of observations falls, from
+        # one grid to the next. With a larger factor, `max_weight` and `min_data_weight` are reached
+        # on coarser grids.
+        weight_growth = 10.0
         conditions, data = self.present
         equation, part = (problem.loss(unknowns, kind) for kind in ("equation", "condition"))
-        if part > INCOMPATIBLE_FACTOR * equation and 0 < self._part < part:
-            conditions = max(conditions / WEIGHT_GROWTH, FIRST_WEIGHTS[0])
+        if part > incompatible_factor * equation and 0 < self._part < part:
+            conditions = max(conditions / weight_growth, FIRST_WEIGHTS[0])
             self._stays = True
         elif not self._stays:
-            conditions = min(conditions * WEIGHT_GROWTH, MAX_WEIGHT)
+            conditions = min(conditions * weight_growth, max_weight)
         if problem.loss(unknowns, "data") > equation:
-            data = max(data / WEIGHT_GROWTH, MIN_DATA_WEIGHT)
+            data = max(data / weight_growth, min_data_weight)
         self.present = (conditions, data)
         self._part = part

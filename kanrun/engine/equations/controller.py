@@ -9,7 +9,7 @@ at the end of the previous slab, it gives the accumulated error, which is report
 time, space and the values of every unknown. A slab is accepted only if the residual at these points
 is small, or a smooth function on every cell.
 
-Unless `March.unresolved` is set, `Controller` guarantees that the unseen residual (`unseen.py`) of
+Unless `March.unresolved` is set, `Controller` guarantees that the unseen residual (`audit.py`) of
 each slab is at most the local tolerance plus `Unseen.allowed`. Features are found down to the
 relative widths `SEEN_WIDTH` in one variable and `SEEN_WIDTH_IN_TWO` in two. The estimated CPU time
 exceeds the budget by at most one slab. If the accumulated error exceeds the wanted one,
@@ -26,82 +26,35 @@ from time import process_time
 import numpy as np
 from torch import Tensor
 
-from kanrun.engine.equations.audit import SlabAudit
-from kanrun.engine.equations.evolution import EvolutionSystem
-from kanrun.engine.equations.first_values import HALVED, FirstValues, jump_margin
-from kanrun.engine.equations.march import (
+from kanrun.engine.equations.audit import SlabAudit, Unseen
+from kanrun.engine.equations.scan import NARROWEST, narrow_ends
+from kanrun.engine.equations.slab import (
     MAX_INTERVALS,
     SAFETY,
     SLAB_GROWTH,
     SMALLEST_SIZE,
     Accepted,
+    EvolvingState,
     March,
+    Slab,
     next_intervals,
     next_length,
 )
-from kanrun.engine.equations.scan import NARROWEST, narrow_ends
-from kanrun.engine.equations.slab import EvolvingState, Slab
-from kanrun.engine.equations.slab_problem import SlabProblem
+from kanrun.engine.equations.slab_problem import HALVED, FirstValues, SlabProblem, jump_margin
 from kanrun.engine.equations.space import DEGREE, Space, with_breakpoints
-from kanrun.engine.equations.system import Array
-from kanrun.engine.equations.unseen import Unseen
+from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.least_squares import gauss_newton
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Slabs shorter than this fraction of the range of time are assumed to resolve transient layers,
-#: for example after jumps of the initial values. More accurate solutions need not have as many
-#: intervals as these slabs.
-LAYER = 1e-3
 #: Times at which the error of a slab is measured; -1 is its start and 1 its end.
 ERROR_TIMES = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.0])
-#: Errors are divided by the size of the unknown. From one slab to the next, this size decreases at
-#: most to this fraction.
-SIZE_MEMORY = 0.1
-#: Largest size of the term of the highest degree in time in an accepted slab, as a multiple of the
-#: local tolerance.
-LAST_COEFFICIENT = 2.0
-#: Number of intervals of the first slab at the local tolerance `AT_TOLERANCE`. At other tolerances
-#: it is multiplied by (tolerance / AT_TOLERANCE)^(-1 / (DEGREE + 1)).
-FIRST_INTERVALS = 20
-#: Smallest number of intervals of all slabs after the first, if the local tolerance is
-#: `AT_TOLERANCE`.
-MIN_INTERVALS = 14
 #: Smallest number of intervals at any local tolerance.
 FEWEST_INTERVALS = 8
-#: Local tolerance to which `FIRST_INTERVALS` and `MIN_INTERVALS` refer.
-AT_TOLERANCE = 1e-6
-#: The first slab has the length of the range of time divided by this number (at `AT_TOLERANCE`).
-FIRST_SLABS = 64.0
-#: The shortest allowed slab is the range of time divided by this number.
-MAX_SLABS = 1e20
-#: Length of the shortest allowed slab, in units of the float64 spacing at its start. In a shorter
-#: slab, the points of the fit and of the audit would coincide.
-FEWEST_SPACINGS = 100.0
 #: Factor by which a slab is shortened if its Gauss-Newton steps do not converge; after an audit,
 #: the smallest such factor.
 SHORTENED = 0.3
-#: Number of time derivatives, beyond those that the equation determines, from which the initial
-#: guess of the next slab is extrapolated.
-FOLLOWED = 2
-#: Largest number of times that a slab is refused because it adds too much error. After that it is
-#: accepted, and the accumulated error includes it.
-MAX_RESIZED = 4
-#: After a slab with too large an error had to be accepted, the next slab may add the same error.
-#: With each further slab, this limit is multiplied by `ALLOWANCE`.
-ALLOWANCE = 0.7
 #: Largest number of times that a slab is refused because of features that it does not resolve.
 MAX_REFUSALS = 60
-#: Breakpoints are added if at least this fraction of the unresolved residual is due to space, that
-#: is, not due to time; otherwise the slab is shortened.
-SPATIAL = 0.5
-#: Assumed CPU seconds per Gauss-Newton step, to which `SECONDS_OF_UNKNOWN` is added per unknown.
-SECONDS_OF_STEP = 1e-3
-#: Assumed CPU seconds per unknown and Gauss-Newton step.
-SECONDS_OF_UNKNOWN = 2.4e-6
-#: Assumed CPU time of the error estimate of a slab, in Gauss-Newton steps.
-STEPS_OF_CORRECTION = 3
-#: Assumed CPU seconds to evaluate the residuals of a slab and to convert the slab to a network.
-SECONDS_OF_SLAB = 6e-3
 
 
 class Controller:
@@ -122,6 +75,8 @@ class Controller:
         budget: float = inf,
         before: March | None = None,
     ) -> None:
+        # Local tolerance to which `first_intervals` and `min_intervals` refer.
+        at_tolerance = 1e-6
         self.system = system
         self.tolerance = tolerance
         self.budget = budget
@@ -131,7 +86,7 @@ class Controller:
         self.early = jump_margin(system)
         jumps = system.jumps(system.variables - 1)
         self.goals = [*(time - self.early for time in jumps), self.high]
-        self.refinement: float = (tolerance / AT_TOLERANCE) ** (-1 / (DEGREE + 1))
+        self.refinement: float = (tolerance / at_tolerance) ** (-1 / (DEGREE + 1))
         self.audit = SlabAudit(system)
         #: Breakpoints that every slab must have, because formulas or residuals change fast there.
         self.kept = narrow_ends(system.scan.cells[0]) if system.variables > 1 else np.zeros(0)
@@ -158,19 +113,27 @@ class Controller:
 
     def run(self) -> Iterator[March]:
         """Solve slab by slab; after each accepted slab, yield the march with all slabs so far."""
+        # Length of the shortest allowed slab, in units of the float64 spacing at its start. In a
+        # shorter slab, the points of the fit and of the audit would coincide.
+        fewest_spacings = 100.0
+        # The shortest allowed slab is the range of time divided by this number.
+        max_slabs = 1e20
+        # The first slab has the length of the range of time divided by this number (at
+        # `at_tolerance`).
+        first_slabs = 64.0
         march = self.march
-        first = (self.high - self.low) / (FIRST_SLABS * self.refinement)
+        first = (self.high - self.low) / (first_slabs * self.refinement)
         length = first
         goals = iter(self.goals)
         goal = next(goals)
-        shortest = (self.high - self.low) / MAX_SLABS
+        shortest = (self.high - self.low) / max_slabs
         while march.end < self.high and length > shortest and not self.is_over():
             remaining = goal - march.end
             # Divide the remaining time into two slabs of equal length.
             if length * (1 + 1e-9) < remaining < 2 * length:
                 length = remaining / 2
             end = goal if remaining <= length * (1 + 1e-9) else march.end + length
-            if end - march.end < FEWEST_SPACINGS * np.spacing(abs(march.end)):
+            if end - march.end < fewest_spacings * np.spacing(abs(march.end)):
                 break
             accepted, length = self._next_slab(end)
             if not accepted:
@@ -185,7 +148,10 @@ class Controller:
 
     def is_over(self) -> bool:
         """Return whether the budget or the time limit of the command is used up."""
-        evaluated = SECONDS_OF_SLAB * len(self.march.accepted)
+        # Assumed CPU seconds to evaluate the residuals of a slab and to convert the slab to a
+        # network.
+        seconds_of_slab = 6e-3
+        evaluated = seconds_of_slab * len(self.march.accepted)
         return self.march.counted + evaluated > self.budget or time_limit_reached()
 
     def _next_slab(self, end: float) -> tuple[bool, float]:
@@ -193,6 +159,15 @@ class Controller:
 
         Return whether it is accepted, and the length of the next slab or of the next attempt.
         """
+        # After a slab with too large an error had to be accepted, the next slab may add the same
+        # error. With each further slab, this limit is multiplied by `allowance`.
+        allowance = 0.7
+        # Largest number of times that a slab is refused because it adds too much error. After that
+        # it is accepted, and the accumulated error includes it.
+        max_resized = 4
+        # Largest size of the term of the highest degree in time in an accepted slab, as a multiple
+        # of the local tolerance.
+        last_coefficient = 2.0
         length = end - self.march.end
         problem = SlabProblem(self.system, self.state, (self.march.end, end), self.sizes)
         unknowns, steps = problem.solved(self.tolerance)
@@ -201,14 +176,14 @@ class Controller:
             return False, length * SHORTENED
         last = problem.last_coefficient(unknowns)
         following = next_length(length, last / self.tolerance)
-        if last > LAST_COEFFICIENT * self.tolerance:
+        if last > last_coefficient * self.tolerance:
             return False, following
         slab = problem.slab(unknowns)
         jumps = slab.jumps(self.state, self.system.orders)
         richer, newton, own = self._correction(slab.with_parts(jumps))
         own = own.with_parts(jumps)
         share = float((own.norms(ERROR_TIMES) / self.sizes[:, None]).max())
-        if not share <= max(self.tolerance, self._allowed) and self._resized < MAX_RESIZED:
+        if not share <= max(self.tolerance, self._allowed) and self._resized < max_resized:
             return False, self._resize(own, share, length)
         refused = self._refused_length(slab)
         if refused is not None:
@@ -220,7 +195,7 @@ class Controller:
         self._resized = 0
         self._refused = 0
         self._share = inf
-        self._allowed = max(ALLOWANCE * self._allowed, share if share > self.tolerance else 0.0)
+        self._allowed = max(allowance * self._allowed, share if share > self.tolerance else 0.0)
         return True, following
 
     def _refused_length(self, slab: Slab) -> float | None:
@@ -240,8 +215,13 @@ class Controller:
 
     def _count(self, steps: int, unknowns: int) -> None:
         """Add a number of Gauss-Newton steps, and their estimated CPU seconds, to the march."""
+        # Assumed CPU seconds per unknown and Gauss-Newton step.
+        seconds_of_unknown = 2.4e-6
+        # Assumed CPU seconds per Gauss-Newton step, to which `seconds_of_unknown` is added per
+        # unknown.
+        seconds_of_step = 1e-3
         self.march.steps += steps
-        self.march.counted += steps * (SECONDS_OF_STEP + SECONDS_OF_UNKNOWN * unknowns)
+        self.march.counted += steps * (seconds_of_step + seconds_of_unknown * unknowns)
 
     def _correction(self, slab: Slab) -> tuple[SlabProblem, Callable[[Tensor], Tensor], Slab]:
         """Estimate the error that a slab adds, by one Newton step in a richer space.
@@ -250,11 +230,13 @@ class Controller:
             The least squares problem for the error of the slab; the Newton step, which maps
             residuals to unknowns; and the error of the slab if it starts without an error.
         """
+        # Assumed CPU time of the error estimate of a slab, in Gauss-Newton steps.
+        steps_of_correction = 3
         space = slab.space.halved
         zeros = [np.zeros((space.functions, order)) for order in self.system.orders]
         zero = EvolvingState(space, zeros)
         problem = SlabProblem(self.system, zero, (slab.start, slab.end), self.sizes, slab)
-        self._count(STEPS_OF_CORRECTION, len(problem.unknowns))
+        self._count(steps_of_correction, len(problem.unknowns))
         newton = gauss_newton(problem.rows(problem.unknowns))
         return problem, newton, problem.slab(newton(problem.residual(problem.unknowns)))
 
@@ -263,6 +245,9 @@ class Controller:
 
         The next slab starts from the end of this one, on adapted breakpoints if necessary.
         """
+        # Number of time derivatives, beyond those that the equation determines, from which the
+        # initial guess of the next slab is extrapolated.
+        followed = 2
         squares = np.square(error.norms(ERROR_TIMES))
         values = self._measure(slab)
         now = process_time()
@@ -271,7 +256,7 @@ class Controller:
         found = Accepted(slab, squares.mean(axis=1), squares[:, -1], values, seconds)
         self.march.accepted.append(found)
         orders = self.system.orders
-        state = EvolvingState(slab.space, slab.at_end([order + FOLLOWED for order in orders]))
+        state = EvolvingState(slab.space, slab.at_end([order + followed for order in orders]))
         self.error = EvolvingState(error.space, error.at_end(orders))
         space = self._next_space(slab.space, [each[:, 0] for each in state.values])
         self.state = state
@@ -321,10 +306,13 @@ class Controller:
         Returns:
             Length of the next attempt; a shortened slab ends before the first unresolved feature.
         """
+        # Breakpoints are added if at least this fraction of the unresolved residual is due to
+        # space, that is, not due to time; otherwise the slab is shortened.
+        spatial = 0.5
         x, y = seen.axes
         by_y = np.sqrt(np.square(seen.left_by_y).mean(axis=0))
         space = self.state.space
-        in_time = by_y @ y.weights > (1 - SPATIAL) * seen.size or not space.degree
+        in_time = by_y @ y.weights > (1 - spatial) * seen.size or not space.degree
         limit = self.tolerance + seen.allowed
         if not in_time:
             squares = seen.squares
@@ -347,26 +335,33 @@ class Controller:
     def _fewest(self, intervals: int) -> int:
         """Return the smallest allowed number of intervals at the current time and tolerance.
 
-        `intervals` is the number at the local tolerance `AT_TOLERANCE`; it is scaled to the
+        `intervals` is the number at the local tolerance `at_tolerance`; it is scaled to the
         tolerance of this solution. If there is a less accurate solution `before`, the result is
         also at least the largest number of intervals that `before` has from now on, scaled in the
         same way, because early errors may grow. Very short slabs of `before`, which resolve
         transient layers, are ignored.
         """
+        # Slabs shorter than this fraction of the range of time are assumed to resolve transient
+        # layers, for example after jumps of the initial values. More accurate solutions need not
+        # have as many intervals as these slabs.
+        layer = 1e-3
         found = max(round(intervals * self.refinement), FEWEST_INTERVALS)
         if (before := self.before) is None:
             return found
         finer: float = (self.tolerance / before.tolerance) ** (-1 / (DEGREE + 1))
-        shortest = LAYER * (self.high - self.low)
+        shortest = layer * (self.high - self.low)
         later = (e for e in before.slabs if e.end > max(self.march.end, e.start + shortest))
         return max(found, round(finer * max((e.space.intervals for e in later), default=0)))
 
     def _begin(self) -> None:
         """Set the state, its error, and the sizes of the unknowns at the start or after a jump."""
+        # Number of intervals of the first slab at the local tolerance `at_tolerance`. At other
+        # tolerances it is multiplied by (tolerance / AT_TOLERANCE)^(-1 / (DEGREE + 1)).
+        first_intervals = 20
         accepted = self.march.accepted
         values = FirstValues(self.system, self.march.end, accepted[-1].slab if accepted else None)
         self.sizes = values.sizes
-        state = values.state(self._fewest(FIRST_INTERVALS), self.kept, self.tolerance)
+        state = values.state(self._fewest(first_intervals), self.kept, self.tolerance)
         self.error = values.error(state, self.error if accepted else None)
         self.state = state
 
@@ -375,8 +370,11 @@ class Controller:
 
         Return the mean squares of the unknowns over the slab, shape (unknowns,).
         """
+        # Errors are divided by the size of the unknown. From one slab to the next, this size
+        # decreases at most to this fraction.
+        size_memory = 0.1
         squares = np.square(slab.norms(ERROR_TIMES))
-        self.sizes = np.maximum(np.sqrt(squares.max(axis=1)), SIZE_MEMORY * self.sizes)
+        self.sizes = np.maximum(np.sqrt(squares.max(axis=1)), size_memory * self.sizes)
         self.sizes = np.maximum(self.sizes, SMALLEST_SIZE * self.sizes.max())
         found: Array = squares.mean(axis=1)
         return found
@@ -387,11 +385,14 @@ class Controller:
         `space` is the space of the last slab, and `values` are the spline coefficients of the
         unknowns at its end. If the error of these splines is suitable, return `space` itself.
         """
+        # Smallest number of intervals of all slabs after the first, if the local tolerance is
+        # `at_tolerance`.
+        min_intervals = 14
         if not space.degree:
             return space
         pairs = zip(values, self.sizes, strict=True)
         error = max(space.error(each) / size for each, size in pairs)
-        fewest = self._fewest(MIN_INTERVALS)
+        fewest = self._fewest(min_intervals)
         intervals = next_intervals(space.intervals, fewest, error / self.tolerance)
         if intervals is None:
             return space

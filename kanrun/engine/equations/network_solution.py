@@ -47,62 +47,25 @@ from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.equations import RowFunction
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Number of random networks that are tried for a separated form (see `OutputForm`).
-RANDOM_IF_SEPARATED = 5
 #: Bounds of the standard deviation of random initial coefficients, in units of the solution. For
 #: each network, the standard deviation is drawn log-uniformly between them.
 START_SIZES = (0.02, 0.5)
 #: Largest relative error with which products of splines on the first grid approximate the initial
 #: values.
 INITIAL_VALUE_TOLERANCE = 1e-3
-#: Largest number of unknowns of a network that counts as small.
-SMALL_NETWORK = 100
 #: Largest number of unknowns on a grid that is added automatically. A larger number allows finer
 #: grids, whose steps take much longer.
 MAX_UNKNOWNS = 1000
-#: Largest number of products that approximate the initial values if the setting does not fix the
-#: number of terms. More products represent more complicated initial values and add unknowns.
-MAX_TERMS = 16
 #: Settings of Levenberg-Marquardt on all grids.
 LM = LMPolicy(damping=1e-4, min_damping=1e-15, damping_search=False, max_trials=12)
 #: Stopping criteria on grids coarser than the finest planned one. Stricter criteria spend steps
 #: on a solution that the next grid improves anyway.
 COARSE = StoppingCriteria(max_steps=15, rtol=1e-2)
-#: A step from a random initial guess counts as slow if it decreases the objective by less than this
-#: fraction. After three slow steps in a row, the guess takes no more steps in this round. A smaller
-#: value gives poor guesses more steps.
-START_RTOL = 1e-2
-#: Margin of a new hidden grid beyond the activations, as a fraction of their range. A larger
-#: margin leaves activations more room to grow but makes the grid coarser.
-MARGIN = 0.1
-#: Smallest fraction of a hidden grid that the activations must fill; otherwise the grid is
-#: redrawn. A larger value redraws grids more often.
-FILLED = 0.5
 
 
-#: On the last planned grid and on finer ones, steps end after three in a row that decrease the
-#: objective by less than this fraction.
-STAGE_RTOL = 1e-3
-#: Initial damping on a refined grid if the solution is linear in the coefficients. A larger value
-#: suppresses smooth changes, which change the residual of a fourth-order equation very little.
-DAMPING_IF_LINEAR = 1e-12
-#: Largest residual of the equation, as a fraction of the difference from the observations, at
-#: which refinement may stop because noise dominates. A larger value stops on coarser grids.
-NOISE_FRACTION = 0.25
-#: Largest relative change of the solution between two grids at which refinement may stop because
-#: noise dominates. A larger value stops on coarser grids.
-SETTLED_CHANGE = 1e-3
 #: Relative change of the solution between two grids below which automatic refinement stops, for one
 #: variable and for several.
 ENOUGH_CHANGE = 1e-9, 1e-6
-#: Assumed CPU seconds per step, to which `SECONDS_OF_ENTRY` and `SECONDS_OF_PRODUCT` are added.
-SECONDS_OF_STEP = 5e-3
-#: Assumed CPU seconds per entry of the Jacobian.
-SECONDS_OF_ENTRY = 1e-8
-#: Assumed CPU seconds per multiplication in the normal equations.
-SECONDS_OF_PRODUCT = 5e-11
-#: Number of points at which the sensitivity is measured.
-SENSITIVITY_POINTS = 1000
 
 
 class NetworkSolver:
@@ -179,6 +142,13 @@ class NetworkSolver:
         It should stop if the residual is not finite, if noise of the observations dominates, or if
         the solution hardly changed from the previous grid.
         """
+        # Largest relative change of the solution between two grids at which refinement may stop
+        # because noise dominates. A larger value stops on coarser grids.
+        settled_change = 1e-3
+        # Largest residual of the equation, as a fraction of the difference from the observations,
+        # at which refinement may stop because noise dominates. A larger value stops on coarser
+        # grids.
+        noise_fraction = 0.25
         rms = stage.equation.rms
         change = stage.change
         if not isfinite(rms):
@@ -186,7 +156,7 @@ class NetworkSolver:
         if change is None:
             return False
         enough = ENOUGH_CHANGE[len(self.system.box) > 1]
-        noise = rms <= NOISE_FRACTION * stage.data and change <= SETTLED_CHANGE
+        noise = rms <= noise_fraction * stage.data and change <= settled_change
         return noise or (self.ansatz.grows and change <= enough)
 
     def _solve(
@@ -197,15 +167,22 @@ class NetworkSolver:
         `before` is the record of the previous grid, or None. If `coarse` is true, the stopping
         criteria are looser.
         """
+        # Initial damping on a refined grid if the solution is linear in the coefficients. A larger
+        # value suppresses smooth changes, which change the residual of a fourth-order equation very
+        # little.
+        damping_if_linear = 1e-12
+        # On the last planned grid and on finer ones, steps end after three in a row that decrease
+        # the objective by less than this fraction.
+        stage_rtol = 1e-3
         rows = self.rows
         steps = self.policy.steps
         blocks = rows.blocks(solution, self.weights.present, solution)
         problem = ResidualProblem(solution, blocks, constants)
         stopping = replace(COARSE, max_steps=min(COARSE.max_steps, steps))
         if not coarse:
-            stopping = StoppingCriteria(max_steps=steps, rtol=STAGE_RTOL)
+            stopping = StoppingCriteria(max_steps=steps, rtol=stage_rtol)
         linear = before is not None and solution.form.factors == 1
-        damping = DAMPING_IF_LINEAR if linear else LM.damping
+        damping = damping_if_linear if linear else LM.damping
         state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
         self._count(problem, steps)
         found, constants = problem.solution(state.unknowns)
@@ -236,20 +213,29 @@ class NetworkSolver:
 
     def _count(self, problem: ResidualProblem, steps: int) -> None:
         """Add the estimated CPU seconds of `steps` steps to `seconds`."""
+        # Assumed CPU seconds per multiplication in the normal equations.
+        seconds_of_product = 5e-11
+        # Assumed CPU seconds per entry of the Jacobian.
+        seconds_of_entry = 1e-8
+        # Assumed CPU seconds per step, to which `seconds_of_entry` and `seconds_of_product` are
+        # added.
+        seconds_of_step = 5e-3
         points = sum(len(b.points) for b in problem.blocks)
         unknowns = len(problem.unknowns)
-        of_entry = SECONDS_OF_ENTRY + SECONDS_OF_PRODUCT * unknowns
-        self.seconds += steps * (SECONDS_OF_STEP + points * unknowns * of_entry)
+        of_entry = seconds_of_entry + seconds_of_product * unknowns
+        self.seconds += steps * (seconds_of_step + points * unknowns * of_entry)
 
     def sensitivity(self, stage: EquationStage) -> float:
         """Compute `EquationStage.sensitivity` for the solution in a record."""
+        # Number of points at which the sensitivity is measured.
+        sensitivity_points = 1000
         field = stage.solution
         rows = self.rows
         if field.form.separated:
             field = with_free_term(field)
         blocks = rows.blocks(field, EQUAL_WEIGHTS, stage.solution)
         problem = ResidualProblem(field, blocks, stage.constants)
-        return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
+        return sensitivity(problem, rows.points(rows.unseen, sensitivity_points, field))
 
     def first_guess(self) -> tuple[Field, Tensor]:
         """Return initial guesses of the solution and of the unknown parameters.
@@ -258,6 +244,14 @@ class NetworkSolver:
         random networks take a few steps each; in further rounds, only the best networks take more
         steps, and the best one of the last round is returned.
         """
+        # A step from a random initial guess counts as slow if it decreases the objective by less
+        # than this fraction. After three slow steps in a row, the guess takes no more steps in this
+        # round. A smaller value gives poor guesses more steps.
+        start_rtol = 1e-2
+        # Largest number of unknowns of a network that counts as small.
+        small_network = 100
+        # Number of random networks that are tried for a separated form (see `OutputForm`).
+        random_if_separated = 5
         policy = self.policy
         form = self.ansatz.form
         one = len(self.system.box) == 1
@@ -266,14 +260,14 @@ class NetworkSolver:
         borders = self.rows.borders(policy.boundary_points, FIRST_WEIGHTS)
         blocks = [*self.rows.equations(self.inside), *borders]
         first = self._random()
-        is_small = len(first.get_unknowns()) <= SMALL_NETWORK
+        is_small = len(first.get_unknowns()) <= small_network
         small = not one and not form.separated and is_small
         rounds = policy.rounds_if_small if small else policy.rounds
-        count = RANDOM_IF_SEPARATED if form.separated else rounds[0][0]
+        count = random_if_separated if form.separated else rounds[0][0]
         fields = [first, *(self._random() for _ in range(count - 1))]
         racing = [(0.0, each, self.system.guesses()) for each in fields]
         for kept, steps in rounds:
-            stopping = StoppingCriteria(max_steps=steps, rtol=START_RTOL)
+            stopping = StoppingCriteria(max_steps=steps, rtol=start_rtol)
             for number, (_, field, given) in enumerate(racing[:kept]):
                 problem = ResidualProblem(field, blocks, given)
                 state, taken = minimise(problem, LM, stopping, ended=time_limit_reached)
@@ -345,6 +339,10 @@ class NetworkSolver:
         `given` are the initial values as functions, one per unknown. `edges` are the breakpoints of
         each variable, scaled to [-1, 1], and `degree` is the degree of the splines.
         """
+        # Largest number of products that approximate the initial values if the setting does not fix
+        # the number of terms. More products represent more complicated initial values and add
+        # unknowns.
+        max_terms = 16
         box = self.system.box
         form = self.ansatz.form
         sizes = self.rows.sizes
@@ -353,7 +351,7 @@ class NetworkSolver:
         points = torch.cartesian_prod(x, y, box[2, :1]).numpy()
         every = [value(points).reshape(len(x), -1) for value in given]
         matrices = np.stack(every) / sizes[:, None, None].numpy()
-        most = MAX_TERMS if self.ansatz.free_terms else form.terms
+        most = max_terms if self.ansatz.free_terms else form.terms
         each, other = (
             each.swapaxes(0, 1) for each in products(matrices, INITIAL_VALUE_TOLERANCE, most)
         )
@@ -364,10 +362,16 @@ class NetworkSolver:
         """Return the field with grids of hidden layers that fit the activations at `points`.
 
         Second derivatives are zero outside a grid, so all activations must lie inside. Grids are
-        also redrawn if activations fill less than the fraction `FILLED` of a grid.
+        also redrawn if activations fill less than the fraction `filled` of a grid.
         """
+        # Smallest fraction of a hidden grid that the activations must fill; otherwise the grid is
+        # redrawn. A larger value redraws grids more often.
+        filled = 0.5
+        # Margin of a new hidden grid beyond the activations, as a fraction of their range. A larger
+        # margin leaves activations more room to grow but makes the grid coarser.
+        margin = 0.1
         blocks = self.rows.borders(self.policy.boundary_points, EQUAL_WEIGHTS)
         inner = solution.inner(torch.cat([points, *(block.points for block in blocks)]))
-        if solution.network.covers(inner, FILLED):
+        if solution.network.covers(inner, filled):
             return solution
-        return solution.with_network(solution.network.regrid(inner, margin=MARGIN).network)
+        return solution.with_network(solution.network.regrid(inner, margin=margin).network)

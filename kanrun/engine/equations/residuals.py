@@ -18,27 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.equations.fields import Field, Windows
+from kanrun.engine.equations.fields import Field, Monomials, Windows, point_jacobian
 from kanrun.engine.equations.system import Array
-from kanrun.engine.equations.taylor import Monomials, point_jacobian
 from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem, Rows
 from kanrun.formulas.equations import Relation
 
-#: Smallest divisor in scalings; protects against division by zero.
-TINY = 1e-300
-#: Damping of the normal equations when the sensitivity is measured, for Jacobian columns of unit
-#: norm. With a larger value, the sensitivity of underdetermined equations is underestimated; a
-#: smaller one is below rounding.
-OPEN_DAMPING = 1e-15
-#: Number of steps of the power method that measures the sensitivity. With fewer steps the
-#: sensitivity is underestimated; each step is one solution of the normal equations.
-POWER_STEPS = 20
-#: A relative change of an unknown is its change divided by its size in the solution, or by this
-#: fraction of its estimated size if that is larger.
-QUIET = 1e-3
-#: Smallest singular value that is used for standard errors, relative to the largest. Smaller
-#: singular values are replaced by it.
-SINGULAR = 1e-12
 #: Default target of a block: the residual itself is to vanish at all points.
 ZERO = torch.zeros(1, dtype=torch.float64)
 #: Default quadrature weight of a block: all points count equally.
@@ -212,6 +196,11 @@ def standard_errors(
     of the observations, divided by their degrees of freedom. The diagonal is computed from the last
     rows of R in J = QR, because J^T J is numerically singular on fine grids.
     """
+    # Smallest singular value that is used for standard errors, relative to the largest. Smaller
+    # singular values are replaced by it.
+    singular = 1e-12
+    # Smallest divisor in scalings; protects against division by zero.
+    tiny = 1e-300
     constants = problem.solution(unknowns)[1]
     data = [block for block in problem.blocks if block.kind == "data"]
     if not data or not len(constants):
@@ -220,10 +209,10 @@ def standard_errors(
     residual = torch.cat([r / block.scale for (r, _), block in zip(observed, data, strict=True)])
     variance = float(residual.square().sum()) / max(len(residual) - len(constants), 1)
     jacobian = torch.cat([slopes for _, slopes in problem.evaluate(unknowns)]) / data[0].scale
-    sizes = jacobian.norm(dim=0).clamp(min=TINY)
+    sizes = jacobian.norm(dim=0).clamp(min=tiny)
     corner = torch.linalg.qr(jacobian / sizes, mode="r")[1][-len(constants) :, -len(constants) :]
     left, along, right = torch.linalg.svd(corner)
-    inverse = right.T / along.clamp(min=SINGULAR * float(along.max())) @ left.T
+    inverse = right.T / along.clamp(min=singular * float(along.max())) @ left.T
     inflation = float((inverse.norm(dim=1) * corner.norm(dim=0)).max())
     return inverse.norm(dim=1) / sizes[-len(constants) :] * sqrt(variance), inflation
 
@@ -235,6 +224,9 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
     Both changes are root mean squares; the solution is evaluated at `points`. A large value means
     that other functions satisfy the equations and conditions almost as well.
     """
+    # A relative change of an unknown is its change divided by its size in the solution, or by this
+    # fraction of its estimated size if that is larger.
+    quiet = 1e-3
     field = problem.solution(problem.unknowns)[0]
     monomials = Monomials.covering([], points.shape[1])
     parts = list[Tensor]()
@@ -243,7 +235,7 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
             jets, parameters = field.jets(points, monomials)
             values = jets[0, :, number]
             rms = float(values.detach().square().mean().sqrt())
-            parts.append(point_jacobian(values.sum(), parameters) / max(rms, size * QUIET))
+            parts.append(point_jacobian(values.sum(), parameters) / max(rms, size * quiet))
     moved = torch.cat(parts) / sqrt(len(points))
     moved = torch.nn.functional.pad(moved, (0, len(problem.unknowns) - moved.shape[1]))
     return largest_response(problem.linearise(problem.unknowns), DenseRows(moved))
@@ -256,11 +248,18 @@ def largest_response(linear: Linearisation, relative: Rows) -> float:
     coefficients. J (`linear`) is the Jacobian of the residuals. For underdetermined equations,
     values up to 1e7 occur. Return infinity if conjugate gradients did not converge.
     """
+    # Number of steps of the power method that measures the sensitivity. With fewer steps the
+    # sensitivity is underestimated; each step is one solution of the normal equations.
+    power_steps = 20
+    # Damping of the normal equations when the sensitivity is measured, for Jacobian columns of unit
+    # norm. With a larger value, the sensitivity of underdetermined equations is underestimated; a
+    # smaller one is below rounding.
+    open_damping = 1e-15
     equations = NormalEquations(linear)
-    solve = equations.solver(OPEN_DAMPING)
+    solve = equations.solver(open_damping)
     drawn = torch.linspace(1, 2, linear.rows.unknowns, dtype=linear.residual.dtype)
     largest = 0.0
-    for _ in range(POWER_STEPS):
+    for _ in range(power_steps):
         drawn = solve(relative.transposed(relative.times(drawn)))
         largest = float(drawn.norm())
         drawn = drawn / largest

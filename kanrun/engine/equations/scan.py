@@ -2,9 +2,9 @@
 
 The explicit terms of an equation are the parts of its formulas that are functions of the variables
 and the unknowns, but not polynomials. The range of each variable is divided into intervals, called
-cells. A term is resolved on a cell if its interpolant at Gauss points predicts the values of the
-term at other, randomly shifted points. Cells on which a term is not resolved are halved; cells that
-become narrow mark a narrow feature. `audit.py` applies the same test to the residual of a solution.
+cells. A function is resolved on a cell if its interpolant at Gauss points predicts its values at
+other, randomly shifted points. Cells on which a term is not resolved are halved; cells that become
+narrow mark a narrow feature. `audit.py` applies the same test to the residual of a solution.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from math import ceil
 
 import numpy as np
 import sympy
-from numpy.polynomial.legendre import leggauss
+from numpy.polynomial.legendre import leggauss, legvander
 from numpy.typing import NDArray
 from sympy import Expr
 
-from kanrun.engine.equations.cells import Axis, interpolation_rows
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import variable
 
@@ -31,9 +30,6 @@ Curve = Callable[[Array], Array]
 #: Number of test points along one variable. The range is divided into as many equal parts (strata),
 #: each with one point. Neighbours are at most (1 + JITTER) / PLACES = 1.2e-5 of the range apart.
 PLACES = 2**17
-#: Width of the part of a stratum from which its test point is drawn. The random shift prevents
-#: aliasing with waves whose period is one stratum.
-JITTER = 0.5
 #: Number of test points per variable for functions of two variables.
 PLACES_OF_TWO = 2**10
 #: Width of the narrowest features in one variable that are found, relative to its range.
@@ -43,12 +39,8 @@ SEEN_WIDTH = 1e-5
 SEEN_WIDTH_IN_TWO = 1e-3
 #: Number of equal cells with which a scan of one variable begins.
 FIRST_CELLS = 64
-#: Number of cells per variable in a scan of functions of two variables.
-CELLS_OF_TWO = 16
 #: Number of Gauss points per cell.
 NODES = 12
-#: Smallest number of test points per cell.
-TESTS = 24
 #: Largest error of the interpolant on a resolved cell, relative to the range of the function's
 #: values.
 RESOLVED = 1e-8
@@ -56,19 +48,9 @@ RESOLVED = 1e-8
 ROUNDING = 1e-12
 #: Cells are not halved if the halves would be narrower than this fraction of the range.
 NARROWEST = 1e-6
-#: Largest number of unresolved cells of one size; with more, halving stops.
-MAX_CELLS = 2**15
-#: Number of random lines parallel to an axis along which functions of several variables are
-#: examined.
-LINES = 6
-#: Largest exponent of a power that counts as a polynomial. Polynomials are not scanned, because
-#: every grid resolves them.
-POLYNOMIAL_POWER = 8
 #: Rounding error near narrow features, in units of the float64 epsilon divided by the relative
 #: width of the narrowest cell.
 NARROW_ROUNDING = 10.0
-#: Number of test points of an audit in each narrow cell.
-PLACES_OF_CELL = 3
 
 
 @dataclass(frozen=True)
@@ -108,13 +90,16 @@ class Scan:
         return tuple(map(self._cells, range(len(self.names))))
 
     def _cells(self, number: int) -> Array:
+        # Number of random lines parallel to an axis along which functions of several variables are
+        # examined.
+        lines = 6
         name = self.names[number]
         drawn = np.random.default_rng(number)
         curves = list[Curve]()
         for contained, terms in self.terms.items():
             if name not in contained or not set(contained) <= set(self.names):
                 continue
-            for _ in range(LINES if len(contained) > 1 else 1):
+            for _ in range(lines if len(contained) > 1 else 1):
                 fixed = self.box[:, 0] + drawn.random(len(self.box)) * np.diff(self.box)[:, 0]
                 curves += [_along(term, self.names, number, fixed) for term in terms]
         low, high = self.box[number].tolist()
@@ -154,10 +139,13 @@ def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]
     Factors of a product that depend on the same symbols are kept together, because a factor may
     change fast just where another one is zero.
     """
+    # Largest exponent of a power that counts as a polynomial. Polynomials are not scanned, because
+    # every grid resolves them.
+    polynomial_power = 8
     found = set[Expr]()
     for node in expressions:
         explicit = node.free_symbols <= symbols
-        whole = node.is_Pow and node.exp.is_Integer and 0 < node.exp <= POLYNOMIAL_POWER
+        whole = node.is_Pow and node.exp.is_Integer and 0 < node.exp <= polynomial_power
         if node.is_Mul:
             groups: dict[frozenset[sympy.Basic], list[Expr]] = {}
             for factor in node.args:
@@ -191,12 +179,14 @@ def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
 
     `contained` are the names of the variables in the term. For three variables, return False.
     """
+    # Number of cells per variable in a scan of functions of two variables.
+    cells_of_two = 16
     if len(contained) != 2:
         return False
     function = to_numpy(term, contained)
-    count = PLACES_OF_TWO // CELLS_OF_TWO
+    count = PLACES_OF_TWO // cells_of_two
     x, y = (
-        Axis.of(np.linspace(low, high, CELLS_OF_TWO + 1), count, nodes=NODES)
+        Axis.of(np.linspace(low, high, cells_of_two + 1), count, nodes=NODES)
         for low, high in scan.box[[scan.names.index(name) for name in contained]]
     )
 
@@ -231,6 +221,10 @@ def resolved_cells(
         jumps: Additional ends of cells.
         places: Density of the test points, as the number of test points in the whole range.
     """
+    # Largest number of unresolved cells of one size; with more, halving stops.
+    max_cells = 2**15
+    # Smallest number of test points per cell.
+    tests = 24
     ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
     left = ends[:-1]
     width = np.diff(ends)
@@ -238,8 +232,8 @@ def resolved_cells(
     drawn = np.random.default_rng(0)
     done = [ends]
     nodes = (leggauss(NODES)[0] + 1) / 2
-    while curves and 0 < len(left) <= MAX_CELLS:
-        count = max(TESTS, ceil(places * width.max() / (high - low)))
+    while curves and 0 < len(left) <= max_cells:
+        count = max(tests, ceil(places * width.max() / (high - low)))
         shares = jittered(drawn, len(left), count)
         rows = interpolation_rows(2 * shares.ravel() - 1, NODES).reshape(*shares.shape, NODES)
         points = left[:, None] + width[:, None] * np.hstack(
@@ -288,18 +282,20 @@ def _is_narrow(ends: Array) -> NDArray[np.bool_]:
 
 
 def narrow_places(ends: Array) -> Array:
-    """Return random test points in narrow cells, `PLACES_OF_CELL` in each.
+    """Return random test points in narrow cells, `places_of_cell` in each.
 
     `ends` are the ends of all cells.
     """
+    # Number of test points of an audit in each narrow cell.
+    places_of_cell = 3
     width = np.diff(ends)
     drawn = np.random.default_rng(1)
     narrow = _is_narrow(ends)
     left = ends[:-1][narrow]
     width = width[narrow]
-    strata = np.arange(PLACES_OF_CELL)
-    jitter = drawn.random((len(left), PLACES_OF_CELL))
-    found: Array = left[:, None] + width[:, None] * (strata + jitter) / PLACES_OF_CELL
+    strata = np.arange(places_of_cell)
+    jitter = drawn.random((len(left), places_of_cell))
+    found: Array = left[:, None] + width[:, None] * (strata + jitter) / places_of_cell
     return found.ravel()
 
 
@@ -315,5 +311,104 @@ def jittered(drawn: np.random.Generator, ranges: int, count: int) -> Array:
 
     The result has the shape (ranges, count).
     """
-    shares: Array = (1 - JITTER) / 2 + JITTER * drawn.random((ranges, count))
+    # Width of the part of a stratum from which its test point is drawn. The random shift prevents
+    # aliasing with waves whose period is one stratum.
+    jitter = 0.5
+    shares: Array = (1 - jitter) / 2 + jitter * drawn.random((ranges, count))
     return (np.arange(count) + shares) / count
+
+
+#: Number of Gauss points per cell and variable at which the residual is interpolated.
+NODES_OF_CELL = 8
+
+
+def interpolation_rows(s: Array, nodes: int) -> Array:
+    """Return the matrix that maps values at Gauss points to the interpolant's values at `s`.
+
+    `s` are points on [-1, 1], shape (points,). The matrix has the shape (points, nodes).
+    """
+    at, weights = leggauss(nodes)
+    norms = weights[:, None] * (np.arange(nodes) + 0.5)
+    found: Array = legvander(s, nodes - 1) @ (legvander(at, nodes - 1) * norms).T
+    return found
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Cells of one variable, and the points at which interpolants are tested.
+
+    For equations in one variable, there is a second axis, which consists of one cell with one
+    point.
+
+    Attributes:
+        ends: Ends of the cells, shape (cells + 1,).
+        places: Test points, sorted, shape (places,).
+        nodes_of_cell: Number of Gauss points per cell.
+    """
+
+    ends: Array
+    places: Array
+    nodes_of_cell: int = NODES_OF_CELL
+
+    @classmethod
+    def of(
+        cls, ends: Array, count: int, more: Sequence[Array] = (), nodes: int = NODES_OF_CELL
+    ) -> Axis:
+        """Return an axis with random test points.
+
+        Args:
+            ends: Ends of the cells, shape (cells + 1,).
+            count: Number of test points per cell, one in each of equal parts of the cell.
+            more: Arrays of additional test points; those outside the range are ignored.
+            nodes: Number of Gauss points per cell.
+        """
+        drawn = np.random.default_rng(len(ends))
+        width = np.diff(ends)
+        shares = (np.arange(count) + drawn.random((len(width), count))) / count
+        every = np.concatenate([(ends[:-1, None] + width[:, None] * shares).ravel(), *more])
+        return cls(ends, np.unique(every[(every > ends[0]) & (every < ends[-1])]), nodes)
+
+    @classmethod
+    def point(cls) -> Axis:
+        """Return the second axis of equations in one variable: one cell with one point."""
+        return cls(np.array([0.0, 1.0]), np.zeros(1), 1)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the axis belongs to a variable of the equations."""
+        return self.nodes_of_cell > 1
+
+    @cached_property
+    def nodes(self) -> Array:
+        """Gauss points of all cells, shape (nodes,)."""
+        shares = (leggauss(self.nodes_of_cell)[0] + 1) / 2
+        found: Array = (self.ends[:-1, None] + np.diff(self.ends)[:, None] * shares).ravel()
+        return found
+
+    @cached_property
+    def cell(self) -> NDArray[np.int64]:
+        """Index of the cell that contains each test point, shape (places,)."""
+        return (np.searchsorted(self.ends, self.places, "right") - 1).clip(0, len(self.ends) - 2)
+
+    @cached_property
+    def weights(self) -> Array:
+        """Quadrature weights of the test points: fractions of the range whose sum is 1."""
+        middle = (self.places[1:] + self.places[:-1]) / 2
+        edges = np.concatenate([self.ends[:1], middle, self.ends[-1:]])
+        found: Array = np.diff(edges) / (edges[-1] - edges[0])
+        return found
+
+    def predicted(self, values: Array) -> Array:
+        """Interpolate values at the Gauss points cell by cell, and evaluate at the test points.
+
+        `values` has the shape (nodes, columns), and the result has the shape (places, columns).
+        """
+        width = np.diff(self.ends)[self.cell]
+        left = self.ends[self.cell]
+        rows = interpolation_rows(2 * (self.places - left) / width - 1, self.nodes_of_cell)
+        of_cells = values.reshape(len(self.ends) - 1, self.nodes_of_cell, -1)
+        found: Array = np.empty((len(rows), of_cells.shape[2]))
+        for number in np.unique(self.cell):
+            at = self.cell == number
+            found[at] = rows[at] @ of_cells[number]
+        return found

@@ -1,7 +1,7 @@
 """Solution of an evolution equation on one slab: splines in space times polynomials in time.
 
 On a slab, an unknown is u = sum_j C_j(x) P_j(s), where the C_j are splines and the P_j are Legendre
-polynomials of s, which runs from -1 to 1 (`time_polynomials.py`). If a slab has other breakpoints
+polynomials of s, which runs from -1 to 1 (see `legendre_values`). If a slab has other breakpoints
 than the previous one, it still starts from exactly the old values: the difference between the old
 and the new splines fades out over the slab as a polynomial of time. `slab_problem.py` solves for
 the splines.
@@ -11,23 +11,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial, reduce
+from dataclasses import dataclass, field
+from functools import cache, partial, reduce
 from math import inf
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.polynomial.legendre import legvander
+from numpy.polynomial.legendre import legder, legint, legroots, legval, legvander
 
-from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Factor, Field, spline_field
 from kanrun.engine.equations.space import DEGREE, Space
-from kanrun.engine.equations.system import Array
-from kanrun.engine.equations.time_polynomials import held_polynomials, legendre_values
-
-#: Breakpoints, scaled to [-1, 1], that differ by less than this count as equal.
-SAME_BREAKPOINT = 1e-14
+from kanrun.engine.equations.system import Array, EvolutionSystem
 
 
 @dataclass(frozen=True)
@@ -190,6 +185,8 @@ class EvolvingState:
 
 def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
     """Convert a slab to a network of splines; the values agree to rounding."""
+    # Breakpoints, scaled to [-1, 1], that differ by less than this count as equal.
+    same_breakpoint = 1e-14
     box = system.box.clone()
     box[-1] = box.new_tensor([slab.start, slab.end])
     count = len(system.orders)
@@ -204,7 +201,7 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
         # Use the breakpoints of all terms in space, and as many equally spaced ones in time.
         every = (Counter(part.space.edges.tolist()) for part in slab.parts[0])
         points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
-        apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
+        apart = np.diff(points, prepend=-inf) > same_breakpoint
         apart[-1] = True
         points = np.repeat(points, (apart * counts).astype(int))
         edges = np.stack([points, np.linspace(-1, 1, len(points))])
@@ -213,3 +210,206 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
             lambda t: np.repeat(legvander(t, DEGREE)[:, None], count, axis=1),
         ]
     return spline_field(box, edges, DEGREE, factors)
+
+
+def legendre_values(
+    s: Array, half: float, orders: Sequence[int] | range, count: int = DEGREE + 1
+) -> Float[Array, "orders degrees points"]:
+    """Return time derivatives of Legendre polynomials on a slab.
+
+    Args:
+        s: Times in the slab, from -1 to 1, shape (points,).
+        half: Half the length of the slab.
+        orders: Orders of the derivatives.
+        count: Number of polynomials, of degrees 0 to `count` - 1.
+    """
+    unit = np.eye(count)
+    rows = [legval(s, legder(unit, order)) / half**order for order in orders]
+    return np.stack(rows)
+
+
+@cache
+def radau_points(stages: int) -> tuple[Array, Array]:
+    """Return the points and weights of the Radau quadrature rule on [-1, 1].
+
+    Both have the shape (stages,). The last point is 1, and the sum of the weights is 2.
+    """
+    unit = np.eye(stages + 1)
+    points = np.sort(legroots(unit[-1] - unit[-2]).real)
+    points[-1] = 1.0
+    weights = np.linalg.solve(legvander(points, stages - 1).T, 2.0 * unit[0, :-1])
+    return points, weights.astype(np.float64)
+
+
+@cache
+def free_polynomials(
+    order: int, stages: int = DEGREE
+) -> Float[Array, "derivatives polynomials degrees"]:
+    """Return Legendre coefficients of polynomials with an `order`-fold zero at -1.
+
+    There are `stages` polynomials. Entry 0 of the result holds the polynomials, and entry r their
+    time derivatives of order r, up to `order`, as the equivalent system of first order defines
+    them: the highest derivative is a polynomial of degree `stages` - 1, and each lower one is the
+    integral of the interpolant of the next higher one at the Radau points. Exact second derivatives
+    would amplify fast oscillations (van der Houwen, Sommeijer and Cong, BIT 31, 1991). The
+    polynomials are scaled to a largest value of about 1.
+    """
+    points, _ = radau_points(stages)
+    unit = np.eye(stages)
+    interpolated = np.linalg.inv(legvander(points, stages - 1)).T
+    found = [unit, legint(unit, lbnd=-1, axis=1)]
+    for _ in range(order - 1):
+        values = legval(points, found[-1].T)
+        found.append(legint(values @ interpolated, lbnd=-1, axis=1))
+    at = legval(np.linspace(-1, 1, 101), found[-1].T)
+    sizes = np.abs(at).max(axis=1, keepdims=True)
+    width = stages + 1
+    return np.stack([np.pad(e, ((0, 0), (0, width - e.shape[1]))) / sizes for e in found[::-1]])
+
+
+def held_polynomials(
+    order: int, half: float, stages: int, ends: tuple[float, ...] = (-1.0,)
+) -> Float[Array, "order degrees"]:
+    """Return Legendre coefficients of polynomials that continue the values at the start of a slab.
+
+    For r < `order`, the time derivative of order r of polynomial r is 1 at the start. All other
+    derivatives of orders below `order` vanish at all `ends`.
+
+    Args:
+        order: Order of the equation in time.
+        half: Half the length of the slab.
+        stages: Largest degree of the result.
+        ends: (-1.0,) for the start alone. With (-1.0, 1.0), all derivatives vanish at the end of
+            the slab as well, so that the polynomials fade out.
+    """
+    count = len(ends) * order
+    rows = [legendre_values(np.array([end]), half, range(order), count)[..., 0] for end in ends]
+    found = np.linalg.inv(np.concatenate(rows)).T[:order]
+    return np.pad(found, ((0, 0), (0, stages + 1 - count)))
+
+
+#: Smallest size of an unknown by which its errors are divided, as a fraction of the size of the
+#: largest unknown.
+SMALLEST_SIZE = 1e-12
+#: Smallest divisor; protects against division by zero.
+TINY = 1e-300
+#: Number of intervals above which no interval is halved.
+MAX_INTERVALS = 4000
+#: Bounds of the ratio of the numbers of intervals of two successive slabs.
+INTERVAL_GROWTH = (0.8, 1.5)
+#: Bounds of the ratio of the lengths of two successive slabs.
+SLAB_GROWTH = (0.2, 2.0)
+#: The next slab has this fraction of its predicted length.
+SAFETY = 0.9
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Accepted slab with its estimated error.
+
+    Attributes:
+        slab: The slab.
+        errors: Mean square of each unknown's estimated error over the slab, shape (unknowns,).
+        last_errors: Mean square of each unknown's estimated error over space at the end of the
+            slab, shape (unknowns,).
+        values: Mean square of each unknown over the slab, shape (unknowns,).
+        seconds: CPU time in seconds that the slab took, including refused attempts.
+    """
+
+    slab: Slab
+    errors: Array
+    last_errors: Array
+    values: Array
+    seconds: float
+
+
+@dataclass
+class March:
+    """Accepted slabs of one solution, from the start to `end`, with one local tolerance.
+
+    Attributes:
+        tolerance: Local tolerance.
+        end: Time up to which the system is solved.
+        accepted: Accepted slabs in order.
+        steps: Number of Gauss-Newton steps, including those of refused slabs.
+    """
+
+    tolerance: float
+    end: float
+    accepted: list[Accepted] = field(default_factory=list)
+    steps: int = 0
+    #: Largest `Unseen.size` among the slabs accepted so far.
+    unseen: float = 0.0
+    #: Point of a feature that no slab resolves, or None.
+    unresolved: list[float] | None = None
+    #: Estimated CPU seconds so far, from the number of operations.
+    counted: float = 0.0
+    #: Why the solution ends before the end of the range; empty if it does not.
+    stopped: str = ""
+
+    @property
+    def slabs(self) -> list[Slab]:
+        return [each.slab for each in self.accepted]
+
+    def _mean(self, squares: list[Array]) -> Array:
+        """Return the mean of `squares` (one array per slab), weighted by the slabs' lengths."""
+        lengths = np.array([each.slab.end - each.slab.start for each in self.accepted])
+        found: Array = lengths @ np.stack(squares) / lengths.sum()
+        return found
+
+    def sizes(self) -> Array:
+        """Return the root mean square of each unknown over all slabs, shape (unknowns,)."""
+        squares = self._mean([each.values for each in self.accepted])
+        found: Array = np.sqrt(np.maximum(squares, SMALLEST_SIZE**2 * squares.max()) + TINY)
+        return found
+
+    def errors(self) -> Array:
+        """Return the estimated relative L2 error in each slab, shape (slabs,).
+
+        If there are several unknowns, the error in a slab is that of the worst unknown.
+        """
+        squares = np.stack([each.errors for each in self.accepted])
+        found: Array = (np.sqrt(squares) / self.sizes()).max(axis=1)
+        return found
+
+    @property
+    def estimate(self) -> float:
+        """Estimated relative L2 error of the worst unknown.
+
+        It is the error over all slabs or the error at the end of the last slab, whichever is
+        larger.
+        """
+        squares = self._mean([each.errors for each in self.accepted])
+        last = self.accepted[-1].last_errors
+        return float((np.sqrt(np.maximum(squares, last)) / self.sizes()).max())
+
+
+def next_length(length: float, last: float) -> float:
+    """Return the length of the next slab.
+
+    Args:
+        length: Length of this slab.
+        last: Size of its term of the highest degree in time, divided by the local tolerance.
+    """
+    return length * float(np.clip(SAFETY * max(last, TINY) ** (-1 / DEGREE), *SLAB_GROWTH))
+
+
+def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
+    """Return the number of intervals of the next slab, or None to keep the breakpoints.
+
+    Args:
+        intervals: Number of intervals of this slab.
+        fewest: Smallest allowed number of intervals.
+        error: Estimated error of the splines, divided by the local tolerance.
+    """
+    # Breakpoints are removed if the estimated error of the splines is below this fraction of
+    # `spline_error`.
+    superfluous = 1e-3
+    # Breakpoints are added if the estimated error of the splines at the end of a slab exceeds this
+    # fraction of the local tolerance.
+    spline_error = 0.02
+    relative = error / spline_error
+    if relative <= 1 and not (relative < superfluous and intervals > fewest):
+        return None
+    factor = float(np.clip((4 * relative) ** (1 / (DEGREE + 1)), *INTERVAL_GROWTH))
+    return int(np.clip(int(factor * intervals) + 1, fewest, MAX_INTERVALS))

@@ -1,6 +1,6 @@
 """The equations on one slab of time as a least squares problem.
 
-The unknowns are the splines that multiply the free polynomials of time (`time_polynomials.py`).
+The unknowns are the splines that multiply the free polynomials of time (see `legendre_values`).
 Residuals are evaluated at Gauss points in space and at Radau points in time. The same class, in a
 richer space, estimates the error of a solved slab: one Newton step gives a correction.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from math import inf, isfinite
 
 import numpy as np
@@ -19,10 +19,28 @@ from jaxtyping import Float
 from numpy.polynomial.legendre import legint, legvander
 from torch import Tensor
 
-from kanrun.engine.equations.evolution import EvolutionSystem
-from kanrun.engine.equations.slab import EvolvingState, Part, Slab, total
-from kanrun.engine.equations.space import DEGREE, Places, Space
-from kanrun.engine.equations.system import Array
+from kanrun.engine.equations.scan import narrow_ends
+from kanrun.engine.equations.slab import (
+    MAX_INTERVALS,
+    SMALLEST_SIZE,
+    EvolvingState,
+    Part,
+    Slab,
+    free_polynomials,
+    held_polynomials,
+    legendre_values,
+    radau_points,
+    total,
+)
+from kanrun.engine.equations.space import (
+    DEGREE,
+    Places,
+    Space,
+    kinks_of,
+    with_breakpoints,
+    with_kinks,
+)
+from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.equations.tensor_splines import (
     Patch,
     TensorProblem,
@@ -30,29 +48,7 @@ from kanrun.engine.equations.tensor_splines import (
     block_at,
     patch_at,
 )
-from kanrun.engine.equations.time_polynomials import (
-    free_polynomials,
-    held_polynomials,
-    legendre_values,
-    radau_points,
-)
 from kanrun.engine.least_squares import ElementRows, Pattern, gauss_newton
-
-#: Number of additional Radau points when errors are estimated. With more points, errors in time are
-#: estimated more accurately; each point costs a quarter of the CPU time of a slab.
-RICHER_STAGES = 2
-#: Largest number of Gauss-Newton steps of a slab.
-MAX_STEPS = 12
-#: A step that changes an unknown by more than this multiple of its size counts as divergence.
-DIVERGED = 1e6
-#: A step reuses the previous Jacobian if the last step was at most this fraction of the step before
-#: it. (The first step is compared with the size of the unknowns.)
-SAME_JACOBIAN = 0.1
-#: Steps have converged if the last change is below this fraction of the local tolerance.
-CONVERGED = 1e-3
-#: Steps have also converged if the last change is below this fraction of the local tolerance, and
-#: changes no longer halve from step to step.
-NEARLY_CONVERGED = 1e-2
 
 
 @lru_cache(maxsize=2)
@@ -93,13 +89,16 @@ class SlabProblem(TensorProblem):
         sizes: Array,
         base: Slab | None = None,
     ) -> None:
+        # Number of additional Radau points when errors are estimated. With more points, errors in
+        # time are estimated more accurately; each point costs a quarter of the CPU time of a slab.
+        richer_stages = 2
         self.system = system
         self.state = state
         self.span = span
         self.sizes = sizes
         self.half = (span[1] - span[0]) / 2
         self.base = base
-        self.stages = DEGREE if base is None else DEGREE + RICHER_STAGES
+        self.stages = DEGREE if base is None else DEGREE + richer_stages
         self.gauss = state.space.gauss if base is None else state.space.fewer_gauss
         count = len(system.orders)
         self._fixed = [self._given(unknown) for unknown in range(count)]
@@ -265,27 +264,40 @@ class SlabProblem(TensorProblem):
         Returns:
             The vector of unknowns (None if the steps do not converge), and the number of steps.
         """
+        # Steps have also converged if the last change is below this fraction of the local
+        # tolerance, and changes no longer halve from step to step.
+        nearly_converged = 1e-2
+        # Steps have converged if the last change is below this fraction of the local tolerance.
+        converged = 1e-3
+        # A step reuses the previous Jacobian if the last step was at most this fraction of the step
+        # before it. (The first step is compared with the size of the unknowns.)
+        same_jacobian = 0.1
+        # A step that changes an unknown by more than this multiple of its size counts as
+        # divergence.
+        diverged = 1e6
+        # Largest number of Gauss-Newton steps of a slab.
+        max_steps = 12
         unknowns = self.unknowns
         newton = None
         before = inf
         ratio = inf
-        for taken in range(MAX_STEPS):
+        for taken in range(max_steps):
             residual = self.residual(unknowns)
             if not bool(torch.isfinite(residual).all()):
                 return None, taken + 1
-            if newton is None or ratio > SAME_JACOBIAN:
+            if newton is None or ratio > same_jacobian:
                 newton = gauss_newton(self.rows(unknowns))
             move = newton(residual)
             change = self.largest_change(move)
-            if not isfinite(change) or change > DIVERGED:
+            if not isfinite(change) or change > diverged:
                 return None, taken + 1
             unknowns = unknowns + move
-            small = change < CONVERGED * tolerance
-            if small or (change < NEARLY_CONVERGED * tolerance and change > before / 2):
+            small = change < converged * tolerance
+            if small or (change < nearly_converged * tolerance and change > before / 2):
                 return unknowns, taken + 1
             ratio = change / (before if taken else 1.0)
             before = change
-        return None, MAX_STEPS
+        return None, max_steps
 
     def splines(self, unknowns: Tensor) -> list[Array]:
         """Return spline coefficients, shape (functions, polynomials), for each unknown function."""
@@ -322,3 +334,178 @@ class SlabProblem(TensorProblem):
         Changes are divided by the size of the unknown function.
         """
         return float((np.abs(self.splines(move)).max(axis=(1, 2)) / self.sizes).max())
+
+
+#: Gauss rule in each interval with which the error of the splines is measured.
+ERROR_RULE = np.polynomial.legendre.leggauss(20)
+#: An interval is halved if its squared error is above this fraction of the largest one.
+HALVED = 0.02
+
+
+def jump_margin(system: EvolutionSystem) -> float:
+    """Return the time between a jump and the end of the slab before it, see `roundings`."""
+    # Time between a jump in time and the end of the slab before it, and between the jump and the
+    # start of the slab after it, in units in the last place of the largest time.
+    roundings = 8
+    return roundings * float(np.spacing(float(system.box[-1].abs().max())))
+
+
+class FirstValues:
+    """Values of the unknowns from which the next slab starts.
+
+    At the start of the range, these are the initial values. After a jump in time, they are the
+    values at the end of the previous slab. At the walls, they are the values that the conditions
+    prescribe at the start of the next slab.
+
+    Args:
+        system: The equations and their initial values.
+        time: Start of the next slab.
+        slab: Previous slab, which ends at the jump; None at the start of the range.
+    """
+
+    def __init__(self, system: EvolutionSystem, time: float, slab: Slab | None) -> None:
+        self.system = system
+        self.time = time
+        self.slab = slab
+        self.unknowns = range(len(system.orders))
+        self.low, self.high = system.box[0].tolist()
+        #: Length of the range of time.
+        self.duration = float(system.box[-1, 1]) - float(system.box[-1, 0])
+
+    @cached_property
+    def _ended(self) -> list[Array]:
+        """Values at the end of the previous slab (`Slab.at_end`); empty if there is none."""
+        return self.slab.at_end(self.system.orders) if self.slab else []
+
+    def value(self, x: Array, unknown: int) -> Array:
+        """Return an unknown and its time derivatives below the order of the equation in time.
+
+        Args:
+            x: Points in space, shape (points,).
+            unknown: Index of the unknown.
+
+        Returns:
+            Values, shape (points, order).
+        """
+        system = self.system
+        if self.slab is not None:
+            return self.slab.space.evaluate(self._ended[unknown], x)
+        points = np.stack([x, x * 0 + self.time][-system.variables :], axis=1)
+        none = (0,) * (system.variables - 1)
+        indices = ((*none, order) for order in range(system.orders[unknown]))
+        return np.stack([system.initial_value(unknown, i, points) for i in indices], axis=1)
+
+    def _projected(self, space: Space, unknown: int) -> Array:
+        """Approximate the initial values of an unknown and its time derivatives by splines.
+
+        The splines satisfy the boundary conditions. Their coefficients have the shape (basis
+        functions, order in time).
+        """
+        time = np.array([self.time])
+        orders = range(self.system.orders[unknown])
+        prescribed = [self.system.wall_values(unknown, order, time) for order in orders]
+        value = partial(self.value, unknown=unknown)
+        return space.project(value, unknown, np.concatenate(prescribed, axis=1))
+
+    @cached_property
+    def sizes(self) -> Array:
+        """Root mean square of each unknown, shape (unknowns,).
+
+        Unknowns that are zero get the value of the largest one, or 1 if all are zero.
+        """
+        # Number of points in space at which the sizes of the unknowns are measured.
+        size_points = 201
+        several = self.system.variables > 1
+        x = np.linspace(self.low, self.high, size_points) if several else np.zeros(1)
+        values = (self.value(x, unknown)[:, 0] for unknown in self.unknowns)
+        found = np.array([np.sqrt(np.square(each).mean()) for each in values])
+        largest = found.max() or 1.0
+        return np.where(found > SMALLEST_SIZE * largest, found, largest)
+
+    def state(self, intervals: int, kept: Array, tolerance: float) -> EvolvingState:
+        """Approximate the values by splines; the error is a small fraction of the local tolerance.
+
+        Args:
+            intervals: Number of equal intervals to start with.
+            kept: Breakpoints that every slab must have, shape (breakpoints,).
+            tolerance: Local tolerance.
+
+        Returns:
+            The splines. If intervals would become too short or too many, halving ends early and
+            the error is larger.
+        """
+        # Length below which intervals are not halved, as a fraction of the range, divided by the
+        # local tolerance.
+        shortest_interval = 0.01
+        # Largest relative L2 error of the splines that approximate the initial values, as a
+        # fraction of the local tolerance.
+        initial_error = 0.01
+        # Smallest relative error with which splines approximate initial values; smaller errors are
+        # below rounding.
+        rounding = 1e-13
+        # Length of the shortest slab after a jump in time, as a multiple of `jump_margin`.
+        resolved = 10
+        system = self.system
+        if system.variables == 1:
+            values = [self.value(np.zeros(1), unknown) for unknown in self.unknowns]
+            return EvolvingState(Space.constant(), values)
+        breakpoints = np.linspace(self.low, self.high, intervals + 1)
+        breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
+        scanned = np.zeros(0) if self.slab else narrow_ends(system.initial_scan.cells[0])
+        breakpoints = with_breakpoints(breakpoints, np.union1d(kept, scanned))
+        shortest = shortest_interval * tolerance
+        # Layers thinner than this would spread by diffusion faster than slabs can resolve.
+        if self.slab:
+            shortest = max(shortest, np.sqrt(resolved * jump_margin(system) / self.duration))
+        shortest *= self.high - self.low
+        bound = max(initial_error * tolerance, rounding)
+        while True:
+            space = Space(breakpoints, system.walls, system.periodic)
+            values = [self._projected(space, each) for each in self.unknowns]
+            squares = self._squares(space, values)
+            halved = squares > HALVED * squares.max()
+            halved &= np.diff(breakpoints) > shortest
+            large = squares.sum() >= bound**2 and space.intervals <= MAX_INTERVALS
+            if not (large and halved.any()):
+                return EvolvingState(space, values)
+            middle = (breakpoints[1:] + breakpoints[:-1]) / 2
+            breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))
+
+    def _squares(self, space: Space, values: list[Array]) -> Array:
+        """Return the squared relative error of the splines `values` in each interval, (intervals,).
+
+        Of all unknowns and time derivatives, the one with the largest total error is used. The
+        error of a derivative of order r is multiplied by the r-th power of the range of time, so
+        that all errors have the unit of the unknown.
+        """
+        places = space.places(ERROR_RULE)
+        squares = np.zeros(space.intervals)
+        x = places.at.ravel()
+        for unknown, size in enumerate(self.sizes):
+            wanted = self.value(x, unknown)
+            scales = size / self.duration ** np.arange(wanted.shape[1])
+            each = np.square((space.evaluate(values[unknown], x) - wanted) / scales)
+            sums = (each.reshape(*places.at.shape, -1) * places.shares[..., None]).sum(1)
+            squares = max([squares, *sums.T], key=np.sum)
+        return squares
+
+    def error(self, state: EvolvingState, before: EvolvingState | None) -> EvolvingState:
+        """Return the error with which the next slab starts, in the space of halved intervals.
+
+        Args:
+            state: Splines that approximate the values, computed by the method `state`.
+            before: Error at the end of the previous slab, which is added; None at the start.
+        """
+        if self.system.variables == 1:
+            return before or EvolvingState(state.space, [0 * each for each in state.values])
+        space = state.space.halved
+
+        def missed(x: Array, unknown: int) -> Array:
+            left = self.value(x, unknown) - state.space.evaluate(state.values[unknown], x)
+            if before is None:
+                return left
+            carried: Array = left + before.space.evaluate(before.values[unknown], x)
+            return carried
+
+        errors = [space.project(partial(missed, unknown=each), each) for each in self.unknowns]
+        return EvolvingState(space, errors)

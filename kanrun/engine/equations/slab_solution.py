@@ -8,51 +8,35 @@ they are cheap.
 from __future__ import annotations
 
 from collections.abc import Generator as Events
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf, isfinite
 
 import numpy as np
 import torch
+from scipy.linalg import eigvals
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.audit import not_seen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.controller import march_to_end
-from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
-from kanrun.engine.equations.march import TINY, March
+from kanrun.engine.equations.residuals import arguments_at
 from kanrun.engine.equations.scan import narrow_rounding
-from kanrun.engine.equations.slab import slab_field
+from kanrun.engine.equations.slab import TINY, March, slab_field
 from kanrun.engine.equations.solution import EquationStage, Residuals, Solution
 from kanrun.engine.equations.space import DEGREE
-from kanrun.engine.equations.system import System
-from kanrun.engine.equations.well_posed import growing_place
+from kanrun.engine.equations.system import Array, EvolutionSystem, System, low_discrepancy
 from kanrun.errors import TrainingFailed
 
 #: First local tolerance, as a fraction of the wanted error.
 LOCAL = 0.2
-#: Largest local tolerance.
-LARGEST_TOLERANCE = 1e-2
-#: Smallest local tolerance. With a smaller one, rounding keeps Gauss-Newton steps from converging.
-SMALLEST_TOLERANCE = 1e-13
 #: Bounds of the ratio of two successive local tolerances.
 FACTORS = (0.03, 0.3)
-#: Expected error of the next solution, as a fraction of the wanted error. The next local tolerance
-#: is chosen accordingly.
-AIMED = 0.3
 #: After the tolerance is met, a more accurate solution is computed if it is expected to take at
 #: most this many estimated CPU seconds.
 CHEAP = 3.0
-#: Estimated CPU seconds after which this more accurate solution is abandoned.
-TRIED = 6.0
-#: Estimated error below which no more accurate solution is tried.
-ENOUGH = 1e-11
-#: Smallest relative error that is reported, because of rounding.
-ROUNDING_ERROR = 1e-12
 #: Policy that sets the number of points of a slab at which residuals are measured after the fit.
 CHECKS = EquationPolicy(test_points=128)
-#: Smallest size of an unknown in the units of residuals, as a fraction of the largest unknown.
-QUIET = 1e-6
 
 
 def solve_evolution(
@@ -75,11 +59,13 @@ def solve_evolution(
     Raises:
         TrainingFailed: If not even the first slab can be solved.
     """
+    # Smallest relative error that is reported, because of rounding.
+    rounding_error = 1e-12
     best, stopped, doubt = _best_march(system, tolerance, budget)
     stages = tuple(_stages(system, best))
     yield from stages
     network = Windows([each.solution for each in stages])
-    estimate = max(best.estimate, ROUNDING_ERROR, narrow_rounding(system.initial_scan))
+    estimate = max(best.estimate, rounding_error, narrow_rounding(system.initial_scan))
     return Solution(
         network,
         stages,
@@ -100,13 +86,20 @@ def _best_march(
     Also return why the solver stopped before the wanted error was reached (empty if it did not),
     and why the estimated error may be wrong (see `_doubt`; None if there is no reason).
     """
-    local = min(LOCAL * tolerance, LARGEST_TOLERANCE)
+    # Estimated CPU seconds after which this more accurate solution is abandoned.
+    tried = 6.0
+    # Smallest local tolerance. With a smaller one, rounding keeps Gauss-Newton steps from
+    # converging.
+    smallest_tolerance = 1e-13
+    # Largest local tolerance.
+    largest_tolerance = 1e-2
+    local = min(LOCAL * tolerance, largest_tolerance)
     left = budget
     best: March | None = None
     doubt: str | None = None
     while True:
         is_met = best is not None and best.estimate <= tolerance
-        limit, before = (min(left, TRIED), None) if is_met else (left, best)
+        limit, before = (min(left, tried), None) if is_met else (left, best)
         march = march_to_end(system, local, limit, before)
         left -= march.counted
         stopped = "" if is_met else march.stopped
@@ -127,7 +120,7 @@ def _best_march(
         following = _next_tolerance(march, tolerance, left)
         if doubt or following is None:
             break
-        if not is_better or (local := following) < SMALLEST_TOLERANCE:
+        if not is_better or (local := following) < smallest_tolerance:
             stopped = "" if is_met else "rounding allows no smaller tolerance"
             break
     return best, stopped, doubt
@@ -140,11 +133,16 @@ def _next_tolerance(march: March, tolerance: float, left: float) -> float | None
     or would be expensive. The work is assumed to grow like the local tolerance to the power
     -1 / (DEGREE + 1). `left` is the remaining budget in estimated CPU seconds.
     """
+    # Estimated error below which no more accurate solution is tried.
+    enough = 1e-11
+    # Expected error of the next solution, as a fraction of the wanted error. The next local
+    # tolerance is chosen accordingly.
+    aimed = 0.3
     estimate = max(march.estimate, TINY)
     is_met = march.estimate <= tolerance
-    factor = float(np.clip(AIMED * (ENOUGH if is_met else tolerance) / estimate, *FACTORS))
+    factor = float(np.clip(aimed * (enough if is_met else tolerance) / estimate, *FACTORS))
     expected = march.counted * factor ** (-1 / (DEGREE + 1))
-    if is_met and (estimate <= ENOUGH or expected > min(CHEAP, left / 2)):
+    if is_met and (estimate <= enough or expected > min(CHEAP, left / 2)):
         return None
     return march.tolerance * factor
 
@@ -213,6 +211,8 @@ def slab_residuals(
         in this slab or in the whole range, whichever is larger. All other conditions hold by
         construction.
     """
+    # Smallest size of an unknown in the units of residuals, as a fraction of the largest unknown.
+    quiet = 1e-6
     part = System(system.vocabulary, field.box, system.equations, ())
     rows = Collocation(part, CHECKS, Generator().manual_seed(0))
     start = rows.points(rows.candidates)
@@ -224,9 +224,72 @@ def slab_residuals(
     at = start.numpy()
     with torch.no_grad():
         own = field(rows.points(rows.unseen)).square().mean(0).sqrt()
-        rows.sizes = own.clamp(min=QUIET * max(float(own.max()), float(sizes.max()), TINY))
+        rows.sizes = own.clamp(min=quiet * max(float(own.max()), float(sizes.max()), TINY))
         given = [system.initial_value(u, none, at) for u in unknowns] if before is None else ()
         wanted = before(ended) if before else torch.as_tensor(np.stack(given, axis=1))
         jumps = (field(start) - wanted) / rows.sizes.maximum(sizes)
     equation, _ = rows.residuals(field, part.guesses())
     return equation, Residuals.of([(start, each) for each in jumps.T])
+
+
+#: Two wavenumbers, times the length of the range of space, whose growth rates are compared.
+WAVENUMBERS = (1e3, 1e4)
+
+
+def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | None:
+    """Return a point at which the equations are ill-posed, or None if no such point was found.
+
+    At each of many points, the equations are linearised around `field`, with constant coefficients.
+    The linear equations have waves exp(i k x + l t) as solutions. A problem is well-posed only if
+    the real parts of all l stay bounded as k grows (Kreiss and Lorenz, Initial-boundary value
+    problems, section 2.2).
+    """
+    # Growth rates below this fraction of the largest |l|, for waves exp(i k x + l t), count as
+    # rounding.
+    rounding = 1e-6
+    # An equation is ill-posed if the growth rate at the larger wavenumber is more than this many
+    # times the growth rate at the smaller one. In well-posed equations, the growth rate stays the
+    # same or falls.
+    rise = 2.0
+    # Number of points of a slab at which the growth of waves is measured.
+    growth_points = 64
+    points = low_discrepancy(field.box, growth_points, 3)
+    none = points.new_zeros(0)
+    length = float(system.box[0].diff())
+    every = [each.slopes(arguments_at(each, field, none, points)) for each in system.equations]
+    for *slopes, point in zip(*every, points.tolist(), strict=True):
+        rates = [_growth(system, slopes, k / length) for k in WAVENUMBERS]
+        (slow, _), (fast, frequency) = rates
+        if fast > rise * max(slow, 0.0) and fast > rounding * frequency:
+            return tuple(point)
+    return None
+
+
+def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple[float, float]:
+    """Return the largest real part and the largest modulus of l, for waves exp(i k x + l t).
+
+    `k` is the wavenumber. `slopes` has one array per equation: the partial derivatives of its
+    residual with respect to u_x, u_t and so on, at one point. Both results are 0 if a value of l is
+    not finite.
+    """
+    offsets = np.cumsum([0, *system.orders])
+    # Write the equations as left * dv/dt = right * v, a system of first order in time, for the
+    # vector v of the unknowns and their time derivatives below the highest.
+    left = np.eye(offsets[-1], dtype=np.complex128)
+    right = np.eye(offsets[-1], k=1, dtype=np.complex128)
+    left[offsets[1:] - 1] = right[offsets[1:] - 1] = 0
+    for row, relation, each in zip(offsets[1:] - 1, system.equations, slopes, strict=True):
+        for slope, derivative in zip(each, relation.derivatives, strict=True):
+            space, time = system.split(derivative)
+            factor = slope * (1j * k) ** space
+            column = offsets[derivative.unknown] + time
+            if time == system.orders[derivative.unknown]:
+                left[row, column - 1] += factor
+            else:
+                right[row, column] -= factor
+    if not np.isfinite([left, right]).all():
+        return 0.0, 0.0
+    rates = eigvals(right, left)
+    if not np.isfinite(rates).all():
+        return 0.0, 0.0
+    return float(rates.real.max()), float(np.abs(rates).max())

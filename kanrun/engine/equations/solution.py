@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kanrun.engine.equations.evolution import EvolutionSystem
 from kanrun.engine.equations.fields import Field, OutputForm, Windows
-from kanrun.engine.equations.system import Array, Face
+from kanrun.engine.equations.system import Array, EvolutionSystem, Face
 from kanrun.engine.networks import Network
 
 #: Empty vector: the unknown parameters of a system that has none.

@@ -36,25 +36,11 @@ GAUSS, PROJECTION = map(np.polynomial.legendre.leggauss, (4, 10))
 #: Gauss rule (3 points) for residuals in the space of halved intervals, in which errors are
 #: estimated.
 RICHER_GAUSS = np.polynomial.legendre.leggauss(3)
-#: Fraction of the breakpoints whose density is proportional to |d^4 u / dx^4|^(1/4), so that all
-#: intervals have similar errors; the others are equally spaced.
-ADAPTED = 0.7
 #: Number of points per interval at which |d^4 u / dx^4|^(1/4) is evaluated. Fewer points may miss a
 #: peak; more only take time.
 DENSITY_POINTS = 8
-#: Width, in intervals, of the moving maximum and the moving average that smooth the density of
-#: breakpoints. A larger width spreads fine intervals further around a narrow feature.
-DENSITY_WIDTH = 1
-#: Factor by which halving an interval is assumed to reduce its squared residual. With a smaller
-#: value, intervals are halved more evenly; with a larger one, refinement is more local.
-HALVED = 0.01
 #: Intervals are not halved if the halves would be narrower than this fraction of the range.
 NARROWEST = 1e-6
-#: Breakpoints that differ by less than this fraction of the range count as equal.
-SAME_BREAKPOINT = 1e-9
-#: Added to the squared residual of each interval, as a fraction of the mean over all intervals, so
-#: that no interval stays wide merely because a coarse solution happens to be zero there.
-NEGLIGIBLE_SQUARES = 1e-2
 
 
 @dataclass(frozen=True)
@@ -323,6 +309,9 @@ class Space:
             sizes: Magnitude of each spline, by which its derivatives are divided.
             intervals: Number of intervals. Repeated breakpoints (kinks) stay where they are.
         """
+        # Fraction of the breakpoints whose density is proportional to |d^4 u / dx^4|^(1/4), so that
+        # all intervals have similar errors; the others are equally spaced.
+        adapted = 0.7
         places, counts = np.unique(self.breakpoints, return_counts=True)
         kinks = np.repeat(places, np.where(counts > 1, counts, 0))
         intervals -= len(kinks) - len({*kinks})
@@ -334,7 +323,7 @@ class Space:
         density = _widened(np.max(fourth, axis=0) ** 0.25, periodic=self.periodic)
         total = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(x)))
         even = (x - x[0]) / (x[-1] - x[0])
-        share = ADAPTED * total / total[-1] + (1 - ADAPTED) * even if total[-1] > 0 else even
+        share = adapted * total / total[-1] + (1 - adapted) * even if total[-1] > 0 else even
         edges = np.interp(np.linspace(0, 1, intervals + 1), share, x)
         edges[[0, -1]] = self.breakpoints[[0, -1]]
         return Space(with_kinks(edges, kinks), self.walls, self.periodic)
@@ -354,9 +343,11 @@ def with_kinks(breakpoints: Array, kinks: Array) -> Array:
 
 def with_breakpoints(breakpoints: Array, more: Array) -> Array:
     """Add the points `more` to `breakpoints`, except those that coincide with a breakpoint."""
+    # Breakpoints that differ by less than this fraction of the range count as equal.
+    same_breakpoint = 1e-9
     after = np.searchsorted(breakpoints, more).clip(1, len(breakpoints) - 1)
     distance = np.minimum(np.abs(more - breakpoints[after - 1]), np.abs(more - breakpoints[after]))
-    new = more[distance > SAME_BREAKPOINT * (breakpoints[-1] - breakpoints[0])]
+    new = more[distance > same_breakpoint * (breakpoints[-1] - breakpoints[0])]
     return np.sort(np.concatenate([breakpoints, new]))
 
 
@@ -373,10 +364,13 @@ def kinks_of(system: System, number: int) -> Array:
 
 def _widened(density: Array, *, periodic: bool) -> Array:
     """Smooth a density, shape (points,), by a moving maximum and then a moving average."""
+    # Width, in intervals, of the moving maximum and the moving average that smooth the density of
+    # breakpoints. A larger width spreads fine intervals further around a narrow feature.
+    density_width = 1
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
     mode: Literal["wrap", "nearest"] = "wrap" if periodic else "nearest"
-    width = DENSITY_POINTS * DENSITY_WIDTH + 1
+    width = DENSITY_POINTS * density_width + 1
     return uniform_filter1d(maximum_filter1d(density, width, mode=mode), width, mode=mode)
 
 
@@ -386,9 +380,15 @@ def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) 
     The interval with the largest sum of `squares` is halved first. `squares` are squared residuals
     at the points `at`; both have the shape (points,).
     """
+    # Added to the squared residual of each interval, as a fraction of the mean over all intervals,
+    # so that no interval stays wide merely because a coarse solution happens to be zero there.
+    negligible_squares = 1e-2
+    # Factor by which halving an interval is assumed to reduce its squared residual. With a smaller
+    # value, intervals are halved more evenly; with a larger one, refinement is more local.
+    halved = 0.01
     number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
     sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
-    floor = float(sums.sum()) * NEGLIGIBLE_SQUARES / len(sums) + np.finfo(float).tiny
+    floor = float(sums.sum()) * negligible_squares / len(sums) + np.finfo(float).tiny
     ends = edges.tolist()
     sizes = (sums + floor).tolist()
     narrowest = 2 * NARROWEST * (ends[-1] - ends[0])
@@ -399,7 +399,7 @@ def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) 
             sizes[place] = 0.0
             continue
         ends.insert(place + 1, (low + high) / 2)
-        sizes[place : place + 1] = [largest * HALVED] * 2
+        sizes[place : place + 1] = [largest * halved] * 2
     return edges.new_tensor(ends)
 
 

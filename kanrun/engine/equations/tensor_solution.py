@@ -12,23 +12,30 @@ from __future__ import annotations
 
 from collections.abc import Generator as Events
 from collections.abc import Sequence
-from math import inf, isfinite
+from math import inf, isfinite, sqrt
 from time import process_time
 
 import numpy as np
 import torch
+from scipy.linalg import lstsq
 from torch import Generator
 
-from kanrun.engine.equations.audit import not_seen, tensor_unseen
+from kanrun.engine.equations.audit import Unseen, not_seen, tensor_unseen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
-from kanrun.engine.equations.contradiction import find_contradiction
-from kanrun.engine.equations.correction import correction, relative_size
 from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
-from kanrun.engine.equations.first_guess import first_guess
 from kanrun.engine.equations.scan import narrow_ends, narrow_rounding
-from kanrun.engine.equations.solution import Correction, EquationStage, Grids, Solution
+from kanrun.engine.equations.solution import (
+    Contradiction,
+    Correction,
+    EquationStage,
+    Grids,
+    Missed,
+    Solution,
+)
 from kanrun.engine.equations.space import (
     DEGREE,
+    GAUSS,
+    RICHER_GAUSS,
     Space,
     kinks_of,
     products,
@@ -38,62 +45,29 @@ from kanrun.engine.equations.space import (
 )
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import (
+    CONDITION_WEIGHT,
     DAMPING,
     FINER,
     FIRST,
     LM,
     NONLINEAR_DAMPING,
+    QUIET,
     TensorProblem,
     TensorSpace,
     patches,
+    tensor_residuals,
     tensor_sensitivity,
 )
-from kanrun.engine.equations.unseen import Unseen
-from kanrun.engine.least_squares import minimise
+from kanrun.engine.least_squares import NormalEquations, minimise
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Products are left out if their size, relative to the largest product, is below this fraction of
-#: the estimated error (or of 1, if the error is larger). A larger value gives shorter and less
-#: accurate solutions.
-NEGLIGIBLE_PRODUCT = 1e-3
-#: Products are always left out if their size, relative to the largest product, is below this. A
-#: larger value limits the accuracy; a smaller one keeps products that are only rounding.
-ROUNDING = 1e-15
-#: Smallest divisor; protects against division by zero.
-TINY = 1e-300
 #: Largest number of multiplications of one factorisation. A larger number allows finer grids,
 #: which take more time and memory.
 MAX_WORK = 6e9
-#: After the tolerance is met, a finer grid is still solved if its factorisation takes at most this
-#: many multiplications. A larger number spends more time on accuracy that was not asked for.
-CHEAP_WORK = 1.5e8
-#: Largest number of intervals of one variable.
-MAX_INTERVALS = 8192
 #: Factors by which the number of intervals grows, in this order of preference. The smaller one is
 #: used if `MAX_WORK` does not allow the larger one.
 GROWTHS = (2.0, 1.4)
-#: In two variables, the intervals of a variable are kept if halving them changes the solution by
-#: less than this fraction of the change when the intervals of the other variable are halved.
-NEGLIGIBLE_CORRECTION = 0.05
-#: Root mean square residual above which finer grids follow even if the estimated error is small,
-#: because narrow layers may lie between the points.
-SETTLED = 1e-2
-#: The estimated error is trusted only if the Newton step in the richer space leaves at most this
-#: fraction of the residual. Otherwise, the richer space does not resolve what causes the error.
-LEFT = 0.5
-#: Assumed CPU seconds per multiplication of a factorisation.
-SECONDS_OF_WORK = 4e-10
-#: Assumed CPU seconds per interval and step.
-SECONDS_OF_INTERVAL = 5e-5
-#: Assumed CPU seconds per grid.
-SECONDS_OF_GRID = 0.03
-#: Assumed CPU time of the error estimate on a grid, in Levenberg-Marquardt steps.
-STEPS_OF_CORRECTION = 4
-#: Smallest relative error that is reported, because of rounding.
-ROUNDING_ERROR = 1e-12
-#: Estimated error below which no finer grid follows once the tolerance is met.
-ENOUGH = 1e-11
 #: If the estimated error is above this fraction of the estimated error on the previous grid, no
 #: finer grid follows once the tolerance is met, because rounding dominates. A larger value solves
 #: grids that gain nothing.
@@ -142,14 +116,21 @@ class TensorSolver:
         always true, because each step halves the intervals of one variable only and therefore
         removes only part of the residual.
         """
+        # The estimated error is trusted only if the Newton step in the richer space leaves at most
+        # this fraction of the residual. Otherwise, the richer space does not resolve what causes
+        # the error.
+        left = 0.5
         (step, *others) = self.corrections
         is_small = step.equation.rms * (self.sensitivity or 1.0) <= tolerance
-        return bool(others) or is_small or step.remaining <= LEFT
+        return bool(others) or is_small or step.remaining <= left
 
     def is_settled(self, tolerance: float) -> bool:
         """Return whether the estimated error is below the tolerance and can be trusted."""
+        # Root mean square residual above which finer grids follow even if the estimated error is
+        # small, because narrow layers may lie between the points.
+        settled = 1e-2
         residual = max(step.equation.rms for step in self.corrections)
-        is_small = self.estimate <= tolerance and residual <= SETTLED
+        is_small = self.estimate <= tolerance and residual <= settled
         return is_small and self.has_seen(tolerance) and self.is_trusted(tolerance)
 
     def first_space(self, intervals: int) -> TensorSpace:
@@ -179,7 +160,7 @@ class TensorSolver:
 
         Args:
             intervals: Number of intervals per variable. If None, the number grows by the first of
-                the factors `GROWTHS` that `MAX_WORK` allows, up to `MAX_INTERVALS`; a variable with
+                the factors `GROWTHS` that `MAX_WORK` allows, up to `max_intervals`; a variable with
                 a small correction keeps its intervals.
             tolerance: Wanted error. If the audit finds unresolved features at this tolerance,
                 intervals are halved where the unseen residual is large.
@@ -187,18 +168,24 @@ class TensorSolver:
         Returns:
             The space, or None if the limits allow no finer one.
         """
+        # In two variables, the intervals of a variable are kept if halving them changes the
+        # solution by less than this fraction of the change when the intervals of the other variable
+        # are halved.
+        negligible_correction = 0.05
+        # Largest number of intervals of one variable.
+        max_intervals = 8192
         assert self.problem is not None
         axes = self._axes(self.problem)
         places = [(step.at, step.squares) for step in self.corrections]
         if self.unseen is not None and not self.has_seen(tolerance):
             points, unseen = self.unseen.weighted
             places = [(column, unseen) for column in points.T]
-        least = NEGLIGIBLE_CORRECTION * max(each.size for each in self.corrections)
+        least = negligible_correction * max(each.size for each in self.corrections)
         for growth in GROWTHS if intervals is None else (1.0,):
             breakpoints = []
             for axis, step, place in zip(axes, self.corrections, places, strict=True):
                 grown = growth if step.size >= least else 1.0
-                number = intervals or min(int(grown * axis.intervals), MAX_INTERVALS)
+                number = intervals or min(int(grown * axis.intervals), max_intervals)
                 ends, at, squares = map(torch.as_tensor, (axis.breakpoints, *place))
                 breakpoints.append(split_intervals(ends, at, squares, number).numpy())
             space = self._space(breakpoints)
@@ -219,6 +206,16 @@ class TensorSolver:
         Raises:
             TrainingFailed: If the residual is not finite at any initial guess.
         """
+        # Assumed CPU time of the error estimate on a grid, in Levenberg-Marquardt steps.
+        steps_of_correction = 4
+        # Assumed CPU seconds per grid.
+        seconds_of_grid = 0.03
+        # Assumed CPU seconds per interval and step.
+        seconds_of_interval = 5e-5
+        # Assumed CPU seconds per multiplication of a factorisation.
+        seconds_of_work = 4e-10
+        # Smallest divisor; protects against division by zero.
+        tiny = 1e-300
         began = process_time()
         before = self.problem
         started = 0
@@ -241,8 +238,8 @@ class TensorSolver:
                 "box."
             )
         intervals = space.axes[0].intervals
-        work = space.work * SECONDS_OF_WORK + intervals * SECONDS_OF_INTERVAL
-        self.seconds += SECONDS_OF_GRID + (started + steps + STEPS_OF_CORRECTION) * work
+        work = space.work * seconds_of_work + intervals * seconds_of_interval
+        self.seconds += seconds_of_grid + (started + steps + steps_of_correction) * work
         move = state.unknowns - problem.unknowns
         problem.unknowns = state.unknowns
         self.problem = problem
@@ -255,7 +252,7 @@ class TensorSolver:
         change = 0.0
         if before is not None:
             change = relative_size(self.rows, problem, space, problem.coefficients(move))
-        excess = max(1.0, change / max(self.correction, TINY))
+        excess = max(1.0, change / max(self.correction, tiny))
         self.correction = sum(step.size for step in self.corrections)
         self.estimate = excess * self.correction
         if self.sensitivity is None:
@@ -287,7 +284,15 @@ class TensorSolver:
         Products far below the estimated error are left out. In one variable, the result is the
         spline itself.
         """
-        least = max(ROUNDING, NEGLIGIBLE_PRODUCT * min(self.estimate, 1.0))
+        # Products are always left out if their size, relative to the largest product, is below
+        # this. A larger value limits the accuracy; a smaller one keeps products that are only
+        # rounding.
+        rounding = 1e-15
+        # Products are left out if their size, relative to the largest product, is below this
+        # fraction of the estimated error (or of 1, if the error is larger). A larger value gives
+        # shorter and less accurate solutions.
+        negligible_product = 1e-3
+        least = max(rounding, negligible_product * min(self.estimate, 1.0))
         axes = self._axes(problem)
         factors = products(problem.coefficients(problem.unknowns), least)
         if len(axes) == 1:
@@ -333,6 +338,14 @@ def solve_directly(
     Raises:
         TrainingFailed: If the residual is not finite at any initial guess.
     """
+    # Estimated error below which no finer grid follows once the tolerance is met.
+    enough = 1e-11
+    # Smallest relative error that is reported, because of rounding.
+    rounding_error = 1e-12
+    # After the tolerance is met, a finer grid is still solved if its factorisation takes at most
+    # this many multiplications. A larger number spends more time on accuracy that was not asked
+    # for.
+    cheap_work = 1.5e8
     solver = TensorSolver(system, policy, generator, first)
     planned = [*grids.intervals]
     space: TensorSpace | None = solver.first_space(planned.pop(0))
@@ -349,7 +362,7 @@ def solve_directly(
         space = solver.finer_space(planned.pop(0) if planned else None, tolerance)
         if not planned and space is not None and solver.is_settled(tolerance):
             stalled = solver.estimate > min(before, 1.0) * STALLED
-            if space.work > CHEAP_WORK or stalled or solver.estimate <= ENOUGH:
+            if space.work > cheap_work or stalled or solver.estimate <= enough:
                 break
         if space is not None and solver.seconds > policy.budget:
             stopped = "the budget is spent"
@@ -366,10 +379,207 @@ def solve_directly(
         stage.solution,
         (stage,),
         float(system.box[-1, 1]),
-        max(solver.estimate, ROUNDING_ERROR, narrow_rounding(system.scan)),
+        max(solver.estimate, rounding_error, narrow_rounding(system.scan)),
         tolerance,
         stopped,
         doubt,
         contradiction=find_contradiction(solver.rows, stage, solver.corrections),
         unseen=0.0 if unseen is None else unseen.size,
     )
+
+
+#: Weight of conditions, relative to the equation, in the first steps from an initial guess.
+LIGHT = 1.0
+
+
+def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
+    """Return initial coefficients for the first grid, and the number of steps taken to find them.
+
+    For linear equations, the coefficients are zero. For nonlinear ones, the steps start from the
+    smoothest function that satisfies the conditions, whose highest derivatives have the smallest
+    mean square.
+    """
+    coefficients = np.zeros(space.shape)
+    taken = 0
+    if rows.system.is_linear:
+        return coefficients, taken
+    bends = rows.system.bends(rows.system.order)
+    smooth = patches(rows, space, equations=bends)
+    light, heavy = (
+        patches(rows, space, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
+    )
+    for parts, stopping in ((smooth, FINER), (light, FIRST), (heavy, FIRST)):
+        problem = TensorProblem(space, parts, coefficients)
+        damping = DAMPING if parts is smooth else NONLINEAR_DAMPING
+        state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
+        taken += steps
+        coefficients = problem.coefficients(state.unknowns)
+    return coefficients, taken
+
+
+def correction(rows: Collocation, solved: TensorProblem, number: int, field: Field) -> Correction:
+    """Halve the intervals of one variable, and take one Newton step from a solution.
+
+    Args:
+        rows: Collocation of the system.
+        solved: Least squares problem, whose `unknowns` are the solution.
+        number: Index of the variable whose intervals are halved.
+        field: The solution as a network, from which the units of the residuals are computed.
+    """
+    coarse = solved.space
+    x, y = (axis.halved if i == number else axis for i, axis in enumerate(coarse.axes))
+    space = TensorSpace((x, y), coarse.unknowns)
+    start = coarse.moved(solved.coefficients(solved.unknowns), space.axes)
+    rules = [RICHER_GAUSS if i == number else GAUSS for i in range(2)]
+    parts = patches(rows, space, rules, field)
+    problem = TensorProblem(space, parts, start)
+    equations = NormalEquations(problem.linearise(problem.unknowns))
+    move = -equations.solver(DAMPING)(equations.gradient)
+    inside = parts[: len(rows.system.equations)]
+    before = problem.unknowns.numpy()
+    residuals = tensor_residuals(inside, before)
+    after = tensor_residuals(inside, (problem.unknowns + move).numpy())
+    return Correction(
+        np.concatenate([part.points[:, number] for part in inside]),
+        np.concatenate([part.residual(before) ** 2 for part in inside]),
+        relative_size(rows, solved, space, problem.coefficients(move)),
+        residuals,
+        tensor_residuals(parts[len(inside) :], before, CONDITION_WEIGHT**-0.5),
+        after.rms / (residuals.rms or 1.0),
+    )
+
+
+def relative_size(
+    rows: Collocation, solved: TensorProblem, space: TensorSpace, change: Array
+) -> float:
+    """Return the relative size of a change of a solution, for the unknown that changes most.
+
+    Args:
+        rows: Collocation of the system, for the estimated sizes of the unknowns.
+        solved: Least squares problem, whose `unknowns` are the solution.
+        space: Space of the change.
+        change: Coefficients of the change in `space`.
+
+    Returns:
+        Root mean square of the change, divided by that of the unknown.
+    """
+    solution = solved.coefficients(solved.unknowns)
+    gauss = [axis.gauss for axis in space.axes]
+    x_at, y_at = (places.at.ravel() for places in gauss)
+    x, y = (places.shares.ravel() for places in gauss)
+    largest = 0.0
+    for unknown, quiet in enumerate(QUIET * rows.sizes.numpy()):
+        values = solved.space.evaluate(solution[unknown], x_at, y_at)
+        moved = space.evaluate(change[unknown], x_at, y_at)
+        size = max(sqrt(x @ np.square(values) @ y), float(quiet))
+        largest = max(largest, sqrt(x @ np.square(moved) @ y) / size)
+    return largest
+
+
+#: Distances of additional breakpoints from both ends of a range, relative to its length. These
+#: breakpoints resolve boundary layers.
+LAYERS = 0.5 ** np.arange(1.0, 24.0)
+#: Number of equal intervals to which the breakpoints of boundary layers are added, for equations in
+#: one variable and in two.
+INTERVALS = (64, 8)
+
+
+def find_contradiction(
+    rows: Collocation, stage: EquationStage, corrections: Sequence[Correction]
+) -> Contradiction | None:
+    """Test whether the conditions of a linear system contradict its equations.
+
+    Args:
+        rows: Collocation of the system, for the units of the residuals.
+        stage: Solution on the last grid.
+        corrections: Newton steps from this solution in spaces of halved intervals, one per
+            variable.
+
+    Returns:
+        The contradiction, or None if none was found.
+    """
+    # With this small weight, the equation counts as satisfied if its residual is at most this
+    # fraction of the residual with the full weight of the conditions.
+    satisfied = 0.02
+    # Weight of the conditions, relative to the equation, when the solver looks for functions that
+    # satisfy the equation alone.
+    released = 1e-6
+    # Smallest residual, relative to the terms of the equation, that counts as a contradiction.
+    smallest_residual = 1e-2
+    # Largest relative decrease of the residual, in a richer space, at which it counts as steady.
+    steady = 0.01
+    least = stage.equation.rms
+    is_possible = rows.system.is_linear and not rows.system.corners and least >= smallest_residual
+    if not is_possible or min(each.remaining for each in corrections) < 1 - steady:
+        return None
+    for number in range(len(rows.system.box)):
+        space = _with_layers(rows, number)
+        if _solved(rows, space, stage.solution, CONDITION_WEIGHT)[1] < (1 - steady) * least:
+            return None
+    problem, left = _solved(rows, space, stage.solution, released)
+    return Contradiction(least, _missed(rows, problem) if left <= satisfied * least else ())
+
+
+def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
+    """Return a space with additional breakpoints near both ends of the variable `layered`.
+
+    The breakpoints resolve boundary layers down to a relative width of about 1e-7. If the residual
+    stays the same on finer grids only because a boundary layer is narrower than their intervals,
+    the residual in this space is smaller.
+    """
+    system = rows.system
+    axes = list[Space]()
+    even = np.linspace(0, 1, INTERVALS[len(system.box) - 1] + 1)
+    for number, (low, high) in enumerate(system.box.tolist()):
+        shares = np.union1d(even, [*LAYERS, *(1 - LAYERS)]) if number == layered else even
+        is_periodic = any(each.periodic == number for each in system.conditions)
+        axes.append(Space(low + (high - low) * shares, (), is_periodic))
+    x, y, *_ = *axes, Space.constant()
+    return TensorSpace((x, y), len(system.vocabulary.unknowns))
+
+
+def _solved(
+    rows: Collocation, space: TensorSpace, solution: Field, condition_weight: float
+) -> tuple[TensorProblem, float]:
+    """Solve the linear system in `space` with the given weight of the conditions.
+
+    An orthogonal factorisation is used, because normal equations are not accurate enough in narrow
+    layers.
+
+    Returns:
+        The least squares problem, with the solution as its `unknowns`; and the root mean square
+        residual of the equations.
+    """
+    parts = patches(rows, space, solution=solution, condition_weight=condition_weight)
+    problem = TensorProblem(space, parts)
+    count = len(rows.system.equations)
+    zero = problem.unknowns.numpy()
+    matrices = list[Array]()
+    for each in (part.rows(zero) for part in parts):
+        index = each.pattern.index.numpy()[:, None].repeat(each.values.shape[1], axis=1)
+        dense = np.zeros((*index.shape[:2], space.size))
+        np.put_along_axis(dense, index, each.values.numpy(), axis=2)
+        matrices.append(dense.reshape(-1, space.size))
+    matrix = np.concatenate(matrices)
+    sizes = np.linalg.norm(matrix, axis=0)
+    right = -problem.residual(problem.unknowns).numpy()
+    found = lstsq(matrix / sizes, right, lapack_driver="gelsy")[0] / sizes
+    problem.unknowns = torch.as_tensor(found)
+    squares = sum(float(np.sum(each.residual(found) ** 2)) for each in parts[:count])
+    return problem, sqrt(squares / count)
+
+
+def _missed(rows: Collocation, problem: TensorProblem) -> tuple[Missed, ...]:
+    """Return the conditions that the solution of `problem` violates most."""
+    # Conditions are reported if they are violated by at least this fraction of the largest
+    # violation.
+    named = 0.1
+    vector = problem.unknowns.numpy()
+    parts = problem.patches[len(rows.system.equations) :]
+    faces = ((each.relation, face) for each in rows.system.conditions for face in each.faces)
+    found = [
+        Missed(relation.text, face, float(np.abs(relation.residual(part.arguments(vector))).max()))
+        for (relation, face), part in zip(faces, parts, strict=True)
+    ]
+    largest = max((each.difference for each in found), default=0.0)
+    return tuple(each for each in found if each.difference >= named * largest)

@@ -12,8 +12,7 @@ from kanrun.engine.equations import EquationPolicy, Field, Windows, controller, 
 from kanrun.engine.equations import solve as solve_any
 from kanrun.engine.equations.controller import Controller, march_to_end
 from kanrun.engine.equations.slab import slab_field
-from kanrun.engine.equations.slab_solution import slab_residuals, solve_evolution
-from kanrun.engine.equations.well_posed import growing_place
+from kanrun.engine.equations.slab_solution import growing_place, slab_residuals, solve_evolution
 from kanrun.formulas.equation_syntax import Vocabulary
 
 

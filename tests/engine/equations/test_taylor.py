@@ -1,24 +1,20 @@
 """Taylor coefficients compared with autograd, and their Jacobians with finite differences."""
 
 import made_kan
-import pytest
 import torch
 from cases import refuses
 from torch.testing import assert_close
 
-from kanrun.engine.equations.taylor import Monomials, network_jets
-from kanrun.engine.networks import MLP, Polynomial
+from kanrun.engine.equations.fields import Monomials, network_jets
+from kanrun.engine.networks import Polynomial
 
 INDICES = [(2, 1), (0, 4), (1, 2)]
 
 
 def network(kind):
     drawn = torch.Generator().manual_seed(3)
-    if kind == "mlp":
-        made = MLP([2, 4, 3], "tanh", dtype=torch.float64, generator=drawn)
-    else:
-        start = {"initialisation": "spline", "generator": drawn}
-        made = made_kan.kan([2, 3, 3], degree=6, base=kind, **start)
+    start = {"initialisation": "spline", "generator": drawn}
+    made = made_kan.kan([2, 3, 3], degree=6, base=kind, **start)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(
@@ -37,9 +33,8 @@ def by_autograd(model, x, output, index):
     return y.detach()
 
 
-@pytest.mark.parametrize("kind", ["zero", "mlp"])
-def test_taylor_coefficients_are_the_derivatives_of_the_network(kind):
-    model = network(kind)
+def test_taylor_coefficients_are_the_derivatives_of_the_network():
+    model = network("zero")
     monomials = Monomials.covering(INDICES, 2)
     x = made_kan.points(7, 2, -0.9, 0.9)
     with torch.enable_grad():
@@ -52,7 +47,7 @@ def test_taylor_coefficients_are_the_derivatives_of_the_network(kind):
 
 def test_polynomials_and_silu_bases_are_refused():
     curve = Polynomial(4, 1, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
-    with refuses("kind kan or mlp, not polynomial"):
+    with refuses("kind kan, not polynomial"):
         network_jets(curve, torch.zeros(3, 1, dtype=torch.float64), Monomials.covering([(1,)], 1))
     with refuses("base=zero"):
         network_jets(network("silu"), made_kan.points(3, 2), Monomials.covering(INDICES, 2))

@@ -1,4 +1,4 @@
-"""Reference solutions of `study=evolution` and `study=pinnacle` by independent methods.
+"""Reference solutions of equations in conf/equation by independent methods.
 
 Run as a script, it writes experiments/solve/references/*.csv: a table per equation with points and
 values of the unknowns. Periodic equations are integrated by ETDRK4 in Fourier space (Cox and

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import cases, refuses
-from kanrun.experiments.solve import settings
 from kanrun.experiments.solve.checks import condition_warnings
 from kanrun.experiments.solve.config import EquationConfig, SolveConfig
 from kanrun.experiments.solve.problem import make_solve_problem
-from kanrun.experiments.solve.solution_report import solve
+from kanrun.experiments.solve.solution import solve
 
 X = {"x": [0, 1]}
 ENDS = ["u = 0 at x=0, x=1"]
@@ -27,7 +26,7 @@ u_xx = 1 | {'variables': {'x': [1, 0]}} | is empty; the first end must be the lo
 u_xx = 1 | {'variables': {'x': [0, '2*e']}, 'conditions': ['u = 0 at x=0, x=2*e'], 'constants': {'e': '1/2', 'a': 'e'}, 'continuation': {'e': [1]}} | a constant that a range of equation.variables contains
 u_xx = 1 | {'conditions': ['u is zero']} | Write "u = 0 at x=0, x=1"
 u_xx = 1 | {'conditions': ['periodic in y']} | the variables are x
-u_xxxx = 1 | {'conditions': ['u = 0 at x=0, x=1', 'u_x = 0 at x=0, x=1'], 'network': {'kind': 'kan', 'degree': 4}} | degree of 5
+u_xxxx = 1 | {'conditions': ['u = 0 at x=0, x=1', 'u_x = 0 at x=0, x=1'], 'network': {'degree': 4}} | degree of at least 5
 u_xx = 1 | {'exact': 'x^2/2'} | exact does not satisfy u = 0: ... at x=1
 u_xx = 1 | {'exact': 'x*(1 - x)'} | exact does not satisfy u_xx = 1
 u_xx = k | {'conditions': [], 'unknown_parameters': {'k': 1}, 'data': {'x': [0.5, 2.0], 'u': [1.0, 1.0]}} | 1 of 2 rows outside ... x=2
@@ -80,18 +79,16 @@ def test_conditions_and_solutions_may_differ_by_rounding(off):
 
 
 def test_more_than_memory_holds_is_refused(refused):
-    said = refused("solve networks=[{kind:kan,degree:6}] equation.intervals=[5,200000]")
+    said = refused("solve network.degree=6 equation.intervals=[5,200000]")
     assert "Use fewer points, intervals or terms" in said
 
 
-def test_networks_are_called_by_their_kind_and_shape():
-    cfg = SolveConfig(
-        equation=EquationConfig(variables=X, formula="u_xx = u^3", conditions=ENDS),
-        networks=[{"kind": "kan", "terms": 1}, {"kind": "kan", "hidden": [2]}],
-    )
-    found = settings.network_choices(cfg, make_solve_problem(cfg, 0).system)
-    assert [each.label for each in found] == ["KAN 1-1", "KAN 1-2-1"]
-    assert [each.method.intervals[0] for each in found] == [5, 5]
+def test_networks_are_called_by_their_shape():
+    found = [
+        solve("u_xx = u^3", X, ENDS, network=network, intervals=[4], budget=0.1).network
+        for network in ({"terms": 1}, {"hidden": [2]}, {"degree": 6})
+    ]
+    assert found == ["KAN 1-1", "KAN 1-2-1", "KAN 1-1, k = 6"]
 
 
 def heat(conditions, formula="u_t = u_xx"):

@@ -10,15 +10,14 @@ import yaml
 from cases import cases, refuses
 from kanrun.experiments.solve.config import EquationConfig, SolveConfig
 from kanrun.experiments.solve.problem import make_solve_problem
-from kanrun.experiments.solve.verdict import error_points
+from kanrun.experiments.solve.solution import error_points
 
 import kanrun
 from kanrun import load_run
 
 GROUP = Path(__file__).parents[3] / "conf/equation"
 EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
-KAN = "networks=[{kind:kan}]"
-SMOKE = "networks=[{kind:kan,terms:2}] equation.intervals=[4,5] budget=2"
+SMOKE = "network.terms=2 equation.intervals=[4,5] budget=2"
 
 
 QUICK = ("poisson_product",)
@@ -38,7 +37,7 @@ def test_every_equation_runs_and_gets_a_verdict(equation, command):
     assert np.isfinite(summary["residual_rms"])
     assert np.isfinite(summary["l2"]) or equation in UNKNOWN
     drawn = {path.name for path in run.figures}
-    assert "solution_0.png" in drawn
+    assert "solution.png" in drawn
     assert drawn & {"convergence.png", "windows.png"}
     assert len(run.table("metrics")) >= 2
 
@@ -46,7 +45,7 @@ def test_every_equation_runs_and_gets_a_verdict(equation, command):
 @pytest.mark.usefixtures("unwritten")
 def test_a_solution_is_precise_and_predicts(command):
     line = "'equation.variables.t=[0, 2]' equation.intervals=[10,20]"
-    run = command(f"solve equation=pendulum {KAN} {line}").run
+    run = command(f"solve equation=pendulum {line}").run
     summary = run.table("summary").iloc[0]
     assert (summary["verdict"], summary["reference"]) == ("solved", "numerical")
     assert not run.manifest.claims  # the verdict of a single solution says how reliable it is
@@ -60,18 +59,6 @@ def test_a_solution_is_precise_and_predicts(command):
     assert first["u_t"] == pytest.approx(0, abs=1e-6)
     assert first["u_tt"] == pytest.approx(-np.sin(2.5), abs=1e-5)
     command(f"{predict} u_y", code=2)
-
-
-@pytest.mark.usefixtures("unwritten")
-def test_a_suite_of_custom_equations(command):
-    Path("mine/equation").mkdir(parents=True)
-    Path("mine/equation/decay.yaml").write_text(
-        "name: decay\nvariables: {t: [0, 1]}\nformula: u_t = -u\n"
-        "conditions: ['u = 1 at t=0']\nexact: exp(-t)\n"
-    )
-    run = command("solve 'suite=[{equation: decay, name: decay}]' --config-dir mine").run
-    summary = run.table("summary").iloc[0]
-    assert (summary["equation"], summary["verdict"]) == ("decay", "solved")
 
 
 def test_the_library_solves_and_differentiates():
@@ -118,7 +105,7 @@ def test_recorded_values_are_compared_at_their_points(tmp_path):
     given = {"variables": {"x": [0, 1]}, "formula": "u_xx = 2", "conditions": ends}
     given["reference"] = str(table)
     found = problem(**given)
-    points = error_points(found, 0).at
+    points = error_points(found, 0)
     assert points[:, 0] == pytest.approx([0.25, 0.5])
     assert found.comparison.what == "recorded"
     assert found.comparison.values(points[::-1])[:, 0] == pytest.approx([0.3, 0.0625])
@@ -158,7 +145,7 @@ def test_unknown_constants_are_found_from_a_users_table(command):
     pd.DataFrame({"t": times, "u": values}).to_csv("decay.csv", index=False)
     given = "'equation.variables={t: [0, 2]}' 'equation.formula=u_t = -k*u'"
     given += " 'equation.unknown_parameters={k: 2}' \"equation.conditions=['u = 3 at t=0']\""
-    line = f"solve {KAN} equation.data=decay.csv equation.intervals=[4,5,6,8,10] {given}"
+    line = f"solve equation.data=decay.csv equation.intervals=[4,5,6,8,10] {given}"
     summary = command(line).run.table("summary").iloc[0]
     assert abs(summary["k"] - 0.7) < 4 * summary["k_error"]
     curve = 3 * np.exp(-summary["k"] * times)
@@ -177,9 +164,12 @@ solve "equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}" | is not a v
 solve "+equation.conditions.ring={periodic: z, formula: 'u = 0'}" | not one of the variables
 solve 'equation.conditions={border: 3}' | must be {at:
 solve ~equation.conditions.border | so the solution is not unique
-solve networks=[{kind:tree}] | is not kan
-solve networks=[{kind:mlp}] | is not kan
-solve networks=[{kind:kan,width:3}] | the key width
+solve network.kind=mlp | network.kind
+solve network.width=3 | network.width
+solve network.degree=1 | too small for an equation of order 2
+solve networks=[] | network
+solve needles=1 | needles
+solve study=textbook | paper
 solve equation.data=missing.csv | missing.csv
 solve equation.intervals=[0] | equation.intervals
 """
@@ -235,7 +225,7 @@ def test_an_equation_without_initial_values_is_not_called_solved():
         {"x": [0, 1], "t": [0, 1]},
         ["u = 0 at x=0, x=1"],
         intervals=[5, 10],
-        network={"kind": "kan", "terms": 4},
+        network={"terms": 4},
     )
     assert found.verdict == "doubtful", found.reason
     assert "are underdetermined" in found.reason

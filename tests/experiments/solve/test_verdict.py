@@ -10,8 +10,7 @@ import pytest
 import torch
 from cases import cases
 from kanrun.experiments.solve.problem import Comparison
-from kanrun.experiments.solve.verdict import (
-    ErrorPoints,
+from kanrun.experiments.solve.solution import (
     claims_of,
     errors,
     residual_rms,
@@ -47,12 +46,10 @@ BOTH, ONE = (
 
 
 #: What a solution may have, and what makes it doubtful. Without a condition at x=1 (`missing`),
-#: the solution may not depend as much on the conditions; without intervals, nothing was refined.
+#: the solution may not depend as much on the conditions.
 BOUNDS = """
 {'equation': 0.01} | {'equation': 0.011}
 {'conditions': 0.01} | {'conditions': 0.011}
-{'intervals': None, 'equation': 1e-4, 'conditions': 1e-4} | {'equation': 1.1e-4}
-{'intervals': None, 'equation': 1e-4, 'conditions': 1e-4} | {'conditions': 1.1e-4}
 {'change': 2e-3} | {'change': 2.1e-3}
 {} | {'change': None}
 {'error': 0.01} | {'error': 0.011}
@@ -109,7 +106,7 @@ def test_errors_are_relative_to_the_solution_and_its_slopes():
     known = Comparison("exact", lambda x: 3 * x, lambda x: np.full((2, 1), 3.0))
     network = MagicMock(return_value=torch.tensor(3 * points + [[0.3], [-0.4]]))
     network.derivatives.return_value = torch.full((2, 1), 3.5)
-    found = errors(known, network, ErrorPoints(points, np.ones(2)))
+    found = errors(known, network, points)
     square = 0.3**2 + 0.4**2
     size = 1.5**2 + 6.0**2
     assert found["mse"] == pytest.approx(square / 2)
