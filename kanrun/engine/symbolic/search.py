@@ -9,6 +9,7 @@ compared by their description lengths.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import DIGITS
 from kanrun.engine.symbolic.constant_errors import is_determined
 from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.growing import Growing
 from kanrun.engine.symbolic.problem import (
     Event,
     FittedStructure,
@@ -138,6 +140,18 @@ class FormulaSearch:
                 yield from self.expressions(each)
             if not (noisy or self.over()) and each.variables:
                 yield from self.sparse(each)
+        yield from self.growing([each for each in dict.fromkeys((step, given)) if each.variables])
+
+    def growing(self, reductions: Sequence[Reduction]) -> Iterator[Event]:
+        """Grow expressions and small networks in the variables of each reduction, to the end."""
+        proposers = [
+            (each, Growing(replace(self.problem, data=each.data(self.data)))) for each in reductions
+        ]
+        for number in itertools.count() if proposers else ():
+            for each, proposer in proposers:
+                if self.over():
+                    return
+                yield from self.fitted("growing", each, proposer.round(number))
 
     def expressions(self, given: Reduction) -> Iterator[Event]:
         """Search for functions of one variable, or for small expressions of several variables.
