@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import (
-    TABLE,
     Array,
     Candidate,
+    X,
     combination,
     grid_values,
     input_names,
@@ -159,32 +160,51 @@ def _size(tree: Tree) -> int:
     return 1 + sum(_size(each) for each in tree[1:] if isinstance(each, tuple))
 
 
-def _letters(candidate: Candidate) -> str:
-    return "".join(letter for letter in "ab" if letter in candidate.free)
+@lru_cache(maxsize=128)
+def _compiled(candidate: Candidate) -> Callable[[Array], tuple[Array, Array]]:
+    """Return a function that computes the values and the slopes of a candidate."""
+    expressions = candidate.expression, sympy.diff(candidate.expression, X)
+    return sympy.lambdify(X, expressions, ["numpy", "scipy"], cse=True)  # type: ignore[no-any-return]
 
 
-def _evaluated(tree: Tree, constants: Iterator[float], x: Array) -> tuple[Array, Array]:
-    """Return values (N,) and derivatives with respect to the constants (constants, N)."""
+def _evaluated(
+    tree: Tree, constants: Array, x: Array, rows: Array, first: int = 0
+) -> tuple[Array, int]:
+    """Return the values (N,), and the index after the tree's last constant.
+
+    The derivatives with respect to the constants are written to `rows` (constants, N), those of the
+    tree's constants from index `first` on.
+    """
     kind = tree[0]
     if kind == "x":
-        return x[tree[1]], np.zeros((0, x.shape[1]))
+        return x[tree[1]], first
     if kind == "f":
-        u, rows = _evaluated(tree[2], constants, x)
-        candidate = tree[1]
-        a, b = next(constants), next(constants)
-        t = a * u + b
-        slope = candidate.slope(t)
-        own = {"a": slope * u, "b": slope}
-        moved = [own[letter][None] if letter in candidate.free else 0 * u[None] for letter in "ab"]
-        return candidate.value(t), np.concatenate([a * slope * rows, *moved])
-    u, rows = _evaluated(tree[1], constants, x)
+        u, end = _evaluated(tree[2], constants, x, rows, first)
+        a = constants[end]
+        value, slope = _compiled(tree[1])(a * u + constants[end + 1])
+        rows[first:end] *= a * slope
+        rows[end] = slope * u if "a" in tree[1].free else 0.0
+        rows[end + 1] = slope if "b" in tree[1].free else 0.0
+        return value, end + 2
+    u, end = _evaluated(tree[1], constants, x, rows, first)
     if kind == "shift":
-        return u + next(constants), np.concatenate([rows, np.ones((1, x.shape[1]))])
-    v, others = _evaluated(tree[2], constants, x)
+        rows[end] = 1.0
+        return u + constants[end], end + 1
+    middle = end
+    v, end = _evaluated(tree[2], constants, x, rows, middle)
     if kind == "+":
-        c = next(constants)
-        return u + c * v, np.concatenate([rows, c * others, v[None]])
-    return u * v, np.concatenate([rows * v, u * others])
+        rows[middle:end] *= constants[end]
+        rows[end] = v
+        return u + constants[end] * v, end + 1
+    rows[first:middle] *= v
+    rows[middle:end] *= u
+    return u * v, end
+
+
+def _values(tree: Tree, constants: Sequence[float] | Array, x: Array) -> Array:
+    rows = np.empty((len(constants), x.shape[1]))
+    with np.errstate(all="ignore"):
+        return _evaluated(tree, np.asarray(constants), x, rows)[0]
 
 
 def _expression(tree: Tree, constants: Iterator[float], symbols: Sequence[sympy.Symbol]) -> Any:
@@ -228,6 +248,8 @@ class GrowingExpressions:
         self.leaves: list[Tree] = [("x", i) for i in range(len(self.x))]
         self.known: set[Tree] = set()
         self.waiting: dict[int, list[_Grown]] = {}
+        self.seen: set[float] = set()
+        self.sizes = (size for most in itertools.count(2) for size in range(1, min(most, 16)))
         self.best = np.inf
         for leaf in self.leaves:
             self.add(leaf, np.zeros(0))
@@ -235,15 +257,15 @@ class GrowingExpressions:
     def grown(self, work: float) -> Iterator[sympy.Expr]:
         """Extend expressions for this many units of work, and propose the accurate ones."""
         budget = Budget(work)
-        sizes = itertools.cycle(range(1, 16))
         while budget.left > 0 and any(self.waiting.values()):
-            waiting = self.waiting.get(next(sizes))
+            waiting = self.waiting.get(next(self.sizes))
             if not waiting:
                 continue
             parent = min(waiting, key=lambda each: each.error)
             waiting.remove(parent)
+            parent = self.fitted(parent.tree, parent.constants, 30) or parent
             for tree, constants in self.extended(parent.tree, list(parent.constants)):
-                added = self.add(tree, constants)
+                added = self.add(tree, constants, 0.99 * parent.error)
                 if added is not None and added.error < min(_PROMISING, 0.5 * self.best):
                     polished = self.fitted(tree, added.constants, 60, whole=True)
                     if polished is not None and polished.error < 0.5 * self.best:
@@ -254,7 +276,7 @@ class GrowingExpressions:
         """Yield the trees that are one step larger, with initial constants."""
         for path, u, first, last in _places(tree):
             before, own, after = constants[:first], constants[first:last], constants[last:]
-            values = _evaluated(u, iter(own), self.x)[0]
+            values = _values(u, own, self.x)
             for new, initial in self.replaced(u, values):
                 yield _with(tree, path, new), np.array([*before, *own, *initial, *after])
 
@@ -291,14 +313,19 @@ class GrowingExpressions:
         self.generator.shuffle(found)
         return found
 
-    def add(self, tree: Tree, constants: Array) -> _Grown | None:
+    def add(self, tree: Tree, constants: Array, most: float = np.inf) -> _Grown | None:
         """Fit a tree, and let it wait for its extensions if it is finite."""
         key = (tree, self.generator.integers(2) if tree in self.known else 0)
         if key in self.known:
             return None
         self.known |= {key, tree}
         found = self.fitted(tree, constants, 6)
-        if found is not None:
+        if found is None or found.error > most:
+            return None
+        # Other expressions with the same error are the same function.
+        digits = float(f"{found.error:.6e}")
+        if digits not in self.seen:
+            self.seen.add(digits)
             same = self.waiting.setdefault(_size(tree), [])
             same.append(found)
             if len(same) > 400:
@@ -347,7 +374,8 @@ class GrowingExpressions:
         nodes = _size(tree)
         count_work(nodes * (COSTS.edge + COSTS.value * y.size * (1 + constants.size)))
         with np.errstate(all="ignore"):
-            value, rows = _evaluated(tree, iter(constants.tolist()), x)
+            rows = np.empty((constants.size, y.size))
+            value, _ = _evaluated(tree, constants, x, rows)
             centred = value - value.mean()
             power = float(centred @ centred)
             if not math.isfinite(power) or power <= 1e-18 * float(value @ value) or not np.isfinite(rows).all():
@@ -362,7 +390,7 @@ class GrowingExpressions:
 
     def expression(self, found: _Grown) -> sympy.Expr:
         points = self.data.all_points
-        value = _evaluated(found.tree, iter(found.constants.tolist()), points.x.T)[0]
+        value = _values(found.tree, found.constants, points.x.T)
         design = np.stack([value, np.ones_like(value)], axis=1)
         c, d = np.linalg.lstsq(design, points.y, rcond=None)[0].tolist()
         inner = _expression(found.tree, iter(found.constants.tolist()), input_symbols(len(self.x)))
