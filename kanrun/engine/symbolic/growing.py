@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,7 +65,7 @@ class Growing:
         for hidden, product in itertools.product(shapes, (False, True)):
             if product and hidden[-1] < 2:
                 continue
-            starts = (_network(data, hidden, product, self.generator) for _ in range(3 + number))
+            starts = (_network(data, hidden, product, self.generator) for _ in range(6 + number))
             settings = RefitSettings(12, penalty=1e-9, gain=QUICK)
             coarse = [refit_on_grids(each, data, settings, 2, margin=0.05) for each in starts]
             best = min(coarse, key=data.error)
@@ -87,9 +88,12 @@ def _network(
     With `product`, the last hidden nodes are multiplied.
     """
 
+    size = int(generator.integers(6, 11))
+
     def bent() -> Spline:
-        line = generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0) * np.linspace(-1, 1, 6)
-        return Spline(-1.0, 1.0, line + 0.1 * generator.normal(size=6))
+        slope = generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0)
+        line = slope * np.linspace(-1, 1, size)
+        return Spline(-1.0, 1.0, line + 0.1 * generator.normal(size=size))
 
     inputs = data.x.shape[1]
     edges: list[Edge] = []
@@ -234,7 +238,10 @@ class _Grown:
 class GrowingExpressions:
     """Expressions that grow by one function, term or factor at a time.
 
-    Of each size, the most accurate expressions are extended first, in all places and in all ways.
+    Sizes take turns, small sizes more often. Of each size, the expression whose error times the
+    number of its turns is smallest is extended, in all places and in all ways. In further turns,
+    its constants are disturbed first, because the constants that are best for an expression may be
+    far from those of the longer expression.
     """
 
     def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
@@ -246,10 +253,10 @@ class GrowingExpressions:
             each for each in without_twins(problem.candidates) if each.complexity <= 3
         ]
         self.leaves: list[Tree] = [("x", i) for i in range(len(self.x))]
-        self.known: set[Tree] = set()
-        self.waiting: dict[int, list[_Grown]] = {}
-        self.seen: set[float] = set()
-        self.sizes = (size for most in itertools.count(2) for size in range(1, min(most, 16)))
+        self.found: dict[int, dict[Tree, _Grown]] = {}
+        self.turns: Counter[Tree] = Counter()
+        self.errors: set[float] = set()
+        self.sizes = (size for most in itertools.count(2) for size in range(1, min(most, 13)))
         self.best = np.inf
         for leaf in self.leaves:
             self.add(leaf, np.zeros(0))
@@ -257,15 +264,18 @@ class GrowingExpressions:
     def grown(self, work: float) -> Iterator[sympy.Expr]:
         """Extend expressions for this many units of work, and propose the accurate ones."""
         budget = Budget(work)
-        while budget.left > 0 and any(self.waiting.values()):
-            waiting = self.waiting.get(next(self.sizes))
-            if not waiting:
+        while budget.left > 0 and self.found:
+            same = self.found.get(next(self.sizes))
+            if not same:
                 continue
-            parent = min(waiting, key=lambda each: each.error)
-            waiting.remove(parent)
-            parent = self.fitted(parent.tree, parent.constants, 30) or parent
-            for tree, constants in self.extended(parent.tree, list(parent.constants)):
-                added = self.add(tree, constants, 0.99 * parent.error)
+            parent = min(same.values(), key=lambda each: each.error * (1 + self.turns[each.tree]))
+            constants = parent.constants
+            if self.turns[parent.tree]:
+                noise = self.generator.normal(size=constants.size)
+                constants = constants * (1 + self.generator.choice([0.0, 0.3, 1.0]) * noise)
+            self.turns[parent.tree] += 1
+            for tree, start in self.extended(parent.tree, constants.tolist()):
+                added = self.add(tree, start, 0.99 * parent.error)
                 if added is not None and added.error < min(_PROMISING, 0.5 * self.best):
                     polished = self.fitted(tree, added.constants, 60, whole=True)
                     if polished is not None and polished.error < 0.5 * self.best:
@@ -284,8 +294,9 @@ class GrowingExpressions:
         """Yield what may take the place of a subtree with these values, and the new constants."""
         if u[0] not in ("shift", "+"):
             yield ("shift", u), [float(np.std(values))]
-        for function in self.functions:
-            for a, b in self.starts(function, values, u[0] == "x"):
+        usual = [each for each in self.functions if self.generator.random() < 3 / each.complexity**2]
+        for function in usual:
+            for a, b in self.starts(function, values, True):
                 yield ("f", function, u), [a, b]
         for leaf in self.leaves:
             own = self.x[leaf[1]]
@@ -293,8 +304,8 @@ class GrowingExpressions:
                 yield ("+", u, leaf), [0.1]
             yield ("*", u, leaf), []
             yield ("*", u, ("shift", leaf)), [float(np.ptp(own))]
-            for function in self.functions:
-                for a, b in self.starts(function, own, True)[:1]:
+            for function in usual:
+                for a, b in self.starts(function, own, False)[:1]:
                     v = ("f", function, leaf)
                     yield ("+", u, v), [a, b, 0.1]
                     yield ("*", u, v), [a, b]
@@ -314,23 +325,17 @@ class GrowingExpressions:
         return found
 
     def add(self, tree: Tree, constants: Array, most: float = np.inf) -> _Grown | None:
-        """Fit a tree, and let it wait for its extensions if it is finite."""
-        key = (tree, self.generator.integers(2) if tree in self.known else 0)
-        if key in self.known:
-            return None
-        self.known |= {key, tree}
+        """Fit a tree, and keep it if its error is at most `most` and it is a new function."""
         found = self.fitted(tree, constants, 6)
         if found is None or found.error > most:
             return None
-        # Other expressions with the same error are the same function.
-        digits = float(f"{found.error:.6e}")
-        if digits not in self.seen:
-            self.seen.add(digits)
-            same = self.waiting.setdefault(_size(tree), [])
-            same.append(found)
-            if len(same) > 400:
-                same.sort(key=lambda each: each.error)
-                del same[200:]
+        found = self.fitted(tree, found.constants, 20) or found
+        digits = float(f"{found.error:.5e}")
+        if digits not in self.errors:  # others with the same error are the same function
+            self.errors.add(digits)
+            same = self.found.setdefault(_size(tree), {})
+            if tree not in same or found.error < same[tree].error:
+                same[tree] = found
         return found
 
     def fitted(
@@ -372,7 +377,7 @@ class GrowingExpressions:
     ) -> tuple[float, Array, Array]:
         """Return the squared residual of c tree + d, and its derivatives and values."""
         nodes = _size(tree)
-        count_work(nodes * (COSTS.edge + COSTS.value * y.size * (1 + constants.size)))
+        count_work(nodes * (COSTS.edge + COSTS.value * y.size * (1 + constants.size)) / 2)
         with np.errstate(all="ignore"):
             rows = np.empty((constants.size, y.size))
             value, _ = _evaluated(tree, constants, x, rows)
