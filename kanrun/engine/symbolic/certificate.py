@@ -14,17 +14,6 @@ from kanrun.engine.symbolic.formula import Formula, Function
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 
-#: The number of operations of a formula in the true form is at most this multiple of the number of
-#: operations of the true formula, plus `_MORE_OPERATIONS`.
-_LONGER = 1.5
-#: Number of operations that is added to `_LONGER` times those of the true formula.
-_MORE_OPERATIONS = 2
-#: Largest error, relative to the standard deviation of y, of a formula in the true form after its
-#: constants are fitted to exact points.
-_SAME_FORM = 1e-6
-#: Setting a constant to 0 has no effect if the RMS change of the formula, relative to the standard
-#: deviation of y, is smaller than this.
-_NO_EFFECT = 1e-9
 #: Words for true, false and unknown in tables.
 YES_NO = {True: "yes", False: "no", None: "unknown"}
 
@@ -88,7 +77,7 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
     """Return whether a formula equals the true function once its constants are fitted.
 
     The constants are fitted to points without noise. The formula may have only a few operations
-    more than the true one (`_LONGER`, `_MORE_OPERATIONS`), and setting any of its constants to 0
+    more than the true one (`longer`, `more_operations`), and setting any of its constants to 0
     must change it.
 
     Args:
@@ -96,8 +85,19 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
         data: Points of the true function, without noise.
         operations: Number of operations of the true formula; None if the length is not limited.
     """
+    # Setting a constant to 0 has no effect if the RMS change of the formula, relative to the
+    # standard deviation of y, is smaller than this.
+    no_effect = 1e-9
+    # Largest error, relative to the standard deviation of y, of a formula in the true form after
+    # its constants are fitted to exact points.
+    same_form = 1e-6
+    # Number of operations that is added to `_LONGER` times those of the true formula.
+    more_operations = 2
+    # The number of operations of a formula in the true form is at most this multiple of the number
+    # of operations of the true formula, plus `more_operations`.
+    longer = 1.5
     expression = formula.expression
-    most = np.inf if operations is None else _LONGER * operations + _MORE_OPERATIONS
+    most = np.inf if operations is None else longer * operations + more_operations
     if sympy.count_ops(expression) > most:
         return False
     form, numbers = open_constants(expression)
@@ -115,12 +115,12 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
         )
         constants = fit_constants(fitting)
         residual = fitting.linearised(constants)[0]
-        if not float(np.sqrt(np.mean(residual**2))) < _SAME_FORM:
+        if not float(np.sqrt(np.mean(residual**2))) < same_form:
             return False
         for k in range(len(constants)):
             without = np.where(np.arange(len(constants)) == k, 0.0, constants)
             change = fitting.linearised(without)[0] - residual
-            if float(np.sqrt(np.mean(change**2))) < _NO_EFFECT:
+            if float(np.sqrt(np.mean(change**2))) < no_effect:
                 return False
     return True
 

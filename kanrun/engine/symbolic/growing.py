@@ -38,9 +38,6 @@ from kanrun.engine.symbolic.problem import SearchData, SearchProblem
 from kanrun.engine.symbolic.refit import PENALTY, QUICK, RefitSettings, extend, refit_on_grids
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, eliminate, select
 
-#: Relative error at which the constants of a grown expression are fitted to all points.
-_PROMISING = 1e-3
-
 
 class Growing:
     """Proposers of expressions for one set of variables, in rounds of growing effort."""
@@ -129,9 +126,11 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
     half = np.maximum(np.ptp(x, axis=0) / 2, np.finfo(float).tiny)
     inputs = x.shape[1]
     for degree in range(2, 16):
-        powers = [
-            p for p in itertools.product(range(degree + 1), repeat=inputs) if sum(p) <= degree
-        ] if math.comb(degree + inputs, inputs) < len(x) / 3 else []
+        powers = (
+            [p for p in itertools.product(range(degree + 1), repeat=inputs) if sum(p) <= degree]
+            if math.comb(degree + inputs, inputs) < len(x) / 3
+            else []
+        )
         if not powers:
             return
         scaled = (x - middle) / half
@@ -263,6 +262,8 @@ class GrowingExpressions:
 
     def grown(self, work: float) -> Iterator[sympy.Expr]:
         """Extend expressions for this many units of work, and propose the accurate ones."""
+        # Relative error at which the constants of a grown expression are fitted to all points.
+        promising = 1e-3
         budget = Budget(work)
         while budget.left > 0 and self.found:
             same = self.found.get(next(self.sizes))
@@ -276,7 +277,7 @@ class GrowingExpressions:
             self.turns[parent.tree] += 1
             for tree, start in self.extended(parent.tree, constants.tolist()):
                 added = self.add(tree, start, 0.99 * parent.error)
-                if added is not None and added.error < min(_PROMISING, 0.5 * self.best):
+                if added is not None and added.error < min(promising, 0.5 * self.best):
                     polished = self.fitted(tree, added.constants, 60, whole=True)
                     if polished is not None and polished.error < 0.5 * self.best:
                         self.best = polished.error
@@ -294,7 +295,9 @@ class GrowingExpressions:
         """Yield what may take the place of a subtree with these values, and the new constants."""
         if u[0] not in ("shift", "+"):
             yield ("shift", u), [float(np.std(values))]
-        usual = [each for each in self.functions if self.generator.random() < 3 / each.complexity**2]
+        usual = [
+            each for each in self.functions if self.generator.random() < 3 / each.complexity**2
+        ]
         for function in usual:
             for a, b in self.starts(function, values, True):
                 yield ("f", function, u), [a, b]
@@ -317,7 +320,9 @@ class GrowingExpressions:
             return []
         middle, half = (low + high) / 2, (high - low) / 2
         grid = grid_values(function)[0]
-        found = [(1.0, 0.0)] if function.domain.allows(low, high) and abs(low) + abs(high) < 20 else []
+        found = (
+            [(1.0, 0.0)] if function.domain.allows(low, high) and abs(low) + abs(high) < 20 else []
+        )
         if len(grid):
             for a, b in grid[self.generator.integers(len(grid), size=2 if several else 1)].tolist():
                 found.append((a / half, b - a * middle / half))
@@ -383,7 +388,11 @@ class GrowingExpressions:
             value, _ = _evaluated(tree, constants, x, rows)
             centred = value - value.mean()
             power = float(centred @ centred)
-            if not math.isfinite(power) or power <= 1e-18 * float(value @ value) or not np.isfinite(rows).all():
+            if (
+                not math.isfinite(power)
+                or power <= 1e-18 * float(value @ value)
+                or not np.isfinite(rows).all()
+            ):
                 return math.inf, rows, value
             direction = centred / power**0.5
             rest = y - y.mean()
