@@ -138,7 +138,7 @@ def judge(rows: pd.DataFrame, entries: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run one list."""
-    parser = arguments(__doc__ or "")
+    parser = arguments(__doc__, seeds=1)
     lists = sorted(path.stem for path in (FOLDER / "equations").glob("*.yaml"))
     parser.add_argument("list", choices=lists)
     given = parser.parse_args()

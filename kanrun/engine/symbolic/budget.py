@@ -82,13 +82,6 @@ SPLINE = 3
 #: value decomposition.
 LEAST_SQUARES = 10
 COSTS = WorkCosts()
-#: A timed search is stopped after this many CPU seconds per unit of its budget, plus _MORE_SECONDS.
-_OVERRUN = 1.5
-#: CPU seconds that a timed search may take in addition to those per unit of budget.
-_MORE_SECONDS = 3.0
-#: Fraction of the remaining work of an enclosing budget that a new budget may use, so that the
-#: inner budget ends first.
-_BELOW_LIMIT = 0.95
 
 
 class _Clock(threading.local):
@@ -131,10 +124,18 @@ class Budget:
     """
 
     def __init__(self, units: float, *, timed: bool = False) -> None:
+        # A timed search is stopped after this many CPU seconds per unit of its budget, plus
+        # more_seconds.
+        # CPU seconds that a timed search may take in addition to those per unit of budget.
+        # Fraction of the remaining work of an enclosing budget that a new budget may use, so that
+        # the inner budget ends first.
+        below_limit = 0.95
+        more_seconds = 3.0
+        overrun = 1.5
         self._begun = work_done()
         self._seconds = thread_time()
-        self.units = min(units, _BELOW_LIMIT * (_clock.limit - self._begun))
-        self._end = self._seconds + _OVERRUN * units + _MORE_SECONDS if timed else math.inf
+        self.units = min(units, below_limit * (_clock.limit - self._begun))
+        self._end = self._seconds + overrun * units + more_seconds if timed else math.inf
         self.stopped = False
         self.spent = False
 

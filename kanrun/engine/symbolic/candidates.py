@@ -193,18 +193,18 @@ CONSTANT = TABLE["0"]
 #: The identity, for edges that pass a value unchanged. It is never fitted to an edge and adds no
 #: complexity.
 CARRY = Candidate("=", X, 0.0, "")
-#: Complexity of powers that are not in the table, to which a term for the exponent is added.
-_POWER_SIZE = 2.5
 
 
 @lru_cache(maxsize=64)
 def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
     """Return the candidate x^exponent, from the table if it is there, otherwise a new candidate."""
+    # Complexity of powers that are not in the table, to which a term for the exponent is added.
+    power_size = 2.5
     p = sympy.Rational(exponent)
     found = next((each for each in TABLE.values() if each.expression == X**p), None)
     if found is not None:
         return found
-    size = _POWER_SIZE + float(abs(p)) / 4 + (int(bool(p < 0)) + p.q - 1) / 2
+    size = power_size + float(abs(p)) / 4 + (int(bool(p < 0)) + p.q - 1) / 2
     domain = Domain(low=0.0) if p.q > 1 else _NONZERO if p < 0 else Domain()
     return Candidate(f"x^{p}", X**p, size, "bcd", domain)
 

@@ -20,13 +20,6 @@ from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
 from kanrun.formulas.parsing import variable
 
-#: The factor c of an edge function c f(a x + b) + d counts as determined if |c| is more than this
-#: many standard errors.
-_DETERMINED = 2.0
-#: Terms of a sum count as cancelling if the standard deviation of one term is more than this many
-#: times that of the sum. In a formula for a damped wave, the terms are as large as their sum; in
-#: sums of waves that only approximate it, they are 10 to 1000 times as large.
-_CANCELS = 10.0
 #: A constant of an edge: the index of the edge and the letter (a, b, c or d) of the constant.
 Key = tuple[int, str]
 
@@ -58,20 +51,27 @@ def is_determined(graph: Graph, data: SearchData) -> bool:
     """Return whether the points determine all terms of a formula.
 
     This holds if the formula is exact. Otherwise the factor c of every edge function c f(a x + b) +
-    d, if it is free, must be more than `_DETERMINED` standard errors away from 0, and the terms of
-    the output must not cancel (`_CANCELS`).
+    d, if it is free, must be more than `determined` standard errors away from 0, and the terms of
+    the output must not cancel (`cancels`).
     """
+    # Terms of a sum count as cancelling if the standard deviation of one term is more than this
+    # many times that of the sum. In a formula for a damped wave, the terms are as large as their
+    # sum; in sums of waves that only approximate it, they are 10 to 1000 times as large.
+    cancels = 10.0
+    # The factor c of an edge function c f(a x + b) + d counts as determined if |c| is more than
+    # this many standard errors.
+    determined = 2.0
     if data.overall_error(graph) <= EXACT:
         return True
     with np.errstate(all="ignore"):
         values, outs = graph.edge_outputs(data.x)
     if graph.operation(graph.output) == "sum":
         terms = [np.std(outs[i]) for i in graph.into(graph.output)]
-        if max(terms) > _CANCELS * np.std(values[graph.output]):
+        if max(terms) > cancels * np.std(values[graph.output]):
             return False
     errors = standard_errors(graph, data)
     return all(
-        abs(function.constants[2]) > _DETERMINED * error
+        abs(function.constants[2]) > determined * error
         for (index, name), error in errors.items()
         if name == "c" and isinstance(function := graph.edges[index].function, Symbolic)
     )

@@ -121,6 +121,8 @@ def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Splin
 
     A redundant scale or shift of the argument is moved to c or d.
     """
+    # A shift b in exp(u + b) is written as the factor exp(b) if |b| is smaller than this.
+    largest_shift = 30.0
     candidate = function.candidate
     (a, b, c, d) = function.constants
     if candidate is CONSTANT:
@@ -138,7 +140,7 @@ def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Splin
     elif candidate.name == "log":
         argument = rest
         d = d + c * float(np.log(float(scale)))
-    elif candidate.name == "exp" and abs(shift := argument.as_coeff_Add()[0]) < _LARGEST_SHIFT:
+    elif candidate.name == "exp" and abs(shift := argument.as_coeff_Add()[0]) < largest_shift:
         argument = argument - shift
         c = c * float(np.exp(float(shift)))
     return number(c) * sympy.Function(candidate.name)(argument) + number(d)
@@ -152,10 +154,13 @@ def _scaled(expression: Expr) -> tuple[Expr, Expr]:
     Returns:
         The divisor, and the quotient.
     """
+    # A coefficient is negligible if it is below this fraction of the largest coefficient of its
+    # sum.
+    faint = 1e-6
     constant, rest = expression.as_coeff_Add()
     sizes = [abs(float(apart(term)[0])) for term in rest.as_ordered_terms()]
     largest = max(*sizes, abs(float(constant)), TINY)
-    size = number(sizes[0] if sizes[0] > _FAINT * largest else largest)
+    size = number(sizes[0] if sizes[0] > faint * largest else largest)
     return size, expression / size
 
 
@@ -213,6 +218,9 @@ class _GraphBuilder:
 
     def term(self, expression: Expr) -> _Term:
         """Write the expression as a function of a single node."""
+        # Largest denominator of an exponent that stays fixed. Other powers are written as exp(p log
+        # x), so that p can be fitted.
+        roots = 6
         coefficient, rest = apart(expression)
         if rest == 1:
             raise KanrunError("A constant cannot be a term of a graph.")
@@ -222,7 +230,7 @@ class _GraphBuilder:
         if rest.is_Mul or rest.is_Add:
             line = IDENTITY_EDGE if coefficient == 1 else self.line(float(coefficient))
             return self.node_of(rest), line
-        if rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS:
+        if rest.is_Pow and exponent.is_Rational and exponent.q <= roots:
             return self._called(power(exponent), base, float(coefficient))
         called = self.calls.get(str(rest.func))
         if isinstance(called, Spline):
@@ -271,15 +279,6 @@ class _GraphBuilder:
         }
         own = "".join(name for name in candidate.free if name in moves)
         return self.node_of(inner), replace(simple, free=own)
-
-
-#: A shift b in exp(u + b) is written as the factor exp(b) if |b| is smaller than this.
-_LARGEST_SHIFT = 30.0
-#: A coefficient is negligible if it is below this fraction of the largest coefficient of its sum.
-_FAINT = 1e-6
-#: Largest denominator of an exponent that stays fixed. Other powers are written as exp(p log x), so
-#: that p can be fitted.
-_ROOTS = 6
 
 
 def to_expression(graph: Graph, names: Sequence[str]) -> Expr:

@@ -23,8 +23,6 @@ ROUNDING = 1e-14
 _STEPS = 30
 #: A fit of constants ends when a step reduces the sum of squares by less than this fraction.
 _GAIN = 1e-7
-#: Relative change of a constant in the finite differences of the Jacobian.
-_DIFFERENCE = 1e-7
 
 
 class TemplateFitting:
@@ -72,9 +70,11 @@ class TemplateFitting:
 
         `value` (N,) contains the weighted values at `constants`.
         """
+        # Relative change of a constant in the finite differences of the Jacobian.
+        difference = 1e-7
         columns = []
         for k, constant in enumerate(constants):
-            step = _DIFFERENCE * abs(constant) or _DIFFERENCE
+            step = difference * abs(constant) or difference
             moved = constants.copy()
             moved[k] += step
             columns.append((self.values(moved) - value) / step)

@@ -38,26 +38,15 @@ _CONSTANTS_EACH = 4
 _FACTORS = 120
 #: Number of the simplest products and sums to which functions are applied.
 _INNER = 300
-#: Number of the simplest entries that are combined with an input.
-_THIRDS = 200
 #: Largest number of entries of the dictionary.
 _DICTIONARY_ENTRIES = 8000
 
-#: Largest number of entries in the dictionary of a single input before products are added.
-_OF_ONE = 3000
-#: Number of the simplest functions of a single input by which the other entries of its dictionary
-#: are multiplied.
-_ONES = 20
 
 Build = Callable[[], sympy.Expr]
 Objects = NDArray[np.object_]
 #: A function of two terms; it can be applied to arrays of values and to sympy expressions.
 Operation = Callable[..., Any]
 
-#: Entries are dropped if their largest absolute value is above this or below its reciprocal.
-_LARGEST = 1e9
-#: Entries are dropped as constant if their range is below this fraction of their size.
-_FLAT = 1e-9
 
 PRODUCT: tuple[Operation, ...] = (operator.mul,)
 SUM: tuple[Operation, ...] = (operator.add,)
@@ -121,14 +110,22 @@ class Dictionary:
 
         Entries are duplicates if they differ by a factor or, if `shifted`, also by a constant.
         """
+        # Smallest norm by which a row is divided.
+        tiny = 1e-300
+        # Number of decimal places to which values are rounded before entries are compared; each
+        # entry is first scaled to length 1.
+        digits = 9
+        # Approximate number of points at which two entries are compared to decide whether they are
+        # duplicates.
+        compared = 12
         count_work(COSTS.value * self.values.size)
         order = np.argsort(self.sizes, kind="stable")
         values = self.values
         values = values - values.mean(axis=1, keepdims=True) if shifted else values
-        sizes = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY)
-        rows = (values[:, :: max(1, values.shape[1] // _COMPARED)] / sizes)[order]
+        sizes = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), tiny)
+        rows = (values[:, :: max(1, values.shape[1] // compared)] / sizes)[order]
         rows *= np.where(rows[:, :1] < 0, -1.0, 1.0)
-        _, first = np.unique(np.round(rows, _DIGITS), axis=0, return_index=True)
+        _, first = np.unique(np.round(rows, digits), axis=0, return_index=True)
         return self.chosen(order[np.sort(first)[:max_entries]])
 
     def functions(self, candidate: Candidate, grid: Array) -> Dictionary:
@@ -178,24 +175,18 @@ class Dictionary:
 
     def _usable(self) -> Dictionary:
         """Return the entries that are finite, not constant, and neither huge nor tiny."""
+        # Entries are dropped as constant if their range is below this fraction of their size.
+        flat = 1e-9
+        # Entries are dropped if their largest absolute value is above this or below its reciprocal.
+        largest = 1e9
         count_work(COSTS.term * len(self) + COSTS.term_value * self.values.size)
         with np.errstate(all="ignore"):
             low = self.values.min(axis=1, initial=np.inf)
             high = self.values.max(axis=1, initial=-np.inf)
             top = np.maximum(-low, high)
-            good = np.isfinite(top) & (top > 1 / _LARGEST) & (top < _LARGEST)
-            good &= high - low > _FLAT * top
+            good = np.isfinite(top) & (top > 1 / largest) & (top < largest)
+            good &= high - low > flat * top
         return self if good.all() else self.chosen(np.flatnonzero(good))
-
-
-#: Approximate number of points at which two entries are compared to decide whether they are
-#: duplicates.
-_COMPARED = 12
-#: Number of decimal places to which values are rounded before entries are compared; each entry is
-#: first scaled to length 1.
-_DIGITS = 9
-#: Smallest norm by which a row is divided.
-_TINY = 1e-300
 
 
 def _objects(entries: Sequence[Any]) -> Objects:
@@ -243,8 +234,6 @@ _POWERS = (*range(2, 7), *range(-1, -7, -1), *(Fraction(p, q) for p, q in _ROOTS
 _EXPONENTS = np.arange(-49, 50) / 10
 #: Coefficients k that are tried in u + k u^2.
 _SLOPES = (1.0, -1.0, 0.5, -0.5, 2.0, -2.0)
-#: Number of pairs (k, b) that are tried in a function of a function.
-_COMPOSED = 12
 _PLAIN = np.array([(1.0, 0.0)])
 
 
@@ -296,6 +285,8 @@ def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
     differences of two of the simplest terms so far; functions of these; and combinations of the
     simplest terms with an input. For a single input, see `dictionary_of_one`.
     """
+    # Number of the simplest entries that are combined with an input.
+    thirds = 200
     if x.shape[1] == 1:
         return dictionary_of_one(x[:, 0], candidates)
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
@@ -310,7 +301,7 @@ def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
     every = every + grow(factors) + factors.combined(factors)
     inner = every.chosen(np.flatnonzero(every.sizes > 1)).simplest(_INNER, shifted=False)
     every = every + grow(inner)
-    every = every + every.simplest(_THIRDS, shifted=False).combined(inputs)
+    every = every + every.simplest(thirds, shifted=False).combined(inputs)
     return every.simplest(_DICTIONARY_ENTRIES, shifted=False)
 
 
@@ -324,6 +315,13 @@ def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
     It contains powers of t, functions of t with common constants, functions of these and of sums of
     two powers, and products of two terms.
     """
+    # Number of pairs (k, b) that are tried in a function of a function.
+    composed = 12
+    # Number of the simplest functions of a single input by which the other entries of its
+    # dictionary are multiplied.
+    ones = 20
+    # Largest number of entries in the dictionary of a single input before products are added.
+    of_one = 3000
     inputs = Dictionary.of_inputs(t[:, None])
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
     square, cube, inverse = (powers_of(inputs, candidates, [e]) for e in (2, 3, -1))
@@ -337,8 +335,8 @@ def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
         exponents = np.stack([_EXPONENTS, np.zeros_like(_EXPONENTS)], axis=1)
         logarithm = positive.functions(TABLE["log"], _PLAIN)
         parts.append(logarithm.functions(TABLE["exp"], exponents))
-    parts.append(functions_of(Dictionary.joined(inner, t.size), simple, _COMPOSED))
-    every = Dictionary.joined(parts, t.size).simplest(_OF_ONE)
-    factors = (inputs + functions_of(inputs, candidates, _CONSTANTS_EACH)).simplest(_ONES)
+    parts.append(functions_of(Dictionary.joined(inner, t.size), simple, composed))
+    every = Dictionary.joined(parts, t.size).simplest(of_one)
+    factors = (inputs + functions_of(inputs, candidates, _CONSTANTS_EACH)).simplest(ones)
     products = every.first(_INNER).combined(factors, PRODUCT, distinct=True)
     return (every + products).simplest(_DICTIONARY_ENTRIES)

@@ -19,12 +19,6 @@ from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
-#: Number of points per coefficient at which a spline is fitted to another spline.
-_POINTS_EACH = 6
-#: Singular values of a fit count as zero if they are below this fraction of the largest.
-_RCOND = 1e-13
-#: Complexity of a spline when formulas are compared; a line has complexity 1.
-_SPLINE = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,10 +45,12 @@ class Spline:
         The spline is fitted to values (N,) at points (N,). If the points do not determine all
         coefficients, those of minimum norm are returned.
         """
+        # Singular values of a fit count as zero if they are below this fraction of the largest.
+        rcond = 1e-13
         size = intervals + degree
         count_work(points.size * size * (COSTS.entry + COSTS.product * LEAST_SQUARES * size))
         empty = cls(*ends, np.zeros(size), degree)
-        solution = np.linalg.lstsq(empty.evaluate(points)[2], values, rcond=_RCOND)[0]
+        solution = np.linalg.lstsq(empty.evaluate(points)[2], values, rcond=rcond)[0]
         return empty.with_parameters(np.asarray(solution, dtype=np.float64))
 
     @property
@@ -63,7 +59,9 @@ class Spline:
 
     @property
     def complexity(self) -> float:
-        return _SPLINE
+        # Complexity of a spline when formulas are compared; a line has complexity 1.
+        spline = 10.0
+        return spline
 
     def with_parameters(self, parameters: Array) -> Spline:
         return replace(self, parameters=parameters)
@@ -101,7 +99,9 @@ class Spline:
 
         The grid consists of `intervals` equal intervals between `ends`.
         """
-        points = np.linspace(*ends, _POINTS_EACH * (intervals + self.degree) + 1)
+        # Number of points per coefficient at which a spline is fitted to another spline.
+        points_each = 6
+        points = np.linspace(*ends, points_each * (intervals + self.degree) + 1)
         return Spline.through(points, self.value(points), ends, intervals, self.degree)
 
 

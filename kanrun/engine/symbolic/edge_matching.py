@@ -25,15 +25,9 @@ from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 
-#: Largest number of samples of an edge that are used.
-_POINTS = 120
 #: Largest number of candidates whose constants are fitted to an edge: those that fit best on the
 #: grid of pairs (a, b).
 _CANDIDATES = 12
-#: Number of the best pairs (a, b) of a candidate from which the two starts of its fit are chosen.
-_RANKED = 40
-#: Smallest distance between the two starts of a fit, as a fraction of |a|.
-_APART = 0.3
 _FIT = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 
 
@@ -48,7 +42,9 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
         values: Values of the edge, shape (N,).
         candidates: The candidates.
     """
-    places = np.linspace(0, t.size - 1, min(t.size, _POINTS)).astype(int)
+    # Largest number of samples of an edge that are used.
+    points = 120
+    places = np.linspace(0, t.size - 1, min(t.size, points)).astype(int)
     order = np.argsort(t, kind="stable")[places]
     x = t[order, None]
     y = values[order]
@@ -104,17 +100,22 @@ def _coarse(data: SearchData, candidate: Candidate) -> tuple[float, list[tuple[f
         The smallest 1 - R^2, and up to two starts (a, b) for a fit: the best pair, and the best
         pair at some distance from it. If no pair explains anything, inf and no start.
     """
+    # Smallest distance between the two starts of a fit, as a fraction of |a|.
+    apart = 0.3
+    # Number of the best pairs (a, b) of a candidate from which the two starts of its fit are
+    # chosen.
+    ranked = 40
     grid, f = grid_values(candidate)
     t = data.x[:, 0]
     target = np.interp(np.linspace(t[0], t[-1], GRID_STEPS), t, data.y)
     target = target - target.mean()
     constant = np.full((GRID_STEPS, 1), GRID_STEPS**-0.5)
     explained = covered(target, f, constant)[0]
-    order = np.argsort(-explained)[:_RANKED]
+    order = np.argsort(-explained)[:ranked]
     order = order[explained[order] > 0]
     if not order.size:
         return np.inf, []
     best = grid[order]
-    others = best[np.abs(best - best[0]).max(axis=1) > _APART * abs(best[0, 0])]
+    others = best[np.abs(best - best[0]).max(axis=1) > apart * abs(best[0, 0])]
     loss = 1 - float(explained[order[0]]) / max(float(target @ target), TINY)
     return loss, [tuple(each) for each in (best[0], *others[:1])]

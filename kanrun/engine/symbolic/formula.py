@@ -39,18 +39,6 @@ from kanrun.errors import KanrunError
 from kanrun.formulas.conversion import to_latex, to_numpy, to_python, to_text
 from kanrun.formulas.parsing import variable
 
-#: Largest relative increase of the validation error that rounding all constants may cause.
-_ROUNDING_TOLERANCE = 0.02
-#: A shift counts as zero if it is smaller than this fraction of its function's largest value.
-_NEGLIGIBLE = 1e-9
-#: Largest number of steps of the refit after a term was simplified.
-_TERM_STEPS = 40
-#: A constant may be rounded to a nice number within this many standard errors.
-_WINDOW = 3
-
-#: Units of work (see `budget`) for one simplification of an expression.
-_SIMPLIFIED = 2.0
-
 #: A proposed rounding: the index of the edge, the letter of the constant, and the nice number.
 Proposal = tuple[int, str, sympy.Expr]
 
@@ -92,16 +80,20 @@ def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposa
     standard errors of the others, so a constant that was too uncertain to be rounded may be rounded
     later.
     """
+    # A constant may be rounded to a nice number within this many standard errors.
+    window = 3
+    # A shift counts as zero if it is smaller than this fraction of its function's largest value.
+    negligible = 1e-9
     outs = graph.edge_outputs(data.x)[1]
     proposals: list[tuple[float, int, Proposal]] = []
     for (index, name), deviation in standard_errors(graph, data).items():
         function = _symbolic(graph, index)
         value = function.constant(name)
-        if name == "d" and abs(value) < _NEGLIGIBLE * np.abs(outs[index]).max():
+        if name == "d" and abs(value) < negligible * np.abs(outs[index]).max():
             proposals.append((-1.0, len(proposals), (index, name, sympy.S.Zero)))
         error = max(deviation, PRECISION * max(abs(value), 1.0))
         is_phase = name == "b" and function.candidate.name in ("sin", "cos")
-        number = (nice_phase if is_phase else nice)(value, _WINDOW * error)
+        number = (nice_phase if is_phase else nice)(value, window * error)
         if number is not None:
             away = abs(value - float(number)) / error + 0.1 * sympy.count_ops(number)
             proposals.append((float(away), len(proposals), (index, name, number)))
@@ -115,7 +107,9 @@ def drop_terms(graph: Graph, data: SearchData) -> Graph:
     Pairs of replacements are tried too, because two of them together may shorten the description
     even if neither does alone, for example when exp(sqrt(x)) imitates a line.
     """
-    settings = RefitSettings(_TERM_STEPS, gain=QUICK)
+    # Largest number of steps of the refit after a term was simplified.
+    term_steps = 40
+    settings = RefitSettings(term_steps, gain=QUICK)
     best = (description_length(graph, data), graph)
     missed = 0
     while missed < 2:
@@ -215,11 +209,15 @@ def finish_formula(
         budget: Work that the steps may use together.
         keep_terms: Whether all terms are kept, because the search has already tested each of them.
     """
+    # Units of work (see `budget`) for one simplification of an expression.
+    simplified = 2.0
+    # Largest relative increase of the validation error that rounding all constants may cause.
+    rounding_tolerance = 0.02
     graph, names = canonicalise(graph), tuple(input_names(graph.inputs))
     numeric = numeric_names(graph)
 
     def allowed() -> float:
-        return max((1 + _ROUNDING_TOLERANCE) * data.error(graph), data.exact)
+        return max((1 + rounding_tolerance) * data.error(graph), data.exact)
 
     with contextlib.suppress(WorkSpent), budget.enforced():
         graph = graph if numeric or keep_terms else drop_terms(graph, data)
@@ -247,7 +245,7 @@ def finish_formula(
     with contextlib.suppress(WorkSpent), budget.enforced():
         tidy = round_numbers(expression, passes)
         # Some forms lose digits: 1 - cos(u) does for small u, and 2 sin(u/2)^2 does not.
-        forms = equivalent_forms(tidy, names, points, _SIMPLIFIED)
+        forms = equivalent_forms(tidy, names, points, simplified)
         expression = round_numbers(max(forms, key=is_exact), passes)
     return Formula(as_written(expression), names, graph)
 

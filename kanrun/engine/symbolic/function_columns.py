@@ -37,10 +37,6 @@ EXPONENT_STEPS = 2
 _POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
 #: Scales c of sines and cosines that are always tried, whatever the range of z.
 _NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
-#: Range of c z over the points (radians) above which the tried ranges are equally spaced.
-_SLOW = 4.0
-#: Spacing of the tried ranges of c z (radians). A fit of the scale reaches the values in between.
-_APART = 1.3
 #: Largest range of c z (radians) that is tried in a sine or cosine. The second number applies if
 #: the problem has a single input and z is this input; the first number applies to all other z.
 FAST = (60.0, 300.0)
@@ -229,6 +225,11 @@ def scales(
         middle: Median absolute value of z.
         fastest: Largest range of c z in sines and cosines (radians).
     """
+    # Spacing of the tried ranges of c z (radians). A fit of the scale reaches the values in
+    # between.
+    apart = 1.3
+    # Range of c z over the points (radians) above which the tried ranges are equally spaced.
+    slow = 4.0
     count_work(5 * COSTS.edge)
     low = float(z.min())
     high = float(z.max())
@@ -240,7 +241,7 @@ def scales(
     if function.name in WAVES:
         turns = np.geomspace(0.3, 3, 12 if function.name != "tan" else 8)
         if function.name != "tan":
-            turns = np.concatenate([turns, np.arange(_SLOW, fastest, _APART)])
+            turns = np.concatenate([turns, np.arange(slow, fastest, apart)])
         return np.concatenate([turns / (high - low), _NATURAL[_NATURAL * (high - low) < fastest]])
     if function.name in ("arcsin", "arccos"):
         return np.array([0.3, 0.6, 0.9, 0.99, 0.9999]) / size

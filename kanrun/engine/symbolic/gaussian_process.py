@@ -31,8 +31,6 @@ _VARIANCES = (30.0, 1e-2, 1e3)
 _NOISES = (1e-3, 1e-9, 1.0)
 #: Largest number of steps of the search for the hyperparameters.
 _STEPS = 25
-#: Relative change of the log likelihood at which the search for the hyperparameters ends.
-_RTOL = 2e-9
 #: Values that are added to the diagonal of the covariance, relative to the largest variance. The
 #: smallest one for which the Cholesky factorisation succeeds is used.
 _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))
@@ -89,6 +87,8 @@ def likeliest_kernel(x: RowInputs, y: PerRow) -> tuple[Kernel, float]:
         x: Standardised inputs, shape (rows, inputs); the rate of a constant input becomes 0.
         y: Standardised outputs, shape (rows,).
     """
+    # Relative change of the log likelihood at which the search for the hyperparameters ends.
+    rtol = 2e-9
     inputs = x.shape[1]
     rows = len(x)
     ranges = np.log(np.array([*[_RATES] * inputs, _VARIANCES, _NOISES]))
@@ -115,7 +115,7 @@ def likeliest_kernel(x: RowInputs, y: PerRow) -> tuple[Kernel, float]:
         jac=True,
         method="L-BFGS-B",
         bounds=ranges[:, 1:],
-        options={"maxiter": _STEPS, "ftol": _RTOL},
+        options={"maxiter": _STEPS, "ftol": rtol},
     )
     *w, variance, noise = np.exp(found.x).tolist()
     rates = np.where(np.ptp(x, axis=0) > 0, w, 0.0)

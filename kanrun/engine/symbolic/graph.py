@@ -24,10 +24,6 @@ Operation = Literal["sum", "product"]
 EdgeFunction: TypeAlias = Spline | Symbolic
 #: Value of 1 - R^2 below which only float64 rounding errors are left.
 ROUNDING = 1e-14
-#: The constants of an edge count as diverged if c f is this many times as large as c f + d.
-_DIVERGED = 1e7
-#: Number of decimal digits by which 1 - R^2 must decrease to justify one more unit of complexity.
-_DIGITS_PER_UNIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,10 @@ class EdgeMatch:
     @property
     def score(self) -> float:
         """log10(1 - R^2) plus a penalty for complexity; lower is better."""
-        return float(np.log10(max(self.loss, ROUNDING))) + _DIGITS_PER_UNIT * self.complexity
+        # Number of decimal digits by which 1 - R^2 must decrease to justify one more unit of
+        # complexity.
+        digits_per_unit = 0.5
+        return float(np.log10(max(self.loss, ROUNDING))) + digits_per_unit * self.complexity
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
@@ -286,13 +285,15 @@ def sound(graph: Graph, x: Array) -> bool:
     A candidate must have no pole in the range of its argument. Constants diverge if a candidate
     approximates another function only in the limit of large constants, so that c f and d cancel.
     """
+    # The constants of an edge count as diverged if c f is this many times as large as c f + d.
+    diverged = 1e7
     with np.errstate(all="ignore"):
         values, outs = graph.edge_outputs(x)
         for edge, out in zip(graph.edges, outs, strict=True):
             if isinstance(edge.function, Symbolic):
                 size = np.abs(out - edge.function.constants[3]).max()
                 is_allowed = edge.function.allows(values[edge.source])
-                if not is_allowed or size > _DIVERGED * np.abs(out).max():
+                if not is_allowed or size > diverged * np.abs(out).max():
                     return False
     return True
 

@@ -27,10 +27,6 @@ from kanrun.engine.symbolic.sparse import is_noise, smooth_columns
 #: faster and faster, reach 14.5 bits; most true formulas in collections of known formulas reach
 #: more than 30 bits.
 _VISIBLE = 2.0**15
-#: Residuals whose RMS is below this fraction of the standard deviation of y count as rounding.
-_TINY = 2e-14
-#: Parts smaller than this fraction of the largest part are rounding, due to redundant constants.
-_REDUNDANT = 1e-15
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,10 @@ class Evidence:
 
 def evidence(expression: Expr, names: Sequence[str], data: SearchData) -> Evidence:
     """Return the evidence, from all points, that `expression` in the variables `names` is true."""
+    # Parts smaller than this fraction of the largest part are rounding, due to redundant constants.
+    redundant = 1e-15
+    # Residuals whose RMS is below this fraction of the standard deviation of y count as rounding.
+    tiny = 2e-14
     points = data.all_points
     form, constants = open_constants(expression, units=True)
     numbers = np.array([float(each) for each in constants.values()])
@@ -79,10 +79,10 @@ def evidence(expression: Expr, names: Sequence[str], data: SearchData) -> Eviden
     rows /= np.sqrt(len(rows))
     sizes = np.linalg.svd(rows[:, 1:], compute_uv=False)
     error = max(float(np.linalg.norm(rows[:, 0])), float(np.finfo(float).epsneg * sizes[0]))
-    is_rounding = error <= _TINY or is_noise(
+    is_rounding = error <= tiny or is_noise(
         rows[:, 0], points.y[finite], smooth_columns(points.x[finite])
     )
-    sizes = sizes[sizes > max(error, _REDUNDANT * sizes[0])]
+    sizes = sizes[sizes > max(error, redundant * sizes[0])]
     if not len(sizes):
         return Evidence(error, 0.0, 0.0)
     falls = sizes[:-1] / sizes[1:]

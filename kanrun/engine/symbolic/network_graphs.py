@@ -13,11 +13,6 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, covering, without_edges
 
-#: Number of points per interval at which a spline is fitted to an edge and its base function.
-_POINTS_PER_INTERVAL = 6
-#: Smallest number of intervals of a spline that is fitted to an edge.
-_MIN_INTERVALS = 20
-
 
 def values_of(network: Network, output: int) -> Callable[[Array], Array]:
     """Return output number `output` of the network as a function from (N, inputs) to (N,)."""
@@ -65,16 +60,20 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
 
 def _spline(layer: SplineLayer, out: int, into: int, arguments: Array) -> Spline:
     """Return the spline that approximates the edge from input `into` to output `out` of a layer."""
+    # Smallest number of intervals of a spline that is fitted to an edge.
+    min_intervals = 20
+    # Number of points per interval at which a spline is fitted to an edge and its base function.
+    points_per_interval = 6
     degree = max(layer.spec.degree, 1)
     own = layer.grid.intervals
     knots = layer.knots[into].double().cpu().numpy()
     ends = float(knots[layer.spec.degree]), float(knots[-layer.spec.degree - 1])
     if layer.uniform and ends[0] <= float(arguments.min()) and float(arguments.max()) <= ends[1]:
-        intervals = own * -(-_MIN_INTERVALS // own)
+        intervals = own * -(-min_intervals // own)
     else:
         ends = covering(arguments, 0.0)
-        intervals = max(_MIN_INTERVALS, own)
-    points = np.linspace(*ends, _POINTS_PER_INTERVAL * (intervals + degree))
+        intervals = max(min_intervals, own)
+    points = np.linspace(*ends, points_per_interval * (intervals + degree))
     at = torch.zeros(points.size, layer.inputs, dtype=torch.float64)
     at[:, into] = torch.as_tensor(points)
     with torch.no_grad():

@@ -29,23 +29,10 @@ Model = Callable[[Array], Array]
 #: collections of known formulas have errors of at most 6e-15. A quotient of polynomials with ten
 #: terms can approximate an exponential to 6e-12.
 EXACT = 1e-12
-#: A formula is certain if its error is at most this fraction of the largest error of an exact
-#: formula. Quotients that approximate a root or an exponential of small arguments have larger
-#: errors; true formulas have smaller ones.
-_CERTAIN = 0.02
 #: Rounding error of a value after a few operations, relative to the value.
 _ROUNDING = 1e-15
 #: Outputs smaller than this have lost digits to underflow and are left out of relative errors.
 UNDERFLOW = 1e-290
-#: Number of standard errors by which two mean squared errors may differ by chance.
-_CHANCE = 2.0
-#: Number of points per constant that a formula needs to count as exact.
-_POINTS_PER_CONSTANT = 2
-#: Number of points that a formula needs to count as exact, in addition to those per constant.
-_MORE_POINTS = 5
-#: Fraction of a budget that the search for a structure may use; the rest is for rounding and
-#: simplification.
-_SEARCH_FRACTION = 0.85
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +141,14 @@ class SearchData:
     def has_enough_points(self, constants: int) -> bool:
         """Return whether a formula with this many constants may count as exact.
 
-        It may if there are at least `_POINTS_PER_CONSTANT` points per constant plus `_MORE_POINTS`.
+        It may if there are at least `points_per_constant` points per constant plus `more_points`.
         """
-        return _POINTS_PER_CONSTANT * constants + _MORE_POINTS <= self.count
+        # Number of points that a formula needs to count as exact, in addition to those per
+        # constant.
+        more_points = 5
+        # Number of points per constant that a formula needs to count as exact.
+        points_per_constant = 2
+        return points_per_constant * constants + more_points <= self.count
 
     def overall_error(self, model: Model) -> float:
         """Return the `error` over training and validation points together."""
@@ -175,15 +167,17 @@ class SearchData:
     def not_significantly_worse(self, model: Model, other: Model) -> bool:
         """Return whether `model` is not significantly worse than `other` on the validation points.
 
-        The mean squared error of `model` may be larger by at most `_CHANCE` standard errors of the
+        The mean squared error of `model` may be larger by at most `chance` standard errors of the
         difference between the two.
         """
+        # Number of standard errors by which two mean squared errors may differ by chance.
+        chance = 2.0
         first, second = (
             self.residuals(each, self.validation_x, self.validation_y) ** 2
             for each in (model, other)
         )
         worse = first - second
-        return bool(np.mean(worse) <= _CHANCE * np.std(worse) / np.sqrt(worse.size))
+        return bool(np.mean(worse) <= chance * np.std(worse) / np.sqrt(worse.size))
 
 
 def description_length(graph: Graph, data: SearchData) -> float:
@@ -232,7 +226,10 @@ class SearchProblem:
     @property
     def search_budget(self) -> float:
         """Work that the search for a structure may do."""
-        return _SEARCH_FRACTION * self.budget
+        # Fraction of a budget that the search for a structure may use; the rest is for rounding and
+        # simplification.
+        search_fraction = 0.85
+        return search_fraction * self.budget
 
 
 Matches = dict[int, list[EdgeMatch]]
@@ -331,7 +328,11 @@ class FittedStructure:
     @property
     def is_certain(self) -> bool:
         """True if the error is at rounding level, which approximations hardly ever reach."""
-        return self.is_exact and self.error <= _CERTAIN * self.data.exact
+        # A formula is certain if its error is at most this fraction of the largest error of an
+        # exact formula. Quotients that approximate a root or an exponential of small arguments have
+        # larger errors; true formulas have smaller ones.
+        certain = 0.02
+        return self.is_exact and self.error <= certain * self.data.exact
 
 
 Event = SearchStage | FittedStructure

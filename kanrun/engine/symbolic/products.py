@@ -35,40 +35,19 @@ from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomia
 
 #: Largest number of monomials that are arguments of functions.
 _ARGUMENTS = 400
-#: Number of the simplest monomials that are also used as arguments of sin, cos and tan.
-_WAVE_ARGUMENTS = 60
-#: Approximate number of columns whose pairs are compared.
-_PAIRED = 300
-#: Largest number of pairs of a function and an argument for which the scale is optimised.
-_REFINED = 150
 #: Largest number of products with one function that are fitted, and of pairs of functions.
 KEPT = 40
-#: Number of scales that are tried between the neighbours of the best scale on the grid.
-_FINER = 13
 #: Half widths, relative to the scale, of the smaller and smaller ranges in which the scale is
 #: optimised.
 _ZOOMS = (0.1, 0.03, 0.01)
-#: Number of scales that are tried in each range of `_ZOOMS`.
-_ZOOMED = 7
 #: Values of -c z at the minimum of z that are tried in 1 + c z if z is negative at some points.
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
 )
-#: Approximate number of values that are projected at once, so that they fit into the processor's
-#: cache.
-_BATCH = 200_000
 #: Largest number of columns among which pairs are chosen.
 _COLUMNS = 8000
 #: Exponents of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
-#: Number of the best exponents of each function for which the scale is optimised beyond the grid.
-_POWERS_KEPT = 8
-#: A column is dropped if projecting out the logarithms of the inputs leaves less than this fraction
-#: of its norm.
-_LEFT = 1e-6
-#: Two columns count as parallel if projecting out one of them leaves less than this fraction of the
-#: squared norm of the other.
-_PARALLEL = 2e-4
 
 
 class Products:
@@ -145,17 +124,22 @@ class Products:
         self.columns = [column for *_, column in sorted(ranked)[:_COLUMNS]]
 
     def _batches(self) -> Iterator[tuple[list[Column], Array]]:
-        """Yield all columns with their values (N, columns), about `_BATCH` values at once."""
+        """Yield all columns with their values (N, columns), about `batch` values at once."""
+        # Approximate number of values that are projected at once, so that they fit into the
+        # processor's cache.
+        batch = 200_000
+        # Number of the simplest monomials that are also used as arguments of sin, cos and tan.
+        wave_arguments = 60
         coordinates = self.sample.coordinates
         first = self.sample.inputs
         plain = [((i, Fraction(1)),) for i in range(first, len(coordinates.atoms))]
         columns = [Column(None, monomial, 1.0) for monomial in plain]
         logs = [coordinates.logs[first:].T]
         for place, monomial in enumerate(self._arguments()):
-            for more, values in self._of_argument(monomial, place < _WAVE_ARGUMENTS):
+            for more, values in self._of_argument(monomial, place < wave_arguments):
                 columns += more
                 logs.append(values)
-                if len(columns) * len(self.target) > _BATCH:
+                if len(columns) * len(self.target) > batch:
                     yield columns, np.hstack(logs)
                     columns = []
                     logs = []
@@ -191,11 +175,14 @@ class Products:
         Returns:
             The indices of the columns that remain, and their projections, scaled to length 1.
         """
+        # A column is dropped if projecting out the logarithms of the inputs leaves less than this
+        # fraction of its norm.
+        left = 1e-6
         count_work(COSTS.value * logs.size)
         raw = logs * self.sample.log_weights[:, None]
         rest = self.sample.projected(raw)
         norms = np.sqrt(np.einsum("nk,nk->k", rest, rest))
-        good = np.flatnonzero(norms > _LEFT * np.sqrt(np.einsum("nk,nk->k", raw, raw)))
+        good = np.flatnonzero(norms > left * np.sqrt(np.einsum("nk,nk->k", raw, raw)))
         return good, rest[:, good] / norms[good]
 
     def singles(self) -> Iterator[Template]:
@@ -203,12 +190,14 @@ class Products:
 
         The scale c is optimised for each function F, monomial z and exponent q.
         """
+        # Largest number of pairs of a function and an argument for which the scale is optimised.
+        refined = 150
         self.build()
         seen: set[object] = set()
         ranked: list[tuple[float, Array, Column, float]] = []
         for column in self.columns:
             key = column.function and column.function.name, column.monomial, column.scale > 0
-            if key in seen or len(seen) >= _REFINED:
+            if key in seen or len(seen) >= refined:
                 continue
             seen.add(key)
             ranked += self._refined(column)
@@ -223,6 +212,13 @@ class Products:
             For each exponent of the function: the loss, the exponents of the inputs (inputs,), the
                 column with the optimised scale, and the exponent.
         """
+        # Number of the best exponents of each function for which the scale is optimised beyond the
+        # grid.
+        powers_kept = 8
+        # Number of scales that are tried in each range of `_ZOOMS`.
+        zoomed = 7
+        # Number of scales that are tried between the neighbours of the best scale on the grid.
+        finer = 13
         sample = self.sample
         if column.function is None or column.is_exponential:
             log = self.sample.log_column(column)
@@ -230,17 +226,17 @@ class Products:
             powers = [power] if column.is_exponential else [float(p) for p in near_powers(power)]
             return [(*self._rest(log * p), column, p) for p in powers]
         z = sample.coordinates.value(column.monomial)
-        grid = column.scale * np.geomspace(0.4, 2.5, _FINER)
+        grid = column.scale * np.geomspace(0.4, 2.5, finer)
         if column.function is ONE_PLUS and (low := float((column.scale * z).min())) < 0:
             # c z must stay above -1, so that 1 + c z is positive.
             grid = column.scale * _ABOVE_POLE / -low
         losses = self._losses(column.function, z, grid, np.array(POWERS))
         best = losses.argmin(axis=1)
         refined = []
-        for k in np.argsort(losses[np.arange(len(best)), best])[:_POWERS_KEPT].tolist():
+        for k in np.argsort(losses[np.arange(len(best)), best])[:powers_kept].tolist():
             scale = float(grid[best[k]])
             for width in _ZOOMS:
-                near = scale * np.linspace(1 - width, 1 + width, _ZOOMED)
+                near = scale * np.linspace(1 - width, 1 + width, zoomed)
                 power = np.array([POWERS[k]])
                 scale = float(near[self._losses(column.function, z, near, power)[0].argmin()])
             chosen = Column(column.function, column.monomial, scale)
@@ -309,6 +305,9 @@ class Products:
         The functions and scales c are those of `columns`, which `build` finds; `singles` calls
         `build`.
         """
+        # Two columns count as parallel if projecting out one of them leaves less than this fraction
+        # of the squared norm of the other.
+        parallel = 2e-4
         if len(self.columns) < 2:
             return
         good, values = self._projected(
@@ -318,7 +317,7 @@ class Products:
         index = self._spread(columns, values)
         chosen = values[:, index].T
         share = chosen @ self.target
-        gain = explained_by_pairs(chosen, share, chosen, share, _PARALLEL)
+        gain = explained_by_pairs(chosen, share, chosen, share, parallel)
         first, second = np.triu_indices(len(index), 1)
         order = np.argsort(-gain[first, second])
         seen: set[object] = set()
@@ -333,7 +332,7 @@ class Products:
             yield from self._pair(pair)
 
     def _spread(self, columns: Sequence[Column], values: Array) -> list[int]:
-        """Return the indices of about `_PAIRED` columns whose pairs are compared.
+        """Return the indices of about `paired` columns whose pairs are compared.
 
         These are the columns that explain most of log |y|, alone or in addition to one of the best
         columns. At most four columns have the same function and monomial.
@@ -342,6 +341,8 @@ class Products:
             columns: The columns, best first.
             values: Projections of the columns, scaled to norm 1, shape (N, columns).
         """
+        # Approximate number of columns whose pairs are compared.
+        paired = 300
         counts: dict[object, int] = {}
         chosen: list[int] = []
 
@@ -357,7 +358,7 @@ class Products:
                 if taken >= most:
                     return
 
-        take(range(len(columns)), _PAIRED // 2)
+        take(range(len(columns)), paired // 2)
         for best in chosen[:20:4]:
             count_work(COSTS.value * values.size / 10)
             first = values[:, best]
@@ -366,7 +367,7 @@ class Products:
             with np.errstate(all="ignore"):
                 gain = (rest @ values) ** 2 / (1 - cross**2)
             gain[~(np.abs(cross) < 0.999)] = 0
-            take(np.argsort(-gain).tolist(), _PAIRED // 10)
+            take(np.argsort(-gain).tolist(), paired // 10)
         return chosen
 
     def _pair(self, pair: Sequence[Column]) -> Iterator[Template]:

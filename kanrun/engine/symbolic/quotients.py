@@ -23,27 +23,14 @@ from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.formulas.conversion import to_numpy
 
-#: Maximum degree of a numerator.
-_DEGREE = 6
-#: Maximum degree of a denominator.
-_DEGREE_BELOW = 4
-#: Largest number of monomials in the regression.
-_MAX_MONOMIALS = 250
 #: Largest number of terms of a result.
 _TERMS = 12
-#: Largest RMS error, relative to y, at which a quotient counts as exact.
-_NO_ERROR = 1e-12
 #: A quotient is accepted as exact only if raising the degree by one reduces the error to below this
 #: fraction.
 _SUDDEN = 1e-4
-#: Largest factor by which the error may grow when monomials are eliminated.
-_GROWTH = 10.0
 #: The RMS error that is demanded of a quotient is at least this, relative to y (or to y^2 for
 #: quadratic equations).
 _EPSILON = 5e-15
-#: Largest number of points to which quotients are fitted; the result must still agree with all
-#: points.
-_ROWS = 1000
 #: Exponents of the inputs in a monomial.
 Powers = tuple[int, ...]
 
@@ -51,15 +38,8 @@ Powers = tuple[int, ...]
 #: difference may be an approximation of a root: near 1, a quotient of degree 2 approximates a root
 #: to 1e-12.
 _ROUNDING = 3e-14
-#: Largest difference from y, relative to y, of a formula that is returned; replacing the numbers
-#: under a root by fractions may cause such differences.
-_ROOT_ERROR = 1e-6
-#: Smallest range (radians) of an input that is tried as an angle.
-_LEAST_TURN = 0.95
 #: Largest absolute value (radians) of an input that is tried as an angle.
 _MOST_TURNS = 2.001 * math.pi
-#: Largest number of angles that are tried.
-_SETS = 6
 
 
 def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr]:
@@ -101,12 +81,18 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
         size: Sizes of the outputs, shape (N,); differences from y are measured relative to them.
         waves: Whether the last two variables are the cosine and the sine of an angle.
     """
+    # Largest difference from y, relative to y, of a formula that is returned; replacing the numbers
+    # under a root by fractions may cause such differences.
+    root_error = 1e-6
+    # Largest number of points to which quotients are fitted; the result must still agree with all
+    # points.
+    rows = 1000
 
     def left(form: sympy.Expr) -> float:
         rest = to_numpy(form, input_names(x.shape[1]))(x) - y
         return float(np.abs(rest / size).max())
 
-    few = np.linspace(0, len(y) - 1, min(len(y), _ROWS)).astype(int)
+    few = np.linspace(0, len(y) - 1, min(len(y), rows)).astype(int)
     plain = quotient_of_polynomials(x[few], y[few], size[few], waves)
     forms = [] if plain is None else [plain]
     with np.errstate(over="ignore"):
@@ -117,16 +103,20 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
         forms += [] if squared is None else _roots(squared)
     if has_squares and not any(left(each) <= EXACT for each in forms):
         forms += _quadratics(x[few], y[few], size[few], waves)
-    return [each for each in forms if each.free_symbols and left(each) <= _ROOT_ERROR]
+    return [each for each in forms if each.free_symbols and left(each) <= root_error]
 
 
 def _angles(x: Array) -> list[sympy.Expr]:
     """Return the expressions that may be angles, the one with the widest range first.
 
-    These are the inputs with a range of at least `_LEAST_TURN` and values of at most `_MOST_TURNS`,
+    These are the inputs with a range of at least `least_turn` and values of at most `_MOST_TURNS`,
     and the sums and differences of two such inputs.
     """
-    turns = (np.ptp(x, axis=0) >= _LEAST_TURN) & (np.abs(x).max(0) <= _MOST_TURNS)
+    # Largest number of angles that are tried.
+    sets = 6
+    # Smallest range (radians) of an input that is tried as an angle.
+    least_turn = 0.95
+    turns = (np.ptp(x, axis=0) >= least_turn) & (np.abs(x).max(0) <= _MOST_TURNS)
     inputs = [
         (u, column)
         for u, column, is_angle in zip(input_symbols(x.shape[1]), x.T, turns, strict=True)
@@ -135,7 +125,7 @@ def _angles(x: Array) -> list[sympy.Expr]:
     for (u, a), (v, b) in itertools.combinations(tuple(inputs), 2):
         inputs += [(u - v, a - b), (u + v, a + b)]
     ranked = sorted(inputs, key=lambda entry: -float(np.ptp(entry[1])))
-    return [angle for angle, _ in ranked[:_SETS]]
+    return [angle for angle, _ in ranked[:sets]]
 
 
 def _with_waves(symbols: Sequence[sympy.Symbol], angle: sympy.Expr) -> list[sympy.Expr]:
@@ -158,7 +148,9 @@ def quotient_of_polynomials(x: Array, y: Array, size: Array, waves: bool) -> sym
         size: Sizes of the outputs, shape (N,); errors are measured relative to them.
         waves: Whether the last two inputs are the cosine and the sine of an angle.
     """
-    left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
+    # Largest RMS error, relative to y, at which a quotient counts as exact.
+    no_error = 1e-12
+    left = max(no_error * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
     bases = _bases(x, size)
     tried = (_sudden(base, y, 1, size, left, waves) for base in bases)
     monomials = next(filter(None, tried), None)
@@ -198,18 +190,26 @@ def _sudden(
         allowed: Largest relative RMS error.
         waves: Whether the last two inputs are the cosine and the sine of an angle.
     """
+    # Largest factor by which the error may grow when monomials are eliminated.
+    growth = 10.0
+    # Largest number of monomials in the regression.
+    max_monomials = 250
+    # Maximum degree of a denominator.
+    degree_below = 4
+    # Maximum degree of a numerator.
+    degree = 6
     inputs = x.shape[1]
     goal = (y / size) ** power
     unit = size[:, None] ** power
-    max_terms = min(len(y) // 3, _MAX_MONOMIALS)
+    max_terms = min(len(y) // 3, max_monomials)
     powers = partial(_powers, inputs, waves=waves)
     smallest: tuple[int, _Monomials] | None = None
     # If an input takes k values, its k-th power is a polynomial of lower degree. The linear problem
     # would then have a trivial solution for any y.
     values = min(len(np.unique(column)) for column in x.T)
-    for q in range(min(_DEGREE_BELOW + 1, values)):
+    for q in range(min(degree_below + 1, values)):
         below = powers(q)[1 if power == 1 else 0 :]
-        counts = [len(below) + len(powers(p)) for p in range(_DEGREE + 1)]
+        counts = [len(below) + len(powers(p)) for p in range(degree + 1)]
         counts = [count for count in counts if count <= max_terms]
         if not counts:
             break
@@ -226,7 +226,7 @@ def _sudden(
             left = float(np.linalg.norm(rest[count:])) / math.sqrt(len(y))
             sudden = left <= allowed and left < _SUDDEN * before
             if sudden and (smallest is None or count < smallest[0]):
-                may_leave = min(allowed, max(_GROWTH * left, _ROUNDING))
+                may_leave = min(allowed, max(growth * left, _ROUNDING))
                 smallest = count, (above[: count - len(below)], below, may_leave)
             before = left
     return smallest[1] if smallest else None

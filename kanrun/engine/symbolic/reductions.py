@@ -23,58 +23,16 @@ from kanrun.errors import UsageError
 from kanrun.formulas.conversion import to_numpy
 from kanrun.points import Points
 
-#: An exponent of a power law may be rounded within this many standard errors.
-_DEVIATIONS = 2.5
-#: If an exponent is within this distance of a fraction, it is rounded even if its standard error is
-#: smaller.
-_KNOWN = 1e-8
 #: Largest denominator of an exponent of a power law.
 _DENOMINATOR = 6
-#: Largest number of products or sums of inputs that are tried as the only variable on which y
-#: depends.
-_INDICES = 4000
 #: Largest roughness of y along a single product or sum (see `single_index`).
 _ROUGH = 0.2
-#: Determinants and exponents count as zero if they are smaller than this.
-_SINGULAR = 1e-8
-#: Largest denominator of an exponent in a dimensionless group.
-_LARGEST = 12
-#: Penalty for a fractional exponent when the pivots of groups are chosen (see `in_groups`).
-_FRACTION_COST = 3.0
-#: Reward for a pivot whose values vary little: this number times the ratio of the smallest to the
-#: largest absolute value.
-_PIVOT_GAIN = 0.1
 
-#: A column spans decades if an upper quantile of its absolute values is many times a lower one
-#: (`_DECADES`). The lower quantile has this probability, the upper one its complement.
-_TAIL = 0.1
-#: Smallest ratio of the two quantiles for a column to span decades. If the logarithms of the values
-#: are uniform, this means that they cover 1.7 decades; uniform values of both signs never reach it.
-_DECADES = 20.0
-#: Smallest number of training points that `of_one_sign` may leave.
-_ENOUGH = 80
-#: Largest absolute value of an exponent in the product that `power_factor` takes out of y.
-_LARGEST_POWER = 6.5
 
 #: If there are at least this many independent inputs, the search uses only the relevant ones.
 MANY = 10
-#: Largest number of relevant inputs that are used; the physics formulas in collections of known
-#: formulas have up to 9 inputs.
-_MOST = 9
-#: An input is relevant if its permutation importance is at least this fraction of the largest one.
-#: With 16 inputs and noise of 15% of the variance, irrelevant inputs reach 0.03.
-_MATTERS = 0.05
-#: Largest number of rows on which the importance is measured.
-_ROWS = 500
 #: Settings of the table model that measures the importance.
 _POLICY = TablePolicy(folds=0)
-#: Units of work (see `budget`) to fit the table model that measures the importance, per row.
-_WORK = 8e-4
-#: Units of work to fit the table model that measures the importance, per row and input.
-_INPUT_WORK = 6e-5
-#: An input is left out if the part of it that the other inputs do not determine is below this
-#: fraction of its norm.
-_DEPENDENT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -143,11 +101,14 @@ def independent_inputs(data: SearchData) -> Reduction:
     An input is left out if the inputs before it determine it. For example, the last of several
     mutually exclusive indicators is left out.
     """
+    # An input is left out if the part of it that the other inputs do not determine is below this
+    # fraction of its norm.
+    dependent = 1e-9
     x = data.all_points.x
     inputs = data.x.shape[1]
     count_work(2 * COSTS.product * x.size * inputs)
     kept = list[int]()
-    least = _DEPENDENT * np.linalg.norm(x, axis=0)
+    least = dependent * np.linalg.norm(x, axis=0)
     basis = np.zeros((len(x), inputs + 1))
     basis[:, 0] = len(x) ** -0.5
     for j in range(inputs):
@@ -168,16 +129,28 @@ def relevant_inputs(data: SearchData) -> Reduction:
     If there are at least `MANY` independent inputs, only those with a large permutation importance
     in the table model are kept; otherwise all independent inputs are.
     """
+    # Units of work to fit the table model that measures the importance, per row and input.
+    input_work = 6e-5
+    # Units of work (see `budget`) to fit the table model that measures the importance, per row.
+    work = 8e-4
+    # Largest number of rows on which the importance is measured.
+    rows = 500
+    # An input is relevant if its permutation importance is at least this fraction of the largest
+    # one. With 16 inputs and noise of 15% of the variance, irrelevant inputs reach 0.03.
+    matters = 0.05
+    # Largest number of relevant inputs that are used; the physics formulas in collections of known
+    # formulas have up to 9 inputs.
+    most = 9
     independent = independent_inputs(data)
     symbols = input_symbols(data.x.shape[1])
     kept = [symbols.index(each) for each in independent.variables]
     if len(kept) >= MANY:
-        points = Points(data.all_points.x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
-        count_work(len(points) * (_WORK + _INPUT_WORK * len(kept)))
+        points = Points(data.all_points.x[:rows, kept], data.all_points.y[:rows, None])
+        count_work(len(points) * (work + input_work * len(kept)))
         model = fit_table(points, None, _POLICY)
         table = importance_table(model, points, {str(j): [i] for i, j in enumerate(kept)}, 0)
         importance = table["permutation_importance"]
-        kept = sorted(map(int, table["input"][importance >= _MATTERS * importance[0]][:_MOST]))
+        kept = sorted(map(int, table["input"][importance >= matters * importance[0]][:most]))
     return Reduction(data.x.shape[1], tuple(symbols[j] for j in kept))
 
 
@@ -212,6 +185,11 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     None if an input is not positive at a point, the output changes its sign or is zero, the
     exponents are not determined, or all of them are 0.
     """
+    # If an exponent is within this distance of a fraction, it is rounded even if its standard error
+    # is smaller.
+    known = 1e-8
+    # An exponent of a power law may be rounded within this many standard errors.
+    deviations = 2.5
     if not (data.is_positive and data.has_one_sign):
         return None
     x = data.all_points.x
@@ -226,7 +204,7 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     law = sympy.Integer(1)
     inputs = x.shape[1]
     for each, value, error in zip(input_symbols(inputs), solved.tolist(), errors, strict=False):
-        window = max(_DEVIATIONS * float(error), _KNOWN)
+        window = max(deviations * float(error), known)
         exponent = sympy.Float(value, DIGITS)
         for denominator in range(_DENOMINATOR, 0, -1):
             nearest = sympy.Rational(round(value * denominator), denominator)
@@ -256,11 +234,14 @@ def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduct
         The roughness, and the reduction to the product or sum. None if nothing can be tried or,
         with `alone`, if the smallest roughness is above `_ROUGH`.
     """
+    # Largest number of products or sums of inputs that are tried as the only variable on which y
+    # depends.
+    indices = 4000
     x = data.x
     y = data.y
     inputs = data.x.shape[1]
     symbols = input_symbols(data.x.shape[1])
-    largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
+    largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= indices), 0)
     every = itertools.product(range(-largest, largest + 1), repeat=inputs)
     weights = [w for w in every if next((n for n in w if n), 0) > 0 and np.gcd.reduce(w) == 1]
     found: list[tuple[float, bool, tuple[int, ...]]] = []
@@ -291,6 +272,8 @@ def of_one_sign(data: SearchData) -> SearchData:
     standard deviation of log |y| is returned. If this group has too few points, all points are
     returned.
     """
+    # Smallest number of training points that `of_one_sign` may leave.
+    enough = 80
     columns = np.column_stack([data.x, data.y])
     wide = np.array([column.min() <= 0 and _spans_decades(column) for column in columns.T])
     if not wide.any():
@@ -309,7 +292,7 @@ def of_one_sign(data: SearchData) -> SearchData:
 
     (x, y) = kept(data.x, data.y)
     (held_x, held_y) = kept(data.validation_x, data.validation_y)
-    if len(y) < _ENOUGH or len(held_y) < _ENOUGH / 10:
+    if len(y) < enough or len(held_y) < enough / 10:
         return data
     return replace(data, x=x, y=y, validation_x=held_x, validation_y=held_y)
 
@@ -321,6 +304,8 @@ def power_factor(data: SearchData, every: SearchData) -> Reduction | None:
     integers if the input is not positive at all points of `every`. The result is None if no input
     spans decades, an output is 0, an exponent is too large, or all exponents are 0.
     """
+    # Largest absolute value of an exponent in the product that `power_factor` takes out of y.
+    largest_power = 6.5
     inputs = data.x.shape[1]
     wide = [i for i in range(inputs) if _spans_decades(data.x[:, i]) and data.x[:, i].all()]
     if not (wide and data.y.all()):
@@ -331,13 +316,20 @@ def power_factor(data: SearchData, every: SearchData) -> Reduction | None:
     powers = zip(wide, np.round(solved * parts).tolist(), parts.tolist(), strict=True)
     symbols = input_symbols(inputs)
     factor = sympy.Mul(*(symbols[i] ** sympy.Rational(int(n), d) for i, n, d in powers))
-    small = np.abs(solved).max() <= _LARGEST_POWER
+    small = np.abs(solved).max() <= largest_power
     return Reduction(inputs, tuple(symbols), factor) if small and factor != 1 else None
 
 
 def _spans_decades(column: Array) -> bool:
-    low, high = np.quantile(np.abs(column), (_TAIL, 1 - _TAIL))
-    return bool(high > _DECADES * low)
+    # A column spans decades if an upper quantile of its absolute values is many times a lower one
+    # (`decades`). The lower quantile has this probability, the upper one its complement.
+    # Smallest ratio of the two quantiles for a column to span decades. If the logarithms of the
+    # values are uniform, this means that they cover 1.7 decades; uniform values of both signs never
+    # reach it.
+    decades = 20.0
+    tail = 0.1
+    low, high = np.quantile(np.abs(column), (tail, 1 - tail))
+    return bool(high > decades * low)
 
 
 def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
@@ -352,6 +344,15 @@ def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
         vectors: Scalings, each of shape (inputs + 1,): the exponents of the inputs and, last, minus
             the exponent of the output.
     """
+    # Reward for a pivot whose values vary little: this number times the ratio of the smallest to
+    # the largest absolute value.
+    pivot_gain = 0.1
+    # Penalty for a fractional exponent when the pivots of groups are chosen (see `in_groups`).
+    fraction_cost = 3.0
+    # Largest denominator of an exponent in a dimensionless group.
+    largest = 12
+    # Determinants and exponents count as zero if they are smaller than this.
+    singular = 1e-8
     weights = np.array(vectors)
     inputs = x.shape[1]
     symbols = input_symbols(inputs)
@@ -361,17 +362,17 @@ def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     for pivots in map(list, itertools.combinations(range(inputs), len(weights) or inputs + 1)):
         matrix = weights[:, pivots]
         others = [j for j in range(inputs) if j not in pivots]
-        if abs(np.linalg.det(matrix)) < _SINGULAR or (away[pivots] == 0).any():
+        if abs(np.linalg.det(matrix)) < singular or (away[pivots] == 0).any():
             continue
         exponents = np.linalg.solve(matrix, weights[:, [*others, inputs]])
         fractions = np.abs(exponents - np.round(exponents)).sum(axis=1)
-        if (fractions[mixed[pivots]] > _SINGULAR).any():
+        if (fractions[mixed[pivots]] > singular).any():
             continue
-        cost = np.abs(exponents).sum() + _FRACTION_COST * fractions.sum()
-        cost -= _PIVOT_GAIN * away[pivots].sum()
+        cost = np.abs(exponents).sum() + fraction_cost * fractions.sum()
+        cost -= pivot_gain * away[pivots].sum()
         powers = []
         for column in exponents.T.tolist():
-            rational = [sympy.Rational(e).limit_denominator(_LARGEST) for e in column]
+            rational = [sympy.Rational(e).limit_denominator(largest) for e in column]
             powers.append(
                 sympy.Mul(*(symbols[i] ** e for i, e in zip(pivots, rational, strict=True)))
             )

@@ -32,25 +32,10 @@ from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import variable
 
-#: If errors are relative, residuals are divided by the absolute values of the graph. Before the
-#: division, each is limited to the interval from |y| / `_NEAR` to `_NEAR` * |y|.
-_NEAR = 2.0
 #: A quick refit ends when steps reduce the loss by less than this fraction.
 QUICK = 1e-2
-#: Largest number of steps on each finer grid.
-_GRID_STEPS = 25
 #: Weight of the smoothness penalty on finer grids.
 PENALTY = 1e-16
-#: Refinement ends if the validation error on a finer grid exceeds the lowest error by this factor.
-_GRID_GROWTH = 1.5
-#: Validation error, relative to the standard deviation of y, above which the number of intervals is
-#: doubled further, because the function may have a narrow feature.
-_UNRESOLVED = 3e-3
-#: Weight of the smoothness penalty on grids that are doubled further (see `_UNRESOLVED`). It is
-#: small because narrow features have large derivatives.
-_SHARP_PENALTY = 1e-22
-#: Smallest number of points per spline coefficient on grids that are doubled further.
-_POINTS_EACH = 4
 
 #: Levenberg-Marquardt policy for graphs. Evaluating a graph costs more than solving the linear
 #: system, so a step takes the first damping that lowers the loss. Constants are needed to the last
@@ -99,6 +84,9 @@ class GraphFitting(Problem):
     """
 
     def __init__(self, graph: Graph, data: SearchData, settings: RefitSettings) -> None:
+        # If errors are relative, residuals are divided by the absolute values of the graph. Before
+        # the division, each is limited to the interval from |y| / `_NEAR` to `_NEAR` * |y|.
+        near = 2.0
         self.graph = graph
         self.x = data.x
         self.y = data.y
@@ -106,7 +94,7 @@ class GraphFitting(Problem):
         self._sizes = np.ones(1)
         if data.relative:
             size = np.abs(data.y)
-            self._factor /= np.fmin(np.fmax(np.abs(graph(data.x)), size / _NEAR), _NEAR * size)
+            self._factor /= np.fmin(np.fmax(np.abs(graph(data.x)), size / near), near * size)
             # Constants may differ in size by many decades, so they are scaled.
             norms = np.linalg.norm(graph.linearise(data.x)[2] * self._factor[:, None], axis=0)
             self._sizes = 1 / np.where(np.isfinite(norms) & (norms > 0), norms, 1.0)
@@ -272,22 +260,35 @@ def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
     the function may have a narrow feature, the last number is then doubled repeatedly as long as
     the error is still large, each doubling at least halves the error, and there are enough points.
     """
+    # Smallest number of points per spline coefficient on grids that are doubled further.
+    points_each = 4
+    # Weight of the smoothness penalty on grids that are doubled further (see `_UNRESOLVED`). It is
+    # small because narrow features have large derivatives.
+    sharp_penalty = 1e-22
+    # Validation error, relative to the standard deviation of y, above which the number of intervals
+    # is doubled further, because the function may have a narrow feature.
+    unresolved = 3e-3
+    # Refinement ends if the validation error on a finer grid exceeds the lowest error by this
+    # factor.
+    grid_growth = 1.5
+    # Largest number of steps on each finer grid.
+    grid_steps = 25
 
     def finer(graph: Graph, intervals: int, penalty: float) -> Graph:
-        settings = RefitSettings(_GRID_STEPS, penalty=penalty, gain=QUICK)
+        settings = RefitSettings(grid_steps, penalty=penalty, gain=QUICK)
         return refit(fitted_grids(graph, data.x, intervals=intervals), data, settings)
 
     best = graph
     last = max(grids, default=0)
     for intervals in grids:
         graph = finer(graph, intervals, PENALTY)
-        if data.error(graph) > _GRID_GROWTH * data.error(best):
+        if data.error(graph) > grid_growth * data.error(best):
             break
         best = min(best, graph, key=data.error)
-    finest = data.y.size / (_POINTS_EACH * max(len(best.numeric_edges()), 1))
-    while 0 < 2 * last <= finest and (before := data.error(best)) >= _UNRESOLVED:
+    finest = data.y.size / (points_each * max(len(best.numeric_edges()), 1))
+    while 0 < 2 * last <= finest and (before := data.error(best)) >= unresolved:
         last *= 2
-        best = min(best, finer(best, last, _SHARP_PENALTY), key=data.error)
+        best = min(best, finer(best, last, sharp_penalty), key=data.error)
         if data.error(best) > before / 2:
             break
     return best

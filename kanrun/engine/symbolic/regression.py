@@ -26,8 +26,6 @@ from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects, expand
 from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.problem import SearchData
 
-#: Largest number of points at which terms are compared.
-_POINTS = 80
 #: Number of the simplest dictionary entries that are used to fit y / weight, or a function of y.
 _SIMPLE = 3200
 #: Number of the simplest dictionary entries that are used for quotients, and to fit a function of y
@@ -35,20 +33,11 @@ _SIMPLE = 3200
 _FEW = 600
 #: Number of the simplest entries that are tried as weights.
 _WEIGHTS = 8
-#: Number of the best sums of each kind that are fitted.
-_KEPT = 6
-#: Number of formulas that are returned at the end if none is exact.
-_RETURNED = 8
 #: Largest fraction of the variance that a promising sum may leave unexplained.
 _PROMISING = 1e-4
-#: Largest relative error of an exact sum.
-_EXACT_SUM = 1e-10
 #: Fraction of the variance that rounding may leave unexplained. Pairs that leave less count as
 #: equally good, so the simplest of these pairs is best.
 _EXACT = 1e-11
-#: Number of transformations of y, in the order of `output_transforms`, that are also fitted by
-#: quotients.
-_QUOTIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -108,8 +97,6 @@ _OUTPUTS: tuple[tuple[str, Callable[[Array], Array], float], ...] = (
 )
 #: Outer functions that require all y to have the same sign; if y is negative, -y is transformed.
 _ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
-#: A transform is left out if the range of its values is below this fraction of their size.
-_FLAT = 1e-12
 
 
 def output_transforms(
@@ -129,6 +116,8 @@ def output_transforms(
         weight: A weight by which y is divided first: its values (N,), and a function that returns
             its expression.
     """
+    # A transform is left out if the range of its values is below this fraction of their size.
+    flat = 1e-12
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
     transforms = [OutputTransform(y, IDENTITY, factor, expression, size)]
@@ -140,7 +129,7 @@ def output_transforms(
             continue
         with np.errstate(all="ignore"):
             values = function(sign * y)
-        if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
+        if np.isfinite(values).all() and np.ptp(values) >= flat * np.abs(values).max():
             outer = TABLE[name]
             restored = (sign * factor, sign * expression)
             transforms.append(OutputTransform(values, outer, *restored, size))
@@ -184,6 +173,9 @@ def solve_terms(
 
     All terms are used. Coefficients whose contribution is only rounding are set to zero.
     """
+    # A coefficient is set to zero if the norm of its term is below this fraction of the values'
+    # norm.
+    rounding = 1e-11
     t = transform.values
     below = above.chosen([]) if below is None else below
     columns = len(above) + len(below) + 1
@@ -195,7 +187,7 @@ def solve_terms(
     sizes = np.linalg.norm(weighted, axis=0)
     weighted = weighted / sizes
     solved = np.linalg.lstsq(weighted, goal, rcond=None)[0]
-    small = np.abs(solved) < _ROUNDING * np.linalg.norm(goal)
+    small = np.abs(solved) < rounding * np.linalg.norm(goal)
     if small.any() and not small.all():
         solved = np.zeros_like(solved)
         solved[~small] = np.linalg.lstsq(weighted[:, ~small], goal, rcond=None)[0]
@@ -211,14 +203,10 @@ def solve_terms(
     return TermSum(transform, above.builds, below.builds, solved, error)
 
 
-#: A coefficient is set to zero if the norm of its term is below this fraction of the values' norm.
-_ROUNDING = 1e-11
-
-
 def nearest_sums(
     transform: OutputTransform, entries: Dictionary, *, quotients: bool = False
 ) -> Iterator[tuple[float, TermSum]]:
-    """Yield the `_KEPT` best sums of two dictionary entries and a constant, best first.
+    """Yield the `kept` best sums of two dictionary entries and a constant, best first.
 
     Args:
         transform: Transformation of y that is fitted.
@@ -229,12 +217,14 @@ def nearest_sums(
     Yields:
         The fraction of the variance that is not explained, and the sum.
     """
+    # Number of the best sums of each kind that are fitted.
+    kept = 6
     rows = transform.rows
     t = transform.values * transform.rows
     values = entries.values * rows
     fixed = rows[None]
     others = values * transform.values if quotients else None
-    for left, i, j in nearest_pairs(t, values, fixed, _KEPT, others=others, floor=_EXACT):
+    for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=_EXACT):
         above, below = ([i], [j]) if quotients else ([i, j], [])
         yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
 
@@ -245,7 +235,13 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     Formulas that reproduce the sampled points are yielded as soon as they are found, the shortest
     of each kind first. The best of all other formulas follow.
     """
-    pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
+    # Largest relative error of an exact sum.
+    exact_sum = 1e-10
+    # Number of formulas that are returned at the end if none is exact.
+    returned = 8
+    # Largest number of points at which terms are compared.
+    points = 80
+    pick = np.linspace(0, len(data.y) - 1, min(points, len(data.y))).astype(int)
     entries = expand_dictionary(data.x[pick], candidates)
     names = {candidate.name for candidate in candidates}
     promising: list[TermSum] = []
@@ -253,22 +249,25 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     size: Array | float = np.abs(y) if data.relative else 1.0
     for sums in _kinds(entries, y, names, size):
         near = [each for left, each in sums if left < _PROMISING]
-        exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
+        exact = [each.expression() for each in near if each.error <= exact_sum]
         yield from sorted(exact, key=sympy.count_ops)
         promising += near
     nearest = sorted(promising, key=lambda each: each.error)
-    yield from (each.expression() for each in nearest[:_RETURNED])
+    yield from (each.expression() for each in nearest[:returned])
 
 
 def _kinds(
     entries: Dictionary, y: Array, names: set[str], size: Array | float
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """For each kind of regression in turn, yield an iterator over its best sums."""
+    # Number of transformations of y, in the order of `output_transforms`, that are also fitted by
+    # quotients.
+    quotients = 3
     simple = entries.first(_SIMPLE)
     few = entries.first(_FEW)
     for place, target in enumerate(output_transforms(y, names, size)):
         yield nearest_sums(target, simple if place else entries)
-        if place < _QUOTIENTS:
+        if place < quotients:
             yield nearest_sums(target, few, quotients=True)
     divisors = entries.chosen(np.flatnonzero(entries.values.all(axis=1))[:_WEIGHTS])
     weights = zip(divisors.values, divisors.builds, strict=True)

@@ -9,6 +9,7 @@ compared by their description lengths.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import DIGITS
 from kanrun.engine.symbolic.constant_errors import is_determined
 from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.growing import Growing
 from kanrun.engine.symbolic.problem import (
     Event,
     FittedStructure,
@@ -46,15 +48,6 @@ from kanrun.engine.symbolic.sparse import SparseSearch, has_waves
 from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError
 
-#: When formulas are compared, a network without a formula counts as if its error were this many
-#: times as large.
-_NO_FORMULA = 100.0
-#: Largest number of inputs for which sparse regressions in all inputs are tried.
-_WIDE_TABLE = 30
-#: Largest number of variables for which a dictionary of small expressions is built.
-_DICTIONARY_INPUTS = 5
-#: Largest number of formulas that `FormulaSearch.fitted` yields if no formula is certain.
-_SHORTEST = 2
 #: Settings with which the constants of a proposed expression are fitted.
 _REFIT = RefitSettings(steps=30, damping=1e-6)
 
@@ -66,9 +59,11 @@ def search(problem: SearchProblem) -> Iterator[Event]:
     ends if a formula is exact to rounding, if the residual of a formula is only noise, or if the
     budget is used up.
     """
+    # Largest number of inputs for which sparse regressions in all inputs are tried.
+    wide_table = 30
     run = FormulaSearch(problem)
     independent = independent_inputs(problem.data)
-    if MANY <= len(independent.variables) <= _WIDE_TABLE:
+    if MANY <= len(independent.variables) <= wide_table:
         # Sparse regressions select terms, so the inputs need not be selected first.
         run.unreduced = independent
         yield from run.sparse(independent)
@@ -138,19 +133,33 @@ class FormulaSearch:
                 yield from self.expressions(each)
             if not (noisy or self.over()) and each.variables:
                 yield from self.sparse(each)
+        yield from self.growing([each for each in dict.fromkeys((step, given)) if each.variables])
+
+    def growing(self, reductions: Sequence[Reduction]) -> Iterator[Event]:
+        """Grow expressions and small networks in the variables of each reduction, to the end."""
+        proposers = [
+            (each, Growing(replace(self.problem, data=each.data(self.data)))) for each in reductions
+        ]
+        for number in itertools.count() if proposers else ():
+            for each, proposer in proposers:
+                if self.over():
+                    return
+                yield from self.fitted("growing", each, proposer.round(number))
 
     def expressions(self, given: Reduction) -> Iterator[Event]:
         """Search for functions of one variable, or for small expressions of several variables.
 
         The variables are those of `given`.
         """
+        # Largest number of variables for which a dictionary of small expressions is built.
+        dictionary_inputs = 5
         inner = given.data(self.data)
         count = len(given.variables)
         name = "small expressions" if given.is_choice else "groups"
         found: Iterable[sympy.Expr] = ()
         if count == 0:
             found = [sympy.Float(np.mean(inner.y), DIGITS)]
-        elif count <= _DICTIONARY_INPUTS:
+        elif count <= dictionary_inputs:
             found = pair_formulas(inner, self.problem.candidates)
         if count > 1 and len(given.variables) < given.inputs:
             yield from self.fitted(name, given, rational_functions(inner, self.waves))
@@ -166,7 +175,7 @@ class FormulaSearch:
     ) -> Iterator[Event]:
         """Fit expressions; yield the first certain formula or, if there is none, the good formulas.
 
-        A certain formula is exact to rounding. Of the good formulas, at most `_SHORTEST` are
+        A certain formula is exact to rounding. Of the good formulas, at most `shortest` are
         yielded, those with the shortest descriptions first. If the budget is used up, the formulas
         that were fitted so far are yielded before WorkSpent is raised.
 
@@ -177,6 +186,8 @@ class FormulaSearch:
             limit: Largest relative error of a formula that is yielded; by default the error at
                 which a model has no skill.
         """
+        # Largest number of formulas that `FormulaSearch.fitted` yields if no formula is certain.
+        shortest = 2
         groups = () if given.is_choice else given.variables
         others = list[FittedStructure]()
         is_spent = False
@@ -190,7 +201,7 @@ class FormulaSearch:
                     others.append(each)
         except WorkSpent:
             is_spent = True
-        for each in sorted(others, key=operator.attrgetter("length"))[:_SHORTEST]:
+        for each in sorted(others, key=operator.attrgetter("length"))[:shortest]:
             self.structures.append(each)
             yield from _matched(each)
         if is_spent:
@@ -268,8 +279,11 @@ def choose_formula(
     - If the residual of a ranked formula is only noise, that formula is chosen.
     - Otherwise the shortest description is chosen. Formulas whose terms the points do not determine
       are considered only if there is no other formula. A network without a formula is compared as
-      if its error were `_NO_FORMULA` times as large.
+      if its error were `no_formula` times as large.
     """
+    # When formulas are compared, a network without a formula counts as if its error were this many
+    # times as large.
+    no_formula = 100.0
     certain = [each for each in structures if each.is_certain]
     if exact := certain or [each for each in structures if each.is_exact]:
         return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
@@ -280,7 +294,7 @@ def choose_formula(
         structures = determined + [each for each in structures if each.formula is None]
 
     def length(each: FittedStructure) -> float:
-        error = _NO_FORMULA * each.network_error
+        error = no_formula * each.network_error
         return each.length if each.formula else length_of(error, 0, 0.0, data)
 
     return min(structures, key=length, default=None)

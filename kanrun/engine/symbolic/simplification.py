@@ -34,25 +34,9 @@ from kanrun.formulas.conversion import to_numpy
 
 #: Largest number of terms of an expanded expression; sympy itself has no limit.
 _MAX_TERMS = 400
-#: Largest n for which a hyperbolic function of n x may be expanded. Sympy sums over n terms, so its
-#: time grows with the square of n; sinh(64 x) takes a second.
-_LARGEST_MULTIPLE = 64
-#: Largest number by which a logarithm may be multiplied in a transformation. Sympy raises the
-#: numbers in its argument to this power; with 5,000,000 it does not end within minutes.
-_LARGEST_EXPONENT = 1000
 #: Largest relative difference between the values of equal forms. It exceeds EXACT because forms
 #: lose different numbers of digits by cancellation.
 _EQUAL = 10 * EXACT
-#: Level of a quantile of |values|. Differences of smaller values are measured relative to this
-#: quantile.
-_USUAL = 0.9
-#: Fraction of its largest possible work that a transformation takes on average.
-_USUAL_WORK = 0.05
-#: Fraction of its largest possible work that a transformation in `_HEAVY` takes on average.
-_HEAVY_WORK = 0.35
-#: A fraction with this many characters takes sympy as long as one decimal number. Longer fractions
-#: take proportionally longer, because exact arithmetic keeps all their digits.
-_SHORT = 4
 #: Largest relative difference between b^2 and 4 a c at which a u^2 + b u v + c v^2 counts as a
 #: perfect square.
 _SQUARE = 1e-4
@@ -326,6 +310,13 @@ def _claim(form: Expr, step: Writing, left: float) -> None:
     Raises:
         _TooLarge: If the transformation must not be begun.
     """
+    # A fraction with this many characters takes sympy as long as one decimal number. Longer
+    # fractions take proportionally longer, because exact arithmetic keeps all their digits.
+    short = 4
+    # Fraction of its largest possible work that a transformation in `_HEAVY` takes on average.
+    heavy_work = 0.35
+    # Fraction of its largest possible work that a transformation takes on average.
+    usual_work = 0.05
     terms = expansion_terms(form)
     operations = float(sympy.count_ops(form))
     if terms > _MAX_TERMS or COSTS.operation * operations > left:
@@ -333,11 +324,11 @@ def _claim(form: Expr, step: Writing, left: float) -> None:
     count_work(COSTS.operation * operations)
     if step in _LIGHT:
         return
-    numbers = sum(1 if each.is_Float else len(str(each)) / _SHORT for each in decimals(form))
+    numbers = sum(1 if each.is_Float else len(str(each)) / short for each in decimals(form))
     most = COSTS.transform * operations * terms * (1 + numbers)
     if most > left:
         raise _TooLarge
-    count_work((_HEAVY_WORK if step in _HEAVY else _USUAL_WORK) * most)
+    count_work((heavy_work if step in _HEAVY else usual_work) * most)
 
 
 def expansion_terms(expression: Expr) -> int:
@@ -346,11 +337,17 @@ def expansion_terms(expression: Expr) -> int:
 
 
 def _terms(expression: Expr) -> int:
+    # Largest n for which a hyperbolic function of n x may be expanded. Sympy sums over n terms, so
+    # its time grows with the square of n; sinh(64 x) takes a second.
+    # Largest number by which a logarithm may be multiplied in a transformation. Sympy raises the
+    # numbers in its argument to this power; with 5,000,000 it does not end within minutes.
+    largest_exponent = 1000
+    largest_multiple = 64
     if expression.is_Add:
         return sum(_terms(each) for each in expression.args)
     if expression.is_Mul:
         exponent = expression.as_coeff_Mul(rational=True)[0]
-        if abs(exponent) > _LARGEST_EXPONENT and expression.has(sympy.log):
+        if abs(exponent) > largest_exponent and expression.has(sympy.log):
             return _MAX_TERMS + 1
         return math.prod(_terms(each) for each in expression.args)
     if expression.is_Pow and expression.exp.is_Integer:
@@ -363,17 +360,20 @@ def _terms(expression: Expr) -> int:
         return doublings if (doublings := abs(factor & -factor)) > _MAX_TERMS else 1
     if isinstance(expression, HyperbolicFunction):
         multiple = expression.args[0].as_coeff_Mul(rational=True)[0]
-        too_large = multiple.is_Integer and abs(multiple) > _LARGEST_MULTIPLE
+        too_large = multiple.is_Integer and abs(multiple) > largest_multiple
         return _MAX_TERMS + 1 if too_large else 1
     return 1
 
 
 def _same(form: Expr, names: Sequence[str], points: Array, reference: Array) -> bool:
     """Return whether the form has the values `reference` (N,) wherever these are finite."""
+    # Level of a quantile of |values|. Differences of smaller values are measured relative to this
+    # quantile.
+    usual = 0.9
     value = to_numpy(form, names)(points)
     defined = np.isfinite(reference)
     if not defined.any() or not np.isfinite(value[defined]).all():
         return False
     size = np.abs(reference[defined])
-    allowed = _EQUAL * np.maximum(size, np.quantile(size, _USUAL))
+    allowed = _EQUAL * np.maximum(size, np.quantile(size, usual))
     return bool(np.all(np.abs(value[defined] - reference[defined]) <= allowed))

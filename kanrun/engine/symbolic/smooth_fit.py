@@ -14,32 +14,13 @@ from kanrun.engine.symbolic.candidates import TINY, Array
 from kanrun.engine.symbolic.gaussian_process import fit_process, likeliest_kernel
 from kanrun.engine.symbolic.problem import UNDERFLOW, SearchData
 
-#: Largest number of points from which the hyperparameters of the smooth fit are found.
-_TUNED = 250
-#: Largest number of points on which the Gaussian process is conditioned.
-_FITTED = 600
 #: A smooth fit with a relative error of this or more is too inaccurate to reveal symmetries.
 NO_FIT = 0.2
 #: Relative error below which a smooth fit counts as exact.
 ACCURATE = 1e-5
-#: Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
-#: this (or its square, if y changes sign).
-_WIDE = 1e4
-#: Probability of the lower quantile (see `_WIDE`); the upper quantile has the complementary
-#: probability.
-_RARE = 0.1
-#: Smallest ratio of the largest to the smallest |y| for which noise can be recognised as
-#: proportional to y.
-_SIZES = 10.0
 #: If the estimated noise, relative to the standard deviation of y, is at most this, the points
 #: count as free of noise.
 _NOISE = 5e-4
-#: The error of a fit counts as noise if it is below this multiple of the estimated noise.
-_NOISE_FACTOR = 1.5
-#: Smallest gain of the log likelihood (nats) at which noise counts as proportional to y.
-_LIKELIER = 3.0
-#: Largest relative error of a smooth fit at which y counts as a smooth function without noise.
-_SMOOTH = 0.02
 
 
 @dataclass(frozen=True)
@@ -64,7 +45,9 @@ class GaussianProcessFit:
     @property
     def is_noise(self) -> bool:
         """True if the points are noisy, and the error of the fit is no larger than the noise."""
-        return bool(self.noise > _NOISE and self.error < _NOISE_FACTOR * self.noise)
+        # The error of a fit counts as noise if it is below this multiple of the estimated noise.
+        noise_factor = 1.5
+        return bool(self.noise > _NOISE and self.error < noise_factor * self.noise)
 
 
 @lru_cache(maxsize=4)
@@ -86,8 +69,10 @@ def smooth_fit(data: SearchData) -> GaussianProcessFit:
 
 def is_exactly_smooth(data: SearchData) -> bool:
     """Return whether a smooth fit is accurate and shows no noise."""
+    # Largest relative error of a smooth fit at which y counts as a smooth function without noise.
+    smooth = 0.02
     fit = smooth_fit(data)
-    return fit.noise <= _NOISE and fit.error <= _SMOOTH
+    return fit.noise <= _NOISE and fit.error <= smooth
 
 
 def is_noisy(data: SearchData) -> bool:
@@ -99,16 +84,27 @@ def is_noisy(data: SearchData) -> bool:
 def errors_are_relative(data: SearchData) -> bool:
     """Return whether errors should be measured relative to y.
 
-    This is so if y spans decades (`_WIDE`), or if the noise is proportional to y. To decide whether
+    This is so if y spans decades (`wide`), or if the noise is proportional to y. To decide whether
     it is, log |y| is fitted. The residuals must be noise, and they must be clearly more likely as
     normal noise of log |y| than as normal noise of y.
     """
+    # Smallest gain of the log likelihood (nats) at which noise counts as proportional to y.
+    likelier = 3.0
+    # Smallest ratio of the largest to the smallest |y| for which noise can be recognised as
+    # proportional to y.
+    sizes = 10.0
+    # Probability of the lower quantile (see `_WIDE`); the upper quantile has the complementary
+    # probability.
+    rare = 0.1
+    # Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
+    # this (or its square, if y changes sign).
+    wide = 1e4
     size = np.abs(data.all_points.y)
     size = size[size > UNDERFLOW]
-    low, high = np.quantile(size, (_RARE, 1 - _RARE))
-    if high > _WIDE ** (1 if data.has_one_sign else 2) * low or size.max() > _WIDE**2 * high:
+    low, high = np.quantile(size, (rare, 1 - rare))
+    if high > wide ** (1 if data.has_one_sign else 2) * low or size.max() > wide**2 * high:
         return True
-    if not data.has_one_sign or size.max() <= _SIZES * size.min():
+    if not data.has_one_sign or size.max() <= sizes * size.min():
         return False
     fit = _fit(data, data.is_positive, True)
     held_out = np.abs(data.validation_y)
@@ -117,7 +113,7 @@ def errors_are_relative(data: SearchData) -> bool:
     logarithmic = float(np.sqrt(np.mean((np.log(held_out) - fit.predicted) ** 2)))
     additive = float(np.sqrt(np.mean((held_out - np.exp(fit.predicted)) ** 2)))
     gain = held_out.size * np.log(additive / logarithmic) - float(np.log(held_out).sum())
-    return fit.is_noise and bool(gain > _LIKELIER)
+    return fit.is_noise and bool(gain > likelier)
 
 
 def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:
@@ -127,6 +123,10 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     logarithms if `of_inputs`. If the covariance is not positive definite, the error of the result
     is inf.
     """
+    # Largest number of points on which the Gaussian process is conditioned.
+    fitted = 600
+    # Largest number of points from which the hyperparameters of the smooth fit are found.
+    tuned = 250
 
     def inner(x: Array) -> Array:
         return np.log(x) if of_inputs else x
@@ -142,8 +142,8 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     std = max(float(y.std()), TINY)
     z = (z - middle) / size
     target = (y - mean) / std
-    few = slice(0, _TUNED)
-    conditioned = slice(0, _FITTED)
+    few = slice(0, tuned)
+    conditioned = slice(0, fitted)
     try:
         kernel, noise = likeliest_kernel(z[few], target[few])
         count_work(

@@ -40,30 +40,14 @@ from kanrun.engine.symbolic.refit import (
 
 #: Small expressions with at least this relative error are dropped by the search.
 SNAP_THRESHOLD = 0.05
-#: An edge may be removed if the validation error is then at most this multiple of the smallest
-#: validation error so far.
-_GROWTH = 1.3
-#: An edge may also be removed if the relative validation error is then at most this.
-_NEGLIGIBLE_ERROR = 1e-7
-#: Work that may be spent on the assignments of one graph (approximate CPU seconds).
-_WORK = 10.0
 #: Largest number of assignments of candidates to all edges that are tried.
 _ASSIGNMENTS = 24
-#: Number of the best matches of each edge that are used in assignments.
-_PER_EDGE = 5
-#: Relative error below which the constants of an assignment are fitted with more steps.
-_PROMISING = 0.2
-#: Relative error below which the constants of an assignment are fitted to the last digit before
-#: formulas are compared.
-_POLISHED = 1e-7
 #: Successive numbers of intervals on which a pruned network is retrained.
 _GRIDS = (10, 20)
 _ELIMINATION = RefitSettings(steps=12, penalty=PENALTY, gain=QUICK)
 _QUICK = RefitSettings(steps=12, gain=QUICK, damping=1e-3)
 _THOROUGH = RefitSettings(steps=60, damping=1e-6)
 _POLISH = RefitSettings(steps=60, gain=1e-6, damping=1e-10)
-#: Number of candidates that are tried on each edge if edges are snapped one by one.
-_MIXED_CANDIDATES = 3
 _MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
 
 
@@ -108,9 +92,14 @@ def edge_scores(graph: Graph, data: SearchData) -> list[float]:
 def eliminate(graph: Graph, data: SearchData) -> Graph:
     """Remove edges, the least important first, as long as the validation error allows it.
 
-    An edge is removed if the error after a refit is at most `_GROWTH` times the smallest error so
-    far, or at most `_NEGLIGIBLE_ERROR`.
+    An edge is removed if the error after a refit is at most `growth` times the smallest error so
+    far, or at most `negligible_error`.
     """
+    # An edge may also be removed if the relative validation error is then at most this.
+    negligible_error = 1e-7
+    # An edge may be removed if the validation error is then at most this multiple of the smallest
+    # validation error so far.
+    growth = 1.3
     best = data.error(graph)
     kept: set[tuple[int, int, int]] = set()
     while True:
@@ -126,7 +115,7 @@ def eliminate(graph: Graph, data: SearchData) -> Graph:
             if trial.edges and len(trial.edges) < len(graph.edges):
                 trial = refit_on_grids(trial, data, _ELIMINATION)
                 error = data.error(trial)
-                if error <= max(_GROWTH * best, _NEGLIGIBLE_ERROR):
+                if error <= max(growth * best, negligible_error):
                     graph = trial
                     best = min(best, error)
                     break
@@ -141,19 +130,23 @@ def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure
     the work is used up. The formula with the shortest description is best. The structure has no
     formula if every refitted assignment is undefined on the data or has diverged constants.
     """
+    # Number of the best matches of each edge that are used in assignments.
+    per_edge = 5
+    # Work that may be spent on the assignments of one graph (approximate CPU seconds).
+    work = 10.0
     values, outs = network.edge_outputs(problem.data.x)
     matches = {
         i: match_edge(values[network.edges[i].source], outs[i], problem.candidates)
         for i in network.numeric_edges()
     }
     tried = FittedStructure(name, network, problem.data, matches=matches)
-    budget = Budget(_WORK)
+    budget = Budget(work)
     assignments: list[tuple[float, Graph]] = [(0.0, tried.network)]
     for i, choices in tried.matches.items():
         longer = (
             (score + match.score, assigned.with_function(i, match.function))
             for score, assigned in assignments
-            for match in choices[:_PER_EDGE]
+            for match in choices[:per_edge]
         )
         assignments = heapq.nsmallest(_ASSIGNMENTS, longer, key=operator.itemgetter(0))
     best = tried
@@ -169,8 +162,13 @@ def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure
 
 def _refitted(graph: Graph, data: SearchData) -> Graph | None:
     """Refit a symbolic graph in canonical form; return None if the result is not `sound`."""
+    # Relative error below which the constants of an assignment are fitted to the last digit before
+    # formulas are compared.
+    polished = 1e-7
+    # Relative error below which the constants of an assignment are fitted with more steps.
+    promising = 0.2
     fitted = refit(canonicalise(graph), data, _QUICK)
-    for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
+    for limit, settings in ((promising, _THOROUGH), (polished, _POLISH)):
         if data.error(fitted) < limit:
             fitted = refit(fitted, data, settings)
     return fitted if sound(fitted, data.all_points.x) else None
@@ -228,6 +226,8 @@ def _snap_edge(
     graph: Graph, index: int, problem: SearchProblem, known: list[EdgeMatch], allowed: float
 ) -> tuple[Graph, Decision]:
     """Snap an edge to the best candidate with which the error stays at most `allowed`, if any."""
+    # Number of candidates that are tried on each edge if edges are snapped one by one.
+    mixed_candidates = 3
     data = problem.data
     values, outs = graph.edge_outputs(data.x)
     matches = match_edge(values[graph.edges[index].source], outs[index], problem.candidates)
@@ -235,7 +235,7 @@ def _snap_edge(
     matches += [match for match in known if match.name not in names]
     why = "no candidate is defined on the range of its argument"
     best = None
-    for match in sorted(matches, key=lambda m: m.score)[:_MIXED_CANDIDATES]:
+    for match in sorted(matches, key=lambda m: m.score)[:mixed_candidates]:
         trial = graph.with_function(index, match.function)
         trial = refit_on_grids(trial, data, _MIXED)
         error = data.error(trial) if sound(trial, data.all_points.x) else np.inf

@@ -28,21 +28,8 @@ from kanrun.engine.symbolic.templates import Coordinates, Template
 #: Angular frequencies of fast sines and cosines among the smooth functions, for inputs scaled to
 #: [-1, 1].
 _FAST = range(9, 22, 2)
-#: A residual counts as noise if the F test gives a p-value above this: the probability that smooth
-#: functions explain so much of pure noise by chance.
-_CHANCE = 1e-3
-#: Largest number of formulas in a ranking.
-RANKED = 10
-#: Number of the best formulas from which terms are removed, one at a time, after every stage.
-_SHORTENED = 3
-#: Largest error of a formula, relative to the standard deviation of y, that may be explained as
-#: noise.
-_NO_FIT = 0.7
 #: An error counts as exact if it is at most this multiple of ROUNDING.
 _EXACT = 10.0
-#: Smallest standard deviation of the noise on which the weights of the points are based, relative
-#: to the standard deviation of y.
-_LEAST_NOISE = 1e-4
 #: A formula whose structure and constants take more bits than this does not end the search, because
 #: there may be a shorter one.
 _LONGEST = 90.0
@@ -51,14 +38,8 @@ _LONGEST = 90.0
 _SINGLE = 22.0
 #: Number of bits of the shortest sums without functions (see `_SINGLE`).
 _SUM = 38.0
-#: Number of bits of the shortest sums with a function (see `_SINGLE`).
-_SUM_OF_FUNCTIONS = 48.0
-#: Number of bits of the shortest products with two functions (see `_SINGLE`).
-_PAIR = 52.0
 #: Largest number of points in sparse regressions. More points take proportionally more work.
 LARGEST_SAMPLE = 2000
-#: Fraction of the budget of a search that sparse regressions may use.
-_FRACTION = 0.6
 
 
 class Ranking:
@@ -81,8 +62,10 @@ class Ranking:
 
     @property
     def ordered(self) -> list[Fitted]:
-        """The `RANKED` fitted templates with the fewest bits, shortest first."""
-        return sorted(self.found.values(), key=lambda each: each.bits)[:RANKED]
+        """The `ranked` fitted templates with the fewest bits, shortest first."""
+        # Largest number of formulas in a ranking.
+        ranked = 10
+        return sorted(self.found.values(), key=lambda each: each.bits)[:ranked]
 
     @property
     def best(self) -> Fitted | None:
@@ -123,6 +106,9 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
             these, are two further smooth functions.
         columns: Values of smooth functions, shape (N, functions).
     """
+    # A residual counts as noise if the F test gives a p-value above this: the probability that
+    # smooth functions explain so much of pure noise by chance.
+    chance = 1e-3
     size = np.abs(value) / (np.abs(value).max() or 1.0)
     rows = np.column_stack([columns, size, np.sqrt(size)])
     count_work(2 * COSTS.solved(*rows.shape))
@@ -132,7 +118,7 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
     k = q.shape[1]
     n = len(residual)
     ratio = (inside / k) / max((total - inside) / max(n - k, 1), 1e-300)
-    return bool(stats.f.sf(ratio, k, max(n - k, 1)) > _CHANCE)
+    return bool(stats.f.sf(ratio, k, max(n - k, 1)) > chance)
 
 
 def first_noise(y: Array, columns: Array) -> float:
@@ -174,8 +160,10 @@ class SparseSearch:
     """
 
     def __init__(self, problem: SearchProblem, unreduced: SearchData) -> None:
+        # Fraction of the budget of a search that sparse regressions may use.
+        fraction = 0.6
         points = problem.data.all_points.spread(LARGEST_SAMPLE)
-        self.part = _FRACTION * problem.budget
+        self.part = fraction * problem.budget
         self.x = points.x
         self.y = points.y
         self.size = 1.0 if points.relative else float(np.std(self.y)) or 1.0
@@ -195,6 +183,10 @@ class SparseSearch:
 
     def stages(self) -> Iterator[ProposalStage]:
         """Yield the stages, the cheapest first."""
+        # Number of bits of the shortest products with two functions (see `_SINGLE`).
+        pair = 52.0
+        # Number of bits of the shortest sums with a function (see `_SINGLE`).
+        sum_of_functions = 48.0
         yield ProposalStage(0.0, lambda: Products(self.sample).power_laws())
         self._sharpen()
         products = Products(self.sample)
@@ -202,8 +194,8 @@ class SparseSearch:
         yield ProposalStage(_SINGLE, products.singles)
         self._sharpen()
         yield ProposalStage(_SUM, lambda: sums(self.sample, functions=False))
-        yield ProposalStage(_SUM_OF_FUNCTIONS, lambda: sums(self.sample, functions=True))
-        yield ProposalStage(_PAIR, products.pairs)
+        yield ProposalStage(sum_of_functions, lambda: sums(self.sample, functions=True))
+        yield ProposalStage(pair, products.pairs)
 
     def run(self, *, short: bool = False) -> None:
         """Run the stages until a residual is only rounding or noise.
@@ -222,6 +214,9 @@ class SparseSearch:
 
     def _run(self, largest: float) -> None:
         """Run the stages whose `size` (in bits) is at most `largest`."""
+        # Number of the best formulas from which terms are removed, one at a time, after every
+        # stage.
+        shortened = 3
         for stage in self._left:
             best = self.ranking.best
             if stage.size > largest:
@@ -229,15 +224,18 @@ class SparseSearch:
                 break
             if best is None or not (self.is_over() and best.size <= stage.size):
                 self.ranking.try_all(stage.propose())
-                for each in self.ranking.ordered[:_SHORTENED]:
+                for each in self.ranking.ordered[:shortened]:
                     self.ranking.try_all(each.template.shorter())
         best = self.ranking.best
         self.found_noise = self.is_over() and best is not None and best.size <= _LONGEST
 
     def is_over(self) -> bool:
         """Return whether the residual of the shortest description is only rounding or noise."""
+        # Largest error of a formula, relative to the standard deviation of y, that may be explained
+        # as noise.
+        no_fit = 0.7
         best = self.ranking.best
-        if best is None or best.error >= _NO_FIT:
+        if best is None or best.error >= no_fit:
             return False
         if best.error <= _EXACT * ROUNDING:
             return True
@@ -246,9 +244,12 @@ class SparseSearch:
 
     def _sharpen(self) -> None:
         """Lower the assumed noise, which sets the weights, to the error of the best formula."""
+        # Smallest standard deviation of the noise on which the weights of the points are based,
+        # relative to the standard deviation of y.
+        least_noise = 1e-4
         best = self.ranking.best
         if best is not None and self.sample.noise:
-            error = max(best.error, _LEAST_NOISE) * self.size
+            error = max(best.error, least_noise) * self.size
             self.sample = replace(self.sample, noise=min(self.sample.noise, error))
 
 

@@ -40,21 +40,14 @@ _PAIRS = 40
 #: Number of undamped sines and cosines with a phase that are fitted, and to which further terms are
 #: added. The same number of damped ones is used.
 _WAVES = 6
-#: Largest number of sums that are fitted after each of the two extensions by one term.
-_LONGER = 20
 #: Numbers of simple terms from which backward elimination starts.
 _ELIMINATED = (40, 120, 250)
-#: A sine and a cosine may be combined if their frequencies differ by at most this fraction.
-_ONE_FREQUENCY = 0.25
-#: Pairs of terms that leave less than this fraction of the squares of the target count as equally
-#: good, because the rest may be rounding.
-_ROUNDING = 1e-12
-#: Largest number of terms of a sum.
-_MOST_TERMS = 12
 
 
 def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
     """Combine each sine and the cosine of nearly the same argument into a cosine with a phase."""
+    # A sine and a cosine may be combined if their frequencies differ by at most this fraction.
+    one_frequency = 0.25
     kept = list[Term]()
     for term in terms:
         for place, other in enumerate(kept):
@@ -63,7 +56,7 @@ def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
                 continue
             wave = pair["cos"].factors[-1]
             sine = pair["sin"].factors[-1]
-            is_near = math.isclose(sine.scale, wave.scale, rel_tol=_ONE_FREQUENCY)
+            is_near = math.isclose(sine.scale, wave.scale, rel_tol=one_frequency)
             if not is_near or _shape(pair["sin"]) != _shape(pair["cos"]):
                 continue
             a = pair["cos"].coefficient
@@ -154,13 +147,15 @@ class Sums:
 
     def templates(self) -> Iterator[Template]:
         """Yield sums of two to four terms, then the sums found by backward elimination."""
+        # Largest number of sums that are fitted after each of the two extensions by one term.
+        longer = 20
         if not self.usable or len(self.terms) < 2:
             return
         chosen = [*self._waves(), *self._pairs()[:_PAIRS]]
         yield from self._fitted(chosen)
         for _ in range(2):
             chosen = self._longer(chosen)[:_PAIRS]
-            yield from self._fitted(chosen[:_LONGER])
+            yield from self._fitted(chosen[:longer])
         for count in _ELIMINATED:
             yield from self._fitted(self._eliminated(count))
 
@@ -181,6 +176,9 @@ class Sums:
         return np.asarray(self.half * np.log2(np.maximum(rest / total, least)) + bits)
 
     def _pairs(self) -> list[tuple[int, ...]]:
+        # Pairs of terms that leave less than this fraction of the squares of the target count as
+        # equally good, because the rest may be rounding.
+        rounding = 1e-12
         first = min(_FIRST, len(self.terms))
         share = self.columns @ self.target
         total = float(self.target @ self.target)
@@ -193,7 +191,7 @@ class Sums:
                 self.columns[rows], share[rows], self.columns[later], share[later], APART
             )
             bits = self.bits[rows, None] + self.bits[later]
-            score = self._score(total - gain, bits, _ROUNDING)
+            score = self._score(total - gain, bits, rounding)
             score[np.tril_indices(len(score), m=score.shape[1])] = np.inf
             count_work(COSTS.value * score.size)
             nearest = np.argpartition(score.ravel(), min(4 * _PAIRS, score.size - 1))[: 4 * _PAIRS]
@@ -258,11 +256,13 @@ class Sums:
         )
 
     def _eliminated(self, count: int) -> list[tuple[int, ...]]:
-        """Return the sums of at most `_MOST_TERMS` terms that remain in backward elimination.
+        """Return the sums of at most `most_terms` terms that remain in backward elimination.
 
         The elimination starts from the `count` simplest monomials. Each sum is a tuple of indices
         of terms.
         """
+        # Largest number of terms of a sum.
+        most_terms = 12
         plain = [i for i, term in enumerate(self.terms) if not term.factors]
         kept = sorted(plain, key=lambda i: self.bits[i])[: min(count, len(self.target) // 4)]
         remaining = list[tuple[int, ...]]()
@@ -278,7 +278,7 @@ class Sums:
             loss = solved**2 / np.sum(inverse**2, axis=1)
             rest = self.target - rows @ solved
             left = float(rest @ rest)
-            if len(kept) <= _MOST_TERMS:
+            if len(kept) <= most_terms:
                 remaining.append(tuple(kept))
             price = self.half * np.log2(1 + loss / max(left, 1e-300)) - self.bits[kept]
             drop = max(1, len(kept) // 12) if len(kept) > 16 else 1

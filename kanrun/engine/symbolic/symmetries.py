@@ -35,21 +35,10 @@ _IDLE = 1e-4
 #: An eigenvalue of a scaled moment matrix (see `_null_vector`) counts as zero if its square root is
 #: at most this.
 _TOLERANCE = 0.03
-#: An output counts as constant if its RMS deviation, relative to the standard deviation of y, is at
-#: most this.
-_CONSTANT = 1e-9
 #: Smallest number of points from which derivatives are used to find symmetries.
 _SLOPES = 80
-#: Typical ratio of the relative error of derivatives to the relative error of the fit.
-_SLOPE_ERROR = 3.5
-#: Largest number of reductions that join two inputs to one variable and are tried.
-_PAIRS = 4
-#: Largest number of scalings that are tried alone.
-_SCALINGS = 3
 #: Largest factor by which a null vector is multiplied to make its entries integers.
 _DENOMINATOR = 6
-#: Largest distance of an entry of a null vector from the fraction to which it is rounded.
-_RATIONAL = 0.04
 
 
 def reduce_variables(data: SearchData) -> Reduction:
@@ -68,6 +57,9 @@ def _reduction_of(data: SearchData) -> Reduction:
 
     The factor or the variables of the reduction may be undefined at other points.
     """
+    # An output counts as constant if its RMS deviation, relative to the standard deviation of y, is
+    # at most this.
+    constant = 1e-9
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:
         return reduction
@@ -90,7 +82,7 @@ def _reduction_of(data: SearchData) -> Reduction:
             if not step.variables:
                 shape = here.y / then.y
                 rest = here.y - shape * float(shape @ here.y / (shape @ shape))
-                allowed = max(_CONSTANT, _ERROR_GROWTH * fit.error) * here.y_std
+                allowed = max(constant, _ERROR_GROWTH * fit.error) * here.y_std
                 if float(np.sqrt(np.mean(rest**2))) <= allowed:
                     return reduction.then(step)
                 continue
@@ -183,9 +175,15 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     use scalings of one or two inputs, pairs of inputs that can be combined, all scalings together,
     and single scalings, in this order.
     """
+    # Largest number of scalings that are tried alone.
+    scalings = 3
+    # Largest number of reductions that join two inputs to one variable and are tried.
+    pairs = 4
+    # Typical ratio of the relative error of derivatives to the relative error of the fit.
+    slope_error = 3.5
     # Derivatives are less accurate than the fit, in particular near the boundary of the points, so
     # only points near the centre are used.
-    tolerance = max(_TOLERANCE, _SLOPE_ERROR * fit.error)
+    tolerance = max(_TOLERANCE, slope_error * fit.error)
     centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), TINY)
     inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]
     x = data.x[inner]
@@ -194,7 +192,7 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     # The strength of a positive input is measured by changes of its logarithm.
     size = x * np.log(x).std(0) if data.is_positive else x.std(0)
     strength = np.sqrt(np.mean((slopes * size) ** 2, axis=0))
-    idle = strength < max(_IDLE, _SLOPE_ERROR * fit.error) * strength.max()
+    idle = strength < max(_IDLE, slope_error * fit.error) * strength.max()
     if idle.any():
         return [Reduction(inputs, tuple(np.array(input_symbols(inputs))[~idle]))]
     last = np.ones(len(x)) if fit.logarithmic else data.y[inner]
@@ -202,8 +200,8 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     counts = [int(np.count_nonzero(v[:-1])) for v in found]
     few = [v for v, n in zip(found, counts, strict=True) if n == 1 or (n == 2 and v[-1] == 0)]
     steps = [in_groups(data.x, few), in_groups(data.x, few[:1])]
-    steps += _joined_pairs(x, slopes, tolerance)[:_PAIRS]
-    steps += [in_groups(data.x, each) for each in (found, *([v] for v in found[:_SCALINGS]))]
+    steps += _joined_pairs(x, slopes, tolerance)[:pairs]
+    steps += [in_groups(data.x, each) for each in (found, *([v] for v in found[:scalings]))]
     return list(dict.fromkeys(step for step in steps if step is not None))
 
 
@@ -218,6 +216,8 @@ def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None
         vector, and the vector (n,). None if the residual is not small, or if the entries are not
         nearly fractions with a common small denominator.
     """
+    # Largest distance of an entry of a null vector from the fraction to which it is rounded.
+    rational = 0.04
     sizes = np.sqrt(np.diag(moments))
     if not (np.isfinite(sizes).all() and sizes.all()):
         return None
@@ -228,7 +228,7 @@ def _null_vector(moments: Array, tolerance: float) -> tuple[float, Array] | None
     vector = vector / vector[np.abs(vector).argmax()]
     for denominator in range(1, _DENOMINATOR + 1):
         whole = np.round(vector * denominator)
-        if np.abs(vector * denominator - whole).max() < max(_RATIONAL, tolerance / 2) * denominator:
+        if np.abs(vector * denominator - whole).max() < max(rational, tolerance / 2) * denominator:
             whole *= np.sign(whole[np.flatnonzero(whole)[0]])
             off = float(whole @ moments @ whole / np.sum((whole * sizes) ** 2))
             return (max(off, float(values[0])), whole) if off <= tolerance**2 else None

@@ -27,12 +27,6 @@ from kanrun.engine.symbolic.candidates import Array, Candidate, input_symbols, n
 OPERATION = 2.5
 #: Number of bits that a function adds to the description of a formula.
 FUNCTION = 4.0
-#: Number of bits that a denominator adds to the description of an exponent.
-_DENOMINATOR = 1.5
-#: Smallest range (radians) of a variable whose sine differs clearly from a straight line.
-_LEAST_TURN = 0.5
-#: Largest absolute value (radians) of a variable whose sine has few periods.
-_MOST_TURNS = 50.0
 #: A product of powers of atoms: pairs (index of the atom, exponent), sorted by index.
 Monomial = tuple[tuple[int, Fraction], ...]
 
@@ -167,16 +161,22 @@ def _waves_differ(values: Array) -> bool:
     With many periods, sines of many frequencies could be tried, and there is no reason to prefer
     the frequency 1.
     """
-    is_moderate = np.ptp(values) > _LEAST_TURN and np.abs(values).max() < _MOST_TURNS
+    # Largest absolute value (radians) of a variable whose sine has few periods.
+    most_turns = 50.0
+    # Smallest range (radians) of a variable whose sine differs clearly from a straight line.
+    least_turn = 0.5
+    is_moderate = np.ptp(values) > least_turn and np.abs(values).max() < most_turns
     return bool(is_moderate and not take_two_values(values))
 
 
 def exponent_bits(p: Fraction) -> float:
     """Return the bits of an exponent: 0 for 1, 0.5 for -1, more for larger numbers."""
+    # Number of bits that a denominator adds to the description of an exponent.
+    denominator = 1.5
     size = abs(p)
     if size == 1:
         return 0.5 * (p < 0)
-    cost = 2.0 + math.log2(max(float(size.numerator), 1.0)) + _DENOMINATOR * (size.denominator > 1)
+    cost = 2.0 + math.log2(max(float(size.numerator), 1.0)) + denominator * (size.denominator > 1)
     return cost + 0.5 * (p < 0)
 
 

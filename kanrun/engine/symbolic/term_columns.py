@@ -30,17 +30,6 @@ from kanrun.engine.symbolic.templates import OPERATION, Factor, Monomial, Term
 
 #: Largest number of monomials in a dictionary.
 _MONOMIALS = 1000
-#: Largest number of terms with a function.
-_FUNCTIONS = 5000
-#: Smallest effective number of rows that determine the coefficient of a term; with fewer, the term
-#: could fit outliers.
-_ROWS = 4.0
-#: Significance level of the F test of whether log |y| depends on the logarithm of an input in a
-#: nonlinear way.
-_CONSTANT = 1e-4
-#: The dependence also counts as linear if the F ratio of the input is at most this fraction of the
-#: largest F ratio of an input.
-_SMALL = 0.1
 
 
 @dataclass(frozen=True)
@@ -58,6 +47,12 @@ def constant_slopes(sample: Sample) -> Monomial:
     For each input, an F test compares a fit by smooth functions of all inputs with a fit in which
     this input has only a linear term of its logarithm. Exponents must be near a multiple of 1/2.
     """
+    # The dependence also counts as linear if the F ratio of the input is at most this fraction of
+    # the largest F ratio of an input.
+    small = 0.1
+    # Significance level of the F test of whether log |y| depends on the logarithm of an input in a
+    # nonlinear way.
+    constant = 1e-4
     d = sample.inputs
     weights = sample.log_weights
     if d < 2:
@@ -96,7 +91,7 @@ def constant_slopes(sample: Sample) -> Monomial:
         powers.append(float(solved[1 + i] * 2 / span[i]) if span[i] > 0 else 0.0)
     # If smooth functions leave more than noise unexplained, all F ratios are too large by a common
     # factor.
-    limit = max(float(stats.f.isf(_CONSTANT, max(rank // d, 1), freedom)), _SMALL * max(ratios))
+    limit = max(float(stats.f.isf(constant, max(rank // d, 1), freedom)), small * max(ratios))
     chosen = [
         (i, halves(power))
         for i, (ratio, power) in enumerate(zip(ratios, powers, strict=True))
@@ -110,6 +105,9 @@ def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> TermC
 
     With `functions`, it includes monomials times functions of monomials.
     """
+    # Smallest effective number of rows that determine the coefficient of a term; with fewer, the
+    # term could fit outliers.
+    rows = 4.0
     coordinates = sample.coordinates
     taken = frozenset(i for i, _ in common)
     chosen = [
@@ -128,7 +126,7 @@ def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> TermC
     sizes = np.abs(values).max(axis=1, keepdims=True)
     good = np.isfinite(sizes[:, 0]) & (sizes[:, 0] > 0)
     squares = np.where(good[:, None], values / np.where(good[:, None], sizes, 1.0), 1.0) ** 2
-    good &= squares.sum(axis=1) ** 2 >= _ROWS * (squares**2).sum(axis=1)
+    good &= squares.sum(axis=1) ** 2 >= rows * (squares**2).sum(axis=1)
     count_work(COSTS.term_value * values.size)
     index = np.flatnonzero(good)
     return TermColumns(
@@ -146,6 +144,8 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
     Each function is multiplied by a monomial; sines and cosines also by an exponential. Inputs in
     `taken` do not occur.
     """
+    # Largest number of terms with a function.
+    functions = 5000
     coordinates = sample.coordinates
     inner = [m for m in arguments(coordinates, 300, waves=False) if _apart(sample, m, taken)][:24]
     factors = [
@@ -177,7 +177,7 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
                 if function.name == "exp" and len(monomial) == 1 and monomial[0][1] == 1:
                     damped.append((Term(1.0, (), (factor,)), value, function.complexity))
     entries.sort(key=lambda entry: entry[2])
-    return entries[:_FUNCTIONS]
+    return entries[:functions]
 
 
 def _factors_of(

@@ -18,15 +18,6 @@ from kanrun.formulas.parsing import parse_expression
 
 #: Smallest relative error that a constant is assumed to have.
 PRECISION = 1e-9
-#: A constant below this size is assumed to have the absolute error of a constant of this size.
-_SMALL = 1e-3
-#: Largest denominator of a nice fraction.
-_MAX_DENOMINATOR = 20
-#: Largest number of significant digits of a nice decimal number.
-_MAX_DIGITS = 9
-#: A number near a constant counts as nice only if the probability that an equally simple number is
-#: as near by chance is below this.
-_CHANCE = 0.05
 #: Numbers of which nice numbers are rational multiples, by their description length in bits.
 _UNITS = {
     0: "1",
@@ -51,17 +42,24 @@ def nice(value: float, window: float) -> Expr | None:
     A number that may be near `value` by chance does not count. Short decimal numbers are returned
     as fractions.
     """
+    # A number near a constant counts as nice only if the probability that an equally simple number
+    # is as near by chance is below this.
+    chance = 0.05
+    # Largest number of significant digits of a nice decimal number.
+    max_digits = 9
+    # Largest denominator of a nice fraction.
+    max_denominator = 20
     if abs(value) <= window:
         return sympy.S.Zero
     count_work(COSTS.operation)
     found: list[tuple[float, int, Expr, Expr]] = []
     for unit, size, bits in _SIZED_UNITS:
-        for q in range(1, _MAX_DENOMINATOR + 1):
+        for q in range(1, max_denominator + 1):
             p = round(value / size * q)
             if p != 0 and math.gcd(p, q) == 1 and abs(p * size / q - value) <= window:
                 cost = bits + math.log2(abs(p)) + 2 * math.log2(q)
                 found.append((cost, len(found), sympy.Rational(p, q), unit))
-    for digits in range(_MAX_DIGITS):
+    for digits in range(max_digits):
         text = f"{value:.{digits}e}"
         if abs(float(text) - value) <= window:
             mantissa = int(text.partition("e")[0].replace(".", "").replace("-", ""))
@@ -71,13 +69,15 @@ def nice(value: float, window: float) -> Expr | None:
             found.append((cost, len(found), sympy.Rational(text), sympy.S.One))
             break
     cost, _, number, unit = min(found, default=(math.inf, 0, sympy.S.Zero, sympy.S.One))
-    is_no_accident = found and 2**cost * window / max(abs(value), 1.0) < _CHANCE
+    is_no_accident = found and 2**cost * window / max(abs(value), 1.0) < chance
     return number * unit if is_no_accident else None
 
 
 def window_of(value: float) -> float:
     """Return how far a number may be from the constant `value` to replace it without loss."""
-    return PRECISION * max(abs(value), _SMALL)
+    # A constant below this size is assumed to have the absolute error of a constant of this size.
+    small = 1e-3
+    return PRECISION * max(abs(value), small)
 
 
 def nice_phase(value: float, window: float) -> Expr | None:
@@ -100,17 +100,8 @@ def decimals(expression: Expr) -> list[Expr]:
 
 #: Number of significant digits of a float64 that rounding errors do not affect.
 _SHOWN = 15
-#: Smallest denominator of a fraction that may be written as a decimal number, if that is not
-#: longer.
-_LEAST_DECIMAL = 5
-#: Decimal numbers with integer values are written as integers below this size.
-_LARGEST_WHOLE = 1e9
 #: Largest number of characters of a decimal number that counts as exact.
 _SHORT = 11
-#: Length of one digit in the size of an expression, in which an operation has length 1.
-_DIGIT = 0.1
-#: Length of a decimal point or a fraction bar in the size of an expression.
-_FRACTION = 0.3
 #: Length that is added to the size of an expression for a notation that is unusual in textbooks.
 _UNUSUAL = 10.0
 
@@ -122,6 +113,11 @@ def as_written(expression: Expr) -> Expr:
     Decimal numbers are rounded to 15 significant digits if that changes them by at most two float64
     rounding errors.
     """
+    # Decimal numbers with integer values are written as integers below this size.
+    largest_whole = 1e9
+    # Smallest denominator of a fraction that may be written as a decimal number, if that is not
+    # longer.
+    least_decimal = 5
 
     def shown(number: Expr) -> Expr:
         if number.is_Float:
@@ -129,10 +125,10 @@ def as_written(expression: Expr) -> Expr:
             short = float(f"{value:.{_SHOWN}g}")
             if math.isclose(short, value, rel_tol=2 * sys.float_info.epsilon):
                 value = short
-            is_whole = value.is_integer() and abs(value) < _LARGEST_WHOLE
+            is_whole = value.is_integer() and abs(value) < largest_whole
             return sympy.Integer(int(value)) if is_whole else sympy.Float(repr(value), DIGITS)
         decimal = repr(float(number))
-        is_plain = number.q < _LEAST_DECIMAL
+        is_plain = number.q < least_decimal
         if is_plain or len(decimal) > len(str(number)) or sympy.Rational(decimal) != number:
             return number
         return sympy.Float(decimal, DIGITS)
@@ -163,6 +159,10 @@ def size(expression: Expr) -> float:
     Notations that are unusual in textbooks count more: logarithms of powers, minus signs under
     roots, and exponentials of inverse hyperbolic functions.
     """
+    # Length of a decimal point or a fraction bar in the size of an expression.
+    fraction = 0.3
+    # Length of one digit in the size of an expression, in which an operation has length 1.
+    digit = 0.1
     shown = as_written(expression)
     parts = list(sympy.preorder_traversal(shown))
     unusual = sum(
@@ -173,10 +173,10 @@ def size(expression: Expr) -> float:
     )
     functions = sum(isinstance(each, sympy.Function) for each in parts)
     numbers = [each for each in parts if each.is_Number and abs(each) != 1]
-    lengths = [min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in numbers]
+    lengths = [min(digit * len(str(number).rstrip("0")), 1.0) for number in numbers]
     fractions = sum(not number.is_Integer for number in numbers)
     operations = sympy.count_ops(shown) + functions + _UNUSUAL * unusual
-    return float(operations + sum(lengths) + _FRACTION * fractions)
+    return float(operations + sum(lengths) + fraction * fractions)
 
 
 def round_numbers(expression: Expr, allowed: Callable[[Expr], bool]) -> Expr:

@@ -1,0 +1,433 @@
+"""Grow expressions and small KANs until the budget ends.
+
+Three proposers work in rounds of growing effort. Polynomials come first. Small KANs are then trained,
+from a single sum to two hidden layers and products of sums; their edges are named one by one. Finally,
+expressions grow by one function, one term or one factor at a time, at any place in the expression,
+with open constants that are fitted to the points after every change.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
+from kanrun.engine.symbolic.candidates import (
+    Array,
+    Candidate,
+    X,
+    combination,
+    grid_values,
+    input_names,
+    input_symbols,
+    number,
+)
+from kanrun.engine.symbolic.conversions import to_expression
+from kanrun.engine.symbolic.dictionary import without_twins
+from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline, Symbolic
+from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
+from kanrun.engine.symbolic.problem import SearchData, SearchProblem
+from kanrun.engine.symbolic.refit import QUICK, RefitSettings, extend, refit_on_grids
+from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, eliminate, select
+
+
+class Growing:
+    """Proposers of expressions for one set of variables, in rounds of growing effort."""
+
+    def __init__(self, problem: SearchProblem) -> None:
+        self.problem = problem
+        self.generator = np.random.default_rng(0)
+        self.expressions = GrowingExpressions(problem, self.generator)
+
+    def round(self, number: int) -> Iterator[sympy.Expr]:
+        """Propose expressions; every round does twice the work of the last one."""
+        if number == 0:
+            yield from polynomials(self.problem.data)
+        yield from self.expressions.grown(4.0 * 2**number)
+        yield from self.networks(number)
+
+    def networks(self, number: int) -> Iterator[sympy.Expr]:
+        """Train KANs of growing shape, and propose the formulas of those that are accurate."""
+        data = self.problem.data
+        inputs = data.x.shape[1]
+        shapes = [(1,), (2,), (1, 1), (2, 1), (3, 2)][: 3 + number]
+        for hidden, product in itertools.product(shapes, (False, True)):
+            if product and hidden[-1] < 2:
+                continue
+            starts = (_network(data, hidden, product, self.generator) for _ in range(6 + number))
+            settings = RefitSettings(12, penalty=1e-9, gain=QUICK)
+            coarse = [refit_on_grids(each, data, settings, 2, margin=0.05) for each in starts]
+            best = min(coarse, key=data.error)
+            if data.error(best) > 4 * SNAP_THRESHOLD:
+                continue
+            trained = extend(best, data, (10, 20))
+            if data.error(trained) > SNAP_THRESHOLD:
+                continue
+            network = extend(eliminate(trained, data), data, (10, 20))
+            formula = select("network", network, self.problem).formula
+            if formula is not None:
+                yield to_expression(formula, input_names(inputs))
+
+
+def _network(
+    data: SearchData, hidden: Sequence[int], product: bool, generator: np.random.Generator
+) -> Graph:
+    """Return a KAN with these hidden widths and random splines, scaled to the size of y.
+
+    With `product`, the last hidden nodes are multiplied.
+    """
+    size = int(generator.integers(6, 11))
+
+    def bent() -> Spline:
+        slope = generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0)
+        line = slope * np.linspace(-1, 1, size)
+        return Spline(-1.0, 1.0, line + 0.1 * generator.normal(size=size))
+
+    inputs = data.x.shape[1]
+    edges: list[Edge] = []
+    operations: list[Operation] = []
+    sources = range(inputs)
+    for width in hidden:
+        nodes = range(inputs + len(operations), inputs + len(operations) + width)
+        edges += [Edge(i, node, bent()) for node in nodes for i in sources]
+        operations += ["sum"] * width
+        sources = nodes
+    if product:
+        edges += [Edge(i, sources[-1] + 1, IDENTITY_EDGE) for i in sources]
+        operations.append("product")
+        sources = range(sources[-1] + 1, sources[-1] + 2)
+    edges += [Edge(i, sources[-1] + 1, bent()) for i in sources]
+    graph = Graph(inputs, (*operations, "sum"), tuple(edges))
+    graph = fitted_grids(graph, data.x, margin=0.1, keep=False)
+    values, outs = graph.edge_outputs(data.x)
+    factor = float(np.std(data.y)) / (float(np.std(values[graph.output])) or 1.0)
+    into = graph.into(graph.output)
+    for i in into:
+        function = graph.edges[i].function
+        mean = float(np.mean(data.y)) / len(into)
+        moved = function.shifted(-float(np.mean(outs[i]))).scaled(factor).shifted(mean)
+        graph = graph.with_function(i, moved)
+    return graph
+
+
+def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
+    """Propose the polynomial of lowest degree that reproduces the points, if there is one."""
+    x = data.x
+    middle = (x.max(axis=0) + x.min(axis=0)) / 2
+    half = np.maximum(np.ptp(x, axis=0) / 2, np.finfo(float).tiny)
+    inputs = x.shape[1]
+    for degree in range(2, 16):
+        powers = (
+            [p for p in itertools.product(range(degree + 1), repeat=inputs) if sum(p) <= degree]
+            if math.comb(degree + inputs, inputs) < len(x) / 3
+            else []
+        )
+        if not powers:
+            return
+        scaled = (x - middle) / half
+        columns = np.stack([np.prod(scaled**p, axis=1) for p in powers], axis=1)
+        count_work(COSTS.solved(*columns.shape))
+        solved = np.linalg.lstsq(columns, data.y, rcond=None)[0]
+        if float(np.std(data.y - columns @ solved)) <= 1e-11 * data.y_std:
+            symbols = input_symbols(inputs)
+            plain = np.stack([np.prod(x**p, axis=1) for p in powers], axis=1)
+            sizes = np.linalg.norm(plain, axis=0)
+            solved = np.linalg.lstsq(plain / sizes, data.y, rcond=None)[0]
+            keep = np.abs(solved) > 1e-9 * np.abs(solved).max()
+            terms = [
+                sympy.Mul(*(s**k for s, k in zip(symbols, p, strict=True)))
+                for p, kept in zip(powers, keep, strict=True)
+                if kept
+            ]
+            plain = (plain / sizes)[:, keep]
+            solved = np.linalg.lstsq(plain, data.y, rcond=None)[0] / sizes[keep]
+            yield combination(solved, terms)
+            return
+
+
+#: A growing expression as a nested tuple: ("x", i) is an input, ("f", candidate, u) is f(a u + b),
+#: ("+", u, v) is u + c v, ("*", u, v) is u v, and ("shift", u) is u + b, with open constants a, b, c.
+Tree = tuple[Any, ...]
+
+
+def _size(tree: Tree) -> int:
+    return 1 + sum(_size(each) for each in tree[1:] if isinstance(each, tuple))
+
+
+@lru_cache(maxsize=128)
+def _compiled(candidate: Candidate) -> Callable[[Array], tuple[Array, Array]]:
+    """Return a function that computes the values and the slopes of a candidate."""
+    expressions = candidate.expression, sympy.diff(candidate.expression, X)
+    return sympy.lambdify(X, expressions, ["numpy", "scipy"], cse=True)  # type: ignore[no-any-return]
+
+
+def _evaluated(
+    tree: Tree, constants: Array, x: Array, rows: Array, first: int = 0
+) -> tuple[Array, int]:
+    """Return the values (N,), and the index after the tree's last constant.
+
+    The derivatives with respect to the constants are written to `rows` (constants, N), those of the
+    tree's constants from index `first` on.
+    """
+    kind = tree[0]
+    if kind == "x":
+        return x[tree[1]], first
+    if kind == "f":
+        u, end = _evaluated(tree[2], constants, x, rows, first)
+        a = constants[end]
+        value, slope = _compiled(tree[1])(a * u + constants[end + 1])
+        rows[first:end] *= a * slope
+        rows[end] = slope * u if "a" in tree[1].free else 0.0
+        rows[end + 1] = slope if "b" in tree[1].free else 0.0
+        return value, end + 2
+    u, end = _evaluated(tree[1], constants, x, rows, first)
+    if kind == "shift":
+        rows[end] = 1.0
+        return u + constants[end], end + 1
+    middle = end
+    v, end = _evaluated(tree[2], constants, x, rows, middle)
+    if kind == "+":
+        rows[middle:end] *= constants[end]
+        rows[end] = v
+        return u + constants[end] * v, end + 1
+    rows[first:middle] *= v
+    rows[middle:end] *= u
+    return u * v, end
+
+
+def _values(tree: Tree, constants: Sequence[float] | Array, x: Array) -> Array:
+    rows = np.empty((len(constants), x.shape[1]))
+    with np.errstate(all="ignore"):
+        return _evaluated(tree, np.asarray(constants), x, rows)[0]
+
+
+def _expression(tree: Tree, constants: Iterator[float], symbols: Sequence[sympy.Symbol]) -> Any:
+    kind = tree[0]
+    if kind == "x":
+        return symbols[tree[1]]
+    if kind == "f":
+        u = _expression(tree[2], constants, symbols)
+        a, b = next(constants), next(constants)
+        return Symbolic(tree[1], (a, b, 1.0, 0.0), "").expression(u)
+    u = _expression(tree[1], constants, symbols)
+    if kind == "shift":
+        return u + number(next(constants))
+    v = _expression(tree[2], constants, symbols)
+    return u + number(next(constants)) * v if kind == "+" else u * v
+
+
+@dataclass(frozen=True, eq=False)
+class _Grown:
+    """A tree with fitted constants, and its relative error."""
+
+    tree: Tree
+    constants: Array
+    error: float
+
+
+class GrowingExpressions:
+    """Expressions that grow by one function, term or factor at a time.
+
+    Sizes take turns, small sizes more often. Of each size, the expression whose error times the
+    number of its turns is smallest is extended, in all places and in all ways. In further turns,
+    its constants are disturbed first, because the constants that are best for an expression may be
+    far from those of the longer expression.
+    """
+
+    def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
+        self.data = problem.data
+        self.generator = generator
+        some = self.data.all_points.spread(120)
+        self.x, self.y = some.x.T, some.y
+        self.functions = [
+            each for each in without_twins(problem.candidates) if each.complexity <= 3
+        ]
+        self.leaves: list[Tree] = [("x", i) for i in range(len(self.x))]
+        self.found: dict[int, dict[Tree, _Grown]] = {}
+        self.turns: Counter[Tree] = Counter()
+        self.errors: set[float] = set()
+        self.sizes = (size for most in itertools.count(2) for size in range(1, min(most, 13)))
+        self.best = np.inf
+        for leaf in self.leaves:
+            self.add(leaf, np.zeros(0))
+
+    def grown(self, work: float) -> Iterator[sympy.Expr]:
+        """Extend expressions for this many units of work, and propose the accurate ones."""
+        # Relative error at which the constants of a grown expression are fitted to all points.
+        promising = 1e-3
+        budget = Budget(work)
+        while budget.left > 0 and self.found:
+            same = self.found.get(next(self.sizes))
+            if not same:
+                continue
+            parent = min(same.values(), key=lambda each: each.error * (1 + self.turns[each.tree]))
+            constants = parent.constants
+            if self.turns[parent.tree]:
+                noise = self.generator.normal(size=constants.size)
+                constants = constants * (1 + self.generator.choice([0.0, 0.3, 1.0]) * noise)
+            self.turns[parent.tree] += 1
+            for tree, start in self.extended(parent.tree, constants.tolist()):
+                added = self.add(tree, start, 0.99 * parent.error)
+                if added is not None and added.error < min(promising, 0.5 * self.best):
+                    polished = self.fitted(tree, added.constants, 60, whole=True)
+                    if polished is not None and polished.error < 0.5 * self.best:
+                        self.best = polished.error
+                        yield self.expression(polished)
+
+    def extended(self, tree: Tree, constants: list[float]) -> Iterator[tuple[Tree, Array]]:
+        """Yield the trees that are one step larger, with initial constants."""
+        for path, u, first, last in _places(tree):
+            before, own, after = constants[:first], constants[first:last], constants[last:]
+            values = _values(u, own, self.x)
+            for new, initial in self.replaced(u, values):
+                yield _with(tree, path, new), np.array([*before, *own, *initial, *after])
+
+    def replaced(self, u: Tree, values: Array) -> Iterator[tuple[Tree, list[float]]]:
+        """Yield what may take the place of a subtree with these values, and the new constants."""
+        if u[0] not in ("shift", "+"):
+            yield ("shift", u), [float(np.std(values))]
+        usual = [
+            each for each in self.functions if self.generator.random() < 3 / each.complexity**2
+        ]
+        for function in usual:
+            for a, b in self.starts(function, values, True):
+                yield ("f", function, u), [a, b]
+        for leaf in self.leaves:
+            own = self.x[leaf[1]]
+            if u != leaf:
+                yield ("+", u, leaf), [0.1]
+            yield ("*", u, leaf), []
+            yield ("*", u, ("shift", leaf)), [float(np.ptp(own))]
+            for function in usual:
+                for a, b in self.starts(function, own, False)[:1]:
+                    v = ("f", function, leaf)
+                    yield ("+", u, v), [a, b, 0.1]
+                    yield ("*", u, v), [a, b]
+
+    def starts(self, function: Candidate, u: Array, several: bool) -> list[tuple[float, float]]:
+        """Return initial constants (a, b) for which the function is defined on all of u."""
+        low, high = float(u.min()), float(u.max())
+        if not (np.isfinite(low) and high > low and math.isfinite(high - low)):
+            return []
+        middle, half = (low + high) / 2, (high - low) / 2
+        grid = grid_values(function)[0]
+        found = (
+            [(1.0, 0.0)] if function.domain.allows(low, high) and abs(low) + abs(high) < 20 else []
+        )
+        if len(grid):
+            for a, b in grid[self.generator.integers(len(grid), size=2 if several else 1)].tolist():
+                found.append((a / half, b - a * middle / half))
+        self.generator.shuffle(found)
+        return found
+
+    def add(self, tree: Tree, constants: Array, most: float = np.inf) -> _Grown | None:
+        """Fit a tree, and keep it if its error is at most `most` and it is a new function."""
+        found = self.fitted(tree, constants, 6)
+        if found is None or found.error > most:
+            return None
+        found = self.fitted(tree, found.constants, 20) or found
+        digits = float(f"{found.error:.5e}")
+        if digits not in self.errors:  # others with the same error are the same function
+            self.errors.add(digits)
+            same = self.found.setdefault(_size(tree), {})
+            if tree not in same or found.error < same[tree].error:
+                same[tree] = found
+        return found
+
+    def fitted(
+        self, tree: Tree, constants: Array, steps: int, whole: bool = False
+    ) -> _Grown | None:
+        """Fit the constants of c tree + d, where c and d are solved for (variable projection)."""
+        x, y = (self.data.all_points.x.T, self.data.all_points.y) if whole else (self.x, self.y)
+        size = float(np.std(y)) * len(y) ** 0.5
+        damping = 1e-2
+        loss, rows, rest = self.projected(tree, constants, x, y)
+        if not math.isfinite(loss):
+            return None
+        for _ in range(steps if constants.size else 0):
+            norms = np.linalg.norm(rows, axis=1)
+            norms[norms == 0] = 1.0
+            scaled = rows / norms[:, None]
+            gram = scaled @ scaled.T
+            slope = scaled @ rest
+            before = loss
+            for _ in range(4):
+                try:
+                    move = np.linalg.solve(gram + damping * np.eye(len(gram)), slope)
+                except np.linalg.LinAlgError:
+                    return None
+                trial = constants + move / norms
+                result = self.projected(tree, trial, x, y)
+                if result[0] < loss:
+                    constants = trial
+                    loss, rows, rest = result
+                    damping = max(damping / 10, 1e-14)
+                    break
+                damping *= 10
+            if not loss < (1 - 1e-4) * before:
+                break
+        return _Grown(tree, constants, loss**0.5 / size)
+
+    def projected(
+        self, tree: Tree, constants: Array, x: Array, y: Array
+    ) -> tuple[float, Array, Array]:
+        """Return the squared residual of c tree + d, and its derivatives and values."""
+        nodes = _size(tree)
+        count_work(nodes * (COSTS.edge + COSTS.value * y.size * (1 + constants.size)) / 2)
+        with np.errstate(all="ignore"):
+            rows = np.empty((constants.size, y.size))
+            value, _ = _evaluated(tree, constants, x, rows)
+            centred = value - value.mean()
+            power = float(centred @ centred)
+            if (
+                not math.isfinite(power)
+                or power <= 1e-18 * float(value @ value)
+                or not np.isfinite(rows).all()
+            ):
+                return math.inf, rows, value
+            direction = centred / power**0.5
+            rest = y - y.mean()
+            along = float(direction @ rest)
+            rest = rest - along * direction
+            rows = rows - rows.mean(axis=1, keepdims=True)
+            rows = rows - np.outer(rows @ direction, direction)
+        return float(rest @ rest), along / power**0.5 * rows, rest
+
+    def expression(self, found: _Grown) -> sympy.Expr:
+        points = self.data.all_points
+        value = _values(found.tree, found.constants, points.x.T)
+        design = np.stack([value, np.ones_like(value)], axis=1)
+        c, d = np.linalg.lstsq(design, points.y, rcond=None)[0].tolist()
+        inner = _expression(found.tree, iter(found.constants.tolist()), input_symbols(len(self.x)))
+        return number(c) * inner + number(d)
+
+
+def _constants_of(tree: Tree) -> int:
+    own = {"f": 2, "+": 1, "shift": 1}.get(tree[0], 0)
+    return own + sum(_constants_of(each) for each in tree[1:] if isinstance(each, tuple))
+
+
+def _places(tree: Tree, first: int = 0) -> Iterator[tuple[tuple[int, ...], Tree, int, int]]:
+    """Yield each subtree with its path and the range of its constants."""
+    last = first
+    for index, child in enumerate(tree):
+        if isinstance(child, tuple):
+            for path, u, low, high in _places(child, last):
+                yield (index, *path), u, low, high
+            last += _constants_of(child)
+    yield (), tree, first, first + _constants_of(tree)
+
+
+def _with(tree: Tree, path: tuple[int, ...], new: Tree) -> Tree:
+    if not path:
+        return new
+    index, *rest = path
+    return (*tree[:index], _with(tree[index], tuple(rest), new), *tree[index + 1 :])
