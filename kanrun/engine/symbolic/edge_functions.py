@@ -60,8 +60,7 @@ class Spline:
     @property
     def complexity(self) -> float:
         # Complexity of a spline when formulas are compared; a line has complexity 1.
-        spline = 10.0
-        return spline
+        return 10.0
 
     def with_parameters(self, parameters: Array) -> Spline:
         return replace(self, parameters=parameters)

@@ -1,9 +1,9 @@
 """Grow expressions and small KANs until the budget ends.
 
-Three proposers work in rounds of growing effort. Polynomials come first. Small KANs are then trained,
-from a single sum to two hidden layers and products of sums; their edges are named one by one. Finally,
-expressions grow by one function, one term or one factor at a time, at any place in the expression,
-with open constants that are fitted to the points after every change.
+Three proposers work in rounds of growing effort. Polynomials come first. Small KANs are then
+trained, from a single sum to two hidden layers and products of sums; their edges are named one by
+one. Finally, expressions grow by one function, one term or one factor at a time, at any place in
+the expression, with open constants that are fitted to the points after every change.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
             return
 
 
-#: A growing expression as a nested tuple: ("x", i) is an input, ("f", candidate, u) is f(a u + b),
-#: ("+", u, v) is u + c v, ("*", u, v) is u v, and ("shift", u) is u + b, with open constants a, b, c.
+#: A growing expression as a nested tuple with open constants a, b and c: ("x", i) is an input,
+#: ("f", candidate, u) is f(a u + b), ("+", u, v) is u + c v, ("*", u, v) is u v, and ("shift", u)
+#: is u + b.
 Tree = tuple[Any, ...]
 
 
