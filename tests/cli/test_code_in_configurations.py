@@ -51,7 +51,8 @@ def test_resumed_run_needs_the_address_of_its_cluster_again(kanrun, interrupted)
         result = kanrun(f"runs resume latest {words}", code=2)
         assert not result.out
         assert said in result.err
-    change_record(folder, bases=to_a_cluster, argv=["kanrun", "fit", "scheduler=tcp://127.0.0.1:1"])
+    (point,) = record_of(folder)["points"]
+    change_record(folder, points=[point | {"overrides": ["scheduler=tcp://127.0.0.1:1"]}])
     for words, said in (
         ("seed=3", "add scheduler=ADDRESS or n_jobs=N"),
         ("seed=3 --scheduler tcp://127.0.0.1:2", "answers at scheduler=tcp://127.0.0.1:2"),

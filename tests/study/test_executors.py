@@ -229,9 +229,10 @@ def test_workers_end_and_say_nothing_when_ctrl_c_reaches_all(working):
     assert "spawn" not in said
 
 
-def test_a_cluster_that_goes_away_is_one_error(tmp_path, patient):
+def test_a_cluster_that_goes_away_is_one_error(tmp_path, patient, monkeypatch):
     cluster = Cluster(tmp_path)
-    threading.Timer(8.0, cluster.stop).start()
+    stop = cluster.stop
+    monkeypatch.setattr(execution._Execution, "_note", lambda *_: stop())  # both tasks say one
     cfg = ToyConfig(sizes=[2, 3], pause=20.0, scheduler=cluster.address)
     with pytest.raises(KanrunError, match="went away"):
         play(tmp_path, cfg)
