@@ -1,5 +1,6 @@
 """Run folders: the class that writes them, the class that reads them, and finding runs."""
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any
@@ -28,4 +29,7 @@ class _Callable(ModuleType):
         return runs(*args, **kwargs)
 
 
-sys.modules[__name__].__class__ = _Callable
+_package: Any = sys.modules[__name__]
+_package.__class__ = _Callable
+# `help`, the documentation and `inspect.signature` show the function.
+functools.update_wrapper(_package, runs, ("__module__", "__qualname__", "__doc__"), ())

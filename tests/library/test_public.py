@@ -55,9 +55,9 @@ def test_public_names_are_listed_and_documented():
 
 @pytest.mark.parametrize("name", kanrun.__all__)
 def test_the_examples_of_the_reference_hold(name, tmp_path, monkeypatch):
-    """The example of `load_run` needs a run, which is made first."""
+    """The examples of `load_run` and `runs` need a run, which is made first."""
     monkeypatch.chdir(tmp_path)
-    if name == "load_run":
+    if name in ("load_run", "runs"):
         finished("fit figures=none target=runge model=polynomial", tmp_path / "outputs")
     thing = getattr(kanrun, name)
     found = doctest.DocTestFinder(recurse=False).find(
