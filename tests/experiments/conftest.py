@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 # The tests of this folder import `doors`.
 sys.path.append(str(Path(__file__).parent))
 #: Tables whose columns are the user's names of variables, next to those of all commands.
-NAMED = re.compile(r"samples|points.*|solution_.*|functions|data")
+NAMED = re.compile(r"samples|points.*|solution|functions|data")
 
 
 def explained():
