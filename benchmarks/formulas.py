@@ -18,9 +18,8 @@ from kanrun.experiments.interpret.interpretation import Interpretation, interpre
 from kanrun.experiments.interpret.problem import InterpretationProblem, problems_of
 
 from kanrun.engine.symbolic import SearchData
-from kanrun.engine.symbolic.constant_errors import open_constants
-from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
-from kanrun.engine.symbolic.written_numbers import size
+from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants, open_constants
+from kanrun.engine.symbolic.simplification import size
 from kanrun.launch import Source, compose
 from kanrun.study import with_cell
 from kanrun.targets.datasets import build_target

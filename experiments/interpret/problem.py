@@ -21,7 +21,7 @@ from kanrun.engine.symbolic import (
     VerificationData,
     choose,
 )
-from kanrun.engine.symbolic.network_graphs import graph_of, values_of
+from kanrun.engine.symbolic.conversions import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas.conversion import as_variables
 from kanrun.formulas.parsing import dimensions

@@ -6,23 +6,20 @@ formula, fits and rounds its constants, and certifies the result on new points.
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, choose, input_names, input_symbols
-from kanrun.engine.symbolic.certificate import Certificate, VerificationData, certify
-from kanrun.engine.symbolic.constant_errors import (
-    ConstantInterval,
-    confidence_intervals,
-    open_constants,
-    significant,
+from kanrun.engine.symbolic.certificate import (
+    Certificate,
+    Evidence,
+    VerificationData,
+    certify,
+    evidence,
 )
-from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
-from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.engine.symbolic.formula import (
     Formula,
     finish_formula,
     rename_variables,
     widened,
 )
-from kanrun.engine.symbolic.graph import Edge, Graph, depths, edge_name, shape_of
-from kanrun.engine.symbolic.identity import Evidence, evidence
+from kanrun.engine.symbolic.graph import Edge, Graph, Spline, Symbolic, depths, edge_name, shape_of
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -32,19 +29,27 @@ from kanrun.engine.symbolic.problem import (
     SearchStage,
     titled,
 )
-from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
+from kanrun.engine.symbolic.refit import (
+    ConstantInterval,
+    ConstantsFitting,
+    confidence_intervals,
+    fit_constants,
+    open_constants,
+    significant,
+)
 from kanrun.engine.symbolic.search import choose_formula, fit_expression, search
-from kanrun.engine.symbolic.simplification import equivalent_forms
+from kanrun.engine.symbolic.simplification import (
+    as_written,
+    equivalent_forms,
+    exact_decimals,
+    round_numbers,
+)
 from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 from kanrun.engine.symbolic.snapping import (
     Decision,
     edge_scores,
+    match_edge,
     partly_symbolic,
     refine_to_formula,
 )
 from kanrun.engine.symbolic.sparse import LARGEST_SAMPLE
-from kanrun.engine.symbolic.written_numbers import (
-    as_written,
-    exact_decimals,
-    round_numbers,
-)

@@ -16,20 +16,19 @@ import sympy
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, IDENTITY, Array, input_names
-from kanrun.engine.symbolic.constant_errors import standard_errors
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
-from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat
-from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.graph import Graph, Spline, Symbolic, flat
 from kanrun.engine.symbolic.problem import SearchData, description_length
 from kanrun.engine.symbolic.refit import (
     QUICK,
     RefitSettings,
     refit,
+    standard_errors,
 )
-from kanrun.engine.symbolic.simplification import equivalent_forms
-from kanrun.engine.symbolic.written_numbers import (
+from kanrun.engine.symbolic.simplification import (
     PRECISION,
     as_written,
+    equivalent_forms,
     nice,
     nice_phase,
     round_numbers,

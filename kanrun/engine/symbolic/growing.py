@@ -1,9 +1,9 @@
 """Grow expressions and small KANs until the budget ends.
 
-Three proposers work in rounds of growing effort. Polynomials come first. Small KANs are then
-trained, from a single sum to two hidden layers and products of sums; their edges are named one by
-one. Finally, expressions grow by one function, one term or one factor at a time, at any place in
-the expression, with open constants that are fitted to the points after every change.
+Three proposers work in rounds of growing effort. Polynomials come first. Expressions then grow by
+one function, one term or one factor at a time, at any place in the expression, with open constants
+that are fitted to the points after every change. Finally, small KANs are trained, from a single sum
+to two hidden layers and products of sums, and their edges are named.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import (
+    IDENTITY,
     Array,
     Candidate,
     X,
@@ -30,10 +31,18 @@ from kanrun.engine.symbolic.candidates import (
     input_symbols,
     number,
 )
+from kanrun.engine.symbolic.columns import covered
 from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.dictionary import without_twins
-from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline, Symbolic
-from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
+from kanrun.engine.symbolic.graph import (
+    IDENTITY_EDGE,
+    Edge,
+    Graph,
+    Operation,
+    Spline,
+    Symbolic,
+    fitted_grids,
+)
 from kanrun.engine.symbolic.problem import SearchData, SearchProblem
 from kanrun.engine.symbolic.refit import QUICK, RefitSettings, extend, refit_on_grids
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, eliminate, select
@@ -153,10 +162,11 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
             return
 
 
-#: A growing expression as a nested tuple with open constants a, b and c: ("x", i) is an input,
-#: ("f", candidate, u) is f(a u + b), ("+", u, v) is u + c v, ("*", u, v) is u v, and ("shift", u)
-#: is u + b.
+#: A growing expression as a nested tuple, with open constants: ("x", i) is an input, ("f", f, u) is
+#: c f(a u + b) + d, ("+", u, v) is u + c v, and ("*", u, v) is u (b + c v). Some of the constants are
+#: redundant.
 Tree = tuple[Any, ...]
+_CONSTANTS = {"x": 0, "f": 4, "+": 1, "*": 2, "shift": 1}
 
 
 def _size(tree: Tree) -> int:
@@ -183,12 +193,14 @@ def _evaluated(
         return x[tree[1]], first
     if kind == "f":
         u, end = _evaluated(tree[2], constants, x, rows, first)
-        a = constants[end]
-        value, slope = _compiled(tree[1])(a * u + constants[end + 1])
-        rows[first:end] *= a * slope
-        rows[end] = slope * u if "a" in tree[1].free else 0.0
-        rows[end + 1] = slope if "b" in tree[1].free else 0.0
-        return value, end + 2
+        a, b, c, d = constants[end : end + 4]
+        value, slope = _compiled(tree[1])(a * u + b)
+        rows[first:end] *= a * c * slope
+        rows[end] = c * slope * u if "a" in tree[1].free else 0.0
+        rows[end + 1] = c * slope if "b" in tree[1].free else 0.0
+        rows[end + 2] = value
+        rows[end + 3] = 1.0
+        return c * value + d, end + 4
     u, end = _evaluated(tree[1], constants, x, rows, first)
     if kind == "shift":
         rows[end] = 1.0
@@ -199,9 +211,12 @@ def _evaluated(
         rows[middle:end] *= constants[end]
         rows[end] = v
         return u + constants[end] * v, end + 1
-    rows[first:middle] *= v
-    rows[middle:end] *= u
-    return u * v, end
+    b, c = constants[end : end + 2]
+    rows[first:middle] *= b + c * v
+    rows[middle:end] *= c * u
+    rows[end] = u
+    rows[end + 1] = u * v
+    return u * (b + c * v), end + 2
 
 
 def _values(tree: Tree, constants: Sequence[float] | Array, x: Array) -> Array:
@@ -216,13 +231,13 @@ def _expression(tree: Tree, constants: Iterator[float], symbols: Sequence[sympy.
         return symbols[tree[1]]
     if kind == "f":
         u = _expression(tree[2], constants, symbols)
-        a, b = next(constants), next(constants)
-        return Symbolic(tree[1], (a, b, 1.0, 0.0), "").expression(u)
+        a, b, c, d = (next(constants) for _ in range(4))
+        return Symbolic(tree[1], (a, b, c, d), "").expression(u)
     u = _expression(tree[1], constants, symbols)
-    if kind == "shift":
-        return u + number(next(constants))
     v = _expression(tree[2], constants, symbols)
-    return u + number(next(constants)) * v if kind == "+" else u * v
+    if kind == "+":
+        return u + number(next(constants)) * v
+    return u * (number(next(constants)) + number(next(constants)) * v)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,10 +252,10 @@ class _Grown:
 class GrowingExpressions:
     """Expressions that grow by one function, term or factor at a time.
 
-    Sizes take turns, small sizes more often. Of each size, the expression whose error times the
-    number of its turns is smallest is extended, in all places and in all ways. In further turns,
-    its constants are disturbed first, because the constants that are best for an expression may be
-    far from those of the longer expression.
+    Sizes take turns, small sizes more often. Of each size, an accurate expression that had few
+    turns is extended, in all places and in all ways. In further turns, its constants are disturbed
+    first, because the constants that are best for an expression may be far from those of the longer
+    expression.
     """
 
     def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
@@ -252,6 +267,7 @@ class GrowingExpressions:
             each for each in without_twins(problem.candidates) if each.complexity <= 3
         ]
         self.leaves: list[Tree] = [("x", i) for i in range(len(self.x))]
+        self.columns = [self.functions_of(row) for row in self.x]
         self.found: dict[int, dict[Tree, _Grown]] = {}
         self.turns: Counter[Tree] = Counter()
         self.errors: set[float] = set()
@@ -269,7 +285,7 @@ class GrowingExpressions:
             same = self.found.get(next(self.sizes))
             if not same:
                 continue
-            parent = min(same.values(), key=lambda each: each.error * (1 + self.turns[each.tree]))
+            parent = min(same.values(), key=self.order)
             constants = parent.constants
             if self.turns[parent.tree]:
                 noise = self.generator.normal(size=constants.size)
@@ -283,51 +299,95 @@ class GrowingExpressions:
                         self.best = polished.error
                         yield self.expression(polished)
 
+    def functions_of(self, u: Array) -> tuple[list[tuple[Candidate, float, float]], Array]:
+        """Return functions f(a u + b) with many constants, and their values (functions, N).
+
+        The first function is u itself.
+        """
+        low, high = float(u.min()), float(u.max())
+        middle, half = (low + high) / 2, (high - low) / 2
+        called = [(IDENTITY, 1.0, 0.0)]
+        values = [u[None]]
+        for function in self.functions:
+            grid = grid_values(function)[0]
+            grid = np.column_stack([grid[:, 0] / half, grid[:, 1] - grid[:, 0] * middle / half])
+            if bool(function.domain.allows(low, high)):
+                grid = np.concatenate([[(1.0, 0.0)], grid])
+            called += [(function, a, b) for a, b in grid.tolist()]
+            values.append(function.value(np.multiply.outer(grid[:, 0], u) + grid[:, 1:]))
+        count_work(COSTS.value * len(called) * u.size)
+        columns = np.concatenate(values)
+        usable = np.isfinite(columns).all(axis=1) & (np.abs(columns).max(axis=1) < 1e9)
+        chosen = np.flatnonzero(usable)
+        return [called[k] for k in chosen.tolist()], columns[chosen]
+
+    def order(self, found: _Grown) -> float:
+        """Return a random number that is smaller for accurate expressions with few turns."""
+        return math.log(found.error + 1e-16) + self.turns[found.tree] + self.generator.normal()
+
     def extended(self, tree: Tree, constants: list[float]) -> Iterator[tuple[Tree, Array]]:
-        """Yield the trees that are one step larger, with initial constants."""
+        """Yield the trees that are one step larger, with initial constants.
+
+        At each place u of the tree, u + c f and u (1 + c f) are compared for all functions f of an
+        input and many of their constants, by the part of the residual that they explain to first
+        order. The best of these are yielded, and functions of u.
+        """
+        rows = np.empty((len(constants), self.y.size))
+        value, _ = _evaluated(tree, np.asarray(constants), self.x, rows)
+        if not np.isfinite(rows).all():
+            return
+        tangent = np.linalg.qr(np.stack([np.ones_like(value), value, *rows], axis=1))[0]
+        scale = _line(value, self.y)[0] or 1.0
         for path, u, first, last in _places(tree):
             before, own, after = constants[:first], constants[first:last], constants[last:]
+            raised = np.array([*before, *own, 0.0, *after])
+            rows = np.empty((raised.size, self.y.size))
+            _evaluated(_with(tree, path, ("shift", u)), raised, self.x, rows)
+            slope = rows[last]
             values = _values(u, own, self.x)
-            for new, initial in self.replaced(u, values):
-                yield _with(tree, path, new), np.array([*before, *own, *initial, *after])
+            if not (
+                np.isfinite(slope * values).all() and np.ptp(values) > 1e-9 * np.abs(values).max()
+            ):
+                continue
+            for kind, weight in (("+", slope), ("*", slope * values)):
+                for leaf, (called, columns) in zip(self.leaves, self.columns, strict=True):
+                    gains, factors = covered(self.y, weight * columns, tangent)
+                    for k in self.best_of_each(called, gains)[:4]:
+                        function, a, b = called[k]
+                        c = float(factors[k]) / scale
+                        is_line = function is IDENTITY
+                        v = leaf if is_line else ("f", function, leaf)
+                        new = [] if is_line else [a, b, 1.0, 0.0]
+                        new += [c] if kind == "+" else [1.0, c]
+                        yield (
+                            _with(tree, path, (kind, u, v)),
+                            np.array([*before, *own, *new, *after]),
+                        )
+            called, columns = self.functions_of(values)
+            # At the root, the best constants are known; elsewhere, some are drawn.
+            gains = self.generator.random(len(called))
+            if not path:
+                gains = covered(
+                    self.y - self.y.mean(), columns, np.full((value.size, 1), value.size**-0.5)
+                )[0]
+            for k in self.best_of_each(called, gains)[: 8 if path else 12]:
+                function, a, b = called[k]
+                if function is not IDENTITY:
+                    c, d = _line(columns[k], values)
+                    yield (
+                        _with(tree, path, ("f", function, u)),
+                        np.array([*before, *own, a, b, c, d, *after]),
+                    )
 
-    def replaced(self, u: Tree, values: Array) -> Iterator[tuple[Tree, list[float]]]:
-        """Yield what may take the place of a subtree with these values, and the new constants."""
-        if u[0] not in ("shift", "+"):
-            yield ("shift", u), [float(np.std(values))]
-        usual = [
-            each for each in self.functions if self.generator.random() < 3 / each.complexity**2
-        ]
-        for function in usual:
-            for a, b in self.starts(function, values, True):
-                yield ("f", function, u), [a, b]
-        for leaf in self.leaves:
-            own = self.x[leaf[1]]
-            if u != leaf:
-                yield ("+", u, leaf), [0.1]
-            yield ("*", u, leaf), []
-            yield ("*", u, ("shift", leaf)), [float(np.ptp(own))]
-            for function in usual:
-                for a, b in self.starts(function, own, False)[:1]:
-                    v = ("f", function, leaf)
-                    yield ("+", u, v), [a, b, 0.1]
-                    yield ("*", u, v), [a, b]
-
-    def starts(self, function: Candidate, u: Array, several: bool) -> list[tuple[float, float]]:
-        """Return initial constants (a, b) for which the function is defined on all of u."""
-        low, high = float(u.min()), float(u.max())
-        if not (np.isfinite(low) and high > low and math.isfinite(high - low)):
-            return []
-        middle, half = (low + high) / 2, (high - low) / 2
-        grid = grid_values(function)[0]
-        found = (
-            [(1.0, 0.0)] if function.domain.allows(low, high) and abs(low) + abs(high) < 20 else []
-        )
-        if len(grid):
-            for a, b in grid[self.generator.integers(len(grid), size=2 if several else 1)].tolist():
-                found.append((a / half, b - a * middle / half))
-        self.generator.shuffle(found)
-        return found
+    def best_of_each(
+        self, called: Sequence[tuple[Candidate, float, float]], gains: Array
+    ) -> list[int]:
+        """Return the index of the best constants of each function, the best functions first."""
+        best: dict[str, int] = {}
+        for k in np.argsort(-gains)[: len(gains) // 2].tolist():
+            if np.isfinite(gains[k]):
+                best.setdefault(called[k][0].name, k)
+        return list(best.values())
 
     def add(self, tree: Tree, constants: Array, most: float = np.inf) -> _Grown | None:
         """Fit a tree, and keep it if its error is at most `most` and it is a new function."""
@@ -370,7 +430,7 @@ class GrowingExpressions:
                 if result[0] < loss:
                     constants = trial
                     loss, rows, rest = result
-                    damping = max(damping / 10, 1e-14)
+                    damping = max(damping / 10, 1e-9)
                     break
                 damping *= 10
             if not loss < (1 - 1e-4) * before:
@@ -382,7 +442,7 @@ class GrowingExpressions:
     ) -> tuple[float, Array, Array]:
         """Return the squared residual of c tree + d, and its derivatives and values."""
         nodes = _size(tree)
-        count_work(nodes * (COSTS.edge + COSTS.value * y.size * (1 + constants.size)) / 2)
+        count_work(nodes * (COSTS.edge + COSTS.value * y.size * (1 + constants.size)) / 3)
         with np.errstate(all="ignore"):
             rows = np.empty((constants.size, y.size))
             value, _ = _evaluated(tree, constants, x, rows)
@@ -411,9 +471,17 @@ class GrowingExpressions:
         return number(c) * inner + number(d)
 
 
+def _line(u: Array, values: Array) -> tuple[float, float]:
+    """Return c and d of the least-squares line c u + d through values (N,)."""
+    centred = u - u.mean()
+    c = float(centred @ values) / (float(centred @ centred) or 1.0)
+    return c, float(values.mean() - c * u.mean())
+
+
 def _constants_of(tree: Tree) -> int:
-    own = {"f": 2, "+": 1, "shift": 1}.get(tree[0], 0)
-    return own + sum(_constants_of(each) for each in tree[1:] if isinstance(each, tuple))
+    return _CONSTANTS[tree[0]] + sum(
+        _constants_of(each) for each in tree[1:] if isinstance(each, tuple)
+    )
 
 
 def _places(tree: Tree, first: int = 0) -> Iterator[tuple[tuple[int, ...], Tree, int, int]]:

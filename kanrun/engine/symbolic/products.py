@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
-from kanrun.engine.symbolic.function_columns import (
+from kanrun.engine.symbolic.columns import (
     EXPONENT_STEPS,
     ONE_PLUS,
     RELATIVE,
@@ -25,12 +25,12 @@ from kanrun.engine.symbolic.function_columns import (
     Column,
     Sample,
     arguments,
+    explained_by_pairs,
     halves,
     log_columns,
     near_powers,
     scales,
 )
-from kanrun.engine.symbolic.pairs import explained_by_pairs
 from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomial, Template, Term
 
 #: Largest number of monomials that are arguments of functions.

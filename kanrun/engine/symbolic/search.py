@@ -19,8 +19,8 @@ import sympy
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import DIGITS
-from kanrun.engine.symbolic.constant_errors import is_determined
 from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.dictionary import pair_formulas
 from kanrun.engine.symbolic.growing import Growing
 from kanrun.engine.symbolic.problem import (
     Event,
@@ -38,14 +38,13 @@ from kanrun.engine.symbolic.reductions import (
     dimensionless,
     independent_inputs,
     power_law,
+    reduce_variables,
     relevant_inputs,
 )
-from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.regression import pair_formulas
+from kanrun.engine.symbolic.refit import RefitSettings, is_determined, refit
 from kanrun.engine.symbolic.smooth_fit import is_exactly_smooth, is_noisy
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD
 from kanrun.engine.symbolic.sparse import SparseSearch, has_waves
-from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError
 
 #: Settings with which the constants of a proposed expression are fitted.

@@ -18,12 +18,17 @@ from scipy import stats
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
-from kanrun.engine.symbolic.description_length import ROUNDING, Fitted, TemplateFitting
-from kanrun.engine.symbolic.function_columns import Sample, functions_for
+from kanrun.engine.symbolic.columns import Sample, functions_for
 from kanrun.engine.symbolic.problem import SearchData, SearchProblem
 from kanrun.engine.symbolic.products import Products
 from kanrun.engine.symbolic.sums import sums
-from kanrun.engine.symbolic.templates import Coordinates, Template
+from kanrun.engine.symbolic.templates import (
+    ROUNDING,
+    Coordinates,
+    Fitted,
+    Template,
+    TemplateFitting,
+)
 
 #: Angular frequencies of fast sines and cosines among the smooth functions, for inputs scaled to
 #: [-1, 1].

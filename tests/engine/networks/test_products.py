@@ -6,7 +6,7 @@ from made_kan import kan, points
 from torch.testing import assert_close
 
 from kanrun.engine.networks.reshaping import scores, with_masks
-from kanrun.engine.symbolic.network_graphs import graph_of
+from kanrun.engine.symbolic.conversions import graph_of
 
 X = points(200, 2)
 

@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic.candidates import TABLE, choose
 from kanrun.engine.symbolic.dictionary import without_twins
-from kanrun.engine.symbolic.edge_functions import Symbolic, standardised
-from kanrun.engine.symbolic.edge_matching import match_edge
+from kanrun.engine.symbolic.graph import Symbolic, standardised
+from kanrun.engine.symbolic.snapping import match_edge
 from kanrun.errors import UsageError
 
 

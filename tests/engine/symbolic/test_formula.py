@@ -22,19 +22,24 @@ from kanrun.engine.symbolic import (
     choose,
     finish_formula,
 )
-from kanrun.engine.symbolic.constant_errors import (
+from kanrun.engine.symbolic.conversions import to_expression
+from kanrun.engine.symbolic.formula import Formula, widened
+from kanrun.engine.symbolic.graph import Spline
+from kanrun.engine.symbolic.refit import (
     confidence_intervals,
     open_constants,
+    refit,
     significant,
     standard_errors,
 )
-from kanrun.engine.symbolic.conversions import to_expression
-from kanrun.engine.symbolic.edge_functions import Spline
-from kanrun.engine.symbolic.formula import Formula, widened
-from kanrun.engine.symbolic.refit import refit
-from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms
+from kanrun.engine.symbolic.simplification import (
+    as_written,
+    equivalent_forms,
+    exact_decimals,
+    expansion_terms,
+    nice,
+)
 from kanrun.engine.symbolic.snapping import select
-from kanrun.engine.symbolic.written_numbers import as_written, exact_decimals, nice
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import parse
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kanrun.engine.networks.reshaping import with_masks
-from kanrun.engine.symbolic.network_graphs import graph_of, values_of
+from kanrun.engine.symbolic.conversions import graph_of, values_of
 
 X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
 

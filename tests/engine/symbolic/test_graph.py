@@ -5,10 +5,11 @@ from made_graphs import edge, one_edge
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic.conversions import canonicalise
-from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.graph import (
+    IDENTITY_EDGE,
     Edge,
     Graph,
+    Spline,
     fitted_grids,
     shape_of,
 )

@@ -9,7 +9,6 @@ from made_graphs import edge, one_edge, split
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import choose
-from kanrun.engine.symbolic.constant_errors import is_determined
 from kanrun.engine.symbolic.formula import drop_terms, finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
@@ -20,7 +19,7 @@ from kanrun.engine.symbolic.problem import (
     description_length,
     length_of,
 )
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.refit import RefitSettings, is_determined, refit
 from kanrun.engine.symbolic.search import choose_formula, fit_expression
 from kanrun.engine.symbolic.smooth_fit import errors_are_relative, smooth_fit
 from kanrun.engine.symbolic.sparse import SparseSearch

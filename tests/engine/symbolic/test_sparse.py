@@ -10,12 +10,17 @@ from cases import cases
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import SearchData, SearchProblem, choose
-from kanrun.engine.symbolic.description_length import TemplateFitting
 from kanrun.engine.symbolic.products import Products
 from kanrun.engine.symbolic.reductions import Reduction
 from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.search import FormulaSearch
-from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Coordinates, Template, Term
+from kanrun.engine.symbolic.templates import (
+    IDENTITY_TRANSFORM,
+    Coordinates,
+    Template,
+    TemplateFitting,
+    Term,
+)
 from kanrun.formulas.conversion import to_numpy
 from tests.engine.made_graphs import points, uniform
 

@@ -10,10 +10,17 @@ from made_graphs import evaluate, points, split, uniform
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.engine.symbolic import Budget, choose, fit_expression, search
+from kanrun.engine.symbolic.columns import covered
 from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.dictionary import dictionary_of_one, expand_dictionary
+from kanrun.engine.symbolic.dictionary import (
+    OutputTransform,
+    dictionary_of_one,
+    expand_dictionary,
+    output_transforms,
+    pair_formulas,
+    solve_terms,
+)
 from kanrun.engine.symbolic.formula import finish_formula
-from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.problem import FittedStructure, SearchData, SearchProblem
 from kanrun.engine.symbolic.quotients import rational_functions
 from kanrun.engine.symbolic.reductions import (
@@ -23,15 +30,9 @@ from kanrun.engine.symbolic.reductions import (
     of_one_sign,
     power_factor,
     power_law,
+    reduce_variables,
     relevant_inputs,
 )
-from kanrun.engine.symbolic.regression import (
-    OutputTransform,
-    output_transforms,
-    pair_formulas,
-    solve_terms,
-)
-from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError
 from kanrun.formulas.conversion import to_numpy
 from kanrun.formulas.parsing import dimensions, parse
