@@ -163,8 +163,8 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
 
 
 #: A growing expression as a nested tuple, with open constants: ("x", i) is an input, ("f", f, u) is
-#: c f(a u + b) + d, ("+", u, v) is u + c v, and ("*", u, v) is u (b + c v). Some of the constants are
-#: redundant.
+#: c f(a u + b) + d, ("+", u, v) is u + c v, and ("*", u, v) is u (b + c v). Some of the constants
+#: are redundant.
 Tree = tuple[Any, ...]
 _CONSTANTS = {"x": 0, "f": 4, "+": 1, "*": 2, "shift": 1}
 

@@ -23,7 +23,7 @@ from scipy import linalg, optimize
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import TINY, Array
 from kanrun.engine.symbolic.problem import UNDERFLOW, SearchData
-from kanrun.engine.tables.kernel import Kernel
+from kanrun.engine.tables.evidence import Kernel
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
 from kanrun.points import Scaling
 
