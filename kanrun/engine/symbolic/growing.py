@@ -134,13 +134,14 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
     half = np.maximum(np.ptp(x, axis=0) / 2, np.finfo(float).tiny)
     inputs = x.shape[1]
     for degree in range(2, 16):
-        powers = (
-            [p for p in itertools.product(range(degree + 1), repeat=inputs) if sum(p) <= degree]
-            if math.comb(degree + inputs, inputs) < len(x) / 3
-            else []
-        )
-        if not powers:
+        if math.comb(degree + inputs, inputs) >= len(x) / 3:
             return
+        chosen = (
+            each
+            for total in range(degree + 1)
+            for each in itertools.combinations_with_replacement(range(inputs), total)
+        )
+        powers = [np.bincount(np.array(each, int), minlength=inputs) for each in chosen]
         scaled = (x - middle) / half
         columns = np.stack([np.prod(scaled**p, axis=1) for p in powers], axis=1)
         count_work(COSTS.solved(*columns.shape))
@@ -152,7 +153,7 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
             solved = np.linalg.lstsq(plain / sizes, data.y, rcond=None)[0]
             keep = np.abs(solved) > 1e-9 * np.abs(solved).max()
             terms = [
-                sympy.Mul(*(s**k for s, k in zip(symbols, p, strict=True)))
+                sympy.Mul(*(s**k for s, k in zip(symbols, p.tolist(), strict=True)))
                 for p, kept in zip(powers, keep, strict=True)
                 if kept
             ]
@@ -163,8 +164,8 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
 
 
 #: A growing expression as a nested tuple, with open constants: ("x", i) is an input, ("f", f, u) is
-#: c f(a u + b) + d, ("+", u, v) is u + c v, and ("*", u, v) is u (b + c v). Some of the constants are
-#: redundant.
+#: c f(a u + b) + d, ("+", u, v) is u + c v, ("*", u, v) is u (b + c v), and ("shift", u) is u + b.
+#: Some of the constants are redundant.
 Tree = tuple[Any, ...]
 _CONSTANTS = {"x": 0, "f": 4, "+": 1, "*": 2, "shift": 1}
 
@@ -181,12 +182,20 @@ def _compiled(candidate: Candidate) -> Callable[[Array], tuple[Array, Array]]:
 
 
 def _evaluated(
-    tree: Tree, constants: Array, x: Array, rows: Array, first: int = 0
+    tree: Tree,
+    constants: Array,
+    x: Array,
+    rows: Array,
+    first: int = 0,
+    scaled: bool = True,
+    shifted: bool = True,
 ) -> tuple[Array, int]:
     """Return the values (N,), and the index after the tree's last constant.
 
     The derivatives with respect to the constants are written to `rows` (constants, N), those of the
-    tree's constants from index `first` on.
+    tree's constants from index `first` on. They are 0 for redundant constants, so that a fit leaves
+    these as they are. `scaled` and `shifted` tell whether constants outside of the tree make its
+    scale and its shift redundant.
     """
     kind = tree[0]
     if kind == "x":
@@ -198,15 +207,17 @@ def _evaluated(
         rows[first:end] *= a * c * slope
         rows[end] = c * slope * u if "a" in tree[1].free else 0.0
         rows[end + 1] = c * slope if "b" in tree[1].free else 0.0
-        rows[end + 2] = value
-        rows[end + 3] = 1.0
+        rows[end + 2] = 0.0 if scaled else value
+        rows[end + 3] = 0.0 if shifted else 1.0
         return c * value + d, end + 4
-    u, end = _evaluated(tree[1], constants, x, rows, first)
+    is_shifted = shifted and kind != "*"
+    u, end = _evaluated(tree[1], constants, x, rows, first, scaled or kind == "*", is_shifted)
     if kind == "shift":
         rows[end] = 1.0
         return u + constants[end], end + 1
     middle = end
-    v, end = _evaluated(tree[2], constants, x, rows, middle)
+    is_shifted = shifted or kind == "*" or tree[1][0] == "f"
+    v, end = _evaluated(tree[2], constants, x, rows, middle, True, is_shifted)
     if kind == "+":
         rows[middle:end] *= constants[end]
         rows[end] = v
@@ -214,7 +225,7 @@ def _evaluated(
     b, c = constants[end : end + 2]
     rows[first:middle] *= b + c * v
     rows[middle:end] *= c * u
-    rows[end] = u
+    rows[end] = 0.0 if scaled else u
     rows[end + 1] = u * v
     return u * (b + c * v), end + 2
 
@@ -291,7 +302,9 @@ class GrowingExpressions:
                 noise = self.generator.normal(size=constants.size)
                 constants = constants * (1 + self.generator.choice([0.0, 0.3, 1.0]) * noise)
             self.turns[parent.tree] += 1
-            for tree, start in self.extended(parent.tree, constants.tolist()):
+            with np.errstate(all="ignore"):
+                extended = list(self.extended(parent.tree, constants.tolist()))
+            for tree, start in extended:
                 added = self.add(tree, start, 0.99 * parent.error)
                 if added is not None and added.error < min(promising, 0.5 * self.best):
                     polished = self.fitted(tree, added.constants, 60, whole=True)
@@ -336,7 +349,8 @@ class GrowingExpressions:
         value, _ = _evaluated(tree, np.asarray(constants), self.x, rows)
         if not np.isfinite(rows).all():
             return
-        tangent = np.linalg.qr(np.stack([np.ones_like(value), value, *rows], axis=1))[0]
+        moving = rows[np.abs(rows).max(axis=1) > 0]
+        tangent = np.linalg.qr(np.stack([np.ones_like(value), value, *moving], axis=1))[0]
         scale = _line(value, self.y)[0] or 1.0
         for path, u, first, last in _places(tree):
             before, own, after = constants[:first], constants[first:last], constants[last:]
@@ -403,6 +417,7 @@ class GrowingExpressions:
                 same[tree] = found
         return found
 
+    @np.errstate(all="ignore")
     def fitted(
         self, tree: Tree, constants: Array, steps: int, whole: bool = False
     ) -> _Grown | None:
