@@ -46,6 +46,7 @@ from kanrun.engine.symbolic.graph import (
 from kanrun.engine.symbolic.problem import SearchData, SearchProblem
 from kanrun.engine.symbolic.refit import QUICK, RefitSettings, extend, refit_on_grids
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, eliminate, select
+from kanrun.engine.symbolic.templates import take_two_values
 
 
 class Growing:
@@ -134,13 +135,14 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
     half = np.maximum(np.ptp(x, axis=0) / 2, np.finfo(float).tiny)
     inputs = x.shape[1]
     for degree in range(2, 16):
-        powers = (
-            [p for p in itertools.product(range(degree + 1), repeat=inputs) if sum(p) <= degree]
-            if math.comb(degree + inputs, inputs) < len(x) / 3
-            else []
-        )
-        if not powers:
+        if math.comb(degree + inputs, inputs) >= len(x) / 3:
             return
+        chosen = (
+            each
+            for total in range(degree + 1)
+            for each in itertools.combinations_with_replacement(range(inputs), total)
+        )
+        powers = [np.bincount(np.array(each, int), minlength=inputs) for each in chosen]
         scaled = (x - middle) / half
         columns = np.stack([np.prod(scaled**p, axis=1) for p in powers], axis=1)
         count_work(COSTS.solved(*columns.shape))
@@ -152,7 +154,7 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
             solved = np.linalg.lstsq(plain / sizes, data.y, rcond=None)[0]
             keep = np.abs(solved) > 1e-9 * np.abs(solved).max()
             terms = [
-                sympy.Mul(*(s**k for s, k in zip(symbols, p, strict=True)))
+                sympy.Mul(*(s**k for s, k in zip(symbols, p.tolist(), strict=True)))
                 for p, kept in zip(powers, keep, strict=True)
                 if kept
             ]
@@ -163,8 +165,8 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
 
 
 #: A growing expression as a nested tuple, with open constants: ("x", i) is an input, ("f", f, u) is
-#: c f(a u + b) + d, ("+", u, v) is u + c v, and ("*", u, v) is u (b + c v). Some of the constants
-#: are redundant.
+#: c f(a u + b) + d, ("+", u, v) is u + c v, ("*", u, v) is u (b + c v), and ("shift", u) is u + b.
+#: Some of the constants are redundant.
 Tree = tuple[Any, ...]
 _CONSTANTS = {"x": 0, "f": 4, "+": 1, "*": 2, "shift": 1}
 
@@ -181,12 +183,20 @@ def _compiled(candidate: Candidate) -> Callable[[Array], tuple[Array, Array]]:
 
 
 def _evaluated(
-    tree: Tree, constants: Array, x: Array, rows: Array, first: int = 0
+    tree: Tree,
+    constants: Array,
+    x: Array,
+    rows: Array,
+    first: int = 0,
+    scaled: bool = True,
+    shifted: bool = True,
 ) -> tuple[Array, int]:
     """Return the values (N,), and the index after the tree's last constant.
 
     The derivatives with respect to the constants are written to `rows` (constants, N), those of the
-    tree's constants from index `first` on.
+    tree's constants from index `first` on. They are 0 for redundant constants, so that a fit leaves
+    these as they are. `scaled` and `shifted` tell whether constants outside of the tree make its
+    scale and its shift redundant.
     """
     kind = tree[0]
     if kind == "x":
@@ -198,15 +208,17 @@ def _evaluated(
         rows[first:end] *= a * c * slope
         rows[end] = c * slope * u if "a" in tree[1].free else 0.0
         rows[end + 1] = c * slope if "b" in tree[1].free else 0.0
-        rows[end + 2] = value
-        rows[end + 3] = 1.0
+        rows[end + 2] = 0.0 if scaled else value
+        rows[end + 3] = 0.0 if shifted else 1.0
         return c * value + d, end + 4
-    u, end = _evaluated(tree[1], constants, x, rows, first)
+    is_shifted = shifted and kind != "*"
+    u, end = _evaluated(tree[1], constants, x, rows, first, scaled or kind == "*", is_shifted)
     if kind == "shift":
         rows[end] = 1.0
         return u + constants[end], end + 1
     middle = end
-    v, end = _evaluated(tree[2], constants, x, rows, middle)
+    is_shifted = shifted or kind == "*" or tree[1][0] == "f"
+    v, end = _evaluated(tree[2], constants, x, rows, middle, True, is_shifted)
     if kind == "+":
         rows[middle:end] *= constants[end]
         rows[end] = v
@@ -214,7 +226,7 @@ def _evaluated(
     b, c = constants[end : end + 2]
     rows[first:middle] *= b + c * v
     rows[middle:end] *= c * u
-    rows[end] = u
+    rows[end] = 0.0 if scaled else u
     rows[end + 1] = u * v
     return u * (b + c * v), end + 2
 
@@ -267,7 +279,12 @@ class GrowingExpressions:
             each for each in without_twins(problem.candidates) if each.complexity <= 3
         ]
         self.leaves: list[Tree] = [("x", i) for i in range(len(self.x))]
-        self.columns = [self.functions_of(row) for row in self.x]
+        two_valued = take_two_values(self.x).tolist()
+        self.linear = {leaf for leaf, two in zip(self.leaves, two_valued, strict=True) if two}
+        self.columns = [
+            ([(IDENTITY, 1.0, 0.0)], row[None]) if two else self.functions_of(row)
+            for row, two in zip(self.x, two_valued, strict=True)
+        ]
         self.found: dict[int, dict[Tree, _Grown]] = {}
         self.turns: Counter[Tree] = Counter()
         self.errors: set[float] = set()
@@ -291,7 +308,9 @@ class GrowingExpressions:
                 noise = self.generator.normal(size=constants.size)
                 constants = constants * (1 + self.generator.choice([0.0, 0.3, 1.0]) * noise)
             self.turns[parent.tree] += 1
-            for tree, start in self.extended(parent.tree, constants.tolist()):
+            with np.errstate(all="ignore"):
+                extended = list(self.extended(parent.tree, constants.tolist()))
+            for tree, start in extended:
                 added = self.add(tree, start, 0.99 * parent.error)
                 if added is not None and added.error < min(promising, 0.5 * self.best):
                     polished = self.fitted(tree, added.constants, 60, whole=True)
@@ -330,13 +349,15 @@ class GrowingExpressions:
 
         At each place u of the tree, u + c f and u (1 + c f) are compared for all functions f of an
         input and many of their constants, by the part of the residual that they explain to first
-        order. The best of these are yielded, and functions of u.
+        order. The best of these are yielded, and functions of u. An input with two values occurs at
+        most once and in no function, because every function of it equals a line on the points.
         """
         rows = np.empty((len(constants), self.y.size))
         value, _ = _evaluated(tree, np.asarray(constants), self.x, rows)
         if not np.isfinite(rows).all():
             return
-        tangent = np.linalg.qr(np.stack([np.ones_like(value), value, *rows], axis=1))[0]
+        moving = rows[np.abs(rows).max(axis=1) > 0]
+        tangent = np.linalg.qr(np.stack([np.ones_like(value), value, *moving], axis=1))[0]
         scale = _line(value, self.y)[0] or 1.0
         for path, u, first, last in _places(tree):
             before, own, after = constants[:first], constants[first:last], constants[last:]
@@ -345,12 +366,15 @@ class GrowingExpressions:
             _evaluated(_with(tree, path, ("shift", u)), raised, self.x, rows)
             slope = rows[last]
             values = _values(u, own, self.x)
+            in_function = any(_at(tree, path[:k])[0] == "f" for k in range(len(path)))
             if not (
                 np.isfinite(slope * values).all() and np.ptp(values) > 1e-9 * np.abs(values).max()
             ):
                 continue
             for kind, weight in (("+", slope), ("*", slope * values)):
                 for leaf, (called, columns) in zip(self.leaves, self.columns, strict=True):
+                    if leaf in self.linear and (in_function or _contains(tree, leaf)):
+                        continue
                     gains, factors = covered(self.y, weight * columns, tangent)
                     for k in self.best_of_each(called, gains)[:4]:
                         function, a, b = called[k]
@@ -363,6 +387,8 @@ class GrowingExpressions:
                             _with(tree, path, (kind, u, v)),
                             np.array([*before, *own, *new, *after]),
                         )
+            if any(_contains(u, leaf) for leaf in self.linear):
+                continue
             called, columns = self.functions_of(values)
             # At the root, the best constants are known; elsewhere, some are drawn.
             gains = self.generator.random(len(called))
@@ -403,6 +429,7 @@ class GrowingExpressions:
                 same[tree] = found
         return found
 
+    @np.errstate(all="ignore")
     def fitted(
         self, tree: Tree, constants: Array, steps: int, whole: bool = False
     ) -> _Grown | None:
@@ -493,6 +520,16 @@ def _places(tree: Tree, first: int = 0) -> Iterator[tuple[tuple[int, ...], Tree,
                 yield (index, *path), u, low, high
             last += _constants_of(child)
     yield (), tree, first, first + _constants_of(tree)
+
+
+def _at(tree: Tree, path: Sequence[int]) -> Tree:
+    for k in path:
+        tree = tree[k]
+    return tree
+
+
+def _contains(tree: Tree, leaf: Tree) -> bool:
+    return any(u == leaf for _, u, *_ in _places(tree))
 
 
 def _with(tree: Tree, path: tuple[int, ...], new: Tree) -> Tree:
