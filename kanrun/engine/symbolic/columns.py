@@ -347,13 +347,23 @@ def monomials(
 
 
 def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Monomial]:
-    """Return the `cap` simplest monomials, except those that take at most two values.
+    """Return the `cap` simplest monomials of which functions are tried.
 
-    Monomials with two values are left out, because on the points every function of them equals a
-    straight line.
+    Monomials with at most two values are left out, because on the points every function of them
+    equals a straight line. So are multiples of an indicator (two values, one of them 0): on the
+    points, a function of them is linear in the indicator.
     """
-    every = monomials(coordinates, cap, waves=waves)
-    return [each for each in every if not take_two_values(coordinates.value(each))]
+    indicators = {
+        i
+        for i, values in enumerate(coordinates.values)
+        if coordinates.linear[i] and (values == 0).any()
+    }
+    return [
+        each
+        for each in monomials(coordinates, cap, waves=waves)
+        if indicators.isdisjoint(i for i, _ in each)
+        and not take_two_values(coordinates.value(each))
+    ]
 
 
 def scales(
