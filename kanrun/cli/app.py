@@ -45,8 +45,9 @@ class ExperimentCommand(Command):
         """Write the groups with their choices, and the examples."""
         name = ctx.obj.name
         examples = ctx.obj.examples
-        with formatter.section("Configuration groups (group=choice)"):
-            formatter.write_dl([(group, ", ".join(choices)) for group, choices in groups_of(name)])
+        if groups := [(group, ", ".join(choices)) for group, choices in groups_of(name)]:
+            with formatter.section("Configuration groups (group=choice)"):
+                formatter.write_dl(groups)
         with formatter.section("Examples"):
             for example in examples:
                 formatter.write(f"{'':>{formatter.current_indent}}{example}\n")

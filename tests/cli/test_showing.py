@@ -90,7 +90,7 @@ def test_every_study_composes(path):
         ['target=feynman'] | target.id=I.6 | ['target.id=I.6.2', 'target.id=I.6.2b']
         ['target.formula=exp(x0)*(', 'target=expression'] | target.form | ['target.formula=']
         [] | stu | ['study=', 'study=toy_suite', 'study=unseen_functions']
-        [] | sch | []
+        [] | sch | ['scheduler=']
         [] | hydra | []
         ['model=auto'] | model.fo | ['model.folds=', 'model.folds=5']
         ['target.path=a.csv'] | model.fo | ['model.folds=', 'model.folds=5']

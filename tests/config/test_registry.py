@@ -19,6 +19,7 @@ from kanrun.config import (
     settings_of,
 )
 from kanrun.config.registry import Registry, group_of
+from kanrun.experiments.compare_mlp import COMPARISONS
 
 
 def test_a_plug_in_that_does_not_load_is_left_out(tmp_path):
@@ -74,7 +75,7 @@ TABLES = {
     "interpret": {
         "summary stages predictions candidates edges": {},
     },
-    "solve": {"metrics summary solution": {}},
+    "solve": {"metrics summary solution": {}, "solution metrics summary": {"window": [0, 0, 0, 0]}},
 }
 
 
@@ -83,7 +84,7 @@ def figures_of(command, kind):
     experiment = kind.build()
     if command == "compare-mlp":
         comparisons = settings_of(kind.settings)["comparison"].choices
-        return {name for one in comparisons for name in experiment.comparison_of(one).FIGURES}
+        return {name for one in comparisons for name in COMPARISONS[one].figures}
     if command not in TABLES:
         return {draw.__name__ for draw in import_module(f"{kind.module}.plots").FIGURES}
     figures = getattr(experiment, "more_figures", experiment.figures)
