@@ -6,6 +6,7 @@ import os
 from importlib import import_module
 
 import pytest
+from kanrun.experiments.compare_mlp import COMPARISONS
 from pandas import DataFrame
 from processes import python
 
@@ -19,7 +20,6 @@ from kanrun.config import (
     settings_of,
 )
 from kanrun.config.registry import Registry, group_of
-from kanrun.experiments.compare_mlp import COMPARISONS
 
 
 def test_a_plug_in_that_does_not_load_is_left_out(tmp_path):
