@@ -218,10 +218,10 @@ def read_checked(file: Path) -> tuple[str, DictConfig | ListConfig]:
         )
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        if CONF not in file.parents and any(
-            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)
-        ):
-            raise UsageError(f"{file} has YAML aliases (*name); write the values out.")
+        if CONF not in file.parents:
+            yaml.compose(text)  # soon fails if the file is nested too deeply, unlike the events
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+                raise UsageError(f"{file} has YAML aliases (*name); write the values out.")
         config = OmegaConf.load(io.StringIO(text))
     except RecursionError:
         raise UsageError(f"{file} is nested too deeply.") from None

@@ -94,8 +94,8 @@ def test_a_curve_goes_through_the_users_points_and_another_near_them(run, planar
 
 
 def test_first_two_numeric_columns_are_used_without_x_and_y(run, planar):
-    rows = "".join(f"a;{i};b;{i * i};0\n" for i in range(6))
-    points = run(planar(f"name;width;kind;height;depth\n{rows}")).table("planar_points")
+    rows = "".join(f"a,{i},b,{i * i},0\n" for i in range(6))
+    points = run(planar(f"name,width,kind,height,depth\n{rows}")).table("planar_points")
     assert points[["x", "y"]].to_numpy().tolist() == [[i, i * i] for i in range(6)]
 
 

@@ -37,7 +37,7 @@ def test_the_run_predicts_what_pykan_recorded(outputs, command):
 def test_export_and_report_work(outputs, tmp_path, command):
     command(f"export import/1 --format python -o kan.py --outputs {outputs}")
     command(f"runs report import/1 -o page.html --outputs {outputs}")
-    assert 'class="living"' in (tmp_path / "page.html").read_text("utf-8")
+    assert "<figure" in (tmp_path / "page.html").read_text("utf-8")
     assert "period" in (tmp_path / "kan.py").read_text("utf-8")
 
 
