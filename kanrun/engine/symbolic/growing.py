@@ -1,9 +1,10 @@
-"""Grow expressions and small KANs until the budget ends.
+"""Propose expressions of growing size until the budget ends.
 
-Three proposers work in rounds of growing effort. Polynomials come first. Expressions then grow by
-one function, one term or one factor at a time, at any place in the expression, with open constants
-that are fitted to the points after every change. Finally, small KANs are trained, from a single sum
-to two hidden layers and products of sums, and their edges are named.
+Four proposers work in rounds of growing effort. Polynomials come first, then quotients of
+polynomials in the inputs and in small expressions of them. Expressions then grow by one function,
+one term or one factor at a time, at any place, with open constants that are fitted to the points
+after every change. Finally, small KANs are trained, from a single sum to two hidden layers and
+products of sums, and their edges are named.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from kanrun.engine.symbolic.candidates import (
 )
 from kanrun.engine.symbolic.columns import covered
 from kanrun.engine.symbolic.conversions import to_expression
-from kanrun.engine.symbolic.dictionary import without_twins
+from kanrun.engine.symbolic.dictionary import output_transforms, without_twins
 from kanrun.engine.symbolic.graph import (
     IDENTITY_EDGE,
     Edge,
@@ -44,9 +45,11 @@ from kanrun.engine.symbolic.graph import (
     fitted_grids,
 )
 from kanrun.engine.symbolic.problem import SearchData, SearchProblem
+from kanrun.engine.symbolic.quotients import near_quotients
 from kanrun.engine.symbolic.refit import QUICK, RefitSettings, extend, refit_on_grids
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, eliminate, select
 from kanrun.engine.symbolic.templates import take_two_values
+from kanrun.formulas.conversion import to_numpy
 
 
 class Growing:
@@ -56,11 +59,17 @@ class Growing:
         self.problem = problem
         self.generator = np.random.default_rng(0)
         self.expressions = GrowingExpressions(problem, self.generator)
+        self.quotients = quotients_in_functions(problem)
 
     def round(self, number: int) -> Iterator[sympy.Expr]:
         """Propose expressions; every round does twice the work of the last one."""
         if number == 0:
             yield from polynomials(self.problem.data)
+        budget = Budget(4.0 * 2**number)
+        for found in self.quotients:
+            yield from found
+            if budget.left <= 0:
+                break
         yield from self.expressions.grown(4.0 * 2**number)
         yield from self.networks(number)
 
@@ -162,6 +171,83 @@ def polynomials(data: SearchData) -> Iterator[sympy.Expr]:
             solved = np.linalg.lstsq(plain, data.y, rcond=None)[0] / sizes[keep]
             yield combination(solved, terms)
             return
+
+
+def quotients_in_functions(problem: SearchProblem) -> Iterator[list[sympy.Expr]]:
+    """Propose quotients of polynomials in the inputs and in one, two or three functions of them.
+
+    Functions of y, such as log y, are written in this way too. The cosine and the sine of an angle
+    count as one function. An empty list is yielded for functions that lead to nothing.
+    """
+    points = problem.data.all_points
+    symbols = input_symbols(points.x.shape[1])
+    names = input_names(len(symbols))
+    allowed = {candidate.name for candidate in problem.candidates}
+    functions = list(_functions(points.x, symbols, allowed))
+    values = [np.column_stack([to_numpy(e, names)(points.x) for e in each]) for each in functions]
+    plain, *others = output_transforms(points.y, allowed)
+    if points.relative:
+        others = []
+    count = len(functions)
+    tries = itertools.chain(
+        (((k,), output) for k in range(count) for output in (plain, *others[: 3 if k < 9 else 0])),
+        ((pair, plain) for pair in _sets(count, 2)),
+        (((k,), output) for k in range(count) for output in others),
+        ((pair, output) for pair in _sets(count, 2) for output in others),
+        ((triple, plain) for triple in _sets(count, 3)),
+    )
+    for chosen, output in tries:
+        waves = [k for k in chosen if len(functions[k]) > 1]
+        if len(waves) > 1:
+            continue
+        order = [*(k for k in chosen if k not in waves), *waves]
+        x = np.column_stack([points.x, *(values[k] for k in order)])
+        size = np.full(len(x), np.abs(output.values).max())
+        if points.relative:
+            size = np.abs(output.values)
+        found = near_quotients(x, output.values, size, bool(waves))
+        variables = [*symbols, *(expression for k in order for expression in functions[k])]
+        swap = dict(zip(input_symbols(x.shape[1]), variables, strict=True))
+        yield [output.inverse(each.xreplace(swap)) for each in found]
+
+
+def _functions(
+    x: Array, symbols: Sequence[sympy.Symbol], allowed: set[str]
+) -> Iterator[tuple[sympy.Expr, ...]]:
+    """Yield functions of simple terms that are defined at x (N, inputs), simple ones first.
+
+    They are functions of inputs, of their squares, cubes, halves and reciprocals, and of products,
+    quotients, sums and differences of two inputs.
+    """
+    pairs = list(itertools.combinations(symbols, 2))
+    terms = [*symbols, *(u * v for u, v in pairs)]
+    terms += [sign * v + u for u, v in pairs for sign in (1, -1)]
+    terms += [s**2 for s in symbols] + [s / 2 for s in symbols]
+    terms += [ratio for u, v in pairs for ratio in (u / v, v / u)] + [s**3 for s in symbols]
+    made: dict[str, Callable[[sympy.Expr], list[tuple[sympy.Expr, ...]]]] = {
+        "exp": lambda u: [(sympy.exp(u),)],
+        "cos": lambda u: [(sympy.cos(u), sympy.sin(u))],
+        "sin": lambda u: [(sympy.sin(u),), (sympy.cos(u),)],
+        "tanh": lambda u: [(sympy.tanh(u),)],
+        "sqrt": lambda u: [(sympy.sqrt(u),), (sympy.sqrt(u + 1),)],
+        "log": lambda u: [(sympy.log(u),), (sympy.log(u + 1),)],
+    }
+    names = input_names(len(symbols))
+    for term in terms:
+        for name, make in made.items():
+            for each in make(term) if name in allowed else ():
+                with np.errstate(all="ignore"):
+                    values = to_numpy(sympy.Add(*each), names)(x)
+                is_usable = np.isfinite(values).all() and np.abs(values).max() < 1e6
+                if is_usable and not take_two_values(values):
+                    yield each
+
+
+def _sets(count: int, size: int) -> Iterator[tuple[int, ...]]:
+    """Yield all sets of `size` of the numbers below `count`, small numbers first."""
+    for largest in range(count):
+        for others in itertools.combinations(range(largest), size - 1):
+            yield (*others, largest)
 
 
 #: A growing expression as a nested tuple, with open constants: ("x", i) is an input, ("f", f, u) is

@@ -63,13 +63,13 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
         variables = symbols if angle is None else _with_waves(symbols, angle)
         values = np.column_stack([to_numpy(each, names)(x) for each in variables])
         swap = dict(zip(input_symbols(len(variables)), variables, strict=True))
-        near = [each.xreplace(swap) for each in _near(values, y, size, angle is not None)]
+        near = [each.xreplace(swap) for each in near_quotients(values, y, size, angle is not None)]
         if near:
             return sorted(near, key=lambda f: graph_of_expression(f, len(names)).complexity)
     return []
 
 
-def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
+def near_quotients(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
     """Return formulas in the variables x that are close to y.
 
     They are quotients of polynomials, square roots of quotients, and solutions of quadratic

@@ -3,8 +3,9 @@
 Several stages propose expressions. First come power laws and quotients of polynomials, then sparse
 regressions. A smooth fit then reveals whether y depends on fewer variables, such as products or
 sums of inputs; in these variables, functions of one variable and sums of small expressions are
-tried. The constants of every proposed expression are fitted to the points, and the expressions are
-compared by their description lengths.
+tried. As long as no formula is exact, growing expressions follow until the budget ends. The
+constants of every proposed expression are fitted to the points, and the expressions are compared by
+their description lengths.
 """
 
 from __future__ import annotations
